@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "model/row_segments.h"
+#include "model/sites.h"
+
+namespace lorad {
+
+// One part of a fused matmul's output columns.
+struct SitePart {
+  Site site;
+  int64_t first_column;
+  int64_t columns;
+};
+
+// The sites that one base matmul computes: q|k|v, gate|up, or a single one.
+struct SiteGroup {
+  int layer = -1;   // -1: not in a layer (embed_tokens, lm_head)
+  int expert = -1;  // on a routed base
+  std::vector<SitePart> parts;
+};
+
+// Rows for the FFN of one layer. Without a routed adapter in the step it is the identity: `rows` are the step's own.
+struct RowRouting {
+  const RowSegments* rows;
+};
+
+// Replacement of a norm's weight for some rows; none in a step means nullptr.
+struct NormOverride;
+
+// Where adapters touch the base model; the only thing that layers know of adapters.
+//
+// Shapes   x [R, in], y [R, out] in the model's dtype and on the batch's device.
+// Threads  called by the executor's thread within one forward; implementations keep no state between steps.
+// Errors   throw StatusException (model/base/guarded.h): every call happens under Guarded.
+class AdapterSeam {
+ public:
+  virtual ~AdapterSeam() = default;
+  // y holds x W^T. Adds the deltas of `rows` and the bias (`base_bias` [out] or undefined); in place unless a gradient is
+  // needed.
+  virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
+                                  const RowSegments& rows) = 0;
+  virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
+  // ids [R] int32; raw [R, hidden] are the rows of the base table, before the model's scaling.
+  virtual at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) = 0;
+  virtual const NormOverride* Norm(int layer, Site site, const RowSegments& rows) = 0;
+};
+
+// The seam of a step without adapters: adds the base's bias, nothing else.
+class BaseOnlySeam final : public AdapterSeam {
+ public:
+  at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
+                          const RowSegments& rows) override;
+  RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) override;
+  at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) override;
+  const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
+};
+
+}  // namespace lorad

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/statusor.h"
+#include "model/adapter_seam.h"
+#include "model/base/dtype.h"
+#include "model/config.h"
+#include "model/forward_batch.h"
+#include "model/kv/kv_layout.h"
+#include "model/sites.h"
+
+namespace lorad {
+
+struct LoadOptions {
+  DType dtype = DType::kF32;  // kF32 or kBF16; the daemon resolves "auto"
+  // Bytes of weights read so far and in all; called now and then on the loading thread.
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+};
+
+// A frozen decoder read from an HF folder. Knows no adapter kinds and no requests.
+//
+// Threads  Load once; Forward from one thread at a time.
+// Errors   Load: NotFound, InvalidArgument, Unimplemented, DataLoss as the readers say. Forward: ResourceExhausted when memory
+//          ran out; Internal for a broken batch.
+class CausalLm final {
+ public:
+  static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::string& model_dir, const LoadOptions& options);
+  ~CausalLm();
+
+  const ModelConfig& config() const;
+  const BaseShape& base_shape() const;
+  KvLayout kv_layout() const;  // in the model's dtype
+  DType dtype() const;
+  int64_t weight_bytes() const;
+  // Of config.json and the sizes, names and dtypes of every tensor and a sample of each one's bytes; hex.
+  const std::string& digest() const;
+
+  // Writes k and v of the batch's rows, then returns logits [L, vocab] fp32 of batch.logit_rows.
+  absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+
+ private:
+  struct Impl;
+  explicit CausalLm(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorad

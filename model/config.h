@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "model/base/dtype.h"
+
+namespace lorad {
+
+enum class NormKind : uint8_t { kRms };
+enum class Activation : uint8_t { kSilu };
+enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3 };
+
+// C.3 of HF's rotary embeddings: angles in fp32, cos and sin cast to the model's dtype, half-split rotation.
+struct RopeConfig {
+  double theta = 10000.0;
+  int64_t rotary_dim = 0;  // of head_dim; the rest passes through
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;   // llama3
+  double high_freq_factor = 4.0;  // llama3
+  int64_t original_max_positions = 0;
+};
+
+// A decoder as a row of choices; config.json's own names appear only in the readers (model/arch).
+// Source: HF transformers configs, versions 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters, dtype).
+struct ModelConfig {
+  std::string model_type;
+  std::string architecture;  // "LlamaForCausalLM"
+  DType checkpoint_dtype = DType::kF32;
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_context_tokens = 0;
+  NormKind norm = NormKind::kRms;
+  double norm_eps = 1e-6;
+  Activation activation = Activation::kSilu;
+  bool qkv_bias = false;
+  bool o_bias = false;
+  bool mlp_bias = false;
+  bool qk_norm = false;  // RMS over head_dim before rope
+  bool tied_embeddings = false;
+  double attention_scale = 0.0;         // head_dim^-0.5 unless the architecture says otherwise
+  std::vector<int64_t> window_tokens;   // [num_layers]; q attends to k with q - k < window; 0 = all
+  RopeConfig rope;
+  std::vector<int32_t> eos_token_ids;  // union of generation_config.json, config.json
+  int32_t bos_token_id = -1;
+
+  // generation_config.json's defaults for requests that leave them unset.
+  struct GenerationDefaults {
+    float temperature = 1.0f;
+    float top_p = 1.0f;
+    int64_t top_k = 0;
+    float min_p = 0.0f;
+    float repetition_penalty = 1.0f;
+  } generation;
+};
+
+// Reads config.json and generation_config.json of an HF folder. Errors: NotFound without config.json; InvalidArgument for
+// a broken or inconsistent value; Unimplemented, naming key and value, for an architecture or option not supported.
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir);
+
+}  // namespace lorad

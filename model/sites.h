@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lorad {
+
+// Every place of a base model whose weight an adapter may change. An architecture maps its own module names to sites
+// (BaseShape::sites); nothing else knows those names.
+enum class Site : uint8_t {
+  kQProj,
+  kKProj,
+  kVProj,
+  kOProj,
+  kGateProj,
+  kUpProj,
+  kDownProj,
+  kEmbedTokens,
+  kLmHead,
+};
+inline constexpr int kNumSites = 9;
+
+std::string_view Name(Site site);  // "q_proj", …
+
+// A site of one architecture.
+struct SiteShape {
+  Site site;
+  std::string module_path;  // HF's, "{}" stands for the layer: "model.layers.{}.self_attn.q_proj", "lm_head"
+  int64_t in_features = 0;   // for an embedding: the vocabulary
+  int64_t out_features = 0;  // for an embedding: hidden_size
+  bool per_layer = true;
+  bool has_bias = false;
+};
+
+// What an adapter must fit: the base as its readers see it. Torch-free; made by the architecture's config reader.
+struct BaseShape {
+  std::string model_type;  // HF's: "llama", "qwen3", …
+  int64_t num_layers = 0;
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  bool tied_embeddings = false;
+  std::vector<SiteShape> sites;
+
+  const SiteShape* Find(Site site) const {
+    for (const SiteShape& s : sites)
+      if (s.site == site) return &s;
+    return nullptr;
+  }
+};
+
+}  // namespace lorad
