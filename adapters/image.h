@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/base/dtype.h"
+#include "model/sites.h"
+
+namespace lorad {
+
+// A tensor in host memory, row-major, in the file's dtype.
+struct HostTensor {
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+  std::shared_ptr<const std::vector<std::byte>> bytes;  // many tensors may share one buffer
+  int64_t offset_bytes = 0;
+
+  const std::byte* data() const { return bytes->data() + offset_bytes; }
+  int64_t elements() const {
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    return n;
+  }
+};
+
+// One low-rank pair: y += scale * (x A^T) B^T. For an embedding, x is the one-hot row of the token.
+struct ImageSlot {
+  Site site;
+  int32_t layer = -1;   // -1: not in a layer
+  int32_t expert = -1;  // routed kinds
+  int32_t rank = 0;
+  float scale = 1.0f;
+  HostTensor a;  // [rank, in]
+  HostTensor b;  // [out, rank]
+};
+
+// An adapter in host form, the same for every kind; const after load. rsLoRA, patterns and target expressions are
+// resolved: what is here is what is applied.
+struct AdapterImage {
+  std::string kind;         // "lora"
+  std::vector<ImageSlot> slots;  // ordered by (site, layer, expert)
+  std::vector<std::string> targets;  // distinct module names, for people: "q_proj"
+  std::vector<std::string> warnings;
+  std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
+  int32_t rank_min = 0;
+  int32_t rank_max = 0;
+};
+
+// Where one pair lies inside an adapter's run of pages. Both matrices are rank-major: A [rank, in], B transposed
+// [rank, out]; each starts on a 64-byte border.
+struct PackedSlot {
+  Site site;
+  int32_t layer = -1;
+  int32_t expert = -1;
+  int32_t rank = 0;
+  float scale = 1.0f;
+  int64_t a_offset_bytes = 0;
+  int64_t b_offset_bytes = 0;
+};
+
+struct PackedLayout {
+  DType dtype = DType::kF32;
+  std::vector<PackedSlot> slots;
+  int64_t total_bytes = 0;
+};
+
+PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype);
+
+// Writes the image into `destination` (layout.total_bytes) as `layout` says, converting dtypes.
+void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination);
+
+}  // namespace lorad

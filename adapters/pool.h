@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "adapters/image.h"
+#include "adapters/lease.h"
+#include "adapters/loader.h"
+#include "adapters/slot_table.h"
+#include "model/memory/page_pool.h"
+
+namespace lorad {
+
+// Keeps adapter weights in pages and lends them to running sequences.
+//
+// A resident adapter is on exactly one of two lists: leased (some sequence holds an AdapterLease) or idle, oldest first.
+// Only idle, unpinned adapters are evicted, so a lease never dangles.
+//
+// Units    sizes in bytes; an adapter takes PagePool::PagesFor(layout.total_bytes) pages, less than one page of waste.
+// Threads  engine thread only; loaders write into a reservation's bytes between Reserve and Commit.
+// Errors   NotFound: not resident. ResourceExhausted: all of it is leased or pinned; retry later.
+// Source   S-LoRA, arXiv 2311.03285 (unified paging); the eviction order is least recently used.
+class AdapterPool final {
+ public:
+  // `pages` must outlive the pool. `shape` gives the sites that slots are looked up by.
+  AdapterPool(PagePool* pages, const BaseShape& shape);
+  ~AdapterPool();
+
+  // Reserves pages, evicting idle adapters until the run fits. The reservation does not move until Commit.
+  absl::StatusOr<AdapterReservation> Reserve(AdapterId id, PackedLayout layout);
+  // The weights are in place: the adapter becomes resident and idle.
+  void Commit(AdapterReservation reservation);
+
+  bool IsResident(AdapterId id) const;
+  absl::StatusOr<AdapterLease> Acquire(AdapterId id);
+  void SetPinned(AdapterId id, bool pinned);
+  // Takes an idle adapter out (unload). FailedPrecondition while leased.
+  absl::Status Remove(AdapterId id);
+  // Evicts idle, unpinned adapters, oldest first, until `pages` are free in all or none is left; returns the evicted.
+  std::vector<AdapterId> EvictUntilFree(int64_t pages);
+
+  // Pages that evicting every idle, unpinned adapter would give.
+  int64_t evictable_pages() const;
+  int64_t resident_count() const;
+  std::vector<AdapterId> TakeEvicted();  // evicted since the last call, by Reserve or EvictUntilFree
+  const SlotTable& slots() const;        // valid until the next change of residency
+  void RefreshAddresses();               // after PagePool::Compact moved adapters
+
+ private:
+  friend class AdapterLease;
+  friend class AdapterReservation;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace lorad {
+
+// Reads files; tests put failing and never-returning ones in its place. Errors: NotFound, DataLoss for a short read,
+// each naming the path. Safe to call from several threads.
+class FileSource {
+ public:
+  virtual ~FileSource() = default;
+  virtual bool Exists(const std::string& path) = 0;
+  virtual absl::StatusOr<int64_t> SizeBytes(const std::string& path) = 0;
+  // Reads exactly [offset, offset + size).
+  virtual absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) = 0;
+};
+
+std::unique_ptr<FileSource> LocalFiles();
+
+// The whole file; refuses one larger than `limit_bytes`.
+absl::StatusOr<std::string> ReadWholeFile(FileSource& files, const std::string& path, int64_t limit_bytes);
+
+}  // namespace lorad

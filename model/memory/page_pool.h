@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace lorad {
+
+enum class PageOwner : uint8_t { kKv, kAdapter };
+
+class PagePool;
+
+// A contiguous run of pages, given back when it goes. Where it lies may change between steps (PagePool::Compact), so
+// addresses are asked for anew each step.
+class PageRun final {
+ public:
+  PageRun() = default;
+  PageRun(PageRun&& other) noexcept;
+  PageRun& operator=(PageRun&& other) noexcept;
+  ~PageRun();
+
+  bool empty() const { return pool_ == nullptr; }
+  int64_t first_page() const;
+  int64_t pages() const;
+  std::byte* data() const;
+  // A run that another thread writes into (a loader packing weights) must not be moved.
+  void SetMovable(bool movable);
+
+ private:
+  friend class PagePool;
+  PageRun(PagePool* pool, int32_t id) : pool_(pool), id_(id) {}
+  PagePool* pool_ = nullptr;
+  int32_t id_ = -1;
+};
+
+// One arena cut into pages, shared by KV blocks (from the low end) and adapters (from the high end). Either side takes
+// what the other leaves free. Knows owner and size of a run, never its content.
+//
+// Units    pages of page_bytes(); sizes in bytes say so.
+// Threads  engine thread only, but for the bytes of a run, which belong to the run's owner.
+// Errors   ResourceExhausted: no such run free; the message has pages wanted, free and the largest hole.
+// Source   S-LoRA, arXiv 2311.03285 (unified paging).
+class PagePool final {
+ public:
+  // Reserves address space for `capacity_bytes` (rounded down to whole pages); memory is touched on first use.
+  static absl::StatusOr<std::unique_ptr<PagePool>> Create(int64_t capacity_bytes, int64_t page_bytes);
+  ~PagePool();
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // First fit: KV from the low end, adapters from the high end.
+  absl::StatusOr<PageRun> Reserve(int64_t pages, PageOwner owner);
+
+  // Slides movable runs (KV down, adapters up) so that free pages join, copying at most `max_bytes`. Returns true while
+  // there is more to move. `moved` is told each run's owner side, so that tables that hold addresses can be renewed.
+  bool Compact(int64_t max_bytes, const std::function<void(PageOwner owner)>& moved);
+
+  std::byte* arena() const { return arena_; }
+  int64_t page_bytes() const { return page_bytes_; }
+  int64_t total_pages() const { return total_pages_; }
+  int64_t free_pages() const { return free_pages_; }
+  int64_t used_pages(PageOwner owner) const;
+  int64_t largest_free_run() const;
+  // The side that owns a page, or nothing: for tests and for the invariants checker.
+  bool IsFree(int64_t page) const;
+  PageOwner OwnerOf(int64_t page) const;
+  int64_t PagesFor(int64_t bytes) const { return (bytes + page_bytes_ - 1) / page_bytes_; }
+
+ private:
+  friend class PageRun;
+  struct Run {
+    int64_t first_page = 0;
+    int64_t pages = 0;
+    PageOwner owner = PageOwner::kKv;
+    bool movable = true;
+    bool live = false;
+  };
+  PagePool(std::byte* arena, int64_t total_pages, int64_t page_bytes);
+  void Free(int32_t id);
+
+  std::byte* arena_;
+  int64_t page_bytes_;
+  int64_t total_pages_;
+  int64_t free_pages_;
+  std::vector<Run> runs_;             // by id; dead ids are reused
+  std::vector<int32_t> dead_ids_;
+  std::map<int64_t, int32_t> live_;   // first page -> id, in address order
+  int64_t used_pages_[2] = {0, 0};
+};
+
+}  // namespace lorad
