@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "adapters/state.h"
+
+namespace lorad {
+
+// One adapter as lists and replies show it; plain data, copied into the snapshot.
+struct AdapterInfo {
+  std::string name;
+  std::string path;
+  std::string kind;
+  AdapterState state = AdapterState::kUnknown;
+  int32_t rank_min = 0;
+  int32_t rank_max = 0;
+  int64_t bytes = 0;  // in the pool's form
+  bool pinned = false;
+  std::string digest;
+  std::vector<std::string> targets;
+  int64_t running_requests = 0;
+  int64_t waiting_requests = 0;
+  std::vector<std::string> warnings;
+  std::string error;  // state kFailed: why
+};
+
+}  // namespace lorad

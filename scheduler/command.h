@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <variant>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adapters/loader.h"
+#include "scheduler/adapter_info.h"
+#include "scheduler/request.h"
+
+namespace lorad {
+
+// What other threads want of the engine; it is the only thread that acts on it. Replies are called once, on the
+// completions thread (scheduler/completions.h), never on the engine's.
+using AdapterReply = std::function<void(absl::StatusOr<AdapterInfo>)>;
+using StatusReply = std::function<void(absl::Status)>;
+
+struct SubmitCommand {
+  Request request;
+};
+// The caller went away, or a stop string was met. `finish_as_stop`: the sequence ends as kStop without an event more.
+struct CancelCommand {
+  RequestId request = 0;
+  int32_t index = -1;  // -1: every sequence of the request
+  std::string reason;
+};
+struct LoadCommand {
+  std::string name;
+  std::string path;
+  bool pinned = false;
+  bool replace = false;
+  AdapterReply reply;  // when it can be named in Generate, or why not
+};
+struct UnloadCommand {
+  std::string name;
+  StatusReply reply;  // when its memory is given back
+};
+struct PinCommand {
+  std::string name;
+  bool pinned = false;
+  AdapterReply reply;
+};
+struct LoaderCommand {
+  LoaderEvent event;
+};
+// Stop admitting; running and waiting requests end normally until `deadline_us`, then with kAbort.
+struct DrainCommand {
+  int64_t deadline_us = 0;
+};
+
+using Command = std::variant<SubmitCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand, LoaderCommand, DrainCommand>;
+
+}  // namespace lorad

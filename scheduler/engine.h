@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "adapters/loader.h"
+#include "adapters/pool.h"
+#include "model/kv/kv_layout.h"
+#include "model/memory/page_pool.h"
+#include "scheduler/clock.h"
+#include "scheduler/command.h"
+#include "scheduler/completions.h"
+#include "scheduler/executor.h"
+#include "scheduler/observer.h"
+#include "scheduler/snapshot.h"
+
+namespace lorad {
+
+struct EngineConfig {
+  int64_t max_batch_tokens = 512;      // upper bound of a step's tokens
+  int64_t target_step_us = 150'000;    // the budget of a step comes from its fitted time; max_batch_tokens bounds it
+  int64_t max_sequences = 64;          // running at once
+  int64_t queue_limit = 1024;          // sequences accepted and not yet running
+  int64_t command_limit = 1024;        // adapter commands waiting
+  int64_t max_overtakes = 64;          // how many later requests may begin before one whose adapter is loading
+  int64_t max_adapters = 1'000'000;    // names known
+  int64_t max_context_tokens = 0;      // the model's
+  std::string adapter_dir;             // "" = none; a sub-folder loads by name at its first use
+};
+
+// The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.
+//
+// Threads  Run on the engine thread; Submit, Cancel, Post, snapshot from any.
+// Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining, InvalidArgument for a request
+//          that can never fit, with the numbers. Everything later reaches the request's sink: exactly one Finish a sequence.
+class Engine final {
+ public:
+  // What the engine works with; all outlive it.
+  struct Parts {
+    PagePool* pages;
+    AdapterPool* adapters;
+    AdapterLoader* loader;
+    StepExecutor* executor;
+    StepObserver* observer;
+    Completions* completions;
+    const Clock* clock;
+    KvLayout kv_layout;
+  };
+  Engine(const EngineConfig& config, const Parts& parts);
+  ~Engine();
+
+  absl::Status Submit(Request request);
+  void Cancel(RequestId request, int32_t index, std::string reason);
+  absl::Status Load(LoadCommand command);
+  absl::Status Unload(UnloadCommand command);
+  absl::Status Pin(PinCommand command);
+  void OnLoaderEvent(LoaderEvent event);  // from loader threads
+  void Drain(int64_t deadline_us);
+
+  std::shared_ptr<const EngineSnapshot> snapshot() const;
+
+  // The loop; returns when Drain has ended every request, or at once after Stop.
+  void Run();
+  void Stop();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "model/sampler/sampling_options.h"
+#include "scheduler/plan.h"
+
+namespace lorad {
+
+struct RowResult {
+  absl::Status status;      // not ok: this row's sequence failed alone (non-finite logits)
+  bool sampled = false;
+  TokenLogprob token;       // when sampled; logprob and top are filled when options ask for them
+  // When asked for: entry i is the log-probability of the prompt token at position first_position + i + 1, given those
+  // before it; the row's last position has one only if its next prompt token exists.
+  std::vector<TokenLogprob> prompt_logprobs;
+};
+
+struct StepResult {
+  std::vector<RowResult> rows;  // as the launched rows
+  int64_t execute_us = 0;
+};
+
+using Ticket = int64_t;
+
+// Runs a step on the device. Launch starts it (the CPU's completes it there), Wait gives the result; at most one is in
+// flight. An error of Wait fails the step's rows, nothing else. Rows must stay valid until Wait returns.
+class StepExecutor {
+ public:
+  virtual ~StepExecutor() = default;
+  virtual Ticket Launch(absl::Span<const ExecRow> rows) = 0;
+  virtual absl::StatusOr<StepResult> Wait(Ticket ticket) = 0;
+};
+
+}  // namespace lorad

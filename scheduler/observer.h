@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "scheduler/request.h"
+
+namespace lorad {
+
+struct StepStats {
+  int64_t rows_tokens = 0;     // tokens computed
+  int64_t prefill_tokens = 0;  // of them, of prompts
+  int64_t sequences = 0;
+  int64_t distinct_adapters = 0;
+  int64_t plan_us = 0;
+  int64_t execute_us = 0;
+  int64_t commit_us = 0;
+};
+
+// One finished sequence. Times in microseconds; -1 = never got there.
+struct SequenceStats {
+  std::string adapter;
+  FinishReason reason = FinishReason::kStop;
+  bool begun = true;
+  absl::StatusCode code = absl::StatusCode::kOk;
+  Usage usage;
+  int64_t queue_us = -1;        // arrival -> first scheduled
+  int64_t first_token_us = -1;  // arrival -> first token
+  int64_t end_to_end_us = -1;
+};
+
+// Told of what happened, on the engine thread: implementations only count.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual void OnStep(const StepStats& step) = 0;
+  // A sequence got tokens: `gap_us` since its previous token (or -1 for its first).
+  virtual void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) = 0;
+  virtual void OnFinish(const SequenceStats& sequence) = 0;
+  virtual void OnAdapterLoaded(const std::string& name, int64_t load_us) = 0;
+  virtual void OnAdapterLoadFailed(const std::string& name) = 0;
+  virtual void OnAdapterEvicted(const std::string& name) = 0;
+  virtual void OnPreempted(const std::string& adapter) = 0;
+};
+
+}  // namespace lorad

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "model/sampler/sampling_options.h"
+
+namespace lorad {
+
+using SequenceId = uint64_t;
+
+// One sequence's part of a step: positions first_position .. first_position + tokens. Plain data.
+struct PlanRow {
+  SequenceId sequence = 0;
+  int64_t first_position = 0;
+  int64_t tokens = 0;
+  bool sample = false;  // the last of them is the newest token of the sequence: draw the next one
+};
+
+struct StepPlan {
+  std::vector<PlanRow> rows;  // ordered by adapter slot
+};
+
+// A row with all that executing it needs, filled in by Reserve. Spans point into the Sequence, which outlives the step.
+struct ExecRow {
+  SequenceId sequence = 0;
+  int64_t first_position = 0;
+  absl::Span<const int32_t> token_ids;      // to compute, consecutive positions
+  std::vector<int32_t> blocks;              // block numbers of the sequence, in order, covering these positions
+  int32_t slot = -1;                        // adapter slot; -1 = base
+  bool sample = false;
+  const SamplingOptions* sampling = nullptr;
+  absl::Span<const int32_t> prompt_ids;
+  absl::Span<const int32_t> generated_ids;
+  absl::Span<const int32_t> banned_ids;     // stop tokens while below min_tokens
+  bool prompt_logprobs = false;             // of this row's prompt positions
+};
+
+}  // namespace lorad

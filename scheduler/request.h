@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "model/sampler/sampling_options.h"
+
+namespace lorad {
+
+using RequestId = uint64_t;  // drawn by the front end, unique in the process
+
+enum class FinishReason : uint8_t { kStop, kLength, kAbort };
+
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t cached_tokens = 0;
+};
+
+// The end of one sequence. `status` not ok: it was never begun (no token was computed), and the request ends with that
+// status. Otherwise `reason` says why it ended; kAbort carries `abort_detail`.
+struct Finish {
+  absl::Status status;
+  FinishReason reason = FinishReason::kStop;
+  std::string abort_detail;
+  Usage usage;
+};
+
+// What one step made for one sequence of a request.
+struct TokenEvent {
+  RequestId request = 0;
+  int32_t index = 0;                          // which of n
+  std::string adapter;                        // first event of a sequence: the name (with revision) that answers; "" = base
+  std::vector<TokenLogprob> prompt_logprobs;  // first event, when asked for: one a prompt token, the first without a value
+  std::vector<TokenLogprob> tokens;           // generated, in order; the stop token that ended it is the last one, if any
+  std::optional<Finish> finish;               // at most once a sequence, in its last event
+};
+
+// Takes a request's events. Called on the engine thread, so it only hands the event over (a queue of the front end's).
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual void OnEvent(TokenEvent event) = 0;
+};
+
+// A generation, tokenised and with every default applied. Immutable once made.
+struct Request {
+  RequestId id = 0;
+  std::string request_id;  // the caller's, for logs
+  std::string adapter;     // name; "" = the base
+  std::vector<int32_t> prompt_ids;
+  SamplingOptions sampling;  // of sequence 0; sequence i draws with seed + i
+  int32_t n = 1;
+  int32_t priority = 0;               // lower is sooner
+  int64_t arrival_us = 0;             // Clock
+  std::optional<int64_t> deadline_us;  // Clock
+  std::shared_ptr<TokenSink> sink;
+};
+
+}  // namespace lorad
