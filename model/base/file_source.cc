@@ -1,0 +1,85 @@
+#include "model/base/file_source.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+
+namespace lorad {
+namespace {
+
+class FileDescriptor final {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
+absl::Status FileError(const char* doing, const std::string& path, int error) {
+  const std::string message = absl::StrCat("cannot ", doing, ": ", path, ": ", std::strerror(error));
+  if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(message);
+  if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(message);
+  return absl::UnavailableError(message);
+}
+
+class LocalFileSource final : public FileSource {
+ public:
+  bool Exists(const std::string& path) override {
+    struct stat info;
+    return ::stat(path.c_str(), &info) == 0;
+  }
+
+  absl::StatusOr<int64_t> SizeBytes(const std::string& path) override {
+    struct stat info;
+    if (::stat(path.c_str(), &info) != 0) return FileError("open", path, errno);
+    if (!S_ISREG(info.st_mode)) return absl::NotFoundError(absl::StrCat("not a regular file: ", path));
+    return static_cast<int64_t>(info.st_size);
+  }
+
+  absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
+    // Without O_NONBLOCK opening a FIFO would wait for its writer for ever.
+    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (file.get() < 0) return FileError("open", path, errno);
+    int64_t done = 0;
+    while (done < size) {
+      const ssize_t n = ::pread(file.get(), destination + done, static_cast<size_t>(size - done), offset + done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return FileError("read", path, errno);
+      if (n == 0) {
+        return absl::DataLossError(absl::StrCat("file ends early: ", path, "; bytes wanted up to: ", offset + size,
+                                                "; found: ", offset + done));
+      }
+      done += n;
+    }
+    return absl::OkStatus();
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<FileSource> LocalFiles() { return std::make_unique<LocalFileSource>(); }
+
+absl::StatusOr<std::string> ReadWholeFile(FileSource& files, const std::string& path, int64_t limit_bytes) {
+  ASSIGN_OR_RETURN(const int64_t size, files.SizeBytes(path));
+  if (size > limit_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("file too large: ", path, "; bytes: ", size, "; limit: ", limit_bytes));
+  }
+  std::string content(static_cast<size_t>(size), '\0');
+  RETURN_IF_ERROR(files.ReadAt(path, 0, size, reinterpret_cast<std::byte*>(content.data())));
+  return content;
+}
+
+}  // namespace lorad

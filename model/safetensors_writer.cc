@@ -1,0 +1,86 @@
+#include "model/safetensors_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/safetensors.h"
+
+namespace lorad {
+namespace {
+
+constexpr size_t kAlignmentBytes = 64;
+
+absl::Status WriteAll(int fd, const void* data, size_t size, const std::string& path) {
+  const char* at = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t n = ::write(fd, at, size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::UnavailableError(absl::StrCat("cannot write: ", path, ": ", std::strerror(errno)));
+    at += n;
+    size -= static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> HeaderText(absl::Span<const TensorToWrite> tensors,
+                                       const std::map<std::string, std::string>& metadata) {
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  int64_t offset = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    int64_t size = SizeBytes(tensor.dtype);
+    for (const int64_t dim : tensor.shape) {
+      if (dim < 0 || __builtin_mul_overflow(size, dim, &size)) size = -1;
+    }
+    if (size != static_cast<int64_t>(tensor.bytes.size())) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": shape ",
+                                                     ShapeText(tensor.shape), "; bytes: ", tensor.bytes.size()));
+    }
+    if (header.contains(tensor.name)) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": name comes twice"));
+    }
+    header[tensor.name] = {{"dtype", Name(tensor.dtype)},
+                           {"shape", tensor.shape},
+                           {"data_offsets", {offset, offset + size}}};
+    offset += size;
+  }
+  std::string text = header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  text.append((kAlignmentBytes - (text.size() + 8) % kAlignmentBytes) % kAlignmentBytes, ' ');
+  return text;
+}
+
+absl::Status WriteParts(int fd, const std::string& header, absl::Span<const TensorToWrite> tensors,
+                        const std::string& path) {
+  unsigned char length[8];
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(static_cast<uint64_t>(header.size()) >> (8 * i));
+  RETURN_IF_ERROR(WriteAll(fd, length, sizeof(length), path));
+  RETURN_IF_ERROR(WriteAll(fd, header.data(), header.size(), path));
+  for (const TensorToWrite& tensor : tensors) {
+    RETURN_IF_ERROR(WriteAll(fd, tensor.bytes.data(), tensor.bytes.size(), path));
+  }
+  if (::fsync(fd) != 0) return absl::UnavailableError(absl::StrCat("cannot sync: ", path, ": ", std::strerror(errno)));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  ASSIGN_OR_RETURN(const std::string header, HeaderText(tensors, metadata));
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) return absl::UnavailableError(absl::StrCat("cannot create: ", path, ": ", std::strerror(errno)));
+  absl::Status status = WriteParts(fd, header, tensors, path);
+  if (::close(fd) != 0 && status.ok()) {
+    status = absl::UnavailableError(absl::StrCat("cannot close: ", path, ": ", std::strerror(errno)));
+  }
+  return status;
+}
+
+}  // namespace lorad
