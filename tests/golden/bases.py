@@ -1,0 +1,200 @@
+"""The base models: tiny configurations with random weights, one for each axis that a decoder must get right.
+
+Sizes are odd on purpose (vocabularies and widths that are no multiple of 8 or 16), and every constant is chosen so
+that it matters within the 60 positions of a case: `must_matter` lists changes of the configuration that have to move
+a log-probability, and the generator refuses a base on which one of them does not.
+"""
+
+import copy
+import dataclasses
+import pathlib
+import tempfile
+import zlib
+
+import torch
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from files import read_json, write_json
+
+
+@dataclasses.dataclass
+class Base:
+    name: str
+    model_class: type
+    config: object
+    seed: int
+    stored: torch.dtype = torch.float32
+    max_shard: str = "5GB"
+    config_style: int = 5  # Which transformers' spelling config.json has.
+    eos: object = 2  # Of generation_config.json; config.json always says 2.
+    must_matter: dict = dataclasses.field(default_factory=dict)  # What is changed -> fields of config.json.
+
+
+COMMON = dict(num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=None, max_position_embeddings=256)
+
+
+def rope(theta: float, **rest) -> dict:
+    return {"rope_type": "default", "rope_theta": theta, **rest}
+
+
+BASES = [
+    Base(
+        name="llama3",
+        model_class=LlamaForCausalLM,
+        config=LlamaConfig(
+            **COMMON, vocab_size=101, hidden_size=64, intermediate_size=88, num_attention_heads=4,
+            num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=False,
+            rope_parameters=rope(5000.0) | {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+        seed=3,
+        config_style=4,
+        eos=[2, 5],
+        must_matter={"llama3 scaling": {"rope_parameters": rope(5000.0)}, "theta": {"rope_parameters": rope(10000.0)}},
+    ),
+    Base(
+        name="llama2",
+        model_class=LlamaForCausalLM,
+        config=LlamaConfig(
+            **COMMON, vocab_size=96, hidden_size=32, intermediate_size=72, num_attention_heads=4,
+            num_key_value_heads=4, rms_norm_eps=1e-6, tie_word_embeddings=False, rope_parameters=rope(10000.0),
+        ),
+        seed=2,
+        max_shard="40KB",
+        must_matter={"theta": {"rope_parameters": rope(500.0)}, "eps": {"rms_norm_eps": 0.1}},
+    ),
+    Base(
+        name="llama_linear",
+        model_class=LlamaForCausalLM,
+        config=LlamaConfig(
+            **COMMON, vocab_size=119, hidden_size=48, intermediate_size=68, num_attention_heads=3,
+            num_key_value_heads=3, head_dim=20, attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+            rope_parameters=rope(10000.0) | {"rope_type": "linear", "factor": 4.0},
+        ),
+        seed=4,
+        must_matter={"linear scaling": {"rope_parameters": rope(10000.0)}},
+    ),
+    Base(
+        name="mistral",
+        model_class=MistralForCausalLM,
+        config=MistralConfig(
+            **COMMON, vocab_size=112, hidden_size=48, intermediate_size=80, num_attention_heads=6,
+            num_key_value_heads=2, head_dim=8, sliding_window=8, tie_word_embeddings=False,
+            rope_parameters=rope(10000.0),
+        ),
+        seed=5,
+        stored=torch.float16,
+        must_matter={"window": {"sliding_window": None}, "window of 9": {"sliding_window": 9}},
+    ),
+    Base(
+        name="qwen2",
+        model_class=Qwen2ForCausalLM,
+        config=Qwen2Config(
+            **COMMON, vocab_size=130, hidden_size=40, intermediate_size=76, num_attention_heads=5,
+            num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=rope(100000.0),
+        ),
+        seed=6,
+        must_matter={"theta": {"rope_parameters": rope(1000.0)}},
+    ),
+    Base(
+        name="qwen2_sliding",
+        model_class=Qwen2ForCausalLM,
+        config=Qwen2Config(
+            **COMMON, vocab_size=97, hidden_size=32, intermediate_size=52, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=False, use_sliding_window=True, sliding_window=6,
+            max_window_layers=1, rope_parameters=rope(10000.0),
+        ),
+        seed=7,
+        must_matter={
+            "window": {"use_sliding_window": False, "layer_types": ["full_attention"] * 2, "sliding_window": None},
+            "every layer slides": {"layer_types": ["sliding_attention"] * 2},
+        },
+    ),
+    Base(
+        name="qwen3",
+        model_class=Qwen3ForCausalLM,
+        config=Qwen3Config(
+            **COMMON, vocab_size=105, hidden_size=48, intermediate_size=92, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, rope_parameters=rope(10000.0),
+        ),
+        seed=8,
+        stored=torch.bfloat16,
+        must_matter={"theta": {"rope_parameters": rope(500.0)}},
+    ),
+]
+
+
+def draw_weights(model, seed: int) -> None:
+    """Random weights with attention far from uniform, norms and biases that matter, and logits a few units wide."""
+    hidden = model.config.hidden_size
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode())))
+        if name.endswith("norm.weight"):
+            value = 1 + 0.25 * noise
+        elif name.endswith(".bias"):
+            value = 0.4 * noise
+        elif "embed_tokens" in name or "lm_head" in name:
+            value = 3.0 * noise / hidden**0.5
+        else:
+            gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.3
+            value = gain * noise / parameter.shape[-1] ** 0.5
+        parameter.data.copy_(value)
+
+
+def write_base(base: Base, folder: pathlib.Path) -> None:
+    """folder/model as save_pretrained leaves it, and folder/config_v4.json with the same configuration in the old spelling."""
+    config = copy.deepcopy(base.config)
+    model = base.model_class(config)
+    draw_weights(model, base.seed)
+    model = model.to(base.stored)
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=base.eos)
+    out = folder / "model"
+    model.save_pretrained(out, max_shard_size=base.max_shard)
+    new = read_json(out / "config.json")
+    old = version_4_spelling(new)
+    write_json(folder / "config_v4.json", old)
+    if base.config_style == 4:
+        write_json(out / "config.json", old)
+    require_same_reading(new, old)
+
+
+def version_4_spelling(config: dict) -> dict:
+    old = dict(config)
+    parameters = dict(old.pop("rope_parameters"))
+    old["rope_theta"] = parameters.pop("rope_theta")
+    old["rope_scaling"] = parameters if parameters["rope_type"] != "default" else None
+    old["torch_dtype"] = old.pop("dtype")
+    old["transformers_version"] = "4.46.3"
+    old.pop("layer_types", None)
+    return dict(sorted(old.items()))
+
+
+def require_same_reading(new: dict, old: dict) -> None:
+    """Both spellings must be one configuration to transformers."""
+    read = []
+    for spelling in (new, old):
+        with tempfile.TemporaryDirectory() as folder:
+            write_json(pathlib.Path(folder) / "config.json", spelling)
+            read.append(AutoConfig.from_pretrained(folder).to_dict() | {"_name_or_path": ""})
+    if read[0] != read[1]:
+        raise SystemExit(f"{new['model_type']}: the version 4 spelling reads differently")
+
+
+def changed_config(folder: pathlib.Path, fields: dict):
+    config = AutoConfig.from_pretrained(folder / "model")
+    for key, value in fields.items():
+        setattr(config, key, value)
+    return config

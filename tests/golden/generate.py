@@ -1,0 +1,135 @@
+#!/usr/bin/env python
+"""Writes the golden folders. See README.md.
+
+  generate.py                    everything
+  generate.py --base llama3      one base (repeatable), its adapters and its cases
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import sys
+import warnings
+
+if os.environ.get("PYTHONHASHSEED") != "0":  # peft writes target_modules from a set.
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1"})
+
+import torch
+import transformers
+
+import bases
+import oracle
+import variants
+from files import write_cases
+
+HERE = pathlib.Path(__file__).parent
+MIN_MARGIN = 5e-3  # Of every greedy choice: fifty times what two correct programs differ by.
+MIN_SHIFT = 0.05  # Of some log-probability, by an adapter or by a constant of the configuration.
+MIN_DISTINCT = 4  # Different tokens in an answer, so that a loop does not hide wrong positions.
+BASE_LENGTHS = [(1, 12), (2, 12), (7, 16), (17, 16), (40, 20)]  # Prompt tokens, tokens asked for.
+ADAPTER_LENGTHS = [(7, 12), (40, 12), (2, 12), (17, 12), (1, 12)]
+TRIES = 400
+
+
+def draw_prompt(vocab: int, length: int, seed: int) -> list:
+    return torch.randint(3, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def find_case(model, name: str, adapter: str, length: int, max_tokens: int, seed: int) -> tuple[dict, object]:
+    """The first prompt of a seeded sequence whose greedy answer has clear margins and is no mere loop."""
+    for attempt in range(TRIES):
+        prompt = draw_prompt(model.config.vocab_size, length, seed * TRIES + attempt)
+        answer = oracle.answer(model, prompt, max_tokens)
+        if answer.min_margin > MIN_MARGIN and len(set(answer.tokens)) >= MIN_DISTINCT:
+            return case_of(name, adapter, prompt, max_tokens, answer), answer
+    raise SystemExit(f"{name}: no prompt with clear margins in {TRIES} tries; draw other weights")
+
+
+def case_of(name: str, adapter: str, prompt: list, max_tokens: int, answer) -> dict:
+    return {
+        "name": name, "adapter": adapter, "prompt": prompt, "max_tokens": max_tokens, "tokens": answer.tokens,
+        "logprobs": answer.logprobs, "top": answer.top, "prompt_logprobs": answer.prompt_logprobs,
+        "min_margin": answer.min_margin,
+    }
+
+
+def shift(case: dict, other) -> float:
+    """Largest difference of the log-probabilities of the same tokens."""
+    ours, theirs = case["prompt_logprobs"] + case["logprobs"], other.prompt_logprobs + other.logprobs
+    return max(abs(a - b) for a, b in zip(ours, theirs))
+
+
+def require_shift(what: str, model, cases: list) -> None:
+    shifts = [shift(c, oracle.answer(model, c["prompt"], c["max_tokens"], c["tokens"])) for c in cases]
+    print(f"  {what}: shift {max(shifts):.3f}")
+    if max(shifts) < MIN_SHIFT:
+        raise SystemExit(f"{what} does not change the answers")
+
+
+def base_cases(base: bases.Base, folder: pathlib.Path) -> list:
+    model = oracle.load(folder / "model")
+    cases = [find_case(model, f"base-{n}", "", n, m, seed=n)[0] for n, m in BASE_LENGTHS]
+    for what, fields in base.must_matter.items():
+        require_shift(f"{base.name}: {what}", oracle.load(folder / "model", config=bases.changed_config(folder, fields)), cases)
+    return cases
+
+
+def adapter_cases(base: bases.Base, variant: variants.Variant, index: int, folder: pathlib.Path) -> list:
+    adapter = folder / "adapters" / variant.name
+    variants.write_adapter(base.name, variant, folder / "model", adapter)
+    model = oracle.load(folder / "model", adapter)
+    cases = []
+    for length, max_tokens in (ADAPTER_LENGTHS[index % 5], ADAPTER_LENGTHS[(index + 1) % 5]):
+        case, _ = find_case(model, f"{variant.name}-{length}", variant.name, length, max_tokens, seed=1000 + index * 50 + length)
+        cases.append(case | ({"expect": variant.expect} if variant.expect else {}))
+    require_shift(f"{base.name}/{variant.name}", oracle.load(folder / "model"), cases)
+    variants.rename_tensors(variant, adapter)
+    return cases
+
+
+def bf16_cases(folder: pathlib.Path, cases: list) -> list:
+    """transformers' own bfloat16 run of prompt + answer of each case, teacher-forced, beside the fp32 values."""
+    out = []
+    for case in cases:
+        adapter = folder / "adapters" / case["adapter"] if case["adapter"] else None
+        text = case["prompt"] + case["tokens"]
+        logprobs = [oracle.answer(oracle.load(folder / "model", adapter, dtype), text, 0).prompt_logprobs
+                    for dtype in (torch.bfloat16, torch.float32)]
+        out.append({"name": case["name"], "adapter": case["adapter"], "prompt": text,
+                    "prompt_logprobs": logprobs[0], "prompt_logprobs_fp32": logprobs[1]})
+    worst = max(abs(a - b) for c in out for a, b in zip(c["prompt_logprobs"], c["prompt_logprobs_fp32"]))
+    print(f"  bf16 against fp32: at most {worst:.3f}")
+    return out
+
+
+def write_base(base: bases.Base) -> None:
+    print(base.name)
+    folder = HERE / base.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    bases.write_base(base, folder)
+    cases = base_cases(base, folder)
+    for index, variant in enumerate(variants.BY_BASE[base.name]):
+        cases += adapter_cases(base, variant, index, folder)
+    write_cases(folder / "cases.json", cases)
+    if base.stored == torch.bfloat16:
+        chosen = [c for c in cases if c["adapter"] in ("", "q_v", "all_linear")]
+        write_cases(folder / "cases_bf16.json", bf16_cases(folder, chosen))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", action="append", default=[], choices=[b.name for b in bases.BASES])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    for base in bases.BASES:
+        if everything or base.name in args.base:
+            write_base(base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Reference answers by transformers and peft: fp32 on CPU, eager attention, one full forward per token.
+
+No key-value cache and no generate(): the loop below is the definition of greedy decoding that the
+daemon is compared with. End-of-sequence tokens do not stop it.
+"""
+
+import dataclasses
+import pathlib
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+TOP = 5
+DECIMALS = 6  # Two orders below the 5e-4 that the tests allow.
+
+
+@dataclasses.dataclass
+class Answer:
+    tokens: list
+    logprobs: list
+    top: list
+    prompt_logprobs: list
+    min_margin: float
+
+
+def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype=torch.float32, config=None):
+    """The model as it stands on disk, so that what is answered is what was committed."""
+    kwargs = {} if config is None else {"config": config}
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="eager", **kwargs)
+    if adapter_dir is not None:
+        model = PeftModel.from_pretrained(model, adapter_dir)
+    return model.eval()
+
+
+@torch.no_grad()
+def log_softmax_rows(model, ids: list) -> torch.Tensor:
+    """[len(ids), vocab] float32 logits of one sequence."""
+    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+    if not torch.isfinite(logits).all():
+        raise ValueError("logits are not finite")
+    return logits
+
+
+def answer(model, prompt: list, max_tokens: int, forced: list | None = None) -> Answer:
+    """Greedy continuation of `prompt`; with `forced`, the log-probabilities of those tokens instead."""
+    ids = list(prompt)
+    logits = log_softmax_rows(model, ids)
+    prompt_logprobs = torch.log_softmax(logits[:-1], dim=-1)
+    out = Answer([], [], [], [rounded(prompt_logprobs[i, t]) for i, t in enumerate(prompt[1:])], float("inf"))
+    for step in range(max_tokens):
+        last = log_softmax_rows(model, ids)[-1]
+        best = last.topk(2).values
+        logprobs = torch.log_softmax(last, dim=-1)
+        token = int(last.argmax()) if forced is None else forced[step]
+        top = logprobs.topk(TOP)
+        out.tokens.append(token)
+        out.logprobs.append(rounded(logprobs[token]))
+        out.top.append([[int(i), rounded(v)] for v, i in zip(top.values, top.indices)])
+        out.min_margin = min(out.min_margin, float(best[0] - best[1]))
+        ids.append(token)
+    out.min_margin = rounded(out.min_margin)
+    return out
+
+
+def rounded(value) -> float:
+    return round(float(value), DECIMALS)

@@ -1,0 +1,150 @@
+"""The adapter variants, and how each is made by peft from a base on disk."""
+
+import copy
+import dataclasses
+import pathlib
+import zlib
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+import oracle
+from files import read_json, write_json
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclasses.dataclass
+class Variant:
+    name: str
+    lora: dict  # LoraConfig's arguments.
+    stored: torch.dtype = torch.float32
+    save_embeddings: object = "auto"
+    edit_config: object = None  # dict -> dict, applied to adapter_config.json as peft wrote it.
+    edit_key: object = None  # str -> str, applied to the names of the tensors.
+    expect: str = ""  # "later": a server may refuse it by name for now.
+    strength: float = 0.8  # Size of the update against the base weight's own output.
+
+
+def lora(targets, r=4, alpha=8, **rest) -> dict:
+    return dict(r=r, lora_alpha=alpha, target_modules=targets, **rest)
+
+
+def set_keys(**values):
+    return lambda config: config | values
+
+
+def reorder(key, order):
+    """Rewrites a pattern with its keys in an order that is not alphabetical, as a hand-written file may have them."""
+    return lambda config: config | {key: {k: config[key][k] for k in order}}
+
+
+QV = Variant("q_v", lora(["q_proj", "v_proj"], r=8, alpha=16))
+ALL_LINEAR = Variant("all_linear", lora("all-linear", r=4, alpha=8))
+SINGLES = [Variant(f"only_{name}", lora([name])) for name in LINEARS]
+EMBEDDINGS = [
+    Variant("embed_tokens", lora(["embed_tokens"])),
+    Variant("lm_head", lora(["lm_head"])),
+    Variant("embed_and_head", lora(["embed_tokens", "lm_head", "q_proj"], r=3, alpha=6)),
+    Variant("embed_pair_only", lora(["embed_tokens", "v_proj"]), save_embeddings=False),
+    Variant("head_pair_only", lora(["lm_head", "down_proj"]), save_embeddings=False),
+]
+TIED = Variant("ensure_weight_tying", lora(["embed_tokens", "q_proj"], ensure_weight_tying=True), expect="later")
+RSLORA = Variant("rslora", lora(["q_proj", "v_proj", "up_proj"], r=16, alpha=12, use_rslora=True))
+PATTERNS = [
+    # Alphabetical, because peft sorts the keys when it saves: the first one that matches wins.
+    Variant("patterns", lora(
+        LINEARS, r=6, alpha=9,
+        rank_pattern={"layers.0.self_attn.q_proj": 2, "mlp.*": 3, "q_proj": 12, "self_attn.(k|v)_proj": 5},
+        alpha_pattern={".*layers.1.*": 20, "gate_proj": 5, "model.layers.0.mlp.up_proj": 7, "q_proj|v_proj": 3.5},
+    )),
+    # "q_proj" comes before the narrower key that would win in a sorted file.
+    Variant("patterns_file_order", lora(
+        ["q_proj", "v_proj", "gate_proj"], r=4, alpha=8,
+        alpha_pattern={"layers.0.self_attn.q_proj": 40, "q_proj": 4, "v_proj": 6, "self_attn.*": 1},
+    ), edit_config=reorder("alpha_pattern", ["v_proj", "self_attn.*", "q_proj", "layers.0.self_attn.q_proj"]), strength=3.0),
+    Variant("rslora_patterns", lora(
+        ["k_proj", "o_proj", "down_proj"], r=4, alpha=8, use_rslora=True,
+        rank_pattern={"down_proj": 9}, alpha_pattern={"o_proj": 2},
+    )),
+]
+TARGETS = [
+    Variant("layers_to_transform", lora(["q_proj", "up_proj"], layers_to_transform=[1])),
+    Variant("layers_pattern", lora(["k_proj", "down_proj"], layers_to_transform=0, layers_pattern="layers")),
+    Variant("target_regex", lora(r".*\.layers\.1\.(self_attn\.(q|v)_proj|mlp\.(gate|down)_proj)")),
+    Variant("target_full_path", lora(["model.layers.0.self_attn.o_proj", "layers.1.mlp.up_proj"])),
+    Variant("exclude_list", lora("all-linear", exclude_modules=["k_proj", "model.layers.0.mlp.down_proj"], r=2, alpha=4)),
+    Variant("exclude_regex", lora(["q_proj", "o_proj"], exclude_modules=r".*layers\.0\..*q_proj")),
+    Variant("all_linear_string", lora("all-linear", r=2, alpha=2), edit_config=set_keys(target_modules="all-linear")),
+]
+RANKS = [
+    Variant("rank_1", lora(["q_proj", "k_proj", "v_proj", "o_proj"], r=1, alpha=1)),
+    Variant("rank_80", lora(["q_proj", "down_proj"], r=80, alpha=16)),
+    Variant("alpha_float", lora(["v_proj", "o_proj"], r=3, alpha=2.75)),
+]
+STORED = [
+    Variant("stored_bf16", lora(LINEARS, r=4, alpha=8), stored=torch.bfloat16),
+    Variant("stored_fp16", lora(["q_proj", "v_proj", "lm_head"], r=5, alpha=5), stored=torch.float16),
+]
+KEYS = [
+    Variant("keys_without_prefix", lora(["q_proj", "gate_proj"]), edit_key=lambda k: k.removeprefix("base_model.model.")),
+    Variant("keys_with_adapter_name", lora(["v_proj", "up_proj"]), edit_key=lambda k: k.replace(".weight", ".default.weight")),
+]
+RANK_512 = Variant("rank_512", lora(["q_proj"], r=512, alpha=64, layers_to_transform=[1]), strength=2.0)
+
+BY_BASE = {
+    "llama3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS],
+    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0]],
+    "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3]],
+    "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0]],
+    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1]],
+    "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
+    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0]],
+}
+
+
+def scale_of(module) -> float:
+    return module.scaling["default"]
+
+
+def draw_pairs(model, strength: float, seed: int) -> None:
+    """Random A and B for every targeted module; the update is `strength` times as large as the base weight's output."""
+    for name, module in model.named_modules():
+        if "default" not in getattr(module, "r", {}):
+            continue
+        rank, width = module.r["default"], module.base_layer.weight.detach().float().std().item()
+        generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+        if "default" in module.lora_embedding_A:
+            a, b = module.lora_embedding_A["default"], module.lora_embedding_B["default"]
+            std = 1.0
+        else:
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            std = a.shape[1] ** -0.5
+        # Entries of s B A have this deviation: s * sqrt(rank) * std * std_b.
+        std_b = strength * width / (abs(scale_of(module)) * rank**0.5 * std)
+        a.data.copy_(std * torch.randn(a.shape, generator=generator))
+        b.data.copy_(std_b * torch.randn(b.shape, generator=generator))
+
+
+def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: pathlib.Path, seed: int = 1) -> None:
+    """folder as peft's save_pretrained leaves it (without the README), then the variant's own edits."""
+    model = oracle.load(model_dir)
+    model.name_or_path = f"golden/{base}"
+    peft_model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **copy.deepcopy(variant.lora)))
+    draw_pairs(peft_model, variant.strength, seed)
+    if variant.stored != torch.float32:
+        for name, parameter in peft_model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(variant.stored)
+    peft_model.save_pretrained(folder, save_embedding_layers=variant.save_embeddings)
+    (folder / "README.md").unlink(missing_ok=True)
+    if variant.edit_config:
+        write_json(folder / "adapter_config.json", variant.edit_config(read_json(folder / "adapter_config.json")))
+
+
+def rename_tensors(variant: Variant, folder: pathlib.Path) -> None:
+    """Applied after the answers are computed, since peft itself reads only its own names."""
+    if variant.edit_key:
+        path = folder / "adapter_model.safetensors"
+        save_file({variant.edit_key(k): v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
