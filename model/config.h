@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/base/dtype.h"
+#include "model/sites.h"
 
 namespace lorad {
 
@@ -65,5 +66,8 @@ struct ModelConfig {
 // Reads config.json and generation_config.json of an HF folder. Errors: NotFound without config.json; InvalidArgument for
 // a broken or inconsistent value; Unimplemented, naming key and value, for an architecture or option not supported.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir);
+
+// What adapters of this base must fit, with HF's module paths.
+BaseShape BaseShapeOf(const ModelConfig& config);
 
 }  // namespace lorad

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/arch/config_fields.h"
+#include "model/config.h"
+
+namespace lorad {
+
+// Our names of a decoder's tensors.
+enum class WeightName : uint8_t {
+  kEmbedTokens,
+  kInputNorm,
+  kQProj,
+  kQBias,
+  kKProj,
+  kKBias,
+  kVProj,
+  kVBias,
+  kOProj,
+  kOBias,
+  kQNorm,
+  kKNorm,
+  kPostAttentionNorm,
+  kGateProj,
+  kGateBias,
+  kUpProj,
+  kUpBias,
+  kDownProj,
+  kDownBias,
+  kFinalNorm,
+  kLmHead,
+};
+
+// One row of an architecture's table of tensors.
+struct WeightRow {
+  WeightName name;
+  std::string stored_name;  // HF's; "{}" stands for the layer
+  std::vector<int64_t> shape;
+  bool optional = false;  // may be absent from the checkpoint
+
+  bool per_layer() const { return stored_name.find("{}") != std::string::npos; }
+};
+
+// An architecture is a reader of config.json and a table of tensors. The decoder is assembled from both
+// (model/causal_lm.cc): what differs in computation is an axis of ModelConfig.
+struct Architecture {
+  const char* name;        // in "architectures"
+  const char* model_type;  // in "model_type"
+  // Fills all but eos, bos and generation; leaves errors in `fields`.
+  void (*read_config)(ConfigFields& fields, ModelConfig* config);
+  std::vector<WeightRow> (*weights)(const ModelConfig& config);
+};
+
+}  // namespace lorad

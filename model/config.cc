@@ -1,0 +1,134 @@
+#include "model/config.h"
+
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "model/arch/table.h"
+#include "model/base/check.h"
+#include "model/base/file_source.h"
+#include "model/base/status_macros.h"
+
+namespace lorad {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
+
+absl::StatusOr<Json> ReadJsonObject(FileSource& files, const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(files, path, kMaxConfigBytes));
+  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
+  return json;
+}
+
+std::string KnownArchitectures() {
+  return absl::StrJoin(Architectures(), ", ",
+                       [](std::string* out, const Architecture& architecture) { out->append(architecture.name); });
+}
+
+// "architectures" decides; an older file without it is told by its model_type.
+const Architecture* PickArchitecture(ConfigFields& fields) {
+  const std::vector<std::string> names = fields.Strings("architectures");
+  const std::string model_type = fields.String("model_type", "");
+  for (const Architecture& architecture : Architectures()) {
+    const bool named = names.empty() ? model_type == architecture.model_type
+                                     : names.size() == 1 && names[0] == architecture.name;
+    if (!named) continue;
+    if (!model_type.empty() && model_type != architecture.model_type) {
+      fields.Fail(absl::InvalidArgumentError(
+          absl::StrCat(fields.Describe("model_type"), "; expected for ", architecture.name, ": ", architecture.model_type)));
+    }
+    return &architecture;
+  }
+  fields.Refuse(names.empty() ? "model_type" : "architectures", absl::StrCat("supported are ", KnownArchitectures()));
+  return nullptr;
+}
+
+void AddIds(const std::vector<int32_t>& ids, std::vector<int32_t>* to) {
+  for (const int32_t id : ids) {
+    if (std::find(to->begin(), to->end(), id) == to->end()) to->push_back(id);
+  }
+}
+
+void ReadGenerationConfig(ConfigFields& fields, ModelConfig* config) {
+  AddIds(fields.Ids("eos_token_id", config->vocab_size), &config->eos_token_ids);
+  ModelConfig::GenerationDefaults& defaults = config->generation;
+  defaults.temperature = static_cast<float>(fields.Number("temperature", 0.0, 1e3, defaults.temperature));
+  defaults.top_p = static_cast<float>(fields.Number("top_p", 1e-9, 1.0, defaults.top_p));
+  defaults.top_k = fields.Int("top_k", 0, INT32_MAX, defaults.top_k);
+  defaults.min_p = static_cast<float>(fields.Number("min_p", 0.0, 1.0, defaults.min_p));
+  defaults.repetition_penalty =
+      static_cast<float>(fields.Number("repetition_penalty", 1e-3, 1e3, defaults.repetition_penalty));
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir) {
+  const std::unique_ptr<FileSource> files = LocalFiles();
+  const std::string path = absl::StrCat(model_dir, "/config.json");
+  ASSIGN_OR_RETURN(const Json json, ReadJsonObject(*files, path));
+  ConfigFields fields(json, path);
+  const Architecture* architecture = PickArchitecture(fields);
+  RETURN_IF_ERROR(fields.status());
+  ModelConfig config;
+  config.architecture = architecture->name;
+  config.model_type = architecture->model_type;
+  architecture->read_config(fields, &config);
+  RETURN_IF_ERROR(fields.status());
+  config.bos_token_id = static_cast<int32_t>(fields.Int("bos_token_id", -1, config.vocab_size - 1, -1));
+  AddIds(fields.Ids("eos_token_id", config.vocab_size), &config.eos_token_ids);
+  RETURN_IF_ERROR(fields.status());
+
+  const std::string generation_path = absl::StrCat(model_dir, "/generation_config.json");
+  if (!files->Exists(generation_path)) return config;
+  ASSIGN_OR_RETURN(const Json generation, ReadJsonObject(*files, generation_path));
+  ConfigFields generation_fields(generation, generation_path);
+  ReadGenerationConfig(generation_fields, &config);
+  RETURN_IF_ERROR(generation_fields.status());
+  return config;
+}
+
+BaseShape BaseShapeOf(const ModelConfig& config) {
+  struct SiteRow {
+    Site site;
+    WeightName weight;
+    WeightName bias;
+  };
+  static constexpr SiteRow kSites[] = {
+      {Site::kQProj, WeightName::kQProj, WeightName::kQBias},
+      {Site::kKProj, WeightName::kKProj, WeightName::kKBias},
+      {Site::kVProj, WeightName::kVProj, WeightName::kVBias},
+      {Site::kOProj, WeightName::kOProj, WeightName::kOBias},
+      {Site::kGateProj, WeightName::kGateProj, WeightName::kGateBias},
+      {Site::kUpProj, WeightName::kUpProj, WeightName::kUpBias},
+      {Site::kDownProj, WeightName::kDownProj, WeightName::kDownBias},
+      {Site::kEmbedTokens, WeightName::kEmbedTokens, WeightName::kEmbedTokens},
+      {Site::kLmHead, WeightName::kLmHead, WeightName::kLmHead},
+  };
+  const Architecture* architecture = FindArchitecture(config.architecture);
+  LORAD_CHECK(architecture != nullptr);
+  BaseShape shape{config.model_type, config.num_layers, config.vocab_size, config.hidden_size, config.tied_embeddings, {}};
+  const std::vector<WeightRow> rows = architecture->weights(config);
+  const auto find = [&](WeightName name) -> const WeightRow* {
+    for (const WeightRow& row : rows)
+      if (row.name == name) return &row;
+    return nullptr;
+  };
+  for (const SiteRow& site : kSites) {
+    const WeightRow* row = find(site.weight);
+    if (row == nullptr) continue;
+    constexpr size_t kSuffixLength = sizeof(".weight") - 1;
+    const bool is_embedding = site.site == Site::kEmbedTokens;
+    shape.sites.push_back({site.site, row->stored_name.substr(0, row->stored_name.size() - kSuffixLength),
+                           /*in_features=*/row->shape[is_embedding ? 0 : 1],
+                           /*out_features=*/row->shape[is_embedding ? 1 : 0], row->per_layer(),
+                           site.bias != site.weight && find(site.bias) != nullptr});
+  }
+  return shape;
+}
+
+}  // namespace lorad
