@@ -3,7 +3,6 @@
 
   generate.py                    everything
   generate.py --base llama3      one base (repeatable), its adapters and its cases
-  generate.py --refused          the folders that must be refused
 """
 
 import argparse
@@ -21,8 +20,6 @@ import transformers
 
 import bases
 import oracle
-import refused_adapters
-import refused_models
 import variants
 from files import write_cases
 
@@ -124,9 +121,7 @@ def write_base(base: bases.Base) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", action="append", default=[], choices=[b.name for b in bases.BASES])
-    parser.add_argument("--refused", action="store_true")
     args = parser.parse_args()
-    everything = not args.base and not args.refused
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -134,9 +129,6 @@ def main() -> None:
     for base in bases.BASES:
         if everything or base.name in args.base:
             write_base(base)
-    if everything or args.refused:
-        refused_adapters.write_all(HERE)
-        refused_models.write_all(HERE)
 
 
 if __name__ == "__main__":

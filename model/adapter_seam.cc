@@ -1,0 +1,17 @@
+#include "model/adapter_seam.h"
+
+namespace lorad {
+
+at::Tensor BaseOnlySeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                      const at::Tensor& base_bias, const RowSegments& rows) {
+  if (base_bias.defined()) y.add_(base_bias);
+  return y;
+}
+
+RowRouting BaseOnlySeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) { return {&rows}; }
+
+at::Tensor BaseOnlySeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) { return raw; }
+
+const NormOverride* BaseOnlySeam::Norm(int layer, Site site, const RowSegments& rows) { return nullptr; }
+
+}  // namespace lorad

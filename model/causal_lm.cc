@@ -1,0 +1,184 @@
+#include "model/causal_lm.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <c10/core/InferenceMode.h>
+
+#include "absl/strings/str_cat.h"
+#include "model/arch/table.h"
+#include "model/base/check.h"
+#include "model/base/file_source.h"
+#include "model/base/guarded.h"
+#include "model/base/sha256.h"
+#include "model/base/status_macros.h"
+#include "model/layers/block.h"
+#include "model/layers/embedding.h"
+#include "model/safetensors_checkpoint.h"
+#include "model/weights.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
+
+// Hashing gigabytes at every start would cost seconds: three samples of each tensor tell checkpoints apart.
+std::string CheckpointDigest(const std::string& config_text, const Checkpoint& checkpoint) {
+  constexpr int64_t kSampleBytes = 4096;
+  Sha256 hash;
+  const auto add_text = [&](absl::string_view text) {
+    hash.UpdateInt(static_cast<int64_t>(text.size()));
+    hash.Update(text);
+  };
+  add_text(config_text);
+  for (const auto& [name, tensor] : checkpoint) {
+    add_text(name);
+    hash.UpdateInt(static_cast<int64_t>(tensor.dtype));
+    hash.UpdateInt(static_cast<int64_t>(tensor.shape.size()));
+    for (const int64_t dim : tensor.shape) hash.UpdateInt(dim);
+    const int64_t sample = std::min(kSampleBytes, tensor.size_bytes);
+    const int64_t last = tensor.size_bytes - sample;
+    for (const int64_t at : {int64_t{0}, last / 2, last}) hash.Update(tensor.data + at, static_cast<size_t>(sample));
+  }
+  return hash.HexDigest();
+}
+
+// HF ties when it is told to, but newer versions do not if the file has a head of its own with other values.
+absl::Status CheckTiedHead(const MatchedWeights& weights) {
+  const auto head = weights.find({WeightName::kLmHead});
+  if (head == weights.end()) return absl::OkStatus();
+  const StoredTensor& table = weights.at({WeightName::kEmbedTokens});
+  if (head->second.dtype == table.dtype && std::equal(table.data, table.data + table.size_bytes, head->second.data)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "tie_word_embeddings: true, but lm_head.weight differs from model.embed_tokens.weight; programs disagree on which "
+      "one counts; set tie_word_embeddings to false to use both");
+}
+
+absl::Status CheckBatch(const ForwardBatch& batch, const KvLayout& ours, const KvLayout& theirs, int64_t max_positions) {
+  const int64_t rows = batch.token_ids.size(0);
+  const bool shapes_agree = batch.positions.numel() == rows && batch.kv_slots.numel() == rows && batch.rows.rows() == rows &&
+                            batch.cu_rows.numel() == batch.block_table.size(0) + 1 &&
+                            batch.head_rows.rows() == batch.logit_rows.numel() && batch.logit_rows.numel() <= rows;
+  if (!shapes_agree) {
+    return absl::InternalError(absl::StrCat(
+        "forward batch is inconsistent: token_ids: ", rows, "; positions: ", batch.positions.numel(),
+        "; kv_slots: ", batch.kv_slots.numel(), "; rows: ", batch.rows.rows(), "; cu_rows: ", batch.cu_rows.numel(),
+        "; block_table rows: ", batch.block_table.size(0), "; logit_rows: ", batch.logit_rows.numel(),
+        "; head_rows: ", batch.head_rows.rows()));
+  }
+  if (batch.max_context_tokens < 1 || batch.max_context_tokens > max_positions) {
+    return absl::InternalError(
+        absl::StrCat("forward batch: max_context_tokens: ", batch.max_context_tokens, "; limit: ", max_positions));
+  }
+  if (ours.block_bytes() != theirs.block_bytes() || ours.dtype != theirs.dtype) {
+    return absl::InternalError(absl::StrCat("KV cache is not this model's: block bytes: ", theirs.block_bytes(),
+                                            "; expected: ", ours.block_bytes()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+struct CausalLm::Impl {
+  Impl(ModelConfig model_config, const LoadOptions& options, WeightLoader& weights)
+      : config(std::move(model_config)),
+        shape(BaseShapeOf(config)),
+        dtype(options.dtype),
+        rope(config.rope, config.max_context_tokens, ToScalarType(dtype)),
+        embed_table(weights.Load(WeightName::kEmbedTokens)),
+        embed(embed_table),
+        blocks(LoadBlocks(config, weights)),
+        final_norm(weights.Load(WeightName::kFinalNorm), config.norm_eps),
+        lm_head(config.tied_embeddings ? embed_table : weights.Load(WeightName::kLmHead), at::Tensor(),
+                {-1, -1, {{Site::kLmHead, 0, config.vocab_size}}}),
+        weight_bytes(weights.loaded_bytes()) {}
+
+  static std::vector<BlockLayer> LoadBlocks(const ModelConfig& config, WeightLoader& weights) {
+    std::vector<BlockLayer> blocks;
+    blocks.reserve(static_cast<size_t>(config.num_layers));
+    for (int layer = 0; layer < config.num_layers; ++layer) blocks.emplace_back(config, layer, weights);
+    return blocks;
+  }
+
+  at::Tensor Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+
+  const ModelConfig config;
+  const BaseShape shape;
+  const DType dtype;
+  RopeTables rope;
+  const at::Tensor embed_table;  // [V, H], also the head's when tied
+  const EmbeddingLayer embed;
+  const std::vector<BlockLayer> blocks;
+  const NormLayer final_norm;
+  const LinearLayer lm_head;
+  const int64_t weight_bytes;
+  std::string digest;
+};
+
+at::Tensor CausalLm::Impl::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
+  rope.Reserve(batch.max_context_tokens);
+  const StepContext step{batch, kv, seam, rope};
+  at::Tensor residual = embed.Forward(batch.token_ids, seam, batch.rows);
+  at::Tensor pending;
+  for (const BlockLayer& block : blocks) pending = block.Forward(residual, pending, step);
+
+  const int64_t wanted = batch.logit_rows.numel();
+  if (wanted == 0) return at::empty({0, config.vocab_size}, residual.options().dtype(at::kFloat));
+  if (wanted < residual.size(0)) {  // ascending, so as many as rows are all of them
+    residual = at::index_select(residual, 0, batch.logit_rows);
+    pending = at::index_select(pending, 0, batch.logit_rows);
+  }
+  const at::Tensor x = final_norm.AddAndForward(pending, residual);
+  return lm_head.Forward(x, seam, batch.head_rows).to(at::kFloat);
+}
+
+CausalLm::CausalLm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+CausalLm::~CausalLm() = default;
+
+absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& model_dir, const LoadOptions& options) {
+  if (options.dtype != DType::kF32 && options.dtype != DType::kBF16) {
+    const std::string_view name = Name(options.dtype);
+    return absl::UnimplementedError(
+        absl::StrCat("dtype: ", std::string(name), "; not supported: computes in F32 or BF16"));
+  }
+  ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(model_dir));
+  ASSIGN_OR_RETURN(const std::string config_text,
+                   ReadWholeFile(*LocalFiles(), absl::StrCat(model_dir, "/config.json"), kMaxConfigBytes));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(model_dir));
+  const Architecture* architecture = FindArchitecture(config.architecture);
+  LORAD_CHECK(architecture != nullptr);
+  ASSIGN_OR_RETURN(MatchedWeights matched, MatchWeights(architecture->weights(config), config.num_layers, checkpoint));
+  if (config.tied_embeddings) RETURN_IF_ERROR(CheckTiedHead(matched));
+  return Guarded([&]() -> absl::StatusOr<std::unique_ptr<CausalLm>> {
+    WeightLoader weights(std::move(matched), ToScalarType(options.dtype), options.progress);
+    auto impl = std::make_unique<Impl>(std::move(config), options, weights);
+    impl->digest = CheckpointDigest(config_text, checkpoint);
+    return std::unique_ptr<CausalLm>(new CausalLm(std::move(impl)));
+  });
+}
+
+const ModelConfig& CausalLm::config() const { return impl_->config; }
+const BaseShape& CausalLm::base_shape() const { return impl_->shape; }
+DType CausalLm::dtype() const { return impl_->dtype; }
+int64_t CausalLm::weight_bytes() const { return impl_->weight_bytes; }
+const std::string& CausalLm::digest() const { return impl_->digest; }
+
+KvLayout CausalLm::kv_layout() const {
+  return {impl_->config.num_layers, impl_->config.num_kv_heads, impl_->config.head_dim, impl_->dtype};
+}
+
+absl::StatusOr<at::Tensor> CausalLm::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
+  RETURN_IF_ERROR(CheckBatch(batch, kv_layout(), kv.layout, impl_->config.max_context_tokens));
+  return Guarded([&]() -> absl::StatusOr<at::Tensor> {
+    const c10::InferenceMode no_autograd;
+    return impl_->Forward(batch, kv, seam);
+  });
+}
+
+}  // namespace lorad

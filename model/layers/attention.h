@@ -1,0 +1,34 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "model/config.h"
+#include "model/layers/linear.h"
+#include "model/layers/step_context.h"
+#include "model/weights.h"
+
+namespace lorad {
+
+// Grouped-query attention over the paged cache: fused q|k|v, per-head norms if any, rope, cache write, attention, output.
+class AttentionLayer final {
+ public:
+  AttentionLayer(const ModelConfig& config, int layer, WeightLoader& weights);
+
+  // x [T, H] -> [T, H]
+  at::Tensor Forward(const at::Tensor& x, const StepContext& step) const;
+
+ private:
+  const int layer_;
+  const int64_t num_heads_;
+  const int64_t num_kv_heads_;
+  const int64_t head_dim_;
+  const int64_t window_tokens_;
+  const double scale_;
+  const double norm_eps_;
+  LinearLayer qkv_;
+  at::Tensor q_norm_;  // [head_dim] or undefined
+  at::Tensor k_norm_;
+  LinearLayer o_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "model/adapter_seam.h"
+#include "model/ops/linear.h"
+
+namespace lorad {
+
+// A base matmul and the seam behind it: the only place where either is called.
+//
+// Errors   throws StatusException, like all layers: called under Guarded.
+class LinearLayer final {
+ public:
+  // weight [out, in]; bias [out] or undefined; `group` names the sites whose columns y has.
+  LinearLayer(at::Tensor weight, at::Tensor bias, SiteGroup group);
+
+  // x [R, in] -> [R, out]: Finish(Base(x)).
+  at::Tensor Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
+
+  // The two halves, for an FFN whose rows are routed between them. Base leaves the bias to Finish.
+  at::Tensor Base(const at::Tensor& x) const;
+  at::Tensor Finish(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RowSegments& rows) const;
+
+ private:
+  LinearWeight weight_;
+  at::Tensor bias_;
+  SiteGroup group_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "model/adapter_seam.h"
+#include "model/forward_batch.h"
+#include "model/kv/kv_layout.h"
+#include "model/layers/rope.h"
+
+namespace lorad {
+
+// What every layer of one forward sees. Lives on Forward's stack.
+struct StepContext {
+  const ForwardBatch& batch;
+  const KvView& kv;
+  AdapterSeam& seam;
+  const RopeTables& rope;  // long enough for the batch
+};
+
+}  // namespace lorad

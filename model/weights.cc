@@ -1,0 +1,121 @@
+#include "model/weights.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+
+#include "model/base/check.h"
+
+namespace lorad {
+namespace {
+
+constexpr uintptr_t kAlignmentBytes = 16;  // of vector loads in LibTorch's kernels; misaligned tensors are copied
+constexpr int64_t kPageBytes = 4096;
+
+at::Tensor Mapped(const StoredTensor& tensor) {
+  // LibTorch has no const tensors; nothing writes a base weight, and the mapping would fault.
+  void* data = const_cast<std::byte*>(tensor.data);
+  return at::from_blob(
+      data, tensor.shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(ToScalarType(tensor.dtype)));
+}
+
+void ReadIn(const StoredTensor& tensor) {
+  unsigned sum = 0;
+  for (int64_t at = 0; at < tensor.size_bytes; at += kPageBytes) sum += static_cast<unsigned>(tensor.data[at]);
+  volatile unsigned sink = sum;
+  (void)sink;
+}
+
+bool IsAligned(const StoredTensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data) % kAlignmentBytes == 0; }
+
+// Converts `tensor` into `out`, which has its shape. A misaligned source goes through aligned memory first.
+void ConvertInto(const StoredTensor& tensor, at::Tensor out) {
+  if (out.scalar_type() == ToScalarType(tensor.dtype)) {
+    std::memcpy(out.data_ptr(), tensor.data, static_cast<size_t>(tensor.size_bytes));
+  } else if (IsAligned(tensor)) {
+    out.copy_(Mapped(tensor));
+  } else {
+    at::Tensor aligned = at::empty(tensor.shape, at::TensorOptions().dtype(ToScalarType(tensor.dtype)));
+    std::memcpy(aligned.data_ptr(), tensor.data, static_cast<size_t>(tensor.size_bytes));
+    out.copy_(aligned);
+  }
+  tensor.file->Drop(tensor.data, tensor.size_bytes);
+}
+
+}  // namespace
+
+at::ScalarType ToScalarType(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return at::kFloat;
+    case DType::kBF16: return at::kBFloat16;
+    case DType::kF16: return at::kHalf;
+    case DType::kF64: return at::kDouble;
+    case DType::kI64: return at::kLong;
+    case DType::kI32: return at::kInt;
+    case DType::kI16: return at::kShort;
+    case DType::kI8: return at::kChar;
+    case DType::kU8: return at::kByte;
+    case DType::kBool: return at::kBool;
+  }
+  return at::kFloat;
+}
+
+WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Progress progress)
+    : weights_(std::move(weights)), dtype_(dtype), progress_(std::move(progress)) {
+  for (const auto& [key, tensor] : weights_) total_bytes_ += tensor.size_bytes;
+}
+
+const StoredTensor& WeightLoader::Find(WeightName name, int32_t layer) const {
+  const auto it = weights_.find({name, layer});
+  LORAD_CHECK(it != weights_.end());  // MatchWeights found every row that is not optional.
+  return it->second;
+}
+
+void WeightLoader::Count(int64_t stored_bytes, const at::Tensor& loaded) {
+  done_bytes_ += stored_bytes;
+  loaded_bytes_ += static_cast<int64_t>(loaded.nbytes());
+  if (progress_) progress_(done_bytes_, total_bytes_);
+}
+
+at::Tensor WeightLoader::Load(WeightName name, int32_t layer) {
+  const StoredTensor& stored = Find(name, layer);
+  at::Tensor loaded;
+  if (ToScalarType(stored.dtype) == dtype_ && IsAligned(stored)) {
+    ReadIn(stored);
+    loaded = Mapped(stored);
+  } else {
+    loaded = at::empty(stored.shape, at::TensorOptions().dtype(dtype_));
+    ConvertInto(stored, loaded);
+  }
+  Count(stored.size_bytes, loaded);
+  return loaded;
+}
+
+at::Tensor WeightLoader::LoadIfAny(WeightName name, int32_t layer) {
+  return Has(name, layer) ? Load(name, layer) : at::Tensor();
+}
+
+at::Tensor WeightLoader::LoadStacked(std::initializer_list<WeightName> parts, int32_t layer) {
+  if (!Has(*parts.begin(), layer)) return at::Tensor();
+  std::vector<int64_t> shape = Find(*parts.begin(), layer).shape;
+  shape[0] = 0;
+  int64_t stored_bytes = 0;
+  for (const WeightName part : parts) {
+    shape[0] += Find(part, layer).shape[0];
+    stored_bytes += Find(part, layer).size_bytes;
+  }
+  at::Tensor stacked = at::empty(shape, at::TensorOptions().dtype(dtype_));
+  int64_t first_row = 0;
+  for (const WeightName part : parts) {
+    const StoredTensor& stored = Find(part, layer);
+    ConvertInto(stored, stacked.narrow(0, first_row, stored.shape[0]));
+    first_row += stored.shape[0];
+  }
+  Count(stored_bytes, stacked);
+  return stacked;
+}
+
+}  // namespace lorad

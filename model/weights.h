@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+
+#include <ATen/core/Tensor.h>
+
+#include "model/weights_match.h"
+
+namespace lorad {
+
+// Turns the stored tensors of one checkpoint into tensors of the model's dtype, on the CPU.
+//
+// A tensor whose stored dtype is the model's is used where it lies, without a copy, and keeps its file mapped; its pages are
+// read in now, so that no step waits for the disk. Converted and fused ones are copies; the pages they came from are dropped.
+// Threads  one. Throws c10::Error (out of memory): call under Guarded.
+class WeightLoader final {
+ public:
+  using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
+  WeightLoader(MatchedWeights weights, at::ScalarType dtype, Progress progress);
+
+  bool Has(WeightName name, int32_t layer = -1) const { return weights_.contains({name, layer}); }
+  at::Tensor Load(WeightName name, int32_t layer = -1);
+  // Undefined when the architecture has no such tensor.
+  at::Tensor LoadIfAny(WeightName name, int32_t layer = -1);
+  // The parts one below the other: [sum of rows, in], or [sum] for biases. Undefined when there is none of them.
+  at::Tensor LoadStacked(std::initializer_list<WeightName> parts, int32_t layer);
+
+  int64_t loaded_bytes() const { return loaded_bytes_; }  // of the model's tensors, mapped or copied
+
+ private:
+  const StoredTensor& Find(WeightName name, int32_t layer) const;
+  void Count(int64_t stored_bytes, const at::Tensor& loaded);
+
+  const MatchedWeights weights_;
+  const at::ScalarType dtype_;
+  const Progress progress_;
+  int64_t total_bytes_ = 0;
+  int64_t done_bytes_ = 0;
+  int64_t loaded_bytes_ = 0;
+};
+
+at::ScalarType ToScalarType(DType dtype);
+
+}  // namespace lorad

@@ -1,0 +1,73 @@
+#include "model/weights_match.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "model/safetensors.h"
+
+namespace lorad {
+namespace {
+
+constexpr size_t kShownNames = 10;
+
+bool IsLeftover(const std::string& name) {
+  return absl::EndsWith(name, "rotary_emb.inv_freq") || absl::EndsWith(name, "masked_bias");
+}
+
+// "missing: 12: a, b, …" for a list that is not empty.
+void AppendList(const char* what, const std::vector<std::string>& names, std::vector<std::string>* parts) {
+  if (names.empty()) return;
+  const std::vector<std::string> shown(names.begin(), names.begin() + std::min(names.size(), kShownNames));
+  parts->push_back(
+      absl::StrCat(what, ": ", names.size(), ": ", absl::StrJoin(shown, ", "), names.size() > kShownNames ? ", …" : ""));
+}
+
+}  // namespace
+
+absl::StatusOr<MatchedWeights> MatchWeights(const std::vector<WeightRow>& rows, int64_t num_layers,
+                                            const Checkpoint& checkpoint) {
+  MatchedWeights matched;
+  std::set<std::string> wanted;
+  std::vector<std::string> missing, unexpected, wrong_shape, wrong_dtype;
+  for (const WeightRow& row : rows) {
+    const int32_t layers = row.per_layer() ? static_cast<int32_t>(num_layers) : 1;
+    for (int32_t layer = 0; layer < layers; ++layer) {
+      const std::string name = absl::StrReplaceAll(row.stored_name, {{"{}", absl::StrCat(layer)}});
+      wanted.insert(name);
+      const auto it = checkpoint.find(name);
+      if (it == checkpoint.end()) {
+        if (!row.optional) missing.push_back(name);
+        continue;
+      }
+      const StoredTensor& tensor = it->second;
+      if (tensor.shape != row.shape) {
+        wrong_shape.push_back(absl::StrCat(name, " ", ShapeText(tensor.shape), ", expected ", ShapeText(row.shape)));
+      }
+      if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16) {
+        wrong_dtype.push_back(name);
+      }
+      matched[{row.name, row.per_layer() ? layer : -1}] = tensor;
+    }
+  }
+  for (const auto& [name, tensor] : checkpoint) {
+    if (!wanted.contains(name) && !IsLeftover(name)) unexpected.push_back(Printable(name));
+  }
+  std::vector<std::string> problems;
+  AppendList("missing", missing, &problems);
+  AppendList("unexpected", unexpected, &problems);
+  AppendList("wrong shape", wrong_shape, &problems);
+  if (!problems.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the checkpoint's tensors do not fit config.json: ", absl::StrJoin(problems, "; ")));
+  }
+  AppendList("tensors that are not F32, F16 or BF16", wrong_dtype, &problems);
+  if (!problems.empty()) return absl::UnimplementedError(problems[0]);
+  return matched;
+}
+
+}  // namespace lorad
