@@ -21,11 +21,12 @@ using StatusReply = std::function<void(absl::Status)>;
 struct SubmitCommand {
   Request request;
 };
-// The caller went away, or a stop string was met. `finish_as_stop`: the sequence ends as kStop without an event more.
+// The caller went away, or the front end met a stop string (`as_stop`: the sequence ends as kStop, and counts as such).
 struct CancelCommand {
   RequestId request = 0;
   int32_t index = -1;  // -1: every sequence of the request
   std::string reason;
+  bool as_stop = false;
 };
 struct LoadCommand {
   std::string name;

@@ -52,7 +52,7 @@ class Engine final {
   ~Engine();
 
   absl::Status Submit(Request request);
-  void Cancel(RequestId request, int32_t index, std::string reason);
+  void Cancel(RequestId request, int32_t index, std::string reason, bool as_stop = false);
   absl::Status Load(LoadCommand command);
   absl::Status Unload(UnloadCommand command);
   absl::Status Pin(PinCommand command);

@@ -19,7 +19,9 @@ struct PlanRow {
 };
 
 struct StepPlan {
-  std::vector<PlanRow> rows;  // ordered by adapter slot
+  std::vector<SequenceId> preempt;    // to give back their memory and wait, before anything is reserved
+  std::vector<PlanRow> rows;          // Reserve orders them by adapter slot
+  std::vector<SequenceId> overtaken;  // waiting ones, once for each later request that begins in this step
 };
 
 // A row with all that executing it needs, filled in by Reserve. Spans point into the Sequence, which outlives the step.

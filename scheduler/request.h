@@ -54,6 +54,8 @@ struct Request {
   std::string adapter;     // name; "" = the base
   std::vector<int32_t> prompt_ids;
   SamplingOptions sampling;  // of sequence 0; sequence i draws with seed + i
+  // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being refused.
+  bool max_tokens_is_default = false;
   int32_t n = 1;
   int32_t priority = 0;               // lower is sooner
   int64_t arrival_us = 0;             // Clock

@@ -9,6 +9,15 @@
 
 namespace lorad {
 
+// Every adapter as of one change of the table; shared by the snapshots until the next change, so that ten thousand names
+// cost a step nothing.
+struct AdapterListing {
+  std::vector<std::shared_ptr<const AdapterInfo>> all;  // by name; a name may be listed again while an old version drains
+  std::vector<std::string> resident;                    // names, in the pool and ready
+  std::vector<std::string> running;                     // names that running requests use
+  std::vector<std::string> waiting;                     // names that waiting requests want
+};
+
 // State of the engine after a step, immutable; what lists, metrics and health read without entering the engine.
 struct EngineSnapshot {
   int64_t running_sequences = 0;
@@ -20,9 +29,7 @@ struct EngineSnapshot {
   int64_t page_bytes = 0;
   int64_t pages_per_kv_block = 0;
   bool draining = false;
-  std::vector<AdapterInfo> adapters;          // by name
-  std::vector<std::string> resident_adapters;  // names, in the pool and ready
-  std::vector<std::string> waiting_adapters;   // names that waiting requests want
+  std::shared_ptr<const AdapterListing> adapters = std::make_shared<const AdapterListing>();  // never null
 };
 
 }  // namespace lorad
