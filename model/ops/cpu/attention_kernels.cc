@@ -1,0 +1,212 @@
+#include "model/ops/cpu/attention_kernels.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "model/kv/kv_layout.h"
+#include "model/ops/cpu/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "model/ops/cpu/attention_kernels.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+#include "model/ops/cpu/dot-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lorad::cpu {
+namespace HWY_NAMESPACE {
+
+inline constexpr int64_t kTokens = kKvBlockTokens;
+static_assert(kTokens % 8 == 0 && kTokens % kLanes == 0);
+
+// Which tokens of the block a query may see: [begin, end).
+struct Visible {
+  int64_t begin;
+  int64_t end;
+};
+HWY_INLINE Visible VisibleOf(const AttendArgs& a, int64_t row, int64_t block) {
+  const int64_t position = a.first_position + row, base = block * kTokens;
+  const int64_t oldest = a.window > 0 ? position - a.window + 1 : 0;
+  return {std::clamp<int64_t>(oldest - base, 0, kTokens), std::clamp<int64_t>(position + 1 - base, 0, kTokens)};
+}
+
+// scores[q, t] for all tokens of the block.
+HWY_INLINE void ScoreBlock(const float* q, int64_t queries, int64_t width, const float* keys, float* scores) {
+  int64_t i = 0;
+  for (; queries - i >= 3 && queries - i != 4; i += 3) {
+    for (int64_t t = 0; t < kTokens; t += 4) {
+      float sums[3][4];
+      Tile<4, 3>(q + i * width, width, keys + t * width, width, width, sums);
+      for (int r = 0; r < 3; ++r) std::copy(sums[r], sums[r] + 4, scores + (i + r) * kTokens + t);
+    }
+  }
+  for (; queries - i >= 2; i += 2) {
+    for (int64_t t = 0; t < kTokens; t += 4) {
+      float sums[2][4];
+      Tile<4, 2>(q + i * width, width, keys + t * width, width, width, sums);
+      for (int r = 0; r < 2; ++r) std::copy(sums[r], sums[r] + 4, scores + (i + r) * kTokens + t);
+    }
+  }
+  if (i < queries) {
+    for (int64_t t = 0; t < kTokens; t += 8) {
+      float sums[1][8];
+      Tile<8, 1>(q + i * width, width, keys + t * width, width, width, sums);
+      std::copy(sums[0], sums[0] + 8, scores + i * kTokens + t);
+    }
+  }
+}
+
+// Turns the visible scores of one query into weights relative to the new maximum, zero elsewhere; returns the factor
+// for what was summed before. A NaN stays one.
+HWY_INLINE float Weigh(float* scores, Visible visible, float scale, float& max, float& sum) {
+  const DF d;
+  const VF lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const VF begin = hn::Set(d, static_cast<float>(visible.begin)), end = hn::Set(d, static_cast<float>(visible.end));
+  VF s[kTokens / kLanes];
+  VF best = hn::Set(d, max);
+  for (int64_t i = 0; i < kTokens / kLanes; ++i) {
+    const VF token = hn::Iota(d, static_cast<float>(i * kLanes));
+    const auto seen = hn::And(hn::Ge(token, begin), hn::Lt(token, end));
+    s[i] = hn::IfThenElse(seen, hn::Mul(hn::LoadU(d, scores + i * kLanes), hn::Set(d, scale)), lowest);
+    best = hn::Max(best, s[i]);
+  }
+  const float new_max = hn::GetLane(hn::MaxOfLanes(d, best));
+  VF total = hn::Zero(d);
+  for (int64_t i = 0; i < kTokens / kLanes; ++i) {
+    const VF below = hn::Sub(s[i], hn::Set(d, new_max));
+    const VF weight = hn::IfThenElse(hn::IsNaN(below), below, hn::Exp(d, below));
+    hn::StoreU(weight, d, scores + i * kLanes);
+    total = hn::Add(total, weight);
+  }
+  const float factor = hn::GetLane(hn::Exp(d, hn::Set(d, max - new_max)));
+  sum = sum * factor + SumLanes(total);
+  max = new_max;
+  return factor;
+}
+
+// acc[q] = acc[q] * factor[q] + sum over tokens [begin, end) of weight[q, t] * values[t], t ascending.
+template <int Q, int V>
+HWY_INLINE void Accumulate(const float* weights, const float* factors, const float* values, int64_t width,
+                           Visible tokens, float* acc) {
+  const DF d;
+  VF sums[Q][V];
+  for (int i = 0; i < Q; ++i) {
+    const VF factor = hn::Set(d, factors[i]);
+    for (int v = 0; v < V; ++v) sums[i][v] = hn::Mul(hn::LoadU(d, acc + i * width + v * kLanes), factor);
+  }
+  for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+    VF w[Q];
+    for (int i = 0; i < Q; ++i) w[i] = hn::Set(d, weights[i * kTokens + t]);
+    for (int v = 0; v < V; ++v) {
+      const VF value = hn::LoadU(d, values + t * width + v * kLanes);
+      for (int i = 0; i < Q; ++i) sums[i][v] = hn::MulAdd(w[i], value, sums[i][v]);
+    }
+  }
+  for (int i = 0; i < Q; ++i)
+    for (int v = 0; v < V; ++v) hn::StoreU(sums[i][v], d, acc + i * width + v * kLanes);
+}
+template <int Q>
+HWY_INLINE void AccumulateWidth(const float* weights, const float* factors, const float* values, int64_t width,
+                                Visible tokens, float* acc) {
+  constexpr int kWide = Q == 1 ? 8 : 4;
+  int64_t c = 0;
+  for (; c + kWide * kLanes <= width; c += kWide * kLanes) {
+    Accumulate<Q, kWide>(weights, factors, values + c, width, tokens, acc + c);
+  }
+  for (; c < width; c += kPair) Accumulate<Q, 2>(weights, factors, values + c, width, tokens, acc + c);
+}
+
+template <typename T>
+void AttendT(const AttendArgs& a, const T* q, T* y) {
+  const int64_t queries = a.rows * a.group;
+  const int64_t width = (a.head_dim + kPair - 1) / kPair * kPair;
+  float* packed_q = ThreadScratch(Scratch::kRows, queries * (2 * width + kTokens + 3));
+  float* acc = packed_q + queries * width;
+  float* scores = acc + queries * width;
+  float* max = scores + queries * kTokens;
+  float* sum = max + queries;
+  float* factors = sum + queries;
+  float* packed_kv = ThreadScratch(Scratch::kWeights, 2 * kTokens * width);
+  for (int64_t r = 0; r < a.rows; ++r) {
+    PackRowsT(q + r * a.q_stride, a.head_dim, a.group, a.head_dim, width, packed_q + r * a.group * width, width);
+  }
+  std::fill(acc, acc + queries * width, 0.0f);
+  std::fill(max, max + queries, -std::numeric_limits<float>::infinity());
+  std::fill(sum, sum + queries, 0.0f);
+
+  const int64_t oldest = a.window > 0 ? std::max<int64_t>(0, a.first_position - a.window + 1) : 0;
+  const int64_t last = a.first_position + a.rows - 1;
+  for (int64_t b = oldest / kTokens; b <= last / kTokens; ++b) {
+    const std::byte* block = a.arena + a.blocks[b] * a.page_bytes;
+    const T* keys = reinterpret_cast<const T*>(block + a.k_offset_bytes);
+    const T* values = reinterpret_cast<const T*>(block + a.v_offset_bytes);
+    const float* k = packed_kv;
+    const float* v = packed_kv + kTokens * width;
+    const int64_t written = std::min(kTokens, last + 1 - b * kTokens);  // what lies behind is of nobody
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (width == a.head_dim) {
+        k = keys;
+        v = values;
+      }
+    }
+    if (k == packed_kv) {
+      PackRowsT(keys, a.head_dim, kTokens, a.head_dim, width, packed_kv, width);
+      PackRowsT(values, a.head_dim, written, a.head_dim, width, packed_kv + kTokens * width, width);
+    }
+    ScoreBlock(packed_q, queries, width, k, scores);
+    bool all_alike = true;  // every query sees the whole block
+    for (int64_t i = 0; i < queries; ++i) {
+      const Visible visible = VisibleOf(a, i / a.group, b);
+      all_alike = all_alike && visible.begin == 0 && visible.end == kTokens;
+      if (visible.begin >= visible.end) continue;
+      factors[i] = Weigh(scores + i * kTokens, visible, a.scale, max[i], sum[i]);
+    }
+    int64_t i = 0;
+    if (all_alike) {
+      for (; i + 2 <= queries; i += 2) {
+        AccumulateWidth<2>(scores + i * kTokens, factors + i, v, width, {0, kTokens}, acc + i * width);
+      }
+    }
+    for (; i < queries; ++i) {
+      const Visible visible = VisibleOf(a, i / a.group, b);
+      if (visible.begin >= visible.end) continue;
+      AccumulateWidth<1>(scores + i * kTokens, factors + i, v, width, visible, acc + i * width);
+    }
+  }
+
+  const DF d;
+  for (int64_t i = 0; i < queries; ++i) {
+    const VF inverse = hn::Set(d, 1.0f / sum[i]);
+    T* out = y + i / a.group * a.y_stride + i % a.group * a.head_dim;
+    for (int64_t c = 0; c < a.head_dim; c += kPair) {
+      const VF lower = hn::Mul(hn::LoadU(d, acc + i * width + c), inverse);
+      const VF upper = hn::Mul(hn::LoadU(d, acc + i * width + c + kLanes), inverse);
+      if (c + kPair <= a.head_dim) {
+        Store2(lower, upper, out + c);
+      } else {
+        Store2Tail(lower, upper, out + c, a.head_dim - c);
+      }
+    }
+  }
+}
+
+void AttendF32(const AttendArgs& a, const float* q, float* y) { AttendT(a, q, y); }
+void AttendBf16(const AttendArgs& a, const uint16_t* q, uint16_t* y) { AttendT(a, q, y); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lorad::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lorad::cpu {
+
+HWY_EXPORT(AttendF32);
+HWY_EXPORT(AttendBf16);
+
+void Attend(const AttendArgs& args, const float* q, float* y) { HWY_DYNAMIC_DISPATCH(AttendF32)(args, q, y); }
+void Attend(const AttendArgs& args, const uint16_t* q, uint16_t* y) { HWY_DYNAMIC_DISPATCH(AttendBf16)(args, q, y); }
+
+}  // namespace lorad::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,207 @@
+#include "model/ops/cpu/row_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "model/ops/cpu/row_kernels.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+#include "model/ops/cpu/vec-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lorad::cpu {
+namespace HWY_NAMESPACE {
+
+// The operands of one step: whole pairs of vectors, or a tail with zeros behind it.
+template <typename T>
+HWY_INLINE void LoadPart(const T* p, int64_t n, VF& a, VF& b) {
+  if (n >= kPair) {
+    Load2(p, a, b);
+  } else {
+    Load2Tail(p, n, a, b);
+  }
+}
+template <typename T>
+HWY_INLINE void StorePart(VF a, VF b, T* p, int64_t n) {
+  if (n >= kPair) {
+    Store2(a, b, p);
+  } else {
+    Store2Tail(a, b, p, n);
+  }
+}
+
+template <typename T>
+void RmsNormT(const T* x, const T* weight, int64_t n, float eps, T* y) {
+  const DF d;
+  VF sum0 = hn::Zero(d), sum1 = hn::Zero(d);
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b;
+    LoadPart(x + i, n - i, a, b);
+    sum0 = hn::MulAdd(a, a, sum0);
+    sum1 = hn::MulAdd(b, b, sum1);
+  }
+  const float mean = SumLanes(hn::Add(sum0, sum1)) / static_cast<float>(n);
+  const VF factor = hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Set(d, mean + eps)));
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b, w0, w1;
+    LoadPart(x + i, n - i, a, b);
+    LoadPart(weight + i, n - i, w0, w1);
+    StorePart(hn::Mul(w0, RoundTo(y, hn::Mul(a, factor))), hn::Mul(w1, RoundTo(y, hn::Mul(b, factor))), y + i, n - i);
+  }
+}
+
+template <typename T>
+void AddT(const T* x, int64_t n, T* residual) {
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b, r0, r1;
+    LoadPart(x + i, n - i, a, b);
+    LoadPart(residual + i, n - i, r0, r1);
+    StorePart(hn::Add(r0, a), hn::Add(r1, b), residual + i, n - i);
+  }
+}
+
+HWY_INLINE VF Silu(VF v) {
+  const DF d;
+  // hn::Exp is for arguments up to 104; past 88 the result is 0 all the same.
+  const VF exp = hn::Exp(d, hn::Min(hn::Neg(v), hn::Set(d, 88.0f)));
+  return hn::Div(v, hn::Add(hn::Set(d, 1.0f), exp));
+}
+template <typename T>
+void SiluMulT(const T* gate, const T* up, int64_t n, T* y) {
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b, u0, u1;
+    LoadPart(gate + i, n - i, a, b);
+    LoadPart(up + i, n - i, u0, u1);
+    StorePart(hn::Mul(RoundTo(y, Silu(a)), u0), hn::Mul(RoundTo(y, Silu(b)), u1), y + i, n - i);
+  }
+}
+
+template <typename T>
+void RotateT(const T* x, const T* cos, const T* sin, int64_t half, int64_t n, T* y) {
+  for (int64_t i = 0; i < half; i += kPair) {
+    const int64_t left = half - i;
+    VF a0, a1, b0, b1, c0, c1, s0, s1;
+    LoadPart(x + i, left, a0, a1);
+    LoadPart(x + half + i, left, b0, b1);
+    LoadPart(cos + i, left, c0, c1);
+    LoadPart(sin + i, left, s0, s1);
+    StorePart(hn::NegMulAdd(b0, s0, hn::Mul(a0, c0)), hn::NegMulAdd(b1, s1, hn::Mul(a1, c1)), y + i, left);
+    StorePart(hn::MulAdd(a0, s0, hn::Mul(b0, c0)), hn::MulAdd(a1, s1, hn::Mul(b1, c1)), y + half + i, left);
+  }
+  if (y != x) std::copy(x + 2 * half, x + n, y + 2 * half);
+}
+
+float MaxOfT(const float* x, int64_t n) {
+  const DF d;
+  VF best = hn::Set(d, -std::numeric_limits<float>::infinity());
+  VF nans = hn::Zero(d);  // sticks at NaN
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const VF v = hn::LoadU(d, x + i);
+    best = hn::Max(best, v);
+    nans = hn::Add(nans, hn::IfThenElse(hn::IsNaN(v), v, hn::Zero(d)));
+  }
+  float max = hn::GetLane(hn::MaxOfLanes(d, best));
+  float nan = SumLanes(nans);
+  for (; i < n; ++i) {
+    if (std::isnan(x[i])) nan = x[i];
+    max = std::max(max, x[i]);
+  }
+  return std::isnan(nan) ? nan : max;
+}
+
+double ExpRowT(const float* x, int64_t n, float shift, float factor, float* y) {
+  constexpr int64_t kChunk = 1024;  // float sums of so many are as exact as the terms
+  const DF d;
+  const VF vshift = hn::Set(d, shift), vfactor = hn::Set(d, factor);
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kChunk) {
+    const int64_t end = std::min(n, begin + kChunk);
+    VF sum = hn::Zero(d);
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const int64_t left = end - i;
+      alignas(64) float buffer[kLanes];
+      if (left < kLanes) {
+        std::fill(buffer, buffer + kLanes, -std::numeric_limits<float>::infinity());
+        std::copy(x + i, x + end, buffer);
+      }
+      const VF v = left < kLanes ? hn::Load(d, buffer) : hn::LoadU(d, x + i);
+      const VF e = hn::Exp(d, hn::Mul(hn::Sub(v, vshift), vfactor));
+      sum = hn::Add(sum, e);
+      if (y == nullptr) continue;
+      if (left < kLanes) {
+        hn::Store(e, d, buffer);
+        std::copy(buffer, buffer + left, y + i);
+      } else {
+        hn::StoreU(e, d, y + i);
+      }
+    }
+    total += SumLanes(sum);
+  }
+  return total;
+}
+
+void RmsNormF32(const float* x, const float* w, int64_t n, float eps, float* y) { RmsNormT(x, w, n, eps, y); }
+void RmsNormBf16(const uint16_t* x, const uint16_t* w, int64_t n, float eps, uint16_t* y) {
+  RmsNormT(x, w, n, eps, y);
+}
+void AddF32(const float* x, int64_t n, float* residual) { AddT(x, n, residual); }
+void AddBf16(const uint16_t* x, int64_t n, uint16_t* residual) { AddT(x, n, residual); }
+void SiluMulF32(const float* gate, const float* up, int64_t n, float* y) { SiluMulT(gate, up, n, y); }
+void SiluMulBf16(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y) { SiluMulT(gate, up, n, y); }
+void RotateF32(const float* x, const float* cos, const float* sin, int64_t half, int64_t n, float* y) {
+  RotateT(x, cos, sin, half, n, y);
+}
+void RotateBf16(const uint16_t* x, const uint16_t* cos, const uint16_t* sin, int64_t half, int64_t n, uint16_t* y) {
+  RotateT(x, cos, sin, half, n, y);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lorad::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lorad::cpu {
+
+HWY_EXPORT(RmsNormF32);
+HWY_EXPORT(RmsNormBf16);
+HWY_EXPORT(AddF32);
+HWY_EXPORT(AddBf16);
+HWY_EXPORT(SiluMulF32);
+HWY_EXPORT(SiluMulBf16);
+HWY_EXPORT(RotateF32);
+HWY_EXPORT(RotateBf16);
+HWY_EXPORT(MaxOfT);
+HWY_EXPORT(ExpRowT);
+
+void RmsNormRow(const float* x, const float* weight, int64_t n, float eps, float* y) {
+  HWY_DYNAMIC_DISPATCH(RmsNormF32)(x, weight, n, eps, y);
+}
+void RmsNormRow(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(RmsNormBf16)(x, weight, n, eps, y);
+}
+void AddRow(const float* x, int64_t n, float* residual) { HWY_DYNAMIC_DISPATCH(AddF32)(x, n, residual); }
+void AddRow(const uint16_t* x, int64_t n, uint16_t* residual) { HWY_DYNAMIC_DISPATCH(AddBf16)(x, n, residual); }
+void SiluMulRow(const float* gate, const float* up, int64_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(SiluMulF32)(gate, up, n, y);
+}
+void SiluMulRow(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(SiluMulBf16)(gate, up, n, y);
+}
+void RotateRow(const float* x, const float* cos, const float* sin, int64_t half, int64_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(RotateF32)(x, cos, sin, half, n, y);
+}
+void RotateRow(const uint16_t* x, const uint16_t* cos, const uint16_t* sin, int64_t half, int64_t n, uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(RotateBf16)(x, cos, sin, half, n, y);
+}
+float MaxOf(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(MaxOfT)(x, n); }
+double ExpRow(const float* x, int64_t n, float shift, float factor, float* y) {
+  return HWY_DYNAMIC_DISPATCH(ExpRowT)(x, n, shift, factor, y);
+}
+
+}  // namespace lorad::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,20 @@
+#pragma once
+
+#include "model/ops/embedding.h"
+#include "model/ops/gated_activation.h"
+#include "model/ops/linear.h"
+#include "model/ops/paged_attention.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope_kv_write.h"
+
+// The CPU form of every op; arguments are checked before.
+namespace lorad::cpu {
+
+absl::Status Embedding(const EmbeddingArgs& args);
+absl::Status GatedActivation(const GatedActivationArgs& args);
+absl::Status Linear(const LinearArgs& args);
+absl::Status PagedAttention(const PagedAttentionArgs& args);
+absl::Status RmsNorm(const RmsNormArgs& args);
+absl::Status RopeKvWrite(const RopeKvWriteArgs& args);
+
+}  // namespace lorad::cpu

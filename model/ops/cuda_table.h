@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string_view>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+
+namespace lorad {
+
+struct EmbeddingArgs;
+struct GatedActivationArgs;
+struct LinearArgs;
+struct PagedAttentionArgs;
+struct RmsNormArgs;
+struct RopeKvWriteArgs;
+struct SegmentedGemmArgs;
+struct SegmentedEmbeddingArgs;
+
+// The CUDA form of every op. The CUDA shared object, when it is opened, hands its table to InstallCudaOps before the
+// first call of Torch; an entry left null, or no table at all, means Unimplemented.
+struct CudaOps {
+  absl::Status (*embedding)(const EmbeddingArgs&) = nullptr;
+  absl::Status (*gated_activation)(const GatedActivationArgs&) = nullptr;
+  absl::Status (*linear)(const LinearArgs&) = nullptr;
+  absl::Status (*paged_attention)(const PagedAttentionArgs&) = nullptr;
+  absl::Status (*rms_norm)(const RmsNormArgs&) = nullptr;
+  absl::Status (*rope_kv_write)(const RopeKvWriteArgs&) = nullptr;
+  absl::Status (*segmented_gemm)(const SegmentedGemmArgs&) = nullptr;
+  absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
+};
+
+// `ops` must outlive every call of an op. Not thread-safe: once, at start.
+void InstallCudaOps(const CudaOps* ops);
+const CudaOps& InstalledCudaOps();
+
+// Runs the op where its tensors are.
+template <typename Args>
+absl::Status Dispatch(std::string_view op, const at::Tensor& on, absl::Status (*cpu)(const Args&),
+                      absl::Status (*cuda)(const Args&), const Args& args) {
+  if (on.is_cpu()) return cpu(args);
+  if (on.is_cuda() && cuda != nullptr) return cuda(args);
+  return absl::UnimplementedError(std::string(op) + ": device: " + on.device().str() +
+                                  "; limit: cpu; no CUDA operators are loaded");
+}
+
+}  // namespace lorad

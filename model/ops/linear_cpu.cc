@@ -1,0 +1,55 @@
+#include <algorithm>
+
+#include "model/ops/cpu/dot_kernels.h"
+#include "model/ops/cpu/parallel.h"
+#include "model/ops/cpu_ops.h"
+
+namespace lorad::cpu {
+namespace {
+
+constexpr int64_t kProductsPerRange = 1 << 17;  // about 10 us of one thread
+
+template <typename T>
+void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
+  const int64_t rows = args.x.size(0), in = args.weight.in_features(), out = args.weight.out_features();
+  const int64_t packed_stride = PackedFloats(in);
+  const float* packed = nullptr;
+  int64_t x_stride = args.x.stride(0);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (in == packed_stride) packed = x;
+  }
+  if (packed == nullptr) {
+    float* scratch = ThreadScratch(Scratch::kRows, rows * packed_stride);
+    ParallelFor(rows, std::max<int64_t>(1, (1 << 16) / packed_stride), [&](int64_t begin, int64_t end) {
+      PackRows(x + begin * x_stride, x_stride, end - begin, in, scratch + begin * packed_stride, packed_stride);
+    });
+    packed = scratch;
+    x_stride = packed_stride;
+  }
+  const int64_t y_stride = args.y.stride(0);
+  // In units of 8 columns, so that ranges cut no tile of a single row.
+  const int64_t units = (out + 7) / 8;
+  const int64_t grain = std::max<int64_t>(1, kProductsPerRange / std::max<int64_t>(1, rows * in * 8));
+  ParallelFor(units, grain, [&](int64_t begin, int64_t end) {
+    const int64_t c = begin * 8;
+    const DotArgs dot = {packed, x_stride, rows, in, std::min(end * 8, out) - c, in, y_stride};
+    Dot(dot, w + c * in, y + c);
+  });
+}
+
+}  // namespace
+
+absl::Status Linear(const LinearArgs& args) {
+  if (args.x.size(0) == 0 || args.weight.out_features() == 0) return absl::OkStatus();
+  const void* x = args.x.const_data_ptr();
+  const void* w = args.weight.weight().const_data_ptr();
+  void* y = args.y.mutable_data_ptr();
+  if (args.x.scalar_type() == at::kFloat) {
+    Run(args, static_cast<const float*>(x), static_cast<const float*>(w), static_cast<float*>(y));
+  } else {
+    Run(args, static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(w), static_cast<uint16_t*>(y));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lorad::cpu

@@ -1,0 +1,114 @@
+#include "model/sampler/candidates.h"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+
+#include "model/ops/cpu/row_kernels.h"
+
+namespace lorad {
+namespace {
+
+bool MoreLikely(const Candidate& a, const Candidate& b) {
+  return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+}
+
+// Ids of the row, each once, with how often it came.
+struct Count {
+  int32_t id;
+  int32_t times;
+};
+std::vector<Count> CountIds(absl::Span<const int32_t> ids, int64_t vocab) {
+  std::vector<int32_t> sorted(ids.begin(), ids.end());
+  std::sort(sorted.begin(), sorted.end());
+  std::vector<Count> counts;
+  for (int32_t id : sorted) {
+    if (id < 0 || id >= vocab) continue;
+    if (counts.empty() || counts.back().id != id) counts.push_back({id, 0});
+    ++counts.back().times;
+  }
+  return counts;
+}
+
+void KeepTopP(double top_p, std::vector<Candidate>& candidates) {
+  double total = 0;
+  for (const Candidate& c : candidates) total += c.weight;
+  double kept = 0;
+  size_t sorted = 0;
+  // Sorted piece by piece: a few tokens hold most of the weight.
+  for (size_t piece = 64; sorted < candidates.size(); piece *= 4) {
+    const size_t end = std::min(candidates.size(), sorted + piece);
+    std::partial_sort(candidates.begin() + sorted, candidates.begin() + end, candidates.end(), MoreLikely);
+    for (; sorted < end; ++sorted) {
+      if (sorted > 0 && kept >= top_p * total) {
+        candidates.resize(sorted);
+        return;
+      }
+      kept += candidates[sorted].weight;
+    }
+  }
+}
+
+}  // namespace
+
+void ApplyProcessors(const SamplingOptions& options, absl::Span<const int32_t> prompt_ids,
+                     absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
+                     std::vector<float>& logits) {
+  const int64_t vocab = static_cast<int64_t>(logits.size());
+  for (const auto& [id, bias] : options.logit_bias) {
+    if (id >= 0 && id < vocab) logits[id] += bias;
+  }
+  for (int32_t id : banned_ids) {
+    if (id >= 0 && id < vocab) logits[id] = -std::numeric_limits<float>::infinity();
+  }
+  if (options.repetition_penalty != 1.0f) {
+    std::vector<int32_t> seen(prompt_ids.begin(), prompt_ids.end());
+    seen.insert(seen.end(), generated_ids.begin(), generated_ids.end());
+    for (const Count& c : CountIds(seen, vocab)) {
+      float& l = logits[c.id];
+      l = l > 0 ? l / options.repetition_penalty : l * options.repetition_penalty;
+    }
+  }
+  if (options.frequency_penalty != 0.0f || options.presence_penalty != 0.0f) {
+    for (const Count& c : CountIds(generated_ids, vocab)) {
+      logits[c.id] -= options.frequency_penalty * static_cast<float>(c.times) + options.presence_penalty;
+    }
+  }
+}
+
+std::vector<Candidate> CandidatesOf(const SamplingOptions& options, absl::Span<const float> logits, float max_logit) {
+  const int64_t vocab = static_cast<int64_t>(logits.size());
+  std::vector<float> weights(logits.size());
+  cpu::ExpRow(logits.data(), vocab, max_logit, 1.0f / options.temperature, weights.data());
+  float least = std::numeric_limits<float>::min();
+  if (options.top_k > 0 && options.top_k < vocab) {
+    std::vector<float> ordered = weights;
+    std::nth_element(ordered.begin(), ordered.begin() + (options.top_k - 1), ordered.end(), std::greater<float>());
+    least = std::max(least, ordered[options.top_k - 1]);
+  }
+  std::vector<Candidate> candidates;
+  for (int64_t id = 0; id < vocab; ++id) {
+    if (weights[id] >= least) candidates.push_back({static_cast<int32_t>(id), weights[id]});
+  }
+  if (options.top_p < 1.0f) KeepTopP(options.top_p, candidates);
+  if (options.min_p > 0.0f) {
+    // The largest weight is 1; it stays whatever min_p is.
+    const float floor = std::min(options.min_p, 1.0f);
+    std::erase_if(candidates, [&](const Candidate& c) { return c.weight < floor; });
+  }
+  return candidates;
+}
+
+int32_t Draw(absl::Span<const Candidate> candidates, double uniform) {
+  double total = 0;
+  for (const Candidate& c : candidates) total += c.weight;
+  const double target = uniform * total;
+  double sum = 0;
+  for (const Candidate& c : candidates) {
+    sum += c.weight;
+    if (sum > target) return c.id;
+  }
+  return candidates.back().id;
+}
+
+}  // namespace lorad

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "model/sampler/sampling_options.h"
+
+namespace lorad {
+
+// A token that may be drawn and its weight, relative to the most likely token's 1.
+struct Candidate {
+  int32_t id;
+  float weight;
+};
+
+// The processors that run before temperature, on one row of logits [V] in place. Token ids outside [0, V) are ignored.
+//   logit_bias:          l += bias
+//   banned:              l = -infinity
+//   repetition (HF):     for ids in prompt or generated: l > 0 ? l / penalty : l * penalty
+//   frequency, presence: l -= frequency * count + presence, over generated only
+void ApplyProcessors(const SamplingOptions& options, absl::Span<const int32_t> prompt_ids,
+                     absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
+                     std::vector<float>& logits);
+
+// What temperature, top_k, top_p and min_p leave of the row, in that order; temperature > 0, at least one finite logit.
+//   top_k: the k largest; equal to the k-th stay too.
+//   top_p: most likely first (equal ones by id) until their share reaches top_p; at least one.
+//   min_p: those whose weight is at least min_p of the largest.
+std::vector<Candidate> CandidatesOf(const SamplingOptions& options, absl::Span<const float> logits, float max_logit);
+
+// The candidate at `uniform` in [0, 1) of the weights' running sum.
+int32_t Draw(absl::Span<const Candidate> candidates, double uniform);
+
+}  // namespace lorad

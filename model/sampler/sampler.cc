@@ -1,0 +1,121 @@
+#include "model/sampler/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/check.h"
+#include "model/ops/cpu/parallel.h"
+#include "model/ops/cpu/row_kernels.h"
+#include "model/sampler/candidates.h"
+#include "model/sampler/philox.h"
+
+namespace lorad {
+namespace {
+
+const float* RowOf(const at::Tensor& logits, int64_t row) {
+  LORAD_CHECK(logits.is_cpu() && logits.scalar_type() == at::kFloat && logits.dim() == 2);
+  LORAD_CHECK(logits.size(1) > 0 && logits.stride(1) == 1);
+  LORAD_CHECK(row >= 0 && row < logits.size(0));
+  return logits.const_data_ptr<float>() + row * logits.stride(0);
+}
+
+bool NeedsProcessors(const SampleRow& row) {
+  const SamplingOptions& o = *row.options;
+  return !o.logit_bias.empty() || !row.banned_ids.empty() || o.repetition_penalty != 1.0f ||
+         o.presence_penalty != 0.0f || o.frequency_penalty != 0.0f;
+}
+
+absl::Status CheckMax(float max, size_t row, const char* what) {
+  if (std::isfinite(max)) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("sampler: row ", row, ": the largest logit ", what, " is ", max, "; limit: a finite number"));
+}
+
+absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t index, TokenLogprob& out) {
+  const SamplingOptions& options = *row.options;
+  const int64_t vocab = logits.size(1);
+  const float* raw = RowOf(logits, row.logit_row);
+  const float* scores = raw;
+  float max = cpu::MaxOf(raw, vocab);
+  if (absl::Status status = CheckMax(max, index, "of the model"); !status.ok()) return status;
+  std::vector<float> processed;
+  if (NeedsProcessors(row)) {
+    processed.assign(raw, raw + vocab);
+    ApplyProcessors(options, row.prompt_ids, row.generated_ids, row.banned_ids, processed);
+    scores = processed.data();
+    max = cpu::MaxOf(scores, vocab);
+    if (absl::Status status = CheckMax(max, index, "after bias and penalties"); !status.ok()) return status;
+  }
+  int32_t token;
+  if (options.temperature <= 0.0f || options.top_k == 1) {
+    token = static_cast<int32_t>(std::find(scores, scores + vocab, max) - scores);  // of equal ones the lowest id
+  } else {
+    token = Draw(CandidatesOf(options, absl::MakeConstSpan(scores, static_cast<size_t>(vocab)), max),
+                 UniformAt(options.seed, row.generated_ids.size()));
+  }
+  if (options.logprobs >= 0) {
+    out = LogprobOf(logits, row.logit_row, token, options.logprobs);
+  } else {
+    out.token_id = token;
+  }
+  return absl::OkStatus();
+}
+
+// The `count` best, best first; of equal ones the lower id first.
+std::vector<TopLogprob> Best(const float* scores, int64_t vocab, int64_t count) {
+  const auto better = [](const TopLogprob& a, const TopLogprob& b) {
+    return a.logprob != b.logprob ? a.logprob > b.logprob : a.token_id < b.token_id;
+  };
+  std::vector<TopLogprob> heap;  // its front is the worst
+  for (int64_t id = 0; id < vocab; ++id) {
+    const TopLogprob entry = {static_cast<int32_t>(id), scores[id]};
+    if (static_cast<int64_t>(heap.size()) < count) {
+      heap.push_back(entry);
+      std::push_heap(heap.begin(), heap.end(), better);
+    } else if (entry.logprob > heap.front().logprob) {
+      std::pop_heap(heap.begin(), heap.end(), better);
+      heap.back() = entry;
+      std::push_heap(heap.begin(), heap.end(), better);
+    }
+  }
+  std::sort_heap(heap.begin(), heap.end(), better);
+  return heap;
+}
+
+}  // namespace
+
+SampleResult Sample(const at::Tensor& logits, absl::Span<const SampleRow> rows) {
+  SampleResult result;
+  result.tokens.resize(rows.size());
+  result.errors.resize(rows.size());
+  const auto sample = [&](int64_t i) {
+    result.errors[i] = SampleOne(logits, rows[i], static_cast<size_t>(i), result.tokens[i]);
+  };
+  constexpr int64_t kLogitsOfOneThread = 1 << 15;
+  const int64_t count = static_cast<int64_t>(rows.size());
+  if (count > 1 && count * logits.size(1) > kLogitsOfOneThread) {
+    cpu::ParallelTasks(count, sample);
+  } else {
+    for (int64_t i = 0; i < count; ++i) sample(i);
+  }
+  return result;
+}
+
+TokenLogprob LogprobOf(const at::Tensor& logits, int64_t logit_row, int32_t token_id, int32_t top) {
+  const float* scores = RowOf(logits, logit_row);
+  const int64_t vocab = logits.size(1);
+  LORAD_CHECK(token_id >= 0 && token_id < vocab);
+  const float max = cpu::MaxOf(scores, vocab);
+  const double log_sum = std::log(cpu::ExpRow(scores, vocab, max, 1.0f, nullptr)) + max;
+  TokenLogprob out;
+  out.token_id = token_id;
+  out.logprob = static_cast<float>(scores[token_id] - log_sum);
+  if (top > 0) {
+    out.top = Best(scores, vocab, std::min<int64_t>(top, vocab));
+    for (TopLogprob& t : out.top) t.logprob = static_cast<float>(t.logprob - log_sum);
+  }
+  return out;
+}
+
+}  // namespace lorad
