@@ -37,6 +37,8 @@ class Base:
     stored: torch.dtype = torch.float32
     max_shard: str = "5GB"
     config_style: int = 5  # Which transformers' spelling config.json has.
+    added: dict = dataclasses.field(default_factory=dict)  # Keys of config.json that published folders have and that change nothing.
+    left_out: tuple = ()  # Keys that published version 4 files lack, to be filled with defaults.
     eos: object = 2  # Of generation_config.json; config.json always says 2.
     must_matter: dict = dataclasses.field(default_factory=dict)  # What is changed -> fields of config.json.
 
@@ -62,6 +64,7 @@ BASES = [
         ),
         seed=3,
         config_style=4,
+        left_out=("head_dim",),
         eos=[2, 5],
         must_matter={"llama3 scaling": {"rope_parameters": rope(5000.0)}, "theta": {"rope_parameters": rope(10000.0)}},
     ),
@@ -74,6 +77,7 @@ BASES = [
         ),
         seed=2,
         max_shard="40KB",
+        left_out=("head_dim", "num_key_value_heads", "attention_bias", "mlp_bias", "rope_theta"),
         must_matter={"theta": {"rope_parameters": rope(500.0)}, "eps": {"rms_norm_eps": 0.1}},
     ),
     Base(
@@ -97,6 +101,7 @@ BASES = [
         ),
         seed=5,
         stored=torch.float16,
+        left_out=("head_dim",),
         must_matter={"window": {"sliding_window": None}, "window of 9": {"sliding_window": 9}},
     ),
     Base(
@@ -107,6 +112,7 @@ BASES = [
             num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=rope(100000.0),
         ),
         seed=6,
+        added={"sliding_window": 4, "max_window_layers": 1},  # Without effect, as use_sliding_window is false.
         must_matter={"theta": {"rope_parameters": rope(1000.0)}},
     ),
     Base(
@@ -163,15 +169,14 @@ def write_base(base: Base, folder: pathlib.Path) -> None:
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=base.eos)
     out = folder / "model"
     model.save_pretrained(out, max_shard_size=base.max_shard)
-    new = read_json(out / "config.json")
-    old = version_4_spelling(new)
+    new = read_json(out / "config.json") | base.added
+    old = version_4_spelling(new, base.left_out)
     write_json(folder / "config_v4.json", old)
-    if base.config_style == 4:
-        write_json(out / "config.json", old)
+    write_json(out / "config.json", old if base.config_style == 4 else new)
     require_same_reading(new, old)
 
 
-def version_4_spelling(config: dict) -> dict:
+def version_4_spelling(config: dict, left_out: tuple) -> dict:
     old = dict(config)
     parameters = dict(old.pop("rope_parameters"))
     old["rope_theta"] = parameters.pop("rope_theta")
@@ -179,7 +184,7 @@ def version_4_spelling(config: dict) -> dict:
     old["torch_dtype"] = old.pop("dtype")
     old["transformers_version"] = "4.46.3"
     old.pop("layer_types", None)
-    return dict(sorted(old.items()))
+    return {key: old[key] for key in sorted(old) if key not in left_out}
 
 
 def require_same_reading(new: dict, old: dict) -> None:

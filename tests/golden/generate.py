@@ -3,6 +3,7 @@
 
   generate.py                    everything
   generate.py --base llama3      one base (repeatable), its adapters and its cases
+  generate.py --refused          the folders that must be refused
 """
 
 import argparse
@@ -20,6 +21,8 @@ import transformers
 
 import bases
 import oracle
+import refused_adapters
+import refused_models
 import variants
 from files import write_cases
 
@@ -27,7 +30,7 @@ HERE = pathlib.Path(__file__).parent
 MIN_MARGIN = 5e-3  # Of every greedy choice: fifty times what two correct programs differ by.
 MIN_SHIFT = 0.05  # Of some log-probability, by an adapter or by a constant of the configuration.
 MIN_DISTINCT = 4  # Different tokens in an answer, so that a loop does not hide wrong positions.
-BASE_LENGTHS = [(1, 12), (2, 12), (7, 16), (17, 16), (40, 20)]  # Prompt tokens, tokens asked for.
+BASE_LENGTHS = [(1, 12), (2, 12), (7, 16), (17, 16), (40, 20), (150, 12)]  # Prompt tokens, tokens asked for.
 ADAPTER_LENGTHS = [(7, 12), (40, 12), (2, 12), (17, 12), (1, 12)]
 TRIES = 400
 
@@ -121,7 +124,9 @@ def write_base(base: bases.Base) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", action="append", default=[], choices=[b.name for b in bases.BASES])
+    parser.add_argument("--refused", action="store_true")
     args = parser.parse_args()
+    everything = not args.base and not args.refused
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -129,6 +134,9 @@ def main() -> None:
     for base in bases.BASES:
         if everything or base.name in args.base:
             write_base(base)
+    if everything or args.refused:
+        refused_adapters.write_all(HERE)
+        refused_models.write_all(HERE)
 
 
 if __name__ == "__main__":

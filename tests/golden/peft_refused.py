@@ -1,0 +1,63 @@
+"""Adapters that peft itself makes and that lorad refuses by name: methods it does not serve, LoRA's own options included."""
+
+import pathlib
+import warnings
+
+import torch
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    OFTConfig,
+    TrainableTokensConfig,
+    VeraConfig,
+    get_peft_model,
+)
+
+import oracle
+
+
+def lora(**options):
+    return LoraConfig(**({"task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]} | options))
+
+
+MADE_BY_PEFT = {
+    "dora": (lora(use_dora=True), ["use_dora"]),
+    "lora_bias": (lora(lora_bias=True), ["lora_bias"]),
+    "bias_all": (lora(bias="all"), ["bias", "all"]),
+    "bias_lora_only": (lora(bias="lora_only"), ["bias", "lora_only"]),
+    "modules_to_save": (lora(modules_to_save=["lm_head"]), ["modules_to_save"]),
+    "modules_to_save_norm": (lora(modules_to_save=["norm"]), ["modules_to_save"]),
+    "trainable_token_indices": (lora(trainable_token_indices=[3, 9]), ["trainable_token_indices"]),
+    "pissa": (lora(init_lora_weights="pissa"), ["init_lora_weights", "pissa"]),
+    "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), ["init_lora_weights", "pissa_niter_4"]),
+    "olora": (lora(init_lora_weights="olora"), ["init_lora_weights", "olora"]),
+    "alora_by_peft": (lora(alora_invocation_tokens=[5, 6]), ["alora_invocation_tokens"]),
+    "layer_replication": (lora(layer_replication=[(0, 2), (1, 2)]), ["layer_replication"]),
+    "target_parameters": (lora(target_parameters=["o_proj.weight"]), ["target_parameters"]),
+    "ia3": (IA3Config(target_modules=["k_proj", "v_proj"], feedforward_modules=[]), ["peft_type", "IA3"]),
+    "loha": (LoHaConfig(r=2, target_modules=["q_proj", "v_proj"]), ["peft_type", "LOHA"]),
+    "vera": (VeraConfig(r=2, target_modules=["q_proj", "v_proj"]), ["peft_type", "VERA"]),
+    "oft": (OFTConfig(r=2, oft_block_size=0, target_modules=["q_proj", "v_proj"]), ["peft_type", "OFT"]),
+    "adalora": (AdaLoraConfig(init_r=2, target_r=2, total_step=10, target_modules=["q_proj", "v_proj"]), ["peft_type", "ADALORA"]),
+    "trainable_tokens": (TrainableTokensConfig(token_indices=[3]), ["peft_type", "TRAINABLE_TOKENS"]),
+}
+
+
+def write_peft_made(model_dir: pathlib.Path, out: pathlib.Path, write_expect) -> None:
+    for name, (config, names) in MADE_BY_PEFT.items():
+        torch.manual_seed(1)
+        model = oracle.load(model_dir)
+        model.name_or_path = f"golden/{model_dir.parent.name}"
+        config.task_type = "CAUSAL_LM"
+        peft_model = get_peft_model(model, config)
+        with torch.no_grad():
+            for parameter_name, parameter in peft_model.named_parameters():
+                if parameter.requires_grad and "lora_B" in parameter_name:
+                    parameter.normal_(std=0.2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peft_model.save_pretrained(out / name)
+        (out / name / "README.md").unlink(missing_ok=True)
+        write_expect(out / name, "UNIMPLEMENTED", names)
