@@ -14,8 +14,8 @@ namespace lorad {
 // A tensor in host memory, row-major, in the file's dtype.
 struct HostTensor {
   DType dtype = DType::kF32;
-  std::vector<int64_t> shape;
-  std::shared_ptr<const std::vector<std::byte>> bytes;  // many tensors may share one buffer
+  std::vector<int64_t> shape = {};
+  std::shared_ptr<const std::vector<std::byte>> bytes = nullptr;  // many tensors may share one buffer
   int64_t offset_bytes = 0;
 
   const std::byte* data() const { return bytes->data() + offset_bytes; }
@@ -28,13 +28,13 @@ struct HostTensor {
 
 // One low-rank pair: y += scale * (x A^T) B^T. For an embedding, x is the one-hot row of the token.
 struct ImageSlot {
-  Site site;
+  Site site = Site::kQProj;
   int32_t layer = -1;   // -1: not in a layer
   int32_t expert = -1;  // routed kinds
   int32_t rank = 0;
   float scale = 1.0f;
-  HostTensor a;  // [rank, in]
-  HostTensor b;  // [out, rank]
+  HostTensor a = {};  // [rank, in]
+  HostTensor b = {};  // [out, rank]
 };
 
 // An adapter in host form, the same for every kind; const after load. rsLoRA, patterns and target expressions are
@@ -52,7 +52,7 @@ struct AdapterImage {
 // Where one pair lies inside an adapter's run of pages. Both matrices are rank-major: A [rank, in], B transposed
 // [rank, out]; each starts on a 64-byte border.
 struct PackedSlot {
-  Site site;
+  Site site = Site::kQProj;
   int32_t layer = -1;
   int32_t expert = -1;
   int32_t rank = 0;

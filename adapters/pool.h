@@ -1,15 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "adapters/image.h"
 #include "adapters/lease.h"
 #include "adapters/loader.h"
+#include "adapters/residency.h"
 #include "adapters/slot_table.h"
 #include "model/memory/page_pool.h"
 
@@ -30,7 +29,10 @@ class AdapterPool final {
   AdapterPool(PagePool* pages, const BaseShape& shape);
   ~AdapterPool();
 
-  // Reserves pages, evicting idle adapters until the run fits. The reservation does not move until Commit.
+  // Reserves pages, evicting idle adapters until the run fits; when enough pages are free but scattered it compacts, a
+  // bounded part at a time, and may answer ResourceExhausted before it is done: the next try goes on. KV blocks may move:
+  // never while a step is in flight. The reservation does not move until Commit, and is kept until its loader has
+  // answered. Errors: InvalidArgument for an adapter larger than the pool.
   absl::StatusOr<AdapterReservation> Reserve(AdapterId id, PackedLayout layout);
   // The weights are in place: the adapter becomes resident and idle.
   void Commit(AdapterReservation reservation);
@@ -43,6 +45,8 @@ class AdapterPool final {
   // Evicts idle, unpinned adapters, oldest first, until `pages` are free in all or none is left; returns the evicted.
   std::vector<AdapterId> EvictUntilFree(int64_t pages);
 
+  std::vector<IdleAdapter> Idle() const;  // unpinned, oldest use first
+
   // Pages that evicting every idle, unpinned adapter would give.
   int64_t evictable_pages() const;
   int64_t resident_count() const;
@@ -53,6 +57,7 @@ class AdapterPool final {
  private:
   friend class AdapterLease;
   friend class AdapterReservation;
+  void Release(AdapterId id);  // by a lease that ends
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

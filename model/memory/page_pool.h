@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,6 +44,7 @@ class PageRun final {
 //
 // Units    pages of page_bytes(); sizes in bytes say so.
 // Threads  engine thread only, but for the bytes of a run, which belong to the run's owner.
+// Memory   an adapter's pages go back to the operating system when freed; KV pages are kept, they are soon used again.
 // Errors   ResourceExhausted: no such run free; the message has pages wanted, free and the largest hole.
 // Source   S-LoRA, arXiv 2311.03285 (unified paging).
 class PagePool final {
@@ -56,8 +58,9 @@ class PagePool final {
   // First fit: KV from the low end, adapters from the high end.
   absl::StatusOr<PageRun> Reserve(int64_t pages, PageOwner owner);
 
-  // Slides movable runs (KV down, adapters up) so that free pages join, copying at most `max_bytes`. Returns true while
-  // there is more to move. `moved` is told each run's owner side, so that tables that hold addresses can be renewed.
+  // Moves movable runs (KV down, adapters up) so that free pages join, copying at most `max_bytes`, but always one run,
+  // so that a run larger than the budget moves too. Returns true while there is more to move. `moved` is told each
+  // moved run's owner side, so that tables that hold addresses can be renewed. Never while a step is in flight.
   bool Compact(int64_t max_bytes, const std::function<void(PageOwner owner)>& moved);
 
   std::byte* arena() const { return arena_; }
@@ -80,8 +83,27 @@ class PagePool final {
     bool movable = true;
     bool live = false;
   };
+  // One move of compaction. `swap_with`: the adapter just below a KV run, which changes places with it; else -1.
+  struct Relocation {
+    int32_t id = -1;
+    int64_t first_page = 0;
+    int32_t swap_with = -1;
+  };
   PagePool(std::byte* arena, int64_t total_pages, int64_t page_bytes);
   void Free(int32_t id);
+  void TakeHole(int64_t first_page, int64_t pages);
+  void GiveHole(int64_t first_page, int64_t pages);
+  void GiveBackToSystem(int64_t first_page, int64_t pages);
+  std::byte* AddressOf(int64_t page) const { return arena_ + page * page_bytes_; }
+
+  std::optional<Relocation> NextRelocation() const;
+  std::optional<Relocation> KvIntoLowestHole() const;
+  std::optional<Relocation> AdapterIntoHighestHole() const;
+  std::optional<Relocation> SlideIntoHole() const;
+  std::optional<Relocation> SwapAdapterWithKvAbove() const;
+  int64_t CopiedPages(const Relocation& relocation) const;
+  void Relocate(const Relocation& relocation);
+  void SwapRuns(int32_t lower, int32_t upper);
 
   std::byte* arena_;
   int64_t page_bytes_;
@@ -90,6 +112,7 @@ class PagePool final {
   std::vector<Run> runs_;             // by id; dead ids are reused
   std::vector<int32_t> dead_ids_;
   std::map<int64_t, int32_t> live_;   // first page -> id, in address order
+  std::map<int64_t, int64_t> holes_;  // first page -> pages; neighbours are always joined
   int64_t used_pages_[2] = {0, 0};
 };
 

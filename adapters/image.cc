@@ -1,0 +1,66 @@
+#include "adapters/image.h"
+
+#include <algorithm>
+
+#include "adapters/float_convert.h"
+#include "model/base/check.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kAlignmentBytes = 64;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes; }
+
+void Copy(const HostTensor& from, DType to, std::byte* destination) {
+  constexpr int64_t kBlock = 4096;
+  float block[kBlock];
+  const int64_t count = from.elements();
+  for (int64_t i = 0; i < count; i += kBlock) {
+    const int64_t n = std::min(kBlock, count - i);
+    ToF32(from.dtype, from.data() + i * SizeBytes(from.dtype), n, block);
+    FromF32(block, n, to, destination + i * SizeBytes(to));
+  }
+}
+
+// from [rows, columns] -> destination [columns, rows], some rows at a time.
+void CopyTransposed(const HostTensor& from, DType to, std::byte* destination) {
+  constexpr int64_t kRows = 64;
+  const int64_t rows = from.shape[0];
+  const int64_t columns = from.shape[1];
+  std::vector<float> block(static_cast<size_t>(kRows * columns));
+  float column[kRows];
+  for (int64_t row = 0; row < rows; row += kRows) {
+    const int64_t n = std::min(kRows, rows - row);
+    ToF32(from.dtype, from.data() + row * columns * SizeBytes(from.dtype), n * columns, block.data());
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t r = 0; r < n; ++r) column[r] = block[static_cast<size_t>(r * columns + c)];
+      FromF32(column, n, to, destination + (c * rows + row) * SizeBytes(to));
+    }
+  }
+}
+
+}  // namespace
+
+PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
+  PackedLayout layout;
+  layout.dtype = pool_dtype;
+  for (const ImageSlot& slot : image.slots) {
+    PackedSlot packed{.site = slot.site, .layer = slot.layer, .expert = slot.expert, .rank = slot.rank, .scale = slot.scale};
+    packed.a_offset_bytes = Aligned(layout.total_bytes);
+    packed.b_offset_bytes = Aligned(packed.a_offset_bytes + slot.a.elements() * SizeBytes(pool_dtype));
+    layout.total_bytes = packed.b_offset_bytes + slot.b.elements() * SizeBytes(pool_dtype);
+    layout.slots.push_back(packed);
+  }
+  return layout;
+}
+
+void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination) {
+  LORAD_CHECK_EQ(image.slots.size(), layout.slots.size());
+  for (size_t i = 0; i < image.slots.size(); ++i) {
+    Copy(image.slots[i].a, layout.dtype, destination + layout.slots[i].a_offset_bytes);
+    CopyTransposed(image.slots[i].b, layout.dtype, destination + layout.slots[i].b_offset_bytes);
+  }
+}
+
+}  // namespace lorad

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "adapters/loader.h"
+
+namespace lorad {
+
+enum class WantedPhase : uint8_t {
+  kOnDisk,    // to be read (first time, or again after an eviction)
+  kReading,   // a loader reads it
+  kStaged,    // read; waits for pages
+  kPacking,   // holds its pages, a loader fills them
+  kResident,
+};
+
+// An adapter that waiting requests need.
+struct WantedAdapter {
+  AdapterId id = 0;
+  WantedPhase phase = WantedPhase::kOnDisk;
+  int64_t pages = 0;          // 0 = not known before the first read
+  bool overtakable = true;    // false: others have gone first often enough; the pages that come free are for this one
+};
+
+// An adapter in the pool that nobody runs on and that is not pinned.
+struct IdleAdapter {
+  AdapterId id = 0;
+  int64_t pages = 0;
+};
+
+struct ResidencyInput {
+  std::vector<WantedAdapter> wanted = {};  // each once, in the order of who waits
+  std::vector<IdleAdapter> idle = {};      // oldest use first
+  int64_t free_pages = 0;
+  int64_t max_staged = 4;  // adapters in host memory at once, reading or staged: bounds memory outside the pool
+};
+
+struct ResidencyPlan {
+  std::vector<AdapterId> read;   // give to AdapterLoader::Stage
+  std::vector<AdapterId> evict;  // take out of the pool, before packing
+  std::vector<AdapterId> pack;   // reserve pages and give to AdapterLoader::Pack
+};
+
+// Decides which adapters to read, pack and evict. Who waits longer goes first: an idle adapter that nobody wants is
+// evicted before one that is wanted later, and one that is wanted earlier never is. What fits and is still on its way
+// from disk keeps a claim on free pages. What does not fit lets those behind it use what there is, unless it is no longer
+// overtakable: then nobody behind it reads, packs or evicts. Pure.
+ResidencyPlan PlanResidency(const ResidencyInput& input);
+
+}  // namespace lorad

@@ -1,0 +1,132 @@
+// Joining the free pages of a pool. Every relocation takes KV down or adapters up, so that compaction ends; without
+// immovable runs it ends with a single hole between the two sides.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "model/base/check.h"
+#include "model/memory/page_pool.h"
+
+namespace lorad {
+
+bool PagePool::Compact(int64_t max_bytes, const std::function<void(PageOwner owner)>& moved) {
+  int64_t left_bytes = max_bytes;
+  std::optional<Relocation> next = NextRelocation();
+  for (bool first = true; next.has_value(); first = false) {
+    const int64_t bytes = CopiedPages(*next) * page_bytes_;
+    if (!first && bytes > left_bytes) return true;
+    left_bytes -= bytes;
+    Relocate(*next);
+    moved(runs_[next->id].owner);
+    if (next->swap_with >= 0) moved(runs_[next->swap_with].owner);
+    next = NextRelocation();
+  }
+  return false;
+}
+
+std::optional<PagePool::Relocation> PagePool::NextRelocation() const {
+  if (holes_.size() < 2) return std::nullopt;
+  // The cheap moves first: they copy each run once, past whatever lies between.
+  if (auto found = KvIntoLowestHole()) return found;
+  if (auto found = AdapterIntoHighestHole()) return found;
+  if (auto found = SlideIntoHole()) return found;
+  return SwapAdapterWithKvAbove();
+}
+
+// The topmost KV run alone: KV runs are of one size, so what does not take it takes none below it.
+std::optional<PagePool::Relocation> PagePool::KvIntoLowestHole() const {
+  for (auto it = live_.rbegin(); it != live_.rend(); ++it) {
+    const Run& run = runs_[it->second];
+    if (run.owner != PageOwner::kKv || !run.movable) continue;
+    for (const auto& [first_page, pages] : holes_) {
+      if (first_page > run.first_page) break;
+      if (pages >= run.pages) return Relocation{.id = it->second, .first_page = first_page};
+    }
+    break;
+  }
+  return std::nullopt;
+}
+
+std::optional<PagePool::Relocation> PagePool::AdapterIntoHighestHole() const {
+  for (const auto& [run_first_page, id] : live_) {
+    const Run& run = runs_[id];
+    if (run.owner != PageOwner::kAdapter || !run.movable) continue;
+    for (auto hole = holes_.rbegin(); hole != holes_.rend() && hole->first > run_first_page; ++hole) {
+      if (hole->second < run.pages) continue;
+      return Relocation{.id = id, .first_page = hole->first + hole->second - run.pages};
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<PagePool::Relocation> PagePool::SlideIntoHole() const {
+  for (const auto& [first_page, pages] : holes_) {
+    const auto above = live_.find(first_page + pages);
+    if (above != live_.end()) {
+      const Run& run = runs_[above->second];
+      if (run.owner == PageOwner::kKv && run.movable) return Relocation{.id = above->second, .first_page = first_page};
+    }
+    const auto after = live_.lower_bound(first_page);
+    if (after != live_.begin()) {
+      const auto [below_first_page, id] = *std::prev(after);
+      const Run& run = runs_[id];
+      if (run.owner == PageOwner::kAdapter && run.movable) {
+        return Relocation{.id = id, .first_page = below_first_page + pages};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<PagePool::Relocation> PagePool::SwapAdapterWithKvAbove() const {
+  for (auto lower = live_.begin(); lower != live_.end(); ++lower) {
+    const auto upper = std::next(lower);
+    if (upper == live_.end()) break;
+    const Run& adapter = runs_[lower->second];
+    const Run& kv = runs_[upper->second];
+    if (adapter.owner != PageOwner::kAdapter || kv.owner != PageOwner::kKv || !adapter.movable || !kv.movable) continue;
+    if (adapter.first_page + adapter.pages != kv.first_page) continue;
+    return Relocation{.id = upper->second, .first_page = adapter.first_page, .swap_with = lower->second};
+  }
+  return std::nullopt;
+}
+
+int64_t PagePool::CopiedPages(const Relocation& relocation) const {
+  const int64_t swapped = relocation.swap_with >= 0 ? runs_[relocation.swap_with].pages : 0;
+  return runs_[relocation.id].pages + swapped;
+}
+
+void PagePool::Relocate(const Relocation& relocation) {
+  if (relocation.swap_with >= 0) return SwapRuns(relocation.swap_with, relocation.id);
+  Run& run = runs_[relocation.id];
+  LORAD_CHECK(run.movable);
+  const int64_t from = run.first_page;
+  live_.erase(from);
+  GiveHole(from, run.pages);
+  TakeHole(relocation.first_page, run.pages);
+  std::memmove(AddressOf(relocation.first_page), AddressOf(from), static_cast<size_t>(run.pages * page_bytes_));
+  if (run.owner == PageOwner::kAdapter) {
+    // A slide upwards overlaps: only what lies below the new place is free.
+    GiveBackToSystem(from, std::min(run.pages, relocation.first_page - from));
+  }
+  run.first_page = relocation.first_page;
+  live_[run.first_page] = relocation.id;
+}
+
+void PagePool::SwapRuns(int32_t lower_id, int32_t upper_id) {
+  Run& lower = runs_[lower_id];
+  Run& upper = runs_[upper_id];
+  std::byte* const begin = AddressOf(lower.first_page);
+  const std::vector<std::byte> upper_bytes(AddressOf(upper.first_page),
+                                           AddressOf(upper.first_page) + upper.pages * page_bytes_);
+  std::memmove(begin + upper_bytes.size(), begin, static_cast<size_t>(lower.pages * page_bytes_));
+  std::memcpy(begin, upper_bytes.data(), upper_bytes.size());
+  live_.erase(lower.first_page);
+  live_.erase(upper.first_page);
+  upper.first_page = lower.first_page;
+  lower.first_page = upper.first_page + upper.pages;
+  live_[upper.first_page] = upper_id;
+  live_[lower.first_page] = lower_id;
+}
+
+}  // namespace lorad

@@ -1,0 +1,179 @@
+#include "model/memory/page_pool.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/check.h"
+
+namespace lorad {
+namespace {
+
+// Vector loads of kernels and the layouts inside a run count on this.
+constexpr int64_t kAlignmentBytes = 64;
+
+}  // namespace
+
+PageRun::PageRun(PageRun&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
+
+PageRun& PageRun::operator=(PageRun&& other) noexcept {
+  if (this != &other) {
+    if (pool_ != nullptr) pool_->Free(id_);
+    pool_ = std::exchange(other.pool_, nullptr);
+    id_ = other.id_;
+  }
+  return *this;
+}
+
+PageRun::~PageRun() {
+  if (pool_ != nullptr) pool_->Free(id_);
+}
+
+int64_t PageRun::first_page() const {
+  LORAD_CHECK(!empty());
+  return pool_->runs_[id_].first_page;
+}
+
+int64_t PageRun::pages() const {
+  LORAD_CHECK(!empty());
+  return pool_->runs_[id_].pages;
+}
+
+std::byte* PageRun::data() const { return pool_->AddressOf(first_page()); }
+
+void PageRun::SetMovable(bool movable) {
+  LORAD_CHECK(!empty());
+  pool_->runs_[id_].movable = movable;
+}
+
+absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(int64_t capacity_bytes, int64_t page_bytes) {
+  if (page_bytes <= 0 || page_bytes % kAlignmentBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page size in bytes: ", page_bytes, "; must be a positive multiple of ", kAlignmentBytes));
+  }
+  const int64_t total_pages = capacity_bytes / page_bytes;
+  if (total_pages <= 0) {
+    return absl::InvalidArgumentError(absl::StrCat("memory for KV and adapters in bytes: ", capacity_bytes,
+                                                   "; at least one page: ", page_bytes, "; raise --memory-bytes"));
+  }
+  void* arena = ::mmap(nullptr, static_cast<size_t>(total_pages * page_bytes), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (arena == MAP_FAILED) {
+    return absl::ResourceExhaustedError(absl::StrCat("cannot reserve address space in bytes: ", total_pages * page_bytes,
+                                                     ": ", std::strerror(errno), "; lower --memory-bytes"));
+  }
+  return std::unique_ptr<PagePool>(new PagePool(static_cast<std::byte*>(arena), total_pages, page_bytes));
+}
+
+PagePool::PagePool(std::byte* arena, int64_t total_pages, int64_t page_bytes)
+    : arena_(arena), page_bytes_(page_bytes), total_pages_(total_pages), free_pages_(total_pages) {
+  holes_[0] = total_pages;
+}
+
+PagePool::~PagePool() {
+  LORAD_CHECK(live_.empty());  // a run would free itself into a pool that is gone
+  ::munmap(arena_, static_cast<size_t>(total_pages_ * page_bytes_));
+}
+
+absl::StatusOr<PageRun> PagePool::Reserve(int64_t pages, PageOwner owner) {
+  LORAD_CHECK_GT(pages, 0);
+  const auto fits = [pages](const std::pair<const int64_t, int64_t>& hole) { return hole.second >= pages; };
+  int64_t first_page = -1;
+  if (pages <= free_pages_ && owner == PageOwner::kKv) {
+    const auto hole = std::find_if(holes_.begin(), holes_.end(), fits);
+    if (hole != holes_.end()) first_page = hole->first;
+  } else if (pages <= free_pages_) {
+    const auto hole = std::find_if(holes_.rbegin(), holes_.rend(), fits);
+    if (hole != holes_.rend()) first_page = hole->first + hole->second - pages;
+  }
+  if (first_page < 0) {
+    return absl::ResourceExhaustedError(absl::StrCat("no free run of pages; wanted: ", pages, "; free: ", free_pages_,
+                                                     "; largest hole: ", largest_free_run(), "; retry later"));
+  }
+  TakeHole(first_page, pages);
+  int32_t id = static_cast<int32_t>(runs_.size());
+  if (dead_ids_.empty()) {
+    runs_.emplace_back();
+  } else {
+    id = dead_ids_.back();
+    dead_ids_.pop_back();
+  }
+  runs_[id] = {.first_page = first_page, .pages = pages, .owner = owner, .movable = true, .live = true};
+  live_[first_page] = id;
+  used_pages_[static_cast<int>(owner)] += pages;
+  return PageRun(this, id);
+}
+
+void PagePool::Free(int32_t id) {
+  Run& run = runs_[id];
+  LORAD_CHECK(run.live);
+  live_.erase(run.first_page);
+  used_pages_[static_cast<int>(run.owner)] -= run.pages;
+  GiveHole(run.first_page, run.pages);
+  if (run.owner == PageOwner::kAdapter) GiveBackToSystem(run.first_page, run.pages);
+  run.live = false;
+  dead_ids_.push_back(id);
+}
+
+void PagePool::TakeHole(int64_t first_page, int64_t pages) {
+  auto hole = std::prev(holes_.upper_bound(first_page));
+  const int64_t hole_first = hole->first;
+  const int64_t hole_end = hole_first + hole->second;
+  LORAD_CHECK(hole_first <= first_page && first_page + pages <= hole_end);
+  holes_.erase(hole);
+  if (hole_first < first_page) holes_[hole_first] = first_page - hole_first;
+  if (first_page + pages < hole_end) holes_[first_page + pages] = hole_end - first_page - pages;
+  free_pages_ -= pages;
+}
+
+void PagePool::GiveHole(int64_t first_page, int64_t pages) {
+  free_pages_ += pages;
+  const auto next = holes_.lower_bound(first_page);
+  if (next != holes_.begin()) {
+    const auto previous = std::prev(next);
+    if (previous->first + previous->second == first_page) {
+      first_page = previous->first;
+      pages += previous->second;
+      holes_.erase(previous);
+    }
+  }
+  if (next != holes_.end() && next->first == first_page + pages) {
+    pages += next->second;
+    holes_.erase(next);
+  }
+  holes_[first_page] = pages;
+}
+
+void PagePool::GiveBackToSystem(int64_t first_page, int64_t pages) {
+  static const int64_t system_page_bytes = ::sysconf(_SC_PAGESIZE);
+  if (page_bytes_ % system_page_bytes != 0) return;
+  ::madvise(AddressOf(first_page), static_cast<size_t>(pages * page_bytes_), MADV_DONTNEED);
+}
+
+int64_t PagePool::used_pages(PageOwner owner) const { return used_pages_[static_cast<int>(owner)]; }
+
+int64_t PagePool::largest_free_run() const {
+  int64_t largest = 0;
+  for (const auto& [first_page, pages] : holes_) largest = std::max(largest, pages);
+  return largest;
+}
+
+bool PagePool::IsFree(int64_t page) const {
+  LORAD_CHECK(page >= 0 && page < total_pages_);
+  const auto next = holes_.upper_bound(page);
+  if (next == holes_.begin()) return false;
+  const auto hole = std::prev(next);
+  return page < hole->first + hole->second;
+}
+
+PageOwner PagePool::OwnerOf(int64_t page) const {
+  LORAD_CHECK(!IsFree(page));
+  return runs_[std::prev(live_.upper_bound(page))->second].owner;
+}
+
+}  // namespace lorad
