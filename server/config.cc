@@ -1,0 +1,254 @@
+#include "server/config.h"
+
+#include <sched.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "model/base/status_macros.h"
+#include "server/version.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMinMemoryBytes = int64_t{1} << 20;
+constexpr int64_t kMinDefaultMemoryBytes = int64_t{64} << 20;
+constexpr int64_t kMaxDefaultMemoryBytes = int64_t{16} << 30;
+
+// The flags as typed; Check makes a ServerConfig of them.
+struct RawFlags {
+  std::string device = "auto";
+  std::string dtype = "auto";
+  std::string log_level = "info";
+  std::string memory_bytes;
+  std::vector<std::string> adapters;
+};
+
+int64_t UsableCores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+absl::Status FlagError(absl::string_view flag, absl::string_view value, absl::string_view limit,
+                       absl::string_view hint) {
+  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", value, "; limit: ", limit, "; ", hint));
+}
+
+absl::Status CheckRange(absl::string_view flag, int64_t value, int64_t low, int64_t high, absl::string_view hint) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return FlagError(flag, absl::StrCat(value), absl::StrCat(low, " to ", high), hint);
+}
+
+absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int64_t port = -1;
+  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return FlagError(flag, address, "HOST:PORT, port 0 to 65535", "0 takes a free port and prints it");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
+  if (raw.dtype == "auto") {
+    config->dtype = DTypeChoice::kAuto;
+  } else if (raw.dtype == "float32") {
+    config->dtype = DTypeChoice::kFloat32;
+  } else if (raw.dtype == "bfloat16") {
+    config->dtype = DTypeChoice::kBFloat16;
+  } else if (raw.dtype == "float16") {
+    config->dtype = DTypeChoice::kFloat16;
+  } else {
+    return FlagError("--dtype", raw.dtype, "auto, float32, bfloat16, float16", "auto takes what the checkpoint has");
+  }
+  if (raw.log_level == "debug") {
+    config->log_level = LogLevel::kDebug;
+  } else if (raw.log_level == "info") {
+    config->log_level = LogLevel::kInfo;
+  } else if (raw.log_level == "warning") {
+    config->log_level = LogLevel::kWarning;
+  } else if (raw.log_level == "error") {
+    config->log_level = LogLevel::kError;
+  } else {
+    return FlagError("--log-level", raw.log_level, "debug, info, warning, error",
+                     "info tells of starts, loads and ends");
+  }
+  if (raw.device == "cuda") {
+    return absl::UnavailableError("--device: cuda; limit: cpu in this version; use --device=cpu or leave it out");
+  }
+  if (raw.device != "auto" && raw.device != "cpu") {
+    return FlagError("--device", raw.device, "auto, cpu, cuda", "auto takes the best that is there");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAdapters(const RawFlags& raw, ServerConfig* config) {
+  for (const std::string& text : raw.adapters) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+      return FlagError("--adapter", text, "NAME=PATH", "for example --adapter=sql=/models/sql-lora");
+    }
+    AdapterFlag flag{text.substr(0, equals), text.substr(equals + 1)};
+    for (const AdapterFlag& other : config->adapters) {
+      if (other.name == flag.name)
+        return FlagError("--adapter", flag.name, "each name once", "give the second another name");
+    }
+    config->adapters.push_back(std::move(flag));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Check(const RawFlags& raw, ServerConfig* config) {
+  RETURN_IF_ERROR(CheckChoices(raw, config));
+  RETURN_IF_ERROR(CheckAdapters(raw, config));
+  RETURN_IF_ERROR(CheckAddress("--listen", config->listen));
+  if (!config->metrics.empty()) RETURN_IF_ERROR(CheckAddress("--metrics", config->metrics));
+  if (!raw.memory_bytes.empty()) {
+    ASSIGN_OR_RETURN(const int64_t bytes, ParseBytes(raw.memory_bytes));
+    if (bytes < kMinMemoryBytes) {
+      return FlagError("--memory-bytes", raw.memory_bytes, "at least 1MiB", "KV blocks and adapters share this memory");
+    }
+    config->memory_bytes = bytes;
+  }
+  RETURN_IF_ERROR(
+      CheckRange("--max-batch-tokens", config->max_batch_tokens, 1, 1 << 20, "tokens computed in one step"));
+  RETURN_IF_ERROR(CheckRange("--max-sequences", config->max_sequences, 1, 65536, "sequences running at once"));
+  RETURN_IF_ERROR(
+      CheckRange("--queue-limit", config->queue_limit, 1, 1 << 24, "sequences accepted and not yet running"));
+  return CheckRange("--threads", config->threads, 1, 1024, "computing threads; as many as cores is best");
+}
+
+void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  app->add_option("--model", config->model_dir, "Folder of the base model: config.json, safetensors, tokenizer")
+      ->required();
+  app->add_option("--listen", config->listen, "gRPC address; port 0 takes a free one")->capture_default_str();
+  app->add_option("--metrics", config->metrics, "HTTP address of /metrics and /health; empty: none")
+      ->capture_default_str();
+  app->add_option("--device", raw->device, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--dtype", raw->dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
+  app->add_option("--adapter", raw->adapters, "NAME=PATH of an adapter to load at start; repeatable")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app->add_option("--adapter-dir", config->adapter_dir, "Folder whose sub-folders load by name at their first use");
+  app->add_option("--adapter-root", config->adapter_root, "Refuse adapters whose path leads out of this folder");
+  app->add_option("--memory-bytes", raw->memory_bytes,
+                  "For KV cache and adapters together: 4GiB, 512MiB … Default: half of what is free, at most 16GiB");
+  app->add_option("--max-batch-tokens", config->max_batch_tokens, "Most tokens computed in one step")
+      ->capture_default_str();
+  app->add_option("--max-sequences", config->max_sequences, "Most sequences running at once")->capture_default_str();
+  app->add_option("--queue-limit", config->queue_limit, "Most sequences waiting; one more is RESOURCE_EXHAUSTED")
+      ->capture_default_str();
+  app->add_option("--threads", config->threads, "Computing threads")->capture_default_str();
+  app->add_option("--state-dir", config->state_dir, "Folder for what outlives the daemon; this version keeps nothing");
+  app->add_option("--log-level", raw->log_level, "debug, info, warning or error")->capture_default_str();
+}
+
+// CLI11 reads "--metrics=" as a flag whose value comes next; it is a flag with an empty value.
+std::vector<std::string> Arguments(int argc, const char* const* argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {  // CLI11 wants them last first.
+    const std::string text = argv[i];
+    if (text.size() > 3 && text.compare(0, 2, "--") == 0 && text.find('=') == text.size() - 1) {
+      arguments.push_back("");
+      arguments.push_back(text.substr(0, text.size() - 1));
+    } else {
+      arguments.push_back(text);
+    }
+  }
+  return arguments;
+}
+
+}  // namespace
+
+std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* argv) {
+  ServerConfig config;
+  config.threads = UsableCores();
+  RawFlags raw;
+  CLI::App app("Serves one frozen base model with many LoRA adapters over gRPC.", "lorad");
+  app.set_version_flag("--version", std::string("lorad ") + kVersion);
+  app.footer(
+      "\nExample: lorad --model=/models/llama --adapter=sql=/models/sql-lora --memory-bytes=4GiB\n"
+      "Then:    adapterctl generate --adapter=sql \"How many users signed up today?\"\n"
+      "SIGTERM ends running requests normally and takes no new ones; a second one ends at once.");
+  Describe(&app, &config, &raw);
+  // CLI11 tells by exceptions; they end here.
+  try {
+    app.parse(Arguments(argc, argv));
+  } catch (const CLI::CallForHelp&) {
+    return ConfigExit{0, app.help()};
+  } catch (const CLI::CallForVersion&) {
+    return ConfigExit{0, std::string("lorad ") + kVersion + "\n"};
+  } catch (const CLI::ParseError& error) {
+    return ConfigExit{2, absl::StrCat("lorad: ", error.what(), "\nlorad --help lists the flags\n")};
+  }
+  if (const absl::Status status = Check(raw, &config); !status.ok()) {
+    return ConfigExit{2, absl::StrCat("lorad: ", status.message(), "\nlorad --help lists the flags\n")};
+  }
+  return config;
+}
+
+absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
+  absl::string_view number = text;
+  while (!number.empty() && !absl::ascii_isdigit(number.back())) number.remove_suffix(1);
+  std::string unit = absl::AsciiStrToLower(text.substr(number.size()));
+  if (unit.size() > 1 && unit.back() == 'b') unit.pop_back();
+  if (unit.size() > 1 && unit.back() == 'i') unit.pop_back();
+  int shift = -1;
+  if (unit.empty() || unit == "b") shift = 0;
+  if (unit == "k") shift = 10;
+  if (unit == "m") shift = 20;
+  if (unit == "g") shift = 30;
+  if (unit == "t") shift = 40;
+  int64_t value = 0;
+  if (shift < 0 || !absl::SimpleAtoi(number, &value) || value < 0 ||
+      value > (std::numeric_limits<int64_t>::max() >> shift)) {
+    return FlagError("--memory-bytes", text, "a number with K, M, G, T or KiB, MiB, GiB, TiB", "for example 4GiB");
+  }
+  return value << shift;
+}
+
+absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint) {
+  switch (choice) {
+    case DTypeChoice::kAuto:
+      return checkpoint == DType::kBF16 ? DType::kBF16 : DType::kF32;
+    case DTypeChoice::kFloat32:
+      return DType::kF32;
+    case DTypeChoice::kBFloat16:
+      return DType::kBF16;
+    case DTypeChoice::kFloat16:
+      break;
+  }
+  return absl::UnimplementedError(
+      "--dtype: float16; limit: float32 or bfloat16 on cpu; float16 checkpoints are served as float32 by --dtype=auto");
+}
+
+int64_t DefaultMemoryBytes(int64_t available_bytes) {
+  return std::clamp(available_bytes / 2, kMinDefaultMemoryBytes, kMaxDefaultMemoryBytes);
+}
+
+int64_t AvailableMemoryBytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key, unit;
+  int64_t kib = 0;
+  while (meminfo >> key >> kib) {
+    std::getline(meminfo, unit);
+    if (key == "MemAvailable:") return kib << 10;
+  }
+  return 0;
+}
+
+bool OmpWaitPolicyIsSet() {
+  return std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr;
+}
+
+}  // namespace lorad

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "model/base/dtype.h"
+#include "server/log.h"
+
+namespace lorad {
+
+struct AdapterFlag {
+  std::string name;
+  std::string path;
+};
+
+enum class DTypeChoice : uint8_t { kAuto, kFloat32, kBFloat16, kFloat16 };
+
+// Every flag of the daemon, checked as far as that needs no model.
+struct ServerConfig {
+  std::string model_dir;
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics = "127.0.0.1:9090";  // "" = no HTTP
+  DTypeChoice dtype = DTypeChoice::kAuto;
+  std::vector<AdapterFlag> adapters;
+  std::string adapter_dir;
+  std::string adapter_root;
+  std::optional<int64_t> memory_bytes;  // unset: DefaultMemoryBytes once the weights are there
+  int64_t max_batch_tokens = 512;
+  int64_t max_sequences = 64;
+  int64_t queue_limit = 1024;
+  int64_t threads = 1;
+  std::string state_dir;
+  LogLevel log_level = LogLevel::kInfo;
+};
+
+// Instead of a configuration: print `text` and end with `code` (--help, --version, a flag that is wrong).
+struct ConfigExit {
+  int code = 0;
+  std::string text;
+};
+
+std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* argv);
+
+// "4GiB", "512MiB", "64K", "1073741824": units of 1024, with or without "iB" or "B".
+absl::StatusOr<int64_t> ParseBytes(absl::string_view text);
+
+// What the computation uses on CPU: float16 checkpoints become float32 there. Errors: Unimplemented for
+// --dtype=float16.
+absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint);
+
+// Half of what is available, at least 64 MiB and at most 16 GiB.
+int64_t DefaultMemoryBytes(int64_t available_bytes);
+
+// MemAvailable of /proc/meminfo, or 0.
+int64_t AvailableMemoryBytes();
+
+// True when libgomp was told how to wait, by the caller or by main; reads the environment.
+bool OmpWaitPolicyIsSet();
+
+}  // namespace lorad

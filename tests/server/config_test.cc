@@ -1,0 +1,109 @@
+#include "server/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace lorad {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::variant<ServerConfig, ConfigExit> Parse(std::vector<const char*> flags) {
+  flags.insert(flags.begin(), "lorad");
+  return ParseConfig(static_cast<int>(flags.size()), flags.data());
+}
+
+ServerConfig Parsed(std::vector<const char*> flags) {
+  auto outcome = Parse(std::move(flags));
+  if (const auto* exit = std::get_if<ConfigExit>(&outcome)) ADD_FAILURE() << exit->text;
+  return std::holds_alternative<ServerConfig>(outcome) ? std::get<ServerConfig>(outcome) : ServerConfig{};
+}
+
+ConfigExit Refused(std::vector<const char*> flags) {
+  auto outcome = Parse(std::move(flags));
+  EXPECT_TRUE(std::holds_alternative<ConfigExit>(outcome));
+  return std::holds_alternative<ConfigExit>(outcome) ? std::get<ConfigExit>(outcome) : ConfigExit{};
+}
+
+TEST(ConfigTest, EveryFlagTakesItsValue) {
+  const ServerConfig config = Parsed(
+      {"--model=/m", "--listen=0.0.0.0:1", "--metrics=", "--device=cpu", "--dtype=bfloat16", "--adapter=a=/x",
+       "--adapter=b/c=/y=z", "--adapter-dir=/d", "--adapter-root=/r", "--memory-bytes=4GiB", "--max-batch-tokens=7",
+       "--max-sequences=8", "--queue-limit=9", "--threads=3", "--state-dir=/s", "--log-level=error"});
+  EXPECT_EQ(config.model_dir, "/m");
+  EXPECT_EQ(config.listen, "0.0.0.0:1");
+  EXPECT_EQ(config.metrics, "");
+  EXPECT_EQ(config.dtype, DTypeChoice::kBFloat16);
+  ASSERT_EQ(config.adapters.size(), 2u);
+  EXPECT_EQ(config.adapters[1].name, "b/c");
+  EXPECT_EQ(config.adapters[1].path, "/y=z");
+  EXPECT_EQ(config.adapter_dir, "/d");
+  EXPECT_EQ(config.adapter_root, "/r");
+  EXPECT_EQ(config.memory_bytes, int64_t{4} << 30);
+  EXPECT_EQ(config.max_batch_tokens, 7);
+  EXPECT_EQ(config.max_sequences, 8);
+  EXPECT_EQ(config.queue_limit, 9);
+  EXPECT_EQ(config.threads, 3);
+  EXPECT_EQ(config.state_dir, "/s");
+  EXPECT_EQ(config.log_level, LogLevel::kError);
+}
+
+TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
+  EXPECT_THAT(Refused({}).text, HasSubstr("--model"));
+  EXPECT_THAT(Refused({"--model=/m", "--nonsense=1"}).text, HasSubstr("nonsense"));
+  EXPECT_THAT(Refused({"--model=/m", "--listen=here"}).text, HasSubstr("--listen: here; limit: HOST:PORT"));
+  EXPECT_THAT(Refused({"--model=/m", "--listen=h:70000"}).text, HasSubstr("65535"));
+  EXPECT_THAT(Refused({"--model=/m", "--max-sequences=0"}).text, HasSubstr("--max-sequences: 0; limit: 1 to"));
+  EXPECT_THAT(Refused({"--model=/m", "--dtype=int8"}).text, HasSubstr("--dtype: int8; limit: auto, float32"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter=sql"}).text, HasSubstr("NAME=PATH"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter=a=/x", "--adapter=a=/y"}).text, HasSubstr("each name once"));
+  EXPECT_THAT(Refused({"--model=/m", "--device=cuda"}).text, HasSubstr("--device: cuda; limit: cpu"));
+  EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=4QiB"}).text, HasSubstr("--memory-bytes: 4QiB"));
+  EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=1K"}).text, HasSubstr("at least 1MiB"));
+  EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
+}
+
+TEST(ConfigTest, HelpAndVersionEndWell) {
+  EXPECT_EQ(Refused({"--help"}).code, 0);
+  EXPECT_THAT(Refused({"--help"}).text, HasSubstr("--memory-bytes"));
+  EXPECT_EQ(Refused({"--version"}).code, 0);
+  EXPECT_THAT(Refused({"--version"}).text, HasSubstr("lorad "));
+}
+
+TEST(ConfigTest, BytesHaveUnitsOf1024) {
+  EXPECT_EQ(*ParseBytes("123"), 123);
+  EXPECT_EQ(*ParseBytes("64K"), 65536);
+  EXPECT_EQ(*ParseBytes("64kb"), 65536);
+  EXPECT_EQ(*ParseBytes("2MiB"), 2 << 20);
+  EXPECT_EQ(*ParseBytes("3T"), int64_t{3} << 40);
+  for (const char* wrong : {"", "GiB", "-1", "1.5G", "9999999999G", "4 X", "0x10"})
+    EXPECT_FALSE(ParseBytes(wrong).ok()) << wrong;
+}
+
+TEST(ConfigTest, DTypeFollowsTheCheckpointUnlessTold) {
+  EXPECT_EQ(*ResolveDType(DTypeChoice::kAuto, DType::kBF16), DType::kBF16);
+  EXPECT_EQ(*ResolveDType(DTypeChoice::kAuto, DType::kF16), DType::kF32);
+  EXPECT_EQ(*ResolveDType(DTypeChoice::kAuto, DType::kF32), DType::kF32);
+  EXPECT_EQ(*ResolveDType(DTypeChoice::kFloat32, DType::kBF16), DType::kF32);
+  EXPECT_EQ(*ResolveDType(DTypeChoice::kBFloat16, DType::kF32), DType::kBF16);
+  EXPECT_EQ(ResolveDType(DTypeChoice::kFloat16, DType::kF16).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(ConfigTest, DefaultMemoryIsHalfOfWhatIsFreeWithinItsLimits) {
+  EXPECT_EQ(DefaultMemoryBytes(0), int64_t{64} << 20);
+  EXPECT_EQ(DefaultMemoryBytes(int64_t{8} << 30), int64_t{4} << 30);
+  EXPECT_EQ(DefaultMemoryBytes(int64_t{100} << 30), int64_t{16} << 30);
+  EXPECT_GT(AvailableMemoryBytes(), 0);
+}
+
+TEST(LogTest, ValuesThatWouldBreakTheLineAreQuoted) {
+  EXPECT_EQ(FormatLogLine(LogLevel::kInfo, "ready", {{"listen", "[::1]:5"}, {"n", 3}}),
+            "info ready listen=[::1]:5 n=3");
+  EXPECT_EQ(FormatLogLine(LogLevel::kWarning, "x", {{"name", "a b\n\"c\""}, {"empty", ""}}),
+            "warning x name=\"a b\\n\\\"c\\\"\" empty=\"\"");
+}
+
+}  // namespace
+}  // namespace lorad
