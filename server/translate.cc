@@ -1,0 +1,250 @@
+#include "server/translate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "server/version.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMaxN = 64;
+constexpr int64_t kMaxStops = 64;
+constexpr int64_t kMaxStopBytes = 1024;
+constexpr int64_t kMaxStopTokens = 256;
+constexpr int64_t kMaxLogitBias = 1024;
+constexpr int64_t kMaxLogprobs = 20;
+constexpr int64_t kMaxRequestIdBytes = 128;
+
+absl::Status Wrong(absl::string_view field, const absl::AlphaNum& value, absl::string_view limit, absl::string_view hint) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit, "; ", hint));
+}
+
+absl::Status CheckCount(absl::string_view field, int64_t value, int64_t low, int64_t high, absl::string_view hint) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return Wrong(field, value, absl::StrCat(low, " to ", high), hint);
+}
+
+// NaN is in no range.
+absl::Status CheckFloat(absl::string_view field, float value, float low, float high, absl::string_view hint) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return Wrong(field, value, absl::StrCat(low, " to ", high), hint);
+}
+
+absl::Status CheckPositive(absl::string_view field, float value, float high, absl::string_view hint) {
+  if (value > 0 && value <= high) return absl::OkStatus();
+  return Wrong(field, value, absl::StrCat("above 0, at most ", high), hint);
+}
+
+absl::Status CheckRequestId(const std::string& id) {
+  RETURN_IF_ERROR(CheckCount("request_id bytes", static_cast<int64_t>(id.size()), 0, kMaxRequestIdBytes, "use a shorter one"));
+  for (const char c : id) {
+    if (c <= ' ' || c >= 0x7f) {
+      return Wrong("request_id character", static_cast<int>(static_cast<unsigned char>(c)), "visible ASCII, 33 to 126",
+                   "use letters and digits");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ApplyDefaults(const v1::SamplingParams& params, const ModelConfig::GenerationDefaults& model, SamplingOptions* out) {
+  out->temperature = params.has_temperature() ? params.temperature() : model.temperature;
+  out->top_p = params.has_top_p() ? params.top_p() : model.top_p;
+  out->top_k = params.has_top_k() ? params.top_k() : model.top_k;
+  out->min_p = params.has_min_p() ? params.min_p() : model.min_p;
+  out->repetition_penalty = params.has_repetition_penalty() ? params.repetition_penalty() : model.repetition_penalty;
+  out->presence_penalty = params.presence_penalty();
+  out->frequency_penalty = params.frequency_penalty();
+}
+
+absl::Status CheckNumbers(const SamplingOptions& options) {
+  RETURN_IF_ERROR(CheckFloat("temperature", options.temperature, 0, 100, "0 is greedy"));
+  RETURN_IF_ERROR(CheckPositive("top_p", options.top_p, 1, "1 turns it off"));
+  RETURN_IF_ERROR(CheckFloat("min_p", options.min_p, 0, 1, "0 turns it off"));
+  RETURN_IF_ERROR(CheckPositive("repetition_penalty", options.repetition_penalty, 100, "1 turns it off"));
+  RETURN_IF_ERROR(CheckFloat("presence_penalty", options.presence_penalty, -2, 2, "0 turns it off"));
+  return CheckFloat("frequency_penalty", options.frequency_penalty, -2, 2, "0 turns it off");
+}
+
+absl::Status TranslateStops(const v1::SamplingParams& params, const ModelFacts& model, SamplingOptions* out) {
+  RETURN_IF_ERROR(CheckCount("stop strings", params.stop_size(), 0, kMaxStops, "give fewer"));
+  for (const std::string& stop : params.stop()) {
+    RETURN_IF_ERROR(CheckCount("stop bytes", static_cast<int64_t>(stop.size()), 1, kMaxStopBytes, "an empty one stops nothing"));
+    out->stop.push_back(stop);
+  }
+  RETURN_IF_ERROR(CheckCount("stop_token_ids", params.stop_token_ids_size(), 0, kMaxStopTokens, "give fewer"));
+  ASSIGN_OR_RETURN(out->stop_token_ids, TranslateIds(params.stop_token_ids(), model.vocab_size, "stop_token_ids"));
+  out->ignore_eos = params.ignore_eos();
+  if (!out->ignore_eos) {
+    out->stop_token_ids.insert(out->stop_token_ids.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
+  }
+  std::sort(out->stop_token_ids.begin(), out->stop_token_ids.end());
+  out->stop_token_ids.erase(std::unique(out->stop_token_ids.begin(), out->stop_token_ids.end()), out->stop_token_ids.end());
+  return absl::OkStatus();
+}
+
+absl::Status TranslateBias(const v1::SamplingParams& params, const ModelFacts& model, SamplingOptions* out) {
+  RETURN_IF_ERROR(CheckCount("logit_bias entries", params.logit_bias_size(), 0, kMaxLogitBias, "give fewer"));
+  for (const auto& [id, value] : params.logit_bias()) {
+    RETURN_IF_ERROR(CheckCount("logit_bias token", id, 0, model.vocab_size - 1, "ids of the base model's vocabulary"));
+    RETURN_IF_ERROR(CheckFloat("logit_bias value", value, -100, 100, "-100 all but forbids a token"));
+    out->logit_bias.emplace_back(static_cast<int32_t>(id), value);
+  }
+  std::sort(out->logit_bias.begin(), out->logit_bias.end());  // A map has no order; ours is the same each time.
+  return absl::OkStatus();
+}
+
+absl::Status TranslateLengths(const v1::SamplingParams& params, const ModelFacts& model, int64_t prompt_tokens,
+                              SamplingOptions* out) {
+  if (params.has_max_tokens()) {
+    RETURN_IF_ERROR(CheckCount("max_tokens", params.max_tokens(), 1, int64_t{1} << 30, "leave it out for all of the context"));
+    out->max_tokens = params.max_tokens();
+  } else {
+    const int64_t room = std::min(model.max_context_tokens, model.kv_capacity_tokens);
+    if (prompt_tokens >= room) {
+      return Wrong("prompt tokens", prompt_tokens, absl::StrCat(room - 1, ", one less than the context"),
+                   "shorten the prompt");
+    }
+    out->max_tokens = room - prompt_tokens;
+  }
+  out->min_tokens = params.min_tokens();
+  return CheckCount("min_tokens", out->min_tokens, 0, out->max_tokens, "at most max_tokens");
+}
+
+}  // namespace
+
+absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
+  RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  if (request.adapters_size() > 0 && !request.adapter().empty()) {
+    return Wrong("adapter and adapters", "both set", "one of them", "a composition names all of its adapters in `adapters`");
+  }
+  if (request.adapters_size() > 0) {
+    return absl::UnimplementedError("adapters: compositions are not supported in this version; name one in `adapter`");
+  }
+  if (request.adapter().find('@') != std::string::npos) {
+    return absl::UnimplementedError(absl::StrCat("adapter: ", request.adapter(),
+                                                 "; limit: a name without revision; revisions are not supported in this version"));
+  }
+  RETURN_IF_ERROR(CheckCount("logprobs", request.has_logprobs() ? request.logprobs() : 0, 0, kMaxLogprobs, "alternatives a token"));
+  RETURN_IF_ERROR(CheckCount("prompt_logprobs", request.has_prompt_logprobs() ? request.prompt_logprobs() : 0, 0, kMaxLogprobs,
+                             "alternatives a token"));
+  const v1::SamplingParams& params = request.sampling();
+  RETURN_IF_ERROR(CheckCount("n", params.has_n() ? params.n() : 1, 1, kMaxN, "send more requests for more answers"));
+  const bool empty = request.prompt_case() == v1::GenerateRequest::kText        ? request.text().empty()
+                     : request.prompt_case() == v1::GenerateRequest::kTokenIds ? request.token_ids().ids().empty()
+                                                                               : true;
+  if (empty) return Wrong("prompt", "empty", "at least one token", "set text or token_ids");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& request, const ModelFacts& model,
+                                                  int64_t prompt_tokens, uint64_t drawn_seed) {
+  const v1::SamplingParams& params = request.sampling();
+  SamplingOptions options;
+  ApplyDefaults(params, model.generation, &options);
+  RETURN_IF_ERROR(CheckNumbers(options));
+  RETURN_IF_ERROR(TranslateLengths(params, model, prompt_tokens, &options));
+  RETURN_IF_ERROR(TranslateStops(params, model, &options));
+  RETURN_IF_ERROR(TranslateBias(params, model, &options));
+  options.seed = params.has_seed() ? params.seed() : drawn_seed;
+  options.logprobs = request.has_logprobs() ? static_cast<int32_t>(request.logprobs()) : -1;
+  options.prompt_logprobs = request.has_prompt_logprobs() ? static_cast<int32_t>(request.prompt_logprobs()) : -1;
+  return options;
+}
+
+absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids, int64_t vocab_size,
+                                                  const char* field) {
+  std::vector<int32_t> out;
+  out.reserve(ids.size());
+  for (const uint32_t id : ids) {
+    if (id >= vocab_size) {
+      return Wrong(field, id, absl::StrCat("below ", vocab_size), "ids of the base model's vocabulary");
+    }
+    out.push_back(static_cast<int32_t>(id));
+  }
+  return out;
+}
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      std::string(status.message().data(), status.message().size()));
+}
+
+v1::Adapter ToProto(const AdapterInfo& info) {
+  static constexpr v1::AdapterState kStates[] = {v1::ADAPTER_STATE_UNSPECIFIED, v1::ADAPTER_STATE_LOADING,
+                                                 v1::ADAPTER_STATE_HOST,        v1::ADAPTER_STATE_RESIDENT,
+                                                 v1::ADAPTER_STATE_DRAINING,    v1::ADAPTER_STATE_UNSPECIFIED,
+                                                 v1::ADAPTER_STATE_FAILED};
+  v1::Adapter out;
+  out.set_name(info.name);
+  out.set_path(info.path);
+  out.set_kind(info.kind);
+  out.set_state(kStates[static_cast<size_t>(info.state)]);
+  out.set_rank_min(static_cast<uint32_t>(info.rank_min));
+  out.set_rank_max(static_cast<uint32_t>(info.rank_max));
+  out.set_bytes(static_cast<uint64_t>(info.bytes));
+  out.set_pinned(info.pinned);
+  out.set_digest(info.digest);
+  out.mutable_targets()->Add(info.targets.begin(), info.targets.end());
+  out.set_running_requests(static_cast<uint32_t>(info.running_requests));
+  out.set_waiting_requests(static_cast<uint32_t>(info.waiting_requests));
+  out.mutable_warnings()->Add(info.warnings.begin(), info.warnings.end());
+  out.set_error(info.error);
+  return out;
+}
+
+v1::ModelInfo ToProto(const ModelFacts& facts) {
+  v1::ModelInfo out;
+  out.set_name(facts.name);
+  out.set_architecture(facts.architecture);
+  out.set_digest(facts.digest);
+  out.set_dtype(facts.dtype);
+  out.set_device(facts.device);
+  out.set_max_context_tokens(static_cast<uint32_t>(facts.max_context_tokens));
+  out.set_vocab_size(static_cast<uint32_t>(facts.vocab_size));
+  out.set_hidden_size(static_cast<uint32_t>(facts.hidden_size));
+  out.set_num_layers(static_cast<uint32_t>(facts.num_layers));
+  for (const int32_t id : facts.eos_token_ids) out.add_eos_token_ids(static_cast<uint32_t>(id));
+  out.set_weight_bytes(static_cast<uint64_t>(facts.weight_bytes));
+  out.set_version(kVersion);
+  return out;
+}
+
+v1::FinishReason ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kAbort:
+      return v1::FINISH_REASON_ABORT;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+v1::Usage ToProto(const Usage& usage) {
+  v1::Usage out;
+  out.set_prompt_tokens(static_cast<uint32_t>(usage.prompt_tokens));
+  out.set_completion_tokens(static_cast<uint32_t>(usage.completion_tokens));
+  out.set_cached_tokens(static_cast<uint32_t>(usage.cached_tokens));
+  return out;
+}
+
+v1::TokenLogprob ToProto(const TokenLogprob& token, bool with_logprob) {
+  v1::TokenLogprob out;
+  out.set_token_id(static_cast<uint32_t>(token.token_id));
+  if (!with_logprob) return out;
+  out.set_logprob(token.logprob);
+  for (const TopLogprob& other : token.top) {
+    v1::TopLogprob* top = out.add_top();
+    top->set_token_id(static_cast<uint32_t>(other.token_id));
+    top->set_logprob(other.logprob);
+  }
+  return out;
+}
+
+}  // namespace lorad

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "lorad/v1/adapters.pb.h"
+#include "lorad/v1/inference.pb.h"
+#include "model/sampler/sampling_options.h"
+#include "scheduler/adapter_info.h"
+#include "scheduler/request.h"
+#include "server/model_facts.h"
+
+namespace lorad {
+
+// Between the protos and our own types: pure functions. Errors are InvalidArgument for a value out of its limits and
+// Unimplemented for a feature that is not there, both by field name.
+
+// All that can be said of a request before its prompt is tokenised.
+absl::Status CheckGenerateRequest(const v1::GenerateRequest& request);
+
+// Defaults applied, limits checked, the model's end-of-sequence tokens among the stop tokens unless ignore_eos.
+// `drawn_seed` is used when the caller gave none.
+absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& request, const ModelFacts& model,
+                                                  int64_t prompt_tokens, uint64_t drawn_seed);
+
+// Each below the vocabulary's size. `field` names them in the error.
+absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids, int64_t vocab_size,
+                                                  const char* field);
+
+grpc::Status ToGrpc(const absl::Status& status);
+v1::Adapter ToProto(const AdapterInfo& info);
+v1::ModelInfo ToProto(const ModelFacts& facts);
+v1::FinishReason ToProto(FinishReason reason);
+v1::Usage ToProto(const Usage& usage);
+// `with_logprob` false: the first token of a prompt, which nothing comes before.
+v1::TokenLogprob ToProto(const TokenLogprob& token, bool with_logprob);
+
+}  // namespace lorad
