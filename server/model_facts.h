@@ -16,7 +16,6 @@ struct ModelFacts {
   std::string dtype;
   std::string device;
   int64_t max_context_tokens = 0;
-  int64_t kv_capacity_tokens = 0;  // that all the memory would hold
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t num_layers = 0;

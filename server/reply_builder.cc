@@ -48,8 +48,9 @@ bool ReplyBuilder::AddTokens(const TokenEvent& event, Sequence* sequence, v1::Ge
   const bool stop_token_last = event.finish && event.finish->reason == FinishReason::kStop;
   for (size_t i = 0; i < event.tokens.size(); ++i) {
     const TokenLogprob& token = event.tokens[i];
-    const bool ends_here = stop_token_last && i + 1 == event.tokens.size() &&
-                           std::binary_search(sampling_.stop_token_ids.begin(), sampling_.stop_token_ids.end(), token.token_id);
+    const bool ends_here =
+        stop_token_last && i + 1 == event.tokens.size() &&
+        std::binary_search(sampling_.stop_token_ids.begin(), sampling_.stop_token_ids.end(), token.token_id);
     StopMatcher::Result result = sequence->text->Append(token.token_id, ends_here);
     message->mutable_text()->append(result.text);
     message->add_token_ids(static_cast<uint32_t>(token.token_id));

@@ -15,11 +15,12 @@
 namespace lorad {
 
 // Turns the engine's events of one request into the messages of its answer, and knows when the answer is complete. Pure
-// but for its state; the caller sends. Every sequence gets exactly one message with a finish_reason, or the whole request
-// ends in a status because none of it was begun. Not thread-safe.
+// but for its state; the caller sends. Every sequence gets exactly one message with a finish_reason, or the whole
+// request ends in a status because none of it was begun. Not thread-safe.
 class ReplyBuilder final {
  public:
-  ReplyBuilder(int32_t n, int64_t prompt_tokens, SamplingOptions sampling, const std::function<PieceDecoder()>& make_decoder);
+  ReplyBuilder(int32_t n, int64_t prompt_tokens, SamplingOptions sampling,
+               const std::function<PieceDecoder()>& make_decoder);
 
   struct Reply {
     std::vector<v1::GenerateResponse> messages;

@@ -26,7 +26,8 @@ StopMatcher::Result StopMatcher::Append(absl::string_view text) {
     held_.push_back(c);
     size_t found = 0;
     for (Pattern& pattern : patterns_) {
-      while (pattern.matched > 0 && pattern.text[pattern.matched] != c) pattern.matched = pattern.fallback[pattern.matched];
+      while (pattern.matched > 0 && pattern.text[pattern.matched] != c)
+        pattern.matched = pattern.fallback[pattern.matched];
       if (pattern.text[pattern.matched] == c) ++pattern.matched;
       if (pattern.matched == static_cast<int32_t>(pattern.text.size())) found = std::max(found, pattern.text.size());
     }

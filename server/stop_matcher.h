@@ -10,8 +10,8 @@ namespace lorad {
 
 // Finds the first stop string in a text that comes in pieces, and holds back what may be the beginning of one.
 //
-// First is the one that is complete first; of those that end together, the longest. So the answer does not depend on how
-// the text was cut. Cost: bytes times stop strings, whatever they are (Knuth, Morris, Pratt 1977).
+// First is the one that is complete first; of those that end together, the longest. So the answer does not depend on
+// how the text was cut. Cost: bytes times stop strings, whatever they are (Knuth, Morris, Pratt 1977).
 class StopMatcher final {
  public:
   // Empty strings are not allowed.

@@ -19,7 +19,8 @@ constexpr int64_t kMaxLogitBias = 1024;
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxRequestIdBytes = 128;
 
-absl::Status Wrong(absl::string_view field, const absl::AlphaNum& value, absl::string_view limit, absl::string_view hint) {
+absl::Status Wrong(absl::string_view field, const absl::AlphaNum& value, absl::string_view limit,
+                   absl::string_view hint) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit, "; ", hint));
 }
 
@@ -40,7 +41,8 @@ absl::Status CheckPositive(absl::string_view field, float value, float high, abs
 }
 
 absl::Status CheckRequestId(const std::string& id) {
-  RETURN_IF_ERROR(CheckCount("request_id bytes", static_cast<int64_t>(id.size()), 0, kMaxRequestIdBytes, "use a shorter one"));
+  RETURN_IF_ERROR(
+      CheckCount("request_id bytes", static_cast<int64_t>(id.size()), 0, kMaxRequestIdBytes, "use a shorter one"));
   for (const char c : id) {
     if (c <= ' ' || c >= 0x7f) {
       return Wrong("request_id character", static_cast<int>(static_cast<unsigned char>(c)), "visible ASCII, 33 to 126",
@@ -50,7 +52,8 @@ absl::Status CheckRequestId(const std::string& id) {
   return absl::OkStatus();
 }
 
-void ApplyDefaults(const v1::SamplingParams& params, const ModelConfig::GenerationDefaults& model, SamplingOptions* out) {
+void ApplyDefaults(const v1::SamplingParams& params, const ModelConfig::GenerationDefaults& model,
+                   SamplingOptions* out) {
   out->temperature = params.has_temperature() ? params.temperature() : model.temperature;
   out->top_p = params.has_top_p() ? params.top_p() : model.top_p;
   out->top_k = params.has_top_k() ? params.top_k() : model.top_k;
@@ -72,7 +75,8 @@ absl::Status CheckNumbers(const SamplingOptions& options) {
 absl::Status TranslateStops(const v1::SamplingParams& params, const ModelFacts& model, SamplingOptions* out) {
   RETURN_IF_ERROR(CheckCount("stop strings", params.stop_size(), 0, kMaxStops, "give fewer"));
   for (const std::string& stop : params.stop()) {
-    RETURN_IF_ERROR(CheckCount("stop bytes", static_cast<int64_t>(stop.size()), 1, kMaxStopBytes, "an empty one stops nothing"));
+    RETURN_IF_ERROR(
+        CheckCount("stop bytes", static_cast<int64_t>(stop.size()), 1, kMaxStopBytes, "an empty one stops nothing"));
     out->stop.push_back(stop);
   }
   RETURN_IF_ERROR(CheckCount("stop_token_ids", params.stop_token_ids_size(), 0, kMaxStopTokens, "give fewer"));
@@ -82,7 +86,8 @@ absl::Status TranslateStops(const v1::SamplingParams& params, const ModelFacts& 
     out->stop_token_ids.insert(out->stop_token_ids.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
   }
   std::sort(out->stop_token_ids.begin(), out->stop_token_ids.end());
-  out->stop_token_ids.erase(std::unique(out->stop_token_ids.begin(), out->stop_token_ids.end()), out->stop_token_ids.end());
+  out->stop_token_ids.erase(std::unique(out->stop_token_ids.begin(), out->stop_token_ids.end()),
+                            out->stop_token_ids.end());
   return absl::OkStatus();
 }
 
@@ -100,10 +105,11 @@ absl::Status TranslateBias(const v1::SamplingParams& params, const ModelFacts& m
 absl::Status TranslateLengths(const v1::SamplingParams& params, const ModelFacts& model, int64_t prompt_tokens,
                               SamplingOptions* out) {
   if (params.has_max_tokens()) {
-    RETURN_IF_ERROR(CheckCount("max_tokens", params.max_tokens(), 1, int64_t{1} << 30, "leave it out for all of the context"));
+    RETURN_IF_ERROR(
+        CheckCount("max_tokens", params.max_tokens(), 1, int64_t{1} << 30, "leave it out for all of the context"));
     out->max_tokens = params.max_tokens();
   } else {
-    const int64_t room = std::min(model.max_context_tokens, model.kv_capacity_tokens);
+    const int64_t room = model.max_context_tokens;
     if (prompt_tokens >= room) {
       return Wrong("prompt tokens", prompt_tokens, absl::StrCat(room - 1, ", one less than the context"),
                    "shorten the prompt");
@@ -119,21 +125,24 @@ absl::Status TranslateLengths(const v1::SamplingParams& params, const ModelFacts
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   if (request.adapters_size() > 0 && !request.adapter().empty()) {
-    return Wrong("adapter and adapters", "both set", "one of them", "a composition names all of its adapters in `adapters`");
+    return Wrong("adapter and adapters", "both set", "one of them",
+                 "a composition names all of its adapters in `adapters`");
   }
   if (request.adapters_size() > 0) {
     return absl::UnimplementedError("adapters: compositions are not supported in this version; name one in `adapter`");
   }
   if (request.adapter().find('@') != std::string::npos) {
-    return absl::UnimplementedError(absl::StrCat("adapter: ", request.adapter(),
-                                                 "; limit: a name without revision; revisions are not supported in this version"));
+    return absl::UnimplementedError(
+        absl::StrCat("adapter: ", request.adapter(),
+                     "; limit: a name without revision; revisions are not supported in this version"));
   }
-  RETURN_IF_ERROR(CheckCount("logprobs", request.has_logprobs() ? request.logprobs() : 0, 0, kMaxLogprobs, "alternatives a token"));
-  RETURN_IF_ERROR(CheckCount("prompt_logprobs", request.has_prompt_logprobs() ? request.prompt_logprobs() : 0, 0, kMaxLogprobs,
-                             "alternatives a token"));
+  RETURN_IF_ERROR(
+      CheckCount("logprobs", request.has_logprobs() ? request.logprobs() : 0, 0, kMaxLogprobs, "alternatives a token"));
+  RETURN_IF_ERROR(CheckCount("prompt_logprobs", request.has_prompt_logprobs() ? request.prompt_logprobs() : 0, 0,
+                             kMaxLogprobs, "alternatives a token"));
   const v1::SamplingParams& params = request.sampling();
   RETURN_IF_ERROR(CheckCount("n", params.has_n() ? params.n() : 1, 1, kMaxN, "send more requests for more answers"));
-  const bool empty = request.prompt_case() == v1::GenerateRequest::kText        ? request.text().empty()
+  const bool empty = request.prompt_case() == v1::GenerateRequest::kText       ? request.text().empty()
                      : request.prompt_case() == v1::GenerateRequest::kTokenIds ? request.token_ids().ids().empty()
                                                                                : true;
   if (empty) return Wrong("prompt", "empty", "at least one token", "set text or token_ids");
@@ -155,8 +164,8 @@ absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& req
   return options;
 }
 
-absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids, int64_t vocab_size,
-                                                  const char* field) {
+absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids,
+                                                  int64_t vocab_size, const char* field) {
   std::vector<int32_t> out;
   out.reserve(ids.size());
   for (const uint32_t id : ids) {
@@ -175,10 +184,9 @@ grpc::Status ToGrpc(const absl::Status& status) {
 }
 
 v1::Adapter ToProto(const AdapterInfo& info) {
-  static constexpr v1::AdapterState kStates[] = {v1::ADAPTER_STATE_UNSPECIFIED, v1::ADAPTER_STATE_LOADING,
-                                                 v1::ADAPTER_STATE_HOST,        v1::ADAPTER_STATE_RESIDENT,
-                                                 v1::ADAPTER_STATE_DRAINING,    v1::ADAPTER_STATE_UNSPECIFIED,
-                                                 v1::ADAPTER_STATE_FAILED};
+  static constexpr v1::AdapterState kStates[] = {
+      v1::ADAPTER_STATE_UNSPECIFIED, v1::ADAPTER_STATE_LOADING,     v1::ADAPTER_STATE_HOST,  v1::ADAPTER_STATE_RESIDENT,
+      v1::ADAPTER_STATE_DRAINING,    v1::ADAPTER_STATE_UNSPECIFIED, v1::ADAPTER_STATE_FAILED};
   v1::Adapter out;
   out.set_name(info.name);
   out.set_path(info.path);

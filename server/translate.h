@@ -29,8 +29,8 @@ absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& req
                                                   int64_t prompt_tokens, uint64_t drawn_seed);
 
 // Each below the vocabulary's size. `field` names them in the error.
-absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids, int64_t vocab_size,
-                                                  const char* field);
+absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids,
+                                                  int64_t vocab_size, const char* field);
 
 grpc::Status ToGrpc(const absl::Status& status);
 v1::Adapter ToProto(const AdapterInfo& info);

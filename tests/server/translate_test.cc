@@ -1,0 +1,166 @@
+#include "server/translate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace lorad {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+ModelFacts Model() {
+  ModelFacts model;
+  model.max_context_tokens = 100;
+  model.vocab_size = 50;
+  model.eos_token_ids = {7, 2};
+  model.generation.temperature = 0.6f;
+  model.generation.top_k = 20;
+  return model;
+}
+
+v1::GenerateRequest TextRequest() {
+  v1::GenerateRequest request;
+  request.set_text("hello");
+  return request;
+}
+
+std::string MessageOf(const absl::Status& status) {
+  return std::string(status.message().data(), status.message().size());
+}
+
+std::string Refusal(const v1::GenerateRequest& request) {
+  const absl::Status checked = CheckGenerateRequest(request);
+  const absl::Status status = checked.ok() ? TranslateSampling(request, Model(), 10, 1).status() : checked;
+  EXPECT_FALSE(status.ok());
+  return status.ok() ? "" : MessageOf(status);
+}
+
+TEST(TranslateTest, UnsetFieldsTakeTheModelsDefaultsThenOurs) {
+  const auto options = TranslateSampling(TextRequest(), Model(), 10, 99);
+  ASSERT_TRUE(options.ok());
+  EXPECT_FLOAT_EQ(options->temperature, 0.6f);
+  EXPECT_EQ(options->top_k, 20);
+  EXPECT_FLOAT_EQ(options->top_p, 1.0f);
+  EXPECT_EQ(options->seed, 99u);
+  EXPECT_EQ(options->max_tokens, 90);
+  EXPECT_EQ(options->logprobs, -1);
+  EXPECT_THAT(options->stop_token_ids, ElementsAre(2, 7));
+}
+
+TEST(TranslateTest, SetFieldsWinEvenWhenZero) {
+  v1::GenerateRequest request = TextRequest();
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_top_k(0);
+  request.mutable_sampling()->set_seed(0);
+  request.mutable_sampling()->set_max_tokens(5);
+  request.mutable_sampling()->set_ignore_eos(true);
+  request.mutable_sampling()->add_stop_token_ids(9);
+  request.set_logprobs(0);
+  const auto options = TranslateSampling(request, Model(), 10, 99);
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->temperature, 0);
+  EXPECT_EQ(options->top_k, 0);
+  EXPECT_EQ(options->seed, 0u);
+  EXPECT_EQ(options->max_tokens, 5);
+  EXPECT_EQ(options->logprobs, 0);
+  EXPECT_THAT(options->stop_token_ids, ElementsAre(9));
+}
+
+TEST(TranslateTest, UnsetMaxTokensIsWhatTheContextLeaves) {
+  EXPECT_EQ(TranslateSampling(TextRequest(), Model(), 99, 1)->max_tokens, 1);
+  EXPECT_THAT(MessageOf(TranslateSampling(TextRequest(), Model(), 100, 1).status()),
+              HasSubstr("prompt tokens: 100; limit: 99"));
+}
+
+TEST(TranslateTest, EveryFieldOutOfItsLimitsIsNamed) {
+  struct Case {
+    const char* expected;
+    void (*change)(v1::GenerateRequest*);
+  };
+  const Case cases[] = {
+      {"temperature: -1; limit: 0 to 100", [](auto* r) { r->mutable_sampling()->set_temperature(-1); }},
+      {"temperature: nan", [](auto* r) { r->mutable_sampling()->set_temperature(std::nanf("")); }},
+      {"temperature: inf",
+       [](auto* r) { r->mutable_sampling()->set_temperature(std::numeric_limits<float>::infinity()); }},
+      {"top_p: 0; limit: above 0", [](auto* r) { r->mutable_sampling()->set_top_p(0); }},
+      {"top_p: 1.5", [](auto* r) { r->mutable_sampling()->set_top_p(1.5f); }},
+      {"min_p: 2", [](auto* r) { r->mutable_sampling()->set_min_p(2); }},
+      {"repetition_penalty: 0", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(0); }},
+      {"presence_penalty: 3", [](auto* r) { r->mutable_sampling()->set_presence_penalty(3); }},
+      {"frequency_penalty: -3", [](auto* r) { r->mutable_sampling()->set_frequency_penalty(-3); }},
+      {"max_tokens: 0; limit: 1", [](auto* r) { r->mutable_sampling()->set_max_tokens(0); }},
+      {"min_tokens: 9; limit: 0 to 8",
+       [](auto* r) {
+         r->mutable_sampling()->set_max_tokens(8);
+         r->mutable_sampling()->set_min_tokens(9);
+       }},
+      {"n: 0; limit: 1 to 64", [](auto* r) { r->mutable_sampling()->set_n(0); }},
+      {"n: 65", [](auto* r) { r->mutable_sampling()->set_n(65); }},
+      {"stop bytes: 0", [](auto* r) { r->mutable_sampling()->add_stop(std::string()); }},
+      {"stop strings: 65",
+       [](auto* r) {
+         for (int i = 0; i < 65; ++i) r->mutable_sampling()->add_stop(std::string("x"));
+       }},
+      {"stop_token_ids: 50; limit: below 50", [](auto* r) { r->mutable_sampling()->add_stop_token_ids(50); }},
+      {"logit_bias token: 50", [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[50] = 1; }},
+      {"logit_bias value: 101", [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[1] = 101; }},
+      {"logprobs: 21; limit: 0 to 20", [](auto* r) { r->set_logprobs(21); }},
+      {"prompt_logprobs: 21", [](auto* r) { r->set_prompt_logprobs(21); }},
+      {"prompt: empty", [](auto* r) { r->set_text(std::string()); }},
+      {"prompt: empty", [](auto* r) { r->mutable_token_ids(); }},
+      {"prompt: empty", [](auto* r) { r->clear_prompt(); }},
+      {"request_id character: 10", [](auto* r) { r->set_request_id(std::string("a\nb")); }},
+      {"request_id bytes: 129", [](auto* r) { r->set_request_id(std::string(129, 'x')); }},
+      {"adapter and adapters",
+       [](auto* r) {
+         r->set_adapter(std::string("a"));
+         r->add_adapters()->set_name(std::string("b"));
+       }},
+  };
+  for (const Case& c : cases) {
+    v1::GenerateRequest request = TextRequest();
+    c.change(&request);
+    EXPECT_THAT(Refusal(request), HasSubstr(c.expected));
+  }
+}
+
+TEST(TranslateTest, WhatIsNotThereYetIsUnimplementedByName) {
+  v1::GenerateRequest request = TextRequest();
+  request.add_adapters()->set_name("a");
+  EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kUnimplemented);
+  request = TextRequest();
+  request.set_adapter("a@3");
+  EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(MessageOf(CheckGenerateRequest(request)), HasSubstr("a@3"));
+}
+
+TEST(TranslateTest, IdsStayBelowTheVocabulary) {
+  google::protobuf::RepeatedField<uint32_t> ids;
+  ids.Add(0);
+  ids.Add(49);
+  EXPECT_THAT(*TranslateIds(ids, 50, "token_ids"), ElementsAre(0, 49));
+  ids.Add(4294967295u);
+  EXPECT_THAT(MessageOf(TranslateIds(ids, 50, "token_ids").status()),
+              HasSubstr("token_ids: 4294967295; limit: below 50"));
+}
+
+TEST(TranslateTest, StatusKeepsItsCodeAndMessage) {
+  const grpc::Status status = ToGrpc(absl::ResourceExhaustedError("queue: 5; limit: 5; retry later"));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(), "queue: 5; limit: 5; retry later");
+}
+
+TEST(TranslateTest, AdapterStatesMap) {
+  AdapterInfo info;
+  info.state = AdapterState::kResident;
+  EXPECT_EQ(ToProto(info).state(), v1::ADAPTER_STATE_RESIDENT);
+  info.state = AdapterState::kFailed;
+  EXPECT_EQ(ToProto(info).state(), v1::ADAPTER_STATE_FAILED);
+}
+
+}  // namespace
+}  // namespace lorad
