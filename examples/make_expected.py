@@ -1,0 +1,70 @@
+"""Writes expected.json and prompts.txt: greedy answers that fp32 and bf16 agree on, with room for rounding."""
+
+import json
+import random
+
+import training  # noqa: F401  first: it sets what OpenMP reads at start
+import generation
+import tasks
+import torch
+
+MIN_MARGIN = 2.0  # logprob by which every greedy token leads, in both dtypes
+PROMPTS = 10
+BASE_ONLY_PROMPTS = 6
+
+
+def candidates(rng):
+    """Endless held-out prompts with answers of several words, the tasks in turn."""
+    turn = ["reverse", "sort", "copy", "odd", "repeat", "double"]
+    while True:
+        for task in turn:
+            while True:
+                _, words, prompt, _ = tasks.sample(rng, [task], held_out=True)
+                if len(words) >= (4 if task in ("repeat", "double") else 5):
+                    break
+            yield task, words, prompt
+
+
+def checked(loaded, task, words, prompt, adapter):
+    """The expected.json entry of one prompt, or None where a dtype errs or a token leads by too little."""
+    text = tasks.answer_of(task, words, adapter)
+    margins = []
+    for tokenizer, model in loaded:
+        prompt_ids = tokenizer(prompt).input_ids
+        with generation.chosen(model, adapter):
+            ids = generation.answers(model, tokenizer, [prompt])[0]
+            if tokenizer.decode(ids) != text:
+                return None
+            margins.append(generation.smallest_margin(model, prompt_ids, ids + [tokenizer.eos_token_id]))
+    if min(margins) < MIN_MARGIN:
+        return None
+    return {"adapter": adapter or "", "prompt": prompt, "prompt_ids": prompt_ids, "text": text, "ids": ids,
+            "smallest_margin": round(min(margins), 2)}
+
+
+def main():
+    torch.set_num_threads(2)
+    loaded = [generation.load(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    entries, prompts = [], []
+    for task, words, prompt in candidates(random.Random(11)):
+        found = [checked(loaded, task, words, prompt, a) for a in [None, *tasks.ADAPTERS]]
+        if all(found):
+            entries += found
+            prompts.append(prompt)
+            if len(prompts) == PROMPTS:
+                break
+    rng = random.Random(12)
+    for task in ["count", "first", "last", *tasks.STYLES][:BASE_ONLY_PROMPTS]:
+        while True:
+            _, words, prompt, _ = tasks.sample(rng, [task], held_out=True)
+            entry = checked(loaded, task, words, prompt, None) if len(words) > 4 else None
+            if entry:
+                entries.append(entry)
+                break
+    lines = ",\n".join(json.dumps(e) for e in entries)
+    (generation.HERE / "expected.json").write_text(f"[\n{lines}\n]\n")
+    (generation.HERE / "prompts.txt").write_text("".join(p + "\n" for p in prompts))
+
+
+if __name__ == "__main__":
+    main()
