@@ -1,0 +1,170 @@
+#include "model/text/sentencepiece_tokenizer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/text/sentencepiece/lorad_sentencepiece.h"
+
+namespace lorad {
+namespace {
+
+// An id beyond it is a broken file.
+constexpr int32_t kMaxVocabSize = int32_t{1} << 24;
+
+struct Free {
+  void operator()(void* memory) const { lorad_sp_free(memory); }
+};
+template <typename T>
+using Owned = std::unique_ptr<T, Free>;
+
+}  // namespace
+
+void SentencePieceTokenizer::Close::operator()(LoradSpModel* model) const { lorad_sp_close(model); }
+
+absl::StatusOr<SentencePieceTokenizer> SentencePieceTokenizer::Open(const std::string& bytes, const std::string& path,
+                                                                    const TokenizerConfig& config) {
+  LoradSpModel* model = nullptr;
+  char* error = nullptr;
+  if (!lorad_sp_open(bytes.data(), bytes.size(), &model, &error)) {
+    const Owned<char> owned(error);
+    return absl::DataLossError(absl::StrCat("not a sentencepiece model: ", path, ": ", error));
+  }
+  SentencePieceTokenizer tokenizer(model);
+  tokenizer.piece_count_ = lorad_sp_vocab_size(model);
+  tokenizer.vocab_size_ = tokenizer.piece_count_;
+  if (tokenizer.piece_count_ <= 0) {
+    return absl::DataLossError(absl::StrCat("not a sentencepiece model: ", path, ": its vocabulary is empty"));
+  }
+  RETURN_IF_ERROR(tokenizer.AddTokens(config, path));
+  const auto named = [&](const std::optional<std::string>& piece, int32_t own) -> std::optional<int32_t> {
+    if (piece.has_value()) return tokenizer.PieceToId(*piece);
+    return own >= 0 ? std::optional<int32_t>(own) : std::nullopt;
+  };
+  tokenizer.bos_id_ = named(config.bos_token, lorad_sp_bos_id(model));
+  tokenizer.eos_id_ = named(config.eos_token, lorad_sp_eos_id(model));
+  tokenizer.add_bos_ = config.add_bos_token.value_or(true) && tokenizer.bos_id_.has_value();
+  tokenizer.add_eos_ = config.add_eos_token.value_or(false) && tokenizer.eos_id_.has_value();
+  return tokenizer;
+}
+
+absl::Status SentencePieceTokenizer::AddTokens(const TokenizerConfig& config, const std::string& path) {
+  for (const AddedToken& token : config.added_tokens) {
+    const std::optional<int32_t> known = PieceToId(token.content);
+    if (known.has_value() && known == token.id) continue;
+    const int32_t id = token.id.value_or(vocab_size_);
+    if (id < piece_count_ || id >= kMaxVocabSize || known.has_value()) {
+      return absl::DataLossError(absl::StrCat("added token in a wrong place: ", path, ": ", token.content,
+                                              "; id: ", id, "; allowed: ", piece_count_, " to ", kMaxVocabSize - 1));
+    }
+    added_.emplace(id, token);
+    vocab_size_ = std::max(vocab_size_, id + 1);
+  }
+  return absl::OkStatus();
+}
+
+std::map<int32_t, AddedToken>::const_iterator SentencePieceTokenizer::FindAdded(std::string_view text,
+                                                                                size_t* offset) const {
+  auto best = added_.end();
+  *offset = text.size();
+  for (auto it = added_.begin(); it != added_.end(); ++it) {
+    const std::string& content = it->second.content;
+    const size_t found = text.substr(0, *offset + content.size()).find(content);
+    if (found == std::string_view::npos) continue;
+    const bool longer = best == added_.end() || content.size() > best->second.content.size();
+    if (found < *offset || (found == *offset && longer)) {
+      best = it;
+      *offset = found;
+    }
+  }
+  return best;
+}
+
+absl::Status SentencePieceTokenizer::EncodePart(std::string_view text, std::vector<int32_t>* ids) const {
+  int32_t* encoded = nullptr;
+  size_t count = 0;
+  char* error = nullptr;
+  if (!lorad_sp_encode(model_.get(), text.data(), text.size(), &encoded, &count, &error)) {
+    const Owned<char> owned(error);
+    return absl::InvalidArgumentError(absl::StrCat("text cannot be tokenized: ", error));
+  }
+  const Owned<int32_t> owned(encoded);
+  ids->insert(ids->end(), encoded, encoded + count);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::Encode(std::string_view text,
+                                                                    bool add_special_tokens) const {
+  std::vector<int32_t> ids;
+  if (add_special_tokens && add_bos_) ids.push_back(*bos_id_);
+  while (true) {
+    size_t offset = 0;
+    const auto added = FindAdded(text, &offset);
+    if (added == added_.end()) {
+      RETURN_IF_ERROR(EncodePart(text, &ids));
+      break;
+    }
+    if (offset > 0) RETURN_IF_ERROR(EncodePart(text.substr(0, offset), &ids));
+    ids.push_back(added->first);
+    text.remove_prefix(offset + added->second.content.size());
+    if (text.empty()) break;
+  }
+  if (add_special_tokens && add_eos_) ids.push_back(*eos_id_);
+  return ids;
+}
+
+absl::Status SentencePieceTokenizer::DecodePart(absl::Span<const int32_t> ids, std::string* text) const {
+  char* decoded = nullptr;
+  size_t size_bytes = 0;
+  char* error = nullptr;
+  if (!lorad_sp_decode(model_.get(), ids.data(), ids.size(), &decoded, &size_bytes, &error)) {
+    const Owned<char> owned(error);
+    return absl::InternalError(absl::StrCat("ids cannot be decoded: ", error));
+  }
+  const Owned<char> owned(decoded);
+  text->append(decoded, size_bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> SentencePieceTokenizer::Decode(absl::Span<const int32_t> ids,
+                                                           bool skip_special_tokens) const {
+  std::string text;
+  size_t part_begin = 0;
+  for (size_t i = 0; i <= ids.size(); ++i) {
+    if (i < ids.size() && ids[i] < piece_count_) continue;
+    if (i > part_begin) RETURN_IF_ERROR(DecodePart(ids.subspan(part_begin, i - part_begin), &text));
+    part_begin = i + 1;
+    if (i == ids.size()) break;
+    const auto added = added_.find(ids[i]);
+    if (added == added_.end() || (skip_special_tokens && added->second.special)) continue;
+    text.append(added->second.content);
+  }
+  return text;
+}
+
+bool SentencePieceTokenizer::is_special(int32_t id) const {
+  if (id < piece_count_) return lorad_sp_kind(model_.get(), id) == kLoradSpControl;
+  const auto added = added_.find(id);
+  return added != added_.end() && added->second.special;
+}
+
+std::optional<std::string> SentencePieceTokenizer::IdToPiece(int32_t id) const {
+  if (id < piece_count_) {
+    size_t size_bytes = 0;
+    const char* piece = lorad_sp_id_to_piece(model_.get(), id, &size_bytes);
+    return std::string(piece, size_bytes);
+  }
+  const auto added = added_.find(id);
+  return added == added_.end() ? std::nullopt : std::optional<std::string>(added->second.content);
+}
+
+std::optional<int32_t> SentencePieceTokenizer::PieceToId(std::string_view piece) const {
+  const int32_t id = lorad_sp_piece_to_id(model_.get(), piece.data(), piece.size());
+  if (id >= 0) return id;
+  for (const auto& [added_id, token] : added_) {
+    if (token.content == piece) return added_id;
+  }
+  return std::nullopt;
+}
+
+}  // namespace lorad
