@@ -19,9 +19,9 @@ set_target_properties(lorad_tokenizers PROPERTIES
   INTERFACE_LINK_LIBRARIES "Threads::Threads;${CMAKE_DL_LIBS};m")
 
 # A copy in the build folder, so that a build runs without the cache: bin/ and tests/ look in ../lib.
+set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 configure_file(${LORAD_SENTENCEPIECE_DIR}/liblorad_sentencepiece.so ${CMAKE_BINARY_DIR}/lib/liblorad_sentencepiece.so COPYONLY)
 add_library(lorad_sentencepiece SHARED IMPORTED GLOBAL)
 set_target_properties(lorad_sentencepiece PROPERTIES
-  IMPORTED_LOCATION ${CMAKE_BINARY_DIR}/lib/liblorad_sentencepiece.so
-  INTERFACE_LINK_OPTIONS "LINKER:-rpath,\$ORIGIN/../lib")
+  IMPORTED_LOCATION ${CMAKE_BINARY_DIR}/lib/liblorad_sentencepiece.so)

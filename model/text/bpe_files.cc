@@ -55,14 +55,10 @@ absl::StatusOr<std::string> TokenizerJsonFromBpeFiles(FileSource& files, const s
                 {"byte_fallback", false},
                 {"vocab", std::move(vocab)},
                 {"merges", std::move(merges)}};
-  const Json tokenizer = {{"version", "1.0"},
-                          {"truncation", nullptr},
-                          {"padding", nullptr},
-                          {"added_tokens", Json::array()},
-                          {"normalizer", nullptr},
-                          {"pre_tokenizer", byte_level},
-                          {"post_processor", nullptr},
-                          {"decoder", byte_level},
+  const Json tokenizer = {{"version", "1.0"},          {"truncation", nullptr},
+                          {"padding", nullptr},        {"added_tokens", Json::array()},
+                          {"normalizer", nullptr},     {"pre_tokenizer", byte_level},
+                          {"post_processor", nullptr}, {"decoder", byte_level},
                           {"model", std::move(model)}};
   // Pieces that are not UTF-8 become U+FFFD instead of an exception.
   return tokenizer.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -1,6 +1,7 @@
 #include "model/text/detokenizer.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "model/text/utf8.h"
@@ -24,13 +25,13 @@ std::string_view Settled(std::string_view text) {
 Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, absl::Span<const int32_t> prompt_ids,
                          bool skip_special_tokens)
     : tokenizer_(std::move(tokenizer)), skip_special_tokens_(skip_special_tokens) {
-  // Ids that show nothing are no context: behind them a decoder would still strip a space.
-  for (size_t i = prompt_ids.size(); i > 0 && (window_.size() < kContextIds || given_.empty()); --i) {
-    if (!IsText(prompt_ids[i - 1])) continue;
-    window_.insert(window_.begin(), prompt_ids[i - 1]);
-    if (window_.size() >= kContextIds) given_ = WindowText();
-    if (window_.size() >= kMaxWindowIds) break;
+  for (size_t i = prompt_ids.size(); i > 0; --i) {
+    // A run of byte pieces is read as one, so the context does not begin inside it.
+    const bool in_run = !window_.empty() && tokenizer_->joins_byte_run(window_.back());
+    if (window_.size() >= kContextIds && !in_run) break;
+    if (IsText(prompt_ids[i - 1])) window_.push_back(prompt_ids[i - 1]);
   }
+  std::reverse(window_.begin(), window_.end());
   given_ = WindowText();
 }
 

@@ -13,10 +13,10 @@ namespace lorad {
 
 // Turns the ids of one sequence into text as they are generated.
 //
-// The deltas together are what Tokenizer::Decode says of all the ids, read on from the end of the prompt: the space that
-// a decoder strips at the beginning of a text is kept in the middle of one. Each delta is valid UTF-8: a character
-// whose bytes come with several ids is held back until it is complete, a run of <0xNN> pieces until it ends, and what is
-// still incomplete at Finish becomes U+FFFD. One exception, so that a script that is spelled in bytes still streams:
+// The deltas together are what Tokenizer::Decode says of all the ids, read on from the end of the prompt: the space
+// that a decoder strips at the beginning of a text is kept in the middle of one. Each delta is valid UTF-8: a character
+// whose bytes come with several ids is held back until it is complete, a run of <0xNN> pieces until it ends, and what
+// is still incomplete at Finish becomes U+FFFD. One exception, so that a script that is spelled in bytes still streams:
 // after kMaxRunIds ids a run that is text so far is given out, even if it may turn out broken later.
 //
 // Cost     an id decodes a window of a few dozen ids, however long the text is.
@@ -36,7 +36,7 @@ class Detokenizer final {
  private:
   static constexpr size_t kContextIds = 8;
   static constexpr size_t kMaxWindowIds = 32;
-  static constexpr size_t kMaxHeldIds = 8;
+  static constexpr size_t kMaxHeldIds = 16;
   static constexpr size_t kMaxRunIds = 16;
 
   bool IsText(int32_t id) const;

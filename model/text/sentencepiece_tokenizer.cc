@@ -54,8 +54,8 @@ absl::Status SentencePieceTokenizer::AddTokens(const TokenizerConfig& config, co
     if (known.has_value() && known == token.id) continue;
     const int32_t id = token.id.value_or(vocab_size_);
     if (id < piece_count_ || id >= kMaxVocabSize || known.has_value()) {
-      return absl::DataLossError(absl::StrCat("added token in a wrong place: ", path, ": ", token.content,
-                                              "; id: ", id, "; allowed: ", piece_count_, " to ", kMaxVocabSize - 1));
+      return absl::DataLossError(absl::StrCat("added token in a wrong place: ", path, ": ", token.content, "; id: ", id,
+                                              "; allowed: ", piece_count_, " to ", kMaxVocabSize - 1));
     }
     added_.emplace(id, token);
     vocab_size_ = std::max(vocab_size_, id + 1);

@@ -47,8 +47,8 @@ class SentencePieceTokenizer final {
   absl::Status DecodePart(absl::Span<const int32_t> ids, std::string* text) const;
 
   std::unique_ptr<LoradSpModel, Close> model_;
-  int32_t piece_count_ = 0;             // sentencepiece's own.
-  int32_t vocab_size_ = 0;              // With the added ones.
+  int32_t piece_count_ = 0;              // sentencepiece's own.
+  int32_t vocab_size_ = 0;               // With the added ones.
   std::map<int32_t, AddedToken> added_;  // By id, >= piece_count_.
   std::optional<int32_t> bos_id_;
   std::optional<int32_t> eos_id_;

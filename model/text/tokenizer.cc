@@ -75,8 +75,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::stri
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, bool add_special_tokens) const {
   if (const std::optional<size_t> offset = FindInvalidUtf8(text); offset.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat("text is not UTF-8: byte offset: ", *offset,
-                                                   "; bytes: ", text.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("text is not UTF-8: byte offset: ", *offset, "; bytes: ", text.size()));
   }
   return impl_->With([&](const auto& backend) { return backend.Encode(text, add_special_tokens); });
 }
@@ -84,8 +84,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, bo
 absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const {
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token id out of range: ", id, "; limit: ", vocab_size() - 1));
+      return absl::InvalidArgumentError(absl::StrCat("token id out of range: ", id, "; limit: ", vocab_size() - 1));
     }
   }
   return impl_->With([&](const auto& backend) { return backend.Decode(ids, skip_special_tokens); });

@@ -16,7 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kLimitBytes = int64_t{64} << 20;
-constexpr const char* kNamedTokens[] = {"bos_token", "eos_token",  "unk_token", "sep_token",
+constexpr const char* kNamedTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                         "pad_token", "cls_token", "mask_token"};
 
 absl::Status Wrong(const std::string& path, const std::string& key, const char* wanted) {
