@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -7,14 +8,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "adapters/base_tables.h"
 #include "adapters/image.h"
-#include "adapters/kinds/kind.h"
 #include "model/base/file_source.h"
 #include "model/sites.h"
 
@@ -42,35 +44,65 @@ using LoaderEvent = std::variant<AdapterStaged, AdapterPacked, AdapterLoadFailed
 // Threads that read adapters from disk and pack them into reserved pages. A loader decides nothing: it answers each
 // job with one event.
 //
+// Packing has a thread of its own, so that a folder that cannot be read (a dead network mount) delays no adapter that
+// has been read; and when every reader has been busy with one folder for `replace_after_ms` while others wait, another
+// reader is started, up to max_readers.
+//
 // Threads  Stage, Pack and Cancel from any thread; `on_event` is called on a loader thread and must not block.
 // Errors   Stage and Pack: ResourceExhausted when the queue is full. Everything else arrives as AdapterLoadFailed.
 class AdapterLoader final {
  public:
   struct Options {
-    int threads = 2;
+    int threads = 2;  // readers
     int64_t queue_limit = 4096;
     DType pool_dtype = DType::kF32;
+    BaseTables base_tables = nullptr;
+    int max_readers = 16;
+    int64_t replace_after_ms = 10'000;
   };
   AdapterLoader(const Options& options, BaseShape base, FileSource* files, std::function<void(LoaderEvent)> on_event);
   ~AdapterLoader();  // lets running jobs end, drops the others
 
   // `expected_digest`: not empty when an evicted adapter is read again; a folder that changed meanwhile is DataLoss.
   absl::Status Stage(AdapterId id, std::string path, std::string expected_digest);
+  // `destination` stays valid until the answer. Packs are never dropped for a full queue: their pages are held already.
   absl::Status Pack(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout, std::byte* destination);
+  // Takes a Stage job that no reader has begun out of the queue: it gets no answer then. False: it is answered.
+  bool Cancel(AdapterId id);
 
  private:
-  struct Job;
-  void Run();
+  struct StageJob {
+    AdapterId id;
+    std::string path;
+    std::string expected_digest;
+  };
+  struct PackJob {
+    AdapterId id;
+    std::shared_ptr<const AdapterImage> image;
+    PackedLayout layout;
+    std::byte* destination;
+  };
+  using Time = std::chrono::steady_clock::time_point;
+
+  void RunReader(size_t reader);
+  void RunPacker();
+  void StartReader();
+  bool EveryReaderIsStuck(Time now) const;
+  LoaderEvent Read(const StageJob& job) const;
 
   const Options options_;
   const BaseShape base_;
   FileSource* const files_;
   const std::function<void(LoaderEvent)> on_event_;
   std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Job> jobs_;
+  std::condition_variable readers_wake_;
+  std::condition_variable packer_wakes_;
+  std::deque<StageJob> stage_jobs_;
+  std::deque<PackJob> pack_jobs_;
   bool stopping_ = false;
-  std::vector<std::thread> threads_;
+  std::vector<std::optional<Time>> busy_since_;  // by reader
+  std::vector<std::thread> readers_;
+  std::thread packer_;
 };
 
 }  // namespace lorad

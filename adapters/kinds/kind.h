@@ -1,32 +1,42 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "adapters/base_tables.h"
 #include "adapters/image.h"
 #include "model/base/file_source.h"
 #include "model/sites.h"
 
 namespace lorad {
 
+// Keeps the file's order of keys: of rank_pattern and alpha_pattern the first key that matches wins.
+using AdapterConfigJson = nlohmann::ordered_json;
+
+struct AdapterReadOptions {
+  DType pool_dtype = DType::kF32;     // weights must stay finite in it
+  BaseTables base_tables = nullptr;   // without it a folder that holds a copy of a base table is refused
+};
+
 // A kind of adapter: a reader (and, later, a writer) of folders, nothing else. kinds/table.cc lists them.
 struct AdapterKind {
   const char* name;
   // Whether adapter_config.json is of this kind. Exactly one kind recognises a config, or it is refused by name.
-  bool (*recognises)(const nlohmann::json& config);
+  bool (*recognises)(const AdapterConfigJson& config);
   // Reads a folder. Errors: Unimplemented, naming the key, for anything that would change the maths and is not supported;
-  // InvalidArgument for a config or tensors that do not fit the base; DataLoss for corrupt files.
-  absl::StatusOr<AdapterImage> (*read)(const std::string& dir, const nlohmann::json& config, const BaseShape& base,
-                                       FileSource& files);
+  // InvalidArgument for a config or tensors that do not fit the base; DataLoss for corrupt, incomplete or contradictory
+  // files.
+  absl::StatusOr<AdapterImage> (*read)(const std::string& dir, const AdapterConfigJson& config, const BaseShape& base,
+                                       FileSource& files, const AdapterReadOptions& options);
 };
 
 absl::Span<const AdapterKind> AdapterKinds();
 
 // Reads adapter_config.json of `dir`, picks the kind and reads the folder. NotFound: no such folder or no config.
-absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape& base, FileSource& files);
+absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape& base, FileSource& files,
+                                         const AdapterReadOptions& options = {});
 
 }  // namespace lorad

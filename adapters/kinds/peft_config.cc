@@ -1,0 +1,272 @@
+#include "adapters/kinds/peft_config.h"
+
+#include <cmath>
+#include <limits>
+#include <string_view>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/safetensors.h"
+
+namespace lorad {
+namespace {
+
+using Json = AdapterConfigJson;
+
+enum class KeyUse : uint8_t {
+  kRead,      // parsed below
+  kInert,     // never changes an answer
+  kMustBeOff  // changes the maths in a way that is not supported: must be null, false, empty or kOff
+};
+struct KnownKey {
+  std::string_view name;
+  KeyUse use;
+  const char* what = "";  // of kMustBeOff: what it would do
+};
+
+constexpr KnownKey kKnownKeys[] = {
+    {"peft_type", KeyUse::kRead},
+    {"routing_strategy", KeyUse::kRead},
+    {"r", KeyUse::kRead},
+    {"lora_alpha", KeyUse::kRead},
+    {"use_rslora", KeyUse::kRead},
+    {"rank_pattern", KeyUse::kRead},
+    {"alpha_pattern", KeyUse::kRead},
+    {"target_modules", KeyUse::kRead},
+    {"exclude_modules", KeyUse::kRead},
+    {"layers_to_transform", KeyUse::kRead},
+    {"layers_pattern", KeyUse::kRead},
+    {"ensure_weight_tying", KeyUse::kRead},
+    {"init_lora_weights", KeyUse::kRead},
+    {"bias", KeyUse::kRead},
+    // Words for people and programs, training, and how the base was split over devices.
+    {"task_type", KeyUse::kInert},
+    {"auto_mapping", KeyUse::kInert},
+    {"peft_version", KeyUse::kInert},
+    {"base_model_name_or_path", KeyUse::kInert},
+    {"revision", KeyUse::kInert},
+    {"inference_mode", KeyUse::kInert},
+    {"task_name", KeyUse::kInert},
+    {"lora_init", KeyUse::kInert},
+    {"lora_dropout", KeyUse::kInert},
+    {"fan_in_fan_out", KeyUse::kInert},  // the layout of a weight that is neither merged nor normed here
+    {"megatron_config", KeyUse::kInert},
+    {"megatron_core", KeyUse::kInert},
+    {"loftq_config", KeyUse::kInert},
+    {"eva_config", KeyUse::kInert},
+    {"corda_config", KeyUse::kInert},
+    {"lora_ga_config", KeyUse::kInert},
+    {"velora_config", KeyUse::kInert},
+    {"runtime_config", KeyUse::kInert},
+    {"qalora_group_size", KeyUse::kInert},  // read with use_qalora alone
+    {"use_dora", KeyUse::kMustBeOff, "weight-decomposed LoRA (DoRA)"},
+    {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
+    {"lora_bias", KeyUse::kMustBeOff, "a bias on B"},
+    {"modules_to_save", KeyUse::kMustBeOff, "replacement of whole modules"},
+    {"trainable_token_indices", KeyUse::kMustBeOff, "replacement of embedding rows"},
+    {"target_parameters", KeyUse::kMustBeOff, "LoRA on bare parameters"},
+    {"layer_replication", KeyUse::kMustBeOff, "a deeper model made of the base's layers"},
+    {"alora_invocation_tokens", KeyUse::kMustBeOff, "activation by invocation tokens (aLoRA)"},
+    {"use_bdlora", KeyUse::kMustBeOff, "block-diagonal matrices"},
+    {"arrow_config", KeyUse::kMustBeOff, "routing among other adapters"},
+    {"kasa_config", KeyUse::kMustBeOff, "a base with its smallest singular values removed (KaSA)"},
+    {"monteclora_config", KeyUse::kMustBeOff, "sampled weights (MonteCLoRA)"},
+};
+
+const KnownKey* Find(std::string_view name) {
+  for (const KnownKey& key : kKnownKeys) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string Text(const Json& value) { return Printable(value.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+
+bool IsOff(const Json& value) {
+  if (value.is_null()) return true;
+  if (value.is_boolean()) return !value.get<bool>();
+  if (value.is_string()) return value.get_ref<const std::string&>().empty();
+  return value.is_structured() && value.empty();
+}
+
+absl::Status Invalid(const std::string& key, const Json& value, const std::string& rule) {
+  return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", key, ": ", Text(value), "; ", rule));
+}
+
+absl::Status Unsupported(const std::string& key, const Json& value, const std::string& why) {
+  return absl::UnimplementedError(absl::StrCat("adapter_config.json: ", key, ": ", Text(value), "; not supported yet: ", why));
+}
+
+// Absent and null are the same to PEFT's dataclass when the default is null.
+const Json* FindSet(const Json& json, const char* key) {
+  const auto found = json.find(key);
+  return found == json.end() || found->is_null() ? nullptr : &*found;
+}
+
+absl::Status CheckKeys(const Json& json) {
+  for (const auto& [name, value] : json.items()) {
+    const KnownKey* known = Find(name);
+    if (known == nullptr && !IsOff(value)) {
+      return Unsupported(Printable(name), value, "an unknown key that is set may change the maths; remove it if it does not");
+    }
+    if (known != nullptr && known->use == KeyUse::kMustBeOff && !IsOff(value)) {
+      return Unsupported(name, value, known->what);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> ReadFlag(const Json& json, const char* key) {
+  const Json* value = FindSet(json, key);
+  if (value == nullptr) return false;
+  if (!value->is_boolean()) return Invalid(key, *value, "must be true or false");
+  return value->get<bool>();
+}
+
+absl::StatusOr<int64_t> RankOf(const std::string& key, const Json& value) {
+  const std::string rule = absl::StrCat("must be a whole number; limit: 1..", kMaxConfigRank);
+  if (!value.is_number_integer()) return Invalid(key, value, rule);
+  const bool huge = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kMaxConfigRank);
+  if (huge || value.get<int64_t>() < 1 || value.get<int64_t>() > kMaxConfigRank) return Invalid(key, value, rule);
+  return value.get<int64_t>();
+}
+
+absl::StatusOr<double> AlphaOf(const std::string& key, const Json& value) {
+  constexpr double kLimit = std::numeric_limits<float>::max();
+  if (!value.is_number()) return Invalid(key, value, "must be a number");
+  const double alpha = value.get<double>();
+  if (!std::isfinite(alpha) || std::abs(alpha) > kLimit) return Invalid(key, value, absl::StrCat("limit: ", kLimit));
+  return alpha;
+}
+
+template <typename T>
+absl::Status ReadPattern(const Json& json, const char* key, absl::StatusOr<T> (*read)(const std::string&, const Json&),
+                         std::vector<std::pair<std::string, T>>* pattern) {
+  constexpr size_t kMaxEntries = 100'000;
+  const Json* value = FindSet(json, key);
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_object()) return Invalid(key, *value, "must be an object of expressions and numbers");
+  if (value->size() > kMaxEntries) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter_config.json: ", key, ": entries: ", value->size(), "; limit: ", kMaxEntries));
+  }
+  for (const auto& [expression, number] : value->items()) {
+    ASSIGN_OR_RETURN(const T parsed, read(absl::StrCat(key, ": ", Printable(expression)), number));
+    pattern->emplace_back(expression, parsed);
+  }
+  return absl::OkStatus();
+}
+
+// A string, or a list of strings; `empty_list` when the list may be empty.
+absl::Status ReadNames(const char* key, const Json& value, std::vector<std::string>* names) {
+  if (!value.is_array()) return Invalid(key, value, "must be a string or a list of strings");
+  for (const Json& name : value) {
+    if (!name.is_string()) return Invalid(key, value, "must be a string or a list of strings");
+    names->push_back(name.get<std::string>());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLoraConfig* config) {
+  const Json* targets = FindSet(json, "target_modules");
+  if (targets == nullptr) {
+    for (const char* known : {"llama", "mistral", "qwen2", "qwen3"}) {
+      if (model_type == known) config->target_names = {"q_proj", "v_proj"};
+    }
+    if (config->target_names.empty()) {
+      return Invalid("target_modules", nullptr, absl::StrCat("no default for model_type: ", model_type, "; name the modules"));
+    }
+  } else if (targets->is_string()) {
+    const std::string& text = targets->get_ref<const std::string&>();
+    if (absl::AsciiStrToLower(text) == "all-linear") {
+      config->all_linear = true;
+    } else {
+      config->target_regex = text;
+    }
+  } else {
+    RETURN_IF_ERROR(ReadNames("target_modules", *targets, &config->target_names));
+    if (config->target_names.empty()) return Invalid("target_modules", *targets, "names no module");
+  }
+  if (const Json* exclude = FindSet(json, "exclude_modules"); exclude != nullptr && !IsOff(*exclude)) {
+    if (exclude->is_string()) {
+      config->exclude_regex = exclude->get<std::string>();
+    } else {
+      RETURN_IF_ERROR(ReadNames("exclude_modules", *exclude, &config->exclude_names));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadLayers(const Json& json, PeftLoraConfig* config) {
+  if (const Json* layers = FindSet(json, "layers_to_transform"); layers != nullptr) {
+    const Json list = layers->is_array() ? *layers : Json::array({*layers});
+    std::vector<int64_t> numbers;
+    for (const Json& layer : list) {
+      if (!layer.is_number_integer()) {
+        return Invalid("layers_to_transform", *layers, "must be a whole number or a list of them");
+      }
+      numbers.push_back(layer.get<int64_t>());
+    }
+    if (!numbers.empty()) config->layers = std::move(numbers);
+  }
+  if (const Json* pattern = FindSet(json, "layers_pattern"); pattern != nullptr && !IsOff(*pattern)) {
+    if (!config->layers.has_value()) return Invalid("layers_pattern", *pattern, "needs layers_to_transform");
+    if (pattern->is_string()) {
+      config->layers_patterns.push_back(pattern->get<std::string>());
+    } else {
+      RETURN_IF_ERROR(ReadNames("layers_pattern", *pattern, &config->layers_patterns));
+    }
+  }
+  if (config->layers.has_value() && config->target_regex.has_value()) {
+    return Invalid("layers_to_transform", json["layers_to_transform"],
+                   "cannot be used when target_modules is an expression; name the layers there");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckInit(const Json& json) {
+  const Json* init = FindSet(json, "init_lora_weights");
+  if (init == nullptr || init->is_boolean()) return absl::OkStatus();
+  if (!init->is_string()) return Invalid("init_lora_weights", *init, "must be true, false or a name");
+  const std::string& name = init->get_ref<const std::string&>();
+  for (const char* inert : {"gaussian", "orthogonal", "eva", "mica"}) {
+    if (name == inert) return absl::OkStatus();
+  }
+  for (const char* changes_base : {"pissa", "olora", "corda", "lora_ga", "loftq"}) {
+    if (name == changes_base || absl::StartsWith(name, absl::StrCat(changes_base, "_"))) {
+      return Unsupported("init_lora_weights", *init,
+                         "this start changes the base's weights; save the adapter again with PEFT's "
+                         "path_initial_model_for_weight_conversion, which makes it an ordinary LoRA");
+    }
+  }
+  return Unsupported("init_lora_weights", *init, "an unknown start may change the base's weights");
+}
+
+}  // namespace
+
+absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::string& model_type) {
+  RETURN_IF_ERROR(CheckKeys(json));
+  RETURN_IF_ERROR(CheckInit(json));
+  if (const Json* bias = FindSet(json, "bias"); bias != nullptr && *bias != "none") {
+    if (!bias->is_string()) return Invalid("bias", *bias, "must be \"none\", \"all\" or \"lora_only\"");
+    return Unsupported("bias", *bias, "replacement of biases");
+  }
+  PeftLoraConfig config;
+  if (const Json* rank = FindSet(json, "r"); rank != nullptr) {
+    ASSIGN_OR_RETURN(config.rank, RankOf("r", *rank));
+  }
+  if (const Json* alpha = FindSet(json, "lora_alpha"); alpha != nullptr) {
+    ASSIGN_OR_RETURN(config.alpha, AlphaOf("lora_alpha", *alpha));
+  }
+  ASSIGN_OR_RETURN(config.use_rslora, ReadFlag(json, "use_rslora"));
+  ASSIGN_OR_RETURN(config.ensure_weight_tying, ReadFlag(json, "ensure_weight_tying"));
+  RETURN_IF_ERROR(ReadPattern<int64_t>(json, "rank_pattern", &RankOf, &config.rank_pattern));
+  RETURN_IF_ERROR(ReadPattern<double>(json, "alpha_pattern", &AlphaOf, &config.alpha_pattern));
+  RETURN_IF_ERROR(ReadTargets(json, model_type, &config));
+  RETURN_IF_ERROR(ReadLayers(json, &config));
+  return config;
+}
+
+}  // namespace lorad

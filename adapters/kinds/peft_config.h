@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "adapters/kinds/kind.h"
+
+namespace lorad {
+
+inline constexpr int64_t kMaxConfigRank = 512;
+inline constexpr int64_t kMaxStoredRank = 1024;
+
+// PEFT's LoraConfig as far as it changes an answer; every key that is not here was checked to change nothing.
+struct PeftLoraConfig {
+  int64_t rank = 8;
+  double alpha = 8.0;
+  bool use_rslora = false;
+  std::vector<std::pair<std::string, int64_t>> rank_pattern;  // expression -> rank, in the file's order
+  std::vector<std::pair<std::string, double>> alpha_pattern;
+
+  bool all_linear = false;
+  std::optional<std::string> target_regex;  // of the whole module path
+  std::vector<std::string> target_names;    // whole paths or their ends
+  std::optional<std::string> exclude_regex;
+  std::vector<std::string> exclude_names;
+  std::optional<std::vector<int64_t>> layers;  // only these layers; with target_names alone
+  std::vector<std::string> layers_patterns;    // expressions for the path segment before the layer's number
+  bool ensure_weight_tying = false;
+};
+
+// Errors   Unimplemented, naming key and value, for what would change the maths; InvalidArgument for a value that cannot be.
+// Source   peft 0.21.2, tuners/lora/config.py; target_modules null means the defaults of utils/constants.py.
+absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const AdapterConfigJson& json, const std::string& model_type);
+
+}  // namespace lorad

@@ -1,0 +1,212 @@
+#include "adapters/kinds/peft_targets.h"
+
+#include <re2/re2.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "model/base/status_macros.h"
+#include "model/safetensors.h"
+
+namespace lorad {
+namespace {
+
+using Regex = std::unique_ptr<RE2>;
+
+// Parts of Python's syntax that need backtracking.
+bool NeedsBacktracking(const std::string& expression) {
+  for (const char* part : {"(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "(?P="}) {
+    if (absl::StrContains(expression, part)) return true;
+  }
+  for (size_t i = 0; i + 1 < expression.size(); ++i) {
+    if (expression[i] != '\\') continue;
+    if (expression[i + 1] >= '1' && expression[i + 1] <= '9') return true;
+    ++i;
+  }
+  return false;
+}
+
+// `wrap` is the expression that PEFT builds around the user's, with $0 in its place.
+absl::StatusOr<Regex> Compile(const char* key, const std::string& expression, const char* wrap) {
+  const std::string what = absl::StrCat("adapter_config.json: ", key, ": ", Printable(expression));
+  if (NeedsBacktracking(expression)) {
+    return absl::UnimplementedError(
+        absl::StrCat(what, "; look-around and back references are not supported: expressions are matched in linear time"));
+  }
+  RE2::Options options;
+  options.set_log_errors(false);
+  auto regex = std::make_unique<RE2>(absl::StrReplaceAll(wrap, {{"$0", expression}}), options);
+  if (regex->ok()) return regex;
+  const std::string message = absl::StrCat(what, "; not an expression: ", Printable(regex->error()));
+  switch (regex->error_code()) {
+    case RE2::ErrorBadEscape:
+    case RE2::ErrorBadPerlOp:
+    case RE2::ErrorRepeatSize:
+    case RE2::ErrorPatternTooLarge:
+      return absl::UnimplementedError(absl::StrCat(message, "; the syntax is RE2's"));
+    default:
+      return absl::InvalidArgumentError(message);
+  }
+}
+
+bool NameMatches(const std::string& path, const std::string& name) {
+  return path == name || absl::EndsWith(path, absl::StrCat(".", name));
+}
+
+bool AnyNameMatches(const std::string& path, const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) { return NameMatches(path, name); });
+}
+
+// The layer that an expression finds in a path, or -1.
+int64_t LayerOf(const std::string& path, const std::vector<Regex>& layer_of) {
+  for (const Regex& regex : layer_of) {
+    const int group = regex->NamedCapturingGroups().at("idx");
+    std::vector<re2::StringPiece> groups(static_cast<size_t>(group) + 1);
+    if (!regex->Match(path, 0, path.size(), RE2::ANCHOR_START, groups.data(), group + 1)) continue;
+    int64_t layer = -1;
+    return absl::SimpleAtoi(groups[static_cast<size_t>(group)].as_string(), &layer) ? layer : -1;
+  }
+  return -1;
+}
+
+// One config's expressions, compiled.
+class Selection final {
+ public:
+  static absl::StatusOr<Selection> Make(const PeftLoraConfig& config) {
+    Selection selection(config);
+    if (config.target_regex.has_value()) {
+      ASSIGN_OR_RETURN(selection.target_, Compile("target_modules", *config.target_regex, "$0"));
+    }
+    if (config.exclude_regex.has_value()) {
+      ASSIGN_OR_RETURN(selection.exclude_, Compile("exclude_modules", *config.exclude_regex, "$0"));
+    }
+    for (const std::string& pattern : config.layers_patterns) {
+      ASSIGN_OR_RETURN(Regex regex, Compile("layers_pattern", pattern, R"((?:^|.*?\.)$0\.(?P<idx>\d+)\.)"));
+      if (!regex->NamedCapturingGroups().contains("idx")) {
+        return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: layers_pattern: ", Printable(pattern)));
+      }
+      selection.layer_of_.push_back(std::move(regex));
+    }
+    if (selection.layer_of_.empty()) {
+      ASSIGN_OR_RETURN(Regex regex, Compile("layers_pattern", "", R"(.*?\.[^.]*\.(?P<idx>\d+)\.)"));
+      selection.layer_of_.push_back(std::move(regex));
+    }
+    return selection;
+  }
+
+  bool Excludes(const std::string& path) const {
+    if (exclude_ != nullptr) return RE2::FullMatch(path, *exclude_);
+    return AnyNameMatches(path, config_.exclude_names);
+  }
+
+  bool Targets(const std::string& path, Site site) const {
+    if (config_.all_linear) return site != Site::kEmbedTokens && site != Site::kLmHead;
+    if (target_ != nullptr) return RE2::FullMatch(path, *target_);
+    const std::vector<std::string>& names = config_.target_names;
+    // A whole path is meant, whatever its layer.
+    if (std::find(names.begin(), names.end(), path) != names.end()) return true;
+    if (!AnyNameMatches(path, names)) return false;
+    if (!config_.layers.has_value()) return true;
+    const int64_t layer = LayerOf(path, layer_of_);
+    return layer >= 0 && std::find(config_.layers->begin(), config_.layers->end(), layer) != config_.layers->end();
+  }
+
+ private:
+  explicit Selection(const PeftLoraConfig& config) : config_(config) {}
+  const PeftLoraConfig& config_;
+  Regex target_;
+  Regex exclude_;
+  std::vector<Regex> layer_of_;
+};
+
+template <typename T>
+class Pattern final {
+ public:
+  static absl::StatusOr<Pattern> Make(const char* key, const std::vector<std::pair<std::string, T>>& entries) {
+    Pattern pattern;
+    for (const auto& [expression, value] : entries) {
+      ASSIGN_OR_RETURN(Regex regex, Compile(key, expression, R"(^(.*\.)?($0)$)"));
+      pattern.entries_.emplace_back(std::move(regex), value);
+    }
+    return pattern;
+  }
+  // Of the first expression, in the file's order, that matches.
+  T ValueFor(const std::string& path, T otherwise) const {
+    for (const auto& [regex, value] : entries_) {
+      if (RE2::PartialMatch(path, *regex)) return value;
+    }
+    return otherwise;
+  }
+
+ private:
+  std::vector<std::pair<Regex, T>> entries_;
+};
+
+absl::Status CheckEveryNameMatches(const PeftLoraConfig& config, const std::map<std::string, TargetedModule>& modules) {
+  for (const std::string& name : config.target_names) {
+    const bool matches = std::any_of(modules.begin(), modules.end(),
+                                     [&](const auto& module) { return NameMatches(module.first, name); });
+    if (!matches) {
+      return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_modules: ", Printable(name),
+                                                     "; matches no module of the base that takes LoRA"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// ensure_weight_tying on a tied base: what is put on one of embedding and head is put on the other too.
+void TieTargets(const std::map<std::string, TargetedModule>& modules, std::map<std::string, TargetedModule>* targets) {
+  const auto is_tied = [](const auto& module) {
+    return module.second.shape->site == Site::kEmbedTokens || module.second.shape->site == Site::kLmHead;
+  };
+  if (std::none_of(targets->begin(), targets->end(), is_tied)) return;
+  std::copy_if(modules.begin(), modules.end(), std::inserter(*targets, targets->end()), is_tied);
+}
+
+}  // namespace
+
+std::map<std::string, TargetedModule> AllModules(const BaseShape& base) {
+  std::map<std::string, TargetedModule> modules;
+  for (const SiteShape& shape : base.sites) {
+    if (!shape.per_layer) modules[shape.module_path] = {.shape = &shape};
+    for (int32_t layer = 0; shape.per_layer && layer < base.num_layers; ++layer) {
+      modules[absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}})] = {.shape = &shape, .layer = layer};
+    }
+  }
+  return modules;
+}
+
+absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config, const BaseShape& base) {
+  const std::map<std::string, TargetedModule> modules = AllModules(base);
+  RETURN_IF_ERROR(CheckEveryNameMatches(config, modules));
+  ASSIGN_OR_RETURN(const Selection selection, Selection::Make(config));
+  ASSIGN_OR_RETURN(const Pattern<int64_t> ranks, Pattern<int64_t>::Make("rank_pattern", config.rank_pattern));
+  ASSIGN_OR_RETURN(const Pattern<double> alphas, Pattern<double>::Make("alpha_pattern", config.alpha_pattern));
+
+  std::map<std::string, TargetedModule> targets;
+  for (const auto& [path, module] : modules) {
+    if (!selection.Excludes(path) && selection.Targets(path, module.shape->site)) targets[path] = module;
+  }
+  if (config.ensure_weight_tying && base.tied_embeddings) TieTargets(modules, &targets);
+  if (targets.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "adapter_config.json: target_modules", config.target_regex.has_value() ? ": " : "",
+        Printable(config.target_regex.value_or("")), "; matches no module of the base, or all that match are excluded"));
+  }
+  for (auto& [path, module] : targets) {
+    module.rank = ranks.ValueFor(path, config.rank);
+    const double rank = static_cast<double>(module.rank);
+    const double alpha = alphas.ValueFor(path, config.alpha);
+    module.scale = static_cast<float>(alpha / (config.use_rslora ? std::sqrt(rank) : rank));
+  }
+  return targets;
+}
+
+}  // namespace lorad

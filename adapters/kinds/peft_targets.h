@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "adapters/kinds/peft_config.h"
+#include "model/sites.h"
+
+namespace lorad {
+
+// A module of the base that a config targets, with what the config says of it.
+struct TargetedModule {
+  const SiteShape* shape = nullptr;
+  int32_t layer = -1;
+  int64_t rank = 0;
+  float scale = 1.0f;
+};
+
+// Targeted modules by path ("model.layers.0.self_attn.q_proj"). `base` must outlive the result.
+//
+// Errors   InvalidArgument for an expression that is broken, a target that matches no module, or a scale that is not
+//          finite; Unimplemented, naming the expression, for look-around and back references: no matcher in linear time
+//          has them.
+// Source   peft 0.21.2, check_target_module_exists of tuners/tuners_utils.py and get_pattern_key of utils/other.py.
+absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config, const BaseShape& base);
+
+// Every module of the base that LoRA can be put on, by path.
+std::map<std::string, TargetedModule> AllModules(const BaseShape& base);
+
+}  // namespace lorad

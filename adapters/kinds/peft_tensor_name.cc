@@ -1,0 +1,39 @@
+#include "adapters/kinds/peft_tensor_name.h"
+
+namespace lorad {
+namespace {
+
+struct Ending {
+  std::string_view text;
+  PeftTensor part;
+};
+
+// The longer of two that both fit comes first.
+constexpr Ending kEndings[] = {
+    {".lora_A.weight", PeftTensor::kLoraA},
+    {".lora_A.default.weight", PeftTensor::kLoraA},
+    {".lora_B.weight", PeftTensor::kLoraB},
+    {".lora_B.default.weight", PeftTensor::kLoraB},
+    {".lora_embedding_A", PeftTensor::kEmbeddingA},
+    {".lora_embedding_A.default", PeftTensor::kEmbeddingA},
+    {".lora_embedding_B", PeftTensor::kEmbeddingB},
+    {".lora_embedding_B.default", PeftTensor::kEmbeddingB},
+    {".base_layer.weight", PeftTensor::kTable},
+    {".weight", PeftTensor::kTable},
+};
+
+constexpr std::string_view kPrefix = "base_model.model.";
+
+}  // namespace
+
+std::optional<PeftTensorName> ParsePeftTensorName(std::string_view name) {
+  if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
+  for (const Ending& ending : kEndings) {
+    if (!name.ends_with(ending.text)) continue;
+    name.remove_suffix(ending.text.size());
+    return PeftTensorName{.path = std::string(name), .part = ending.part};
+  }
+  return std::nullopt;
+}
+
+}  // namespace lorad

@@ -1,0 +1,79 @@
+#include "adapters/names.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "model/safetensors.h"
+
+namespace lorad {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxPathBytes = 4096;
+
+bool IsLetterOrDigit(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+bool IsInside(const fs::path& path, const fs::path& root) {
+  const auto [root_end, path_end] = std::mismatch(root.begin(), root.end(), path.begin(), path.end());
+  return root_end == root.end();
+}
+
+}  // namespace
+
+absl::Status CheckAdapterName(std::string_view name) {
+  const auto refuse = [&](const char* rule) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter name: ", Printable(std::string(name)), "; ", rule));
+  };
+  if (name.empty()) return refuse("must not be empty");
+  if (name.size() > kMaxAdapterNameBytes) return refuse("longer than the limit of 256 bytes");
+  if (!IsLetterOrDigit(name.front())) return refuse("must begin with a letter or digit");
+  for (const char c : name) {
+    if (!IsLetterOrDigit(c) && std::string_view("._:/-").find(c) == std::string_view::npos) {
+      return refuse("may hold letters, digits and . _ : / - alone");
+    }
+  }
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('/', begin), name.size());
+    const std::string_view segment = name.substr(begin, end - begin);
+    if (segment.empty() || segment == "." || segment == "..") return refuse("has an empty, \".\" or \"..\" segment");
+    begin = end + 1;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::string_view root) {
+  const std::string shown = Printable(std::string(path));
+  if (path.empty() || path.size() > kMaxPathBytes || path.find('\0') != std::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter path: ", shown, "; must be 1..", kMaxPathBytes, " bytes without NUL"));
+  }
+  std::error_code error;
+  fs::path real_root;
+  fs::path wanted(path);
+  if (!root.empty()) {
+    real_root = fs::canonical(fs::path(root), error);
+    if (error) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("adapter root: ", Printable(std::string(root)), ": ", error.message(), "; see --adapter-root"));
+    }
+    if (wanted.is_relative()) wanted = real_root / wanted;
+  }
+  const fs::path real = fs::canonical(wanted, error);
+  // A path outside the root says nothing of what exists there.
+  const bool inside = real_root.empty() || IsInside(error ? wanted.lexically_normal() : real, real_root);
+  if (!inside) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter path: ", shown, "; must lie under --adapter-root: ", real_root.string()));
+  }
+  if (error) return absl::NotFoundError(absl::StrCat("adapter path: ", shown, ": ", error.message()));
+  if (!fs::is_directory(real, error)) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter path: ", shown, "; must be a folder"));
+  }
+  return real.string();
+}
+
+}  // namespace lorad

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace lorad {
+
+inline constexpr size_t kMaxAdapterNameBytes = 256;
+
+// 1..256 of [A-Za-z0-9._:/-], the first a letter or digit, no empty, "." or ".." segment between slashes. '@' is kept for
+// revisions. Errors: InvalidArgument with the name and the rule it breaks.
+absl::Status CheckAdapterName(std::string_view name);
+
+// The real path of an adapter's folder. `root` "" = anywhere; else the folder, its symbolic links resolved, lies under
+// it. A relative path is taken from the root, or from the working directory without one.
+// Errors   NotFound: no such folder. InvalidArgument: outside the root, not a folder, or not a path.
+absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::string_view root);
+
+}  // namespace lorad

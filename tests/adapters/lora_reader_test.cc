@@ -1,0 +1,175 @@
+// Rules of the LoRA reader that the golden folders do not cover.
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adapters/float_convert.h"
+#include "adapters/kinds/base_table_check.h"
+#include "adapters/kinds/kind.h"
+#include "adapters/kinds/peft_config.h"
+#include "adapters/kinds/peft_targets.h"
+#include "model/safetensors_writer.h"
+#include "tests/adapters/adapter_folder.h"
+
+namespace lorad {
+namespace {
+
+using absl::StatusCode;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class LoraReaderTest : public testing::Test {
+ protected:
+  absl::StatusOr<AdapterImage> Read(const AdapterSpec& spec, const AdapterReadOptions& options = {}) {
+    return ReadAdapter(WriteAdapter(dir_.path() + "/a", spec), base_, *files_, options);
+  }
+  TemporaryFolder dir_;
+  BaseShape base_ = TinyBase();
+  std::unique_ptr<FileSource> files_ = LocalFiles();
+};
+
+TEST_F(LoraReaderTest, SlotsAreOrderedAndTargetsNamedOnce) {
+  const AdapterImage image = Read({.modules = {"v_proj", "q_proj", "lm_head"}}).value();
+  EXPECT_THAT(image.targets, ElementsAre("q_proj", "v_proj", "lm_head"));
+  EXPECT_EQ(image.slots.size(), 5u);
+  EXPECT_EQ(image.slots[1].layer, 1);
+  EXPECT_EQ(image.slots[4].layer, -1);
+}
+
+TEST_F(LoraReaderTest, TheDigestIsOfWhatIsApplied) {
+  const std::string digest = Read({}).value().digest;
+  EXPECT_EQ(Read({}).value().digest, digest);
+  EXPECT_NE(Read({.alpha = 5}).value().digest, digest);
+  EXPECT_NE(Read({.seed = 2}).value().digest, digest);
+  EXPECT_NE(Read({.dtype = DType::kBF16}).value().digest, digest);
+  EXPECT_NE(Read({.more_config = ", \"use_rslora\": true"}).value().digest, digest);
+  EXPECT_EQ(Read({.more_config = ", \"lora_dropout\": 0.1, \"alpha_pattern\": {\"k_proj\": 9}"}).value().digest, digest);
+}
+
+TEST_F(LoraReaderTest, AWeightTooLargeForTheServingTypeIsRefused) {
+  const std::string dir = WriteAdapter(dir_.path() + "/a", {});
+  const std::string file = dir + "/adapter_model.safetensors";
+  {
+    std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(-4, std::ios::end);
+    const float large = 3.4e38f;
+    out.write(reinterpret_cast<const char*>(&large), 4);
+  }
+  EXPECT_TRUE(ReadAdapter(dir, base_, *files_).ok());
+  const absl::Status status = ReadAdapter(dir, base_, *files_, {.pool_dtype = DType::kBF16}).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("BF16"));
+}
+
+TEST_F(LoraReaderTest, TiedWeightsAreOnBothSidesOrRefused) {
+  base_.tied_embeddings = true;
+  const std::string tie = ", \"ensure_weight_tying\": true";
+  EXPECT_EQ(Read({.modules = {"embed_tokens"}, .more_config = tie}).status().code(), StatusCode::kDataLoss);
+  EXPECT_EQ(Read({.modules = {"embed_tokens", "lm_head"}, .more_config = tie}).value().slots.size(), 2u);
+  base_.tied_embeddings = false;  // nothing to tie
+  EXPECT_TRUE(Read({.modules = {"embed_tokens"}, .more_config = tie}).ok());
+}
+
+TEST_F(LoraReaderTest, ConfigWithoutTargetsTakesTheDefaultsOfTheBasesType) {
+  const AdapterConfigJson json = {{"peft_type", "LORA"}, {"r", 2}};
+  EXPECT_THAT(ParsePeftLoraConfig(json, "qwen2")->target_names, ElementsAre("q_proj", "v_proj"));
+  EXPECT_EQ(ParsePeftLoraConfig(json, "new_model").status().code(), StatusCode::kInvalidArgument);
+}
+
+std::vector<std::string> TargetsOf(const std::string& config) {
+  const absl::StatusOr<PeftLoraConfig> parsed = ParsePeftLoraConfig(AdapterConfigJson::parse(config), "llama");
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  const BaseShape base = TinyBase();
+  const auto targets = SelectTargets(*parsed, base);
+  EXPECT_TRUE(targets.ok()) << targets.status();
+  std::vector<std::string> paths;
+  for (const auto& [path, module] : *targets) paths.push_back(path);
+  return paths;
+}
+
+// The expectations were computed with peft 0.21.2's check_target_module_exists.
+TEST(PeftTargetsTest, SelectsAsPeftDoes) {
+  EXPECT_THAT(TargetsOf(R"({"target_modules": ["q_proj", "lm_head", "embed_tokens"], "layers_to_transform": [1]})"),
+              ElementsAre("lm_head", "model.layers.1.self_attn.q_proj"))
+      << "a whole path is meant whatever its layer; embed_tokens has no layer and is no whole path";
+  EXPECT_THAT(TargetsOf(R"({"target_modules": ["model.layers.0.self_attn.q_proj"], "layers_to_transform": 1})"),
+              ElementsAre("model.layers.0.self_attn.q_proj"));
+  EXPECT_THAT(TargetsOf(R"({"target_modules": ["k_proj"], "layers_to_transform": 0, "layers_pattern": ["blocks", "layers"]})"),
+              ElementsAre("model.layers.0.self_attn.k_proj"));
+  EXPECT_THAT(TargetsOf(R"({"target_modules": "a|.*v_proj", "exclude_modules": ".*0.*"})"),
+              ElementsAre("model.layers.1.self_attn.v_proj"));
+  EXPECT_THAT(TargetsOf(R"({"target_modules": ["o_proj"], "layers_to_transform": []})"),
+              ElementsAre("model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj"));
+  EXPECT_EQ(TargetsOf(R"({"target_modules": "ALL-linear"})").size(), 14u);
+}
+
+TEST(PeftTargetsTest, RefusesWhatPeftRefusesOrASlowMatcherWouldHangOn) {
+  const auto code = [](const std::string& config) {
+    const absl::StatusOr<PeftLoraConfig> parsed = ParsePeftLoraConfig(AdapterConfigJson::parse(config), "llama");
+    return parsed.ok() ? SelectTargets(*parsed, TinyBase()).status().code() : parsed.status().code();
+  };
+  EXPECT_EQ(code(R"({"target_modules": "q_proj"})"), StatusCode::kInvalidArgument) << "an expression of the whole path";
+  EXPECT_EQ(code(R"({"target_modules": ".*q_proj", "layers_to_transform": [0]})"), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(R"({"target_modules": ["q_proj"], "layers_pattern": "layers"})"), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(R"({"target_modules": ["q_proj"], "layers_to_transform": [7]})"), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(R"({"target_modules": "(a)\\1"})"), StatusCode::kUnimplemented);
+  EXPECT_EQ(code(R"({"target_modules": ".*q_proj\\Z"})"), StatusCode::kUnimplemented);
+  EXPECT_EQ(code(R"({"target_modules": "((a{1,100}){1,100}){1,100}"})"), StatusCode::kUnimplemented);
+  EXPECT_EQ(code(R"({"target_modules": "a)|(.*q_proj"})"), StatusCode::kInvalidArgument);
+}
+
+class BaseTableTest : public testing::Test {
+ protected:
+  static constexpr int64_t kRows = 700, kColumns = 101;  // more than one block of reading
+  void SetUp() override {
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    table_.resize(kRows * kColumns);
+    for (float& value : table_) value = normal(random);
+  }
+  absl::Status Check(DType file_dtype, std::vector<float> file, DType base_dtype) {
+    const auto bytes_of = [](const std::vector<float>& values, DType dtype) {
+      std::vector<std::byte> bytes(values.size() * SizeBytes(dtype));
+      FromF32(values.data(), static_cast<int64_t>(values.size()), dtype, bytes.data());
+      return bytes;
+    };
+    const std::vector<std::byte> file_bytes = bytes_of(file, file_dtype);
+    const std::vector<std::byte> base_bytes = bytes_of(table_, base_dtype);
+    const std::string path = dir_.path() + "/t.safetensors";
+    const int64_t columns = static_cast<int64_t>(file.size()) / kRows;
+    EXPECT_TRUE(WriteSafetensors(path, {{.name = "t", .dtype = file_dtype, .shape = {kRows, columns}, .bytes = file_bytes}}, {}).ok());
+    const auto files = LocalFiles();
+    const SafetensorsIndex index = ParseSafetensorsHeader(*files, path).value();
+    return CheckEqualsBaseTable(*files, path, "t", index.tensors.at("t"), Site::kEmbedTokens, [&](Site) {
+      return absl::StatusOr<BaseTable>(BaseTable{base_dtype, kRows, kColumns, base_bytes.data()});
+    });
+  }
+  TemporaryFolder dir_;
+  std::vector<float> table_;
+};
+
+TEST_F(BaseTableTest, ACopyIsTheSameAlsoWhenTrainingKeptItInAnotherType) {
+  EXPECT_TRUE(Check(DType::kF32, table_, DType::kF32).ok());
+  EXPECT_TRUE(Check(DType::kBF16, table_, DType::kF32).ok());
+  EXPECT_TRUE(Check(DType::kF16, table_, DType::kF32).ok());
+  std::vector<float> widened = table_;
+  for (float& value : widened) value = F32FromBf16(Bf16FromF32(value));
+  EXPECT_TRUE(Check(DType::kF32, widened, DType::kBF16).ok());
+}
+
+TEST_F(BaseTableTest, OneOtherNumberOrSizeMakesItAReplacement) {
+  std::vector<float> other = table_;
+  other.back() += 0.25f;
+  EXPECT_EQ(Check(DType::kF32, other, DType::kF32).code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(Check(DType::kF32, std::vector<float>(kRows * (kColumns + 1)), DType::kF32).code(), StatusCode::kUnimplemented);
+  table_[0] = 0.0f;
+  other = table_;
+  other[0] = -0.0f;
+  EXPECT_TRUE(Check(DType::kF32, other, DType::kF32).ok());
+}
+
+}  // namespace
+}  // namespace lorad

@@ -1,0 +1,75 @@
+#include "adapters/names.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/adapters/adapter_folder.h"
+
+namespace lorad {
+namespace {
+
+namespace fs = std::filesystem;
+using absl::StatusCode;
+
+TEST(AdapterNameTest, AcceptsNamesOfHubsPathsAndVersions) {
+  for (const char* name : {"a", "7", "sql-lora", "org/name", "org/name.v2", "team:blue_1", "a..b"}) {
+    EXPECT_TRUE(CheckAdapterName(name).ok()) << name;
+  }
+  EXPECT_TRUE(CheckAdapterName(std::string(256, 'x')).ok());
+}
+
+TEST(AdapterNameTest, RefusesWhatCouldBeAPathARevisionOrUnreadable) {
+  for (const char* name : {"", "-a", ".hidden", "/abs", "a//b", "a/", "a/../b", "a/./b", "..", "a/..", "a b", "a@2", "a\nb",
+                           "\xC3\xA9t\xC3\xA9", "a\xFF"}) {
+    EXPECT_EQ(CheckAdapterName(name).code(), StatusCode::kInvalidArgument) << name;
+  }
+  EXPECT_FALSE(CheckAdapterName(std::string(257, 'x')).ok());
+  EXPECT_FALSE(CheckAdapterName(std::string_view("a\0b", 3)).ok());
+}
+
+class AdapterPathTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    fs::create_directories(root_ + "/org/one");
+    fs::create_directories(outside_.path() + "/secret");
+    fs::create_directory_symlink(outside_.path(), root_ + "/leaving");
+    fs::create_directory_symlink(root_ + "/org", root_ + "/staying");
+    fs::create_directory_symlink(root_ + "/circle", root_ + "/circle");
+    std::ofstream(root_ + "/file") << "x";
+  }
+  TemporaryFolder inside_, outside_;
+  const std::string root_ = fs::canonical(inside_.path()).string();
+};
+
+TEST_F(AdapterPathTest, GivesTheRealFolder) {
+  EXPECT_EQ(ResolveAdapterPath(root_ + "/org/one", "").value(), root_ + "/org/one");
+  EXPECT_EQ(ResolveAdapterPath(root_ + "/org/../org/one", "").value(), root_ + "/org/one");
+  EXPECT_EQ(ResolveAdapterPath("org/one", root_).value(), root_ + "/org/one");
+  EXPECT_EQ(ResolveAdapterPath(root_ + "/staying/one", root_).value(), root_ + "/org/one");
+}
+
+TEST_F(AdapterPathTest, RefusesWhateverLeavesTheRoot) {
+  for (const std::string& path : {root_ + "/leaving/secret", outside_.path() + "/secret", root_ + "/../", std::string("../x"),
+                                  std::string("/etc"), std::string("/no/such/folder"), std::string("leaving/secret")}) {
+    EXPECT_EQ(ResolveAdapterPath(path, root_).status().code(), StatusCode::kInvalidArgument) << path;
+  }
+  // A sibling whose name begins like the root's is outside.
+  fs::create_directories(root_ + "x/one");
+  EXPECT_EQ(ResolveAdapterPath(root_ + "x/one", root_).status().code(), StatusCode::kInvalidArgument);
+  fs::remove_all(root_ + "x");
+}
+
+TEST_F(AdapterPathTest, SaysWhenThereIsNoSuchFolder) {
+  EXPECT_EQ(ResolveAdapterPath("org/two", root_).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(ResolveAdapterPath("circle", root_).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(ResolveAdapterPath("file", root_).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ResolveAdapterPath("", root_).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ResolveAdapterPath(std::string_view("a\0b", 3), root_).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ResolveAdapterPath("org", root_ + "/none").status().code(), StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace lorad
