@@ -55,7 +55,7 @@ absl::Status CheckTiedHead(const MatchedWeights& weights) {
   if (head->second.dtype == table.dtype && std::equal(table.data, table.data + table.size_bytes, head->second.data)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(
+  return absl::DataLossError(
       "tie_word_embeddings: true, but lm_head.weight differs from model.embed_tokens.weight; programs disagree on which "
       "one counts; set tie_word_embeddings to false to use both");
 }

@@ -19,7 +19,7 @@ namespace lorad {
 struct LoadOptions {
   DType dtype = DType::kF32;  // kF32 or kBF16; the daemon resolves "auto"
   // Bytes of weights read so far and in all; called now and then on the loading thread.
-  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress = nullptr;
 };
 
 // A frozen decoder read from an HF folder. Knows no adapter kinds and no requests.

@@ -21,6 +21,7 @@ constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 absl::StatusOr<Json> ReadJsonObject(FileSource& files, const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(files, path, kMaxConfigBytes));
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return absl::DataLossError(absl::StrCat(path, ": not valid JSON; bytes: ", text.size()));
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": not a JSON object"));
   return json;
 }
@@ -30,22 +31,20 @@ std::string KnownArchitectures() {
                        [](std::string* out, const Architecture& architecture) { out->append(architecture.name); });
 }
 
-// "architectures" decides; an older file without it is told by its model_type.
 const Architecture* PickArchitecture(ConfigFields& fields) {
   const std::vector<std::string> names = fields.Strings("architectures");
-  const std::string model_type = fields.String("model_type", "");
-  for (const Architecture& architecture : Architectures()) {
-    const bool named = names.empty() ? model_type == architecture.model_type
-                                     : names.size() == 1 && names[0] == architecture.name;
-    if (!named) continue;
-    if (!model_type.empty() && model_type != architecture.model_type) {
-      fields.Fail(absl::InvalidArgumentError(
-          absl::StrCat(fields.Describe("model_type"), "; expected for ", architecture.name, ": ", architecture.model_type)));
-    }
-    return &architecture;
+  if (names.size() != 1) {
+    fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe("architectures"), "; expected: a list of one name")));
+    return nullptr;
   }
-  fields.Refuse(names.empty() ? "model_type" : "architectures", absl::StrCat("supported are ", KnownArchitectures()));
-  return nullptr;
+  const Architecture* architecture = FindArchitecture(names[0]);
+  if (architecture == nullptr) {
+    fields.Refuse("architectures", absl::StrCat("supported are ", KnownArchitectures()));
+  } else if (fields.String("model_type", architecture->model_type) != architecture->model_type) {
+    fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe("model_type"), "; expected for ", architecture->name,
+                                                        ": ", architecture->model_type)));
+  }
+  return architecture;
 }
 
 void AddIds(const std::vector<int32_t>& ids, std::vector<int32_t>* to) {

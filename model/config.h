@@ -63,8 +63,9 @@ struct ModelConfig {
   } generation;
 };
 
-// Reads config.json and generation_config.json of an HF folder. Errors: NotFound without config.json; InvalidArgument for
-// a broken or inconsistent value; Unimplemented, naming key and value, for an architecture or option not supported.
+// Reads config.json and generation_config.json of an HF folder. Errors: NotFound without config.json; DataLoss for a file that
+// is not JSON; InvalidArgument for a wrong or inconsistent value; Unimplemented, naming key and value, for an architecture or
+// option not supported.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir);
 
 // What adapters of this base must fit, with HF's module paths.

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include <nlohmann/json.hpp>
@@ -43,31 +44,33 @@ absl::StatusOr<Checkpoint> OpenShards(FileSource& files, const std::string& mode
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     return absl::DataLossError(absl::StrCat(index_path, ": no weight_map"));
   }
-  std::set<std::string> shards;
+  std::map<std::string, std::set<std::string>> names_by_shard;
   for (const auto& item : index["weight_map"].items()) {
     if (!item.value().is_string() || !IsPlainFileName(item.value().get_ref<const std::string&>())) {
       return absl::DataLossError(
           absl::StrCat(index_path, ": tensor ", Printable(item.key()), ": not the name of a file in this folder"));
     }
-    shards.insert(item.value().get<std::string>());
+    names_by_shard[item.value().get<std::string>()].insert(item.key());
   }
   Checkpoint checkpoint;
-  for (const std::string& shard : shards) {
+  for (const auto& [shard, names] : names_by_shard) {
     const std::string path = absl::StrCat(model_dir, "/", shard);
     if (!files.Exists(path)) {
-      return absl::NotFoundError(absl::StrCat("missing shard: ", path, "; named by ", index_path));
+      return absl::DataLossError(absl::StrCat("missing shard: ", path, "; named by ", index_path));
     }
     ASSIGN_OR_RETURN(const Checkpoint part, MapFile(files, path));
-    for (const auto& item : index["weight_map"].items()) {
-      if (item.value() == shard && !part.contains(item.key())) {
+    for (const std::string& name : names) {
+      if (!part.contains(name)) {
         return absl::DataLossError(
-            absl::StrCat(path, ": tensor ", Printable(item.key()), ": not in this shard, where ", index_path, " puts it"));
+            absl::StrCat(path, ": tensor ", Printable(name), ": not in this shard, where ", index_path, " puts it"));
       }
     }
     for (const auto& [name, tensor] : part) {
-      if (!checkpoint.emplace(name, tensor).second) {
-        return absl::DataLossError(absl::StrCat(path, ": tensor ", Printable(name), ": another shard has it too"));
+      if (!names.contains(name)) {
+        return absl::DataLossError(
+            absl::StrCat(path, ": tensor ", Printable(name), ": in this shard, but ", index_path, " does not say so"));
       }
+      checkpoint.emplace(name, tensor);
     }
   }
   return checkpoint;
@@ -107,7 +110,7 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& model_dir) {
     if (!files->Exists(absl::StrCat(model_dir, "/", pickle))) continue;
     return absl::UnimplementedError(absl::StrCat(model_dir, "/", pickle, ": not supported: pickled weights; convert to safetensors"));
   }
-  return absl::NotFoundError(absl::StrCat("no weights: neither ", single, " nor model.safetensors.index.json"));
+  return absl::DataLossError(absl::StrCat("no weights: neither ", single, " nor model.safetensors.index.json"));
 }
 
 }  // namespace lorad

@@ -42,8 +42,8 @@ struct StoredTensor {
 using Checkpoint = std::map<std::string, StoredTensor, std::less<>>;
 
 // Maps model.safetensors of an HF folder, or the shards of model.safetensors.index.json.
-// Errors: NotFound without either, or when a shard is missing; DataLoss for a broken file, a tensor that its shard lacks or
-// that two shards hold; Unimplemented for a folder with pytorch_model.bin alone.
+// Errors: DataLoss without either, for a missing shard, a broken file, an index that does not say what the shards hold;
+// Unimplemented for a folder with pytorch_model.bin alone.
 absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& model_dir);
 
 }  // namespace lorad

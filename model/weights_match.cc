@@ -62,7 +62,7 @@ absl::StatusOr<MatchedWeights> MatchWeights(const std::vector<WeightRow>& rows, 
   AppendList("unexpected", unexpected, &problems);
   AppendList("wrong shape", wrong_shape, &problems);
   if (!problems.empty()) {
-    return absl::InvalidArgumentError(
+    return absl::DataLossError(
         absl::StrCat("the checkpoint's tensors do not fit config.json: ", absl::StrJoin(problems, "; ")));
   }
   AppendList("tensors that are not F32, F16 or BF16", wrong_dtype, &problems);

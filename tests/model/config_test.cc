@@ -1,0 +1,234 @@
+#include "model/config.h"
+
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
+
+namespace lorad {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr absl::StatusCode kDataLoss = absl::StatusCode::kDataLoss;
+constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr absl::StatusCode kUnimplemented = absl::StatusCode::kUnimplemented;
+
+json Llama() {
+  return {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", 100}, {"hidden_size", 64},
+          {"intermediate_size", 96}, {"num_hidden_layers", 3}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+          {"max_position_embeddings", 256}, {"rms_norm_eps", 1e-5}, {"hidden_act", "silu"}, {"eos_token_id", 2}};
+}
+
+json Qwen2() {
+  json config = Llama();
+  config["architectures"] = {"Qwen2ForCausalLM"};
+  config["model_type"] = "qwen2";
+  return config;
+}
+
+json With(json config, const char* key, json value) {
+  config[key] = std::move(value);
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ReadText(const std::string& config, const std::string& generation = "") {
+  const TempDir dir;
+  WriteFile(dir.File("config.json"), config);
+  if (!generation.empty()) WriteFile(dir.File("generation_config.json"), generation);
+  return ReadModelConfig(dir.path());
+}
+
+absl::StatusOr<ModelConfig> Read(const json& config, const std::string& generation = "") {
+  return ReadText(config.dump(), generation);
+}
+
+TEST(ConfigTest, ReadsLlamaWithDefaults) {
+  const absl::StatusOr<ModelConfig> config = Read(Llama());
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->model_type, "llama");
+  EXPECT_EQ(config->head_dim, 16);
+  EXPECT_EQ(config->num_kv_heads, 2);
+  EXPECT_DOUBLE_EQ(config->attention_scale, 0.25);
+  EXPECT_DOUBLE_EQ(config->norm_eps, 1e-5);
+  EXPECT_FALSE(config->qkv_bias || config->o_bias || config->mlp_bias || config->qk_norm || config->tied_embeddings);
+  EXPECT_THAT(config->window_tokens, ElementsAre(0, 0, 0));
+  EXPECT_EQ(config->rope.scaling, RopeScaling::kNone);
+  EXPECT_DOUBLE_EQ(config->rope.theta, 10000.0);
+  EXPECT_EQ(config->rope.rotary_dim, 16);
+  EXPECT_EQ(config->checkpoint_dtype, DType::kF32);
+  EXPECT_THAT(config->eos_token_ids, ElementsAre(2));
+}
+
+TEST(ConfigTest, BothSpellingsOfRopeAndDTypeAreTheSame) {
+  const json scaling = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 64}};
+  json older = scaling;  // Before version 4.45 the key was "type".
+  older.erase("rope_type");
+  older["type"] = "llama3";
+  const json v4 = With(With(With(Llama(), "rope_scaling", scaling), "rope_theta", 5e5), "torch_dtype", "bfloat16");
+  const json v5 = With(With(Llama(), "rope_parameters", With(scaling, "rope_theta", 5e5)), "dtype", "bfloat16");
+  for (const json& spelling : {v4, With(v4, "rope_scaling", older), v5}) {
+    const absl::StatusOr<ModelConfig> config = Read(spelling);
+    ASSERT_THAT(config, IsOk());
+    EXPECT_EQ(config->rope.scaling, RopeScaling::kLlama3);
+    EXPECT_DOUBLE_EQ(config->rope.theta, 5e5);
+    EXPECT_DOUBLE_EQ(config->rope.factor, 8.0);
+    EXPECT_DOUBLE_EQ(config->rope.low_freq_factor, 1.0);
+    EXPECT_DOUBLE_EQ(config->rope.high_freq_factor, 4.0);
+    EXPECT_EQ(config->rope.original_max_positions, 64);
+    EXPECT_EQ(config->checkpoint_dtype, DType::kBF16);
+  }
+  EXPECT_THAT(Read(With(v4, "rope_scaling", nullptr)), IsOk());
+}
+
+TEST(ConfigTest, ReadsBiasesAndHeadDim) {
+  const auto config = Read(With(With(With(Llama(), "attention_bias", true), "mlp_bias", true), "head_dim", 20));
+  ASSERT_THAT(config, IsOk());
+  EXPECT_TRUE(config->qkv_bias && config->o_bias && config->mlp_bias);
+  EXPECT_EQ(config->head_dim, 20);
+}
+
+TEST(ConfigTest, LlamaWithoutKvHeadsHasAsManyAsHeads) {
+  json config = Llama();
+  config.erase("num_key_value_heads");
+  EXPECT_EQ(Read(config)->num_kv_heads, 4);
+  EXPECT_EQ(Read(With(Qwen2(), "num_key_value_heads", nullptr))->num_kv_heads, 4);
+  json qwen = Qwen2();
+  qwen.erase("num_key_value_heads");
+  EXPECT_THAT(Read(qwen), IsError(kInvalid, HasSubstr("num_key_value_heads")));
+}
+
+TEST(ConfigTest, MistralsWindowIsOnAllLayers) {
+  json config = With(With(Llama(), "architectures", {"MistralForCausalLM"}), "model_type", "mistral");
+  EXPECT_THAT(Read(With(config, "sliding_window", 8))->window_tokens, ElementsAre(8, 8, 8));
+  EXPECT_THAT(Read(With(config, "sliding_window", nullptr))->window_tokens, ElementsAre(0, 0, 0));
+  EXPECT_THAT(Read(config)->window_tokens, ElementsAre(4096, 4096, 4096));
+  EXPECT_THAT(Read(With(config, "sliding_window", 0)), IsError(kInvalid, HasSubstr("sliding_window: 0")));
+}
+
+TEST(ConfigTest, QwenWindowsByFirstLayerOrByList) {
+  const json used = With(With(Qwen2(), "use_sliding_window", true), "sliding_window", 6);
+  EXPECT_THAT(Read(With(used, "max_window_layers", 1))->window_tokens, ElementsAre(0, 6, 6));
+  EXPECT_THAT(Read(With(With(Qwen2(), "sliding_window", 6), "max_window_layers", 1))->window_tokens, ElementsAre(0, 0, 0));
+  const json types = {"sliding_attention", "full_attention", "sliding_attention"};
+  EXPECT_THAT(Read(With(used, "layer_types", types))->window_tokens, ElementsAre(6, 0, 6));
+  EXPECT_THAT(Read(With(Qwen2(), "layer_types", types)), IsError(kInvalid, HasSubstr("layer_types")));
+  EXPECT_THAT(Read(With(used, "layer_types", {"full_attention"})), IsError(kInvalid, HasSubstr("entries: 1")));
+  EXPECT_THAT(Read(With(used, "layer_types", {"full_attention", "chunked_attention", "full_attention"})),
+              IsError(kUnimplemented, HasSubstr("chunked_attention")));
+}
+
+TEST(ConfigTest, Qwen2HasBiasesOnQkvAndQwen3Norms) {
+  const auto qwen2 = Read(Qwen2());
+  ASSERT_THAT(qwen2, IsOk());
+  EXPECT_TRUE(qwen2->qkv_bias && !qwen2->o_bias && !qwen2->qk_norm);
+  const auto qwen3 = Read(With(With(Llama(), "architectures", {"Qwen3ForCausalLM"}), "model_type", "qwen3"));
+  ASSERT_THAT(qwen3, IsOk());
+  EXPECT_TRUE(!qwen3->qkv_bias && qwen3->qk_norm);
+  EXPECT_EQ(qwen3->head_dim, 128);
+}
+
+TEST(ConfigTest, EndTokensAreTheUnionOfBothFiles) {
+  EXPECT_THAT(Read(Llama(), R"({"eos_token_id":[5,2,7]})")->eos_token_ids, ElementsAre(2, 5, 7));
+  EXPECT_THAT(Read(With(Llama(), "eos_token_id", {3, 4}), R"({"eos_token_id":9})")->eos_token_ids, ElementsAre(3, 4, 9));
+  EXPECT_THAT(Read(With(Llama(), "eos_token_id", nullptr))->eos_token_ids, ElementsAre());
+  EXPECT_THAT(Read(Llama(), R"({"eos_token_id":100})"), IsError(kInvalid, HasSubstr("eos_token_id: 100")));
+  EXPECT_THAT(Read(With(Llama(), "eos_token_id", -1)), IsError(kInvalid, HasSubstr("eos_token_id: -1")));
+}
+
+TEST(ConfigTest, ReadsGenerationDefaults) {
+  const auto config = Read(Llama(), R"({"temperature":0.6,"top_p":0.9,"top_k":20,"min_p":0.1,"repetition_penalty":1.1})");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_FLOAT_EQ(config->generation.temperature, 0.6f);
+  EXPECT_FLOAT_EQ(config->generation.top_p, 0.9f);
+  EXPECT_EQ(config->generation.top_k, 20);
+  EXPECT_FLOAT_EQ(config->generation.min_p, 0.1f);
+  EXPECT_FLOAT_EQ(config->generation.repetition_penalty, 1.1f);
+  EXPECT_THAT(Read(Llama(), R"({"temperature":"hot"})"), IsError(kInvalid, AllOf(HasSubstr("generation_config.json"), HasSubstr("hot"))));
+}
+
+TEST(ConfigTest, RefusesByNameWhatWouldChangeTheAnswer) {
+  const json llama = Llama();
+  EXPECT_THAT(Read(With(llama, "architectures", {"PhiForCausalLM"})), IsError(kUnimplemented, AllOf(HasSubstr("PhiForCausalLM"), HasSubstr("Qwen3ForCausalLM"))));
+  EXPECT_THAT(Read(With(llama, "architectures", {"LlamaForSequenceClassification"})), IsError(kUnimplemented, HasSubstr("LlamaForSequenceClassification")));
+  EXPECT_THAT(Read(With(llama, "hidden_act", "gelu")), IsError(kUnimplemented, HasSubstr("hidden_act: \"gelu\"")));
+  EXPECT_THAT(Read(With(llama, "quantization_config", {{"quant_method", "gptq"}})), IsError(kUnimplemented, AllOf(HasSubstr("quantization_config"), HasSubstr("gptq"))));
+  EXPECT_THAT(Read(With(llama, "dtype", "float8_e4m3fn")), IsError(kUnimplemented, HasSubstr("float8_e4m3fn")));
+  EXPECT_THAT(Read(With(llama, "partial_rotary_factor", 0.5)), IsError(kUnimplemented, HasSubstr("partial_rotary_factor: 0.5")));
+  for (const char* type : {"yarn", "dynamic", "longrope", "su", "mrope", "proportional"}) {
+    EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", type}, {"factor", 2.0}})), IsError(kUnimplemented, HasSubstr(type)));
+    EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_type", type}, {"factor", 2.0}})), IsError(kUnimplemented, HasSubstr(type)));
+  }
+  EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_theta", 1e4}, {"mrope_section", {1, 2}}})), IsError(kUnimplemented, HasSubstr("mrope_section")));
+  EXPECT_THAT(Read(With(llama, "rope_parameters", {{"full_attention", json::object()}})), IsError(kUnimplemented, HasSubstr("full_attention")));
+}
+
+TEST(ConfigTest, RefusesAbsurdAndInconsistentSizes) {
+  const json llama = Llama();
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                          "num_key_value_heads", "max_position_embeddings", "head_dim"}) {
+    for (const json& value : {json(0), json(-1), json(int64_t{1} << 40), json(uint64_t{1} << 63), json(1.5), json("8"), json::array()}) {
+      EXPECT_THAT(Read(With(llama, key, value)), IsError(kInvalid, HasSubstr(std::string(key) + ": " + value.dump()))) << key;
+    }
+  }
+  EXPECT_THAT(Read(With(llama, "num_key_value_heads", 3)), IsError(kInvalid, HasSubstr("num_attention_heads: 4; not a multiple of num_key_value_heads: 3")));
+  EXPECT_THAT(Read(With(llama, "num_attention_heads", 6)), IsError(kInvalid, HasSubstr("hidden_size")));
+  EXPECT_THAT(Read(With(llama, "head_dim", 15)), IsError(kInvalid, HasSubstr("even")));
+  EXPECT_THAT(Read(With(llama, "rms_norm_eps", -1)), IsError(kInvalid, HasSubstr("rms_norm_eps")));
+  EXPECT_THAT(Read(With(llama, "tie_word_embeddings", "yes")), IsError(kInvalid, HasSubstr("tie_word_embeddings")));
+  EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", "linear"}})), IsError(kInvalid, HasSubstr("factor: absent")));
+  EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", "linear"}, {"factor", 0}})), IsError(kInvalid, HasSubstr("factor: 0")));
+  EXPECT_THAT(Read(With(llama, "rope_theta", 0)), IsError(kInvalid, HasSubstr("rope_theta: 0")));
+  EXPECT_THAT(Read(With(llama, "model_type", "mistral")), IsError(kInvalid, HasSubstr("model_type")));
+  json missing = llama;
+  missing.erase("vocab_size");
+  EXPECT_THAT(Read(missing), IsError(kInvalid, HasSubstr("vocab_size: absent")));
+}
+
+TEST(ConfigTest, RefusesBrokenFiles) {
+  for (const char* text : {"", "{", "{\"a\":\"\xff\"}"}) EXPECT_THAT(ReadText(text), IsError(kDataLoss, HasSubstr("config.json"))) << text;
+  for (const char* text : {"[]", "null", "3"}) EXPECT_THAT(ReadText(text), IsError(kInvalid, HasSubstr("config.json"))) << text;
+  EXPECT_THAT(Read(Llama(), "{"), IsError(kDataLoss, HasSubstr("generation_config.json")));
+  EXPECT_THAT(ReadText("{}"), IsError(kInvalid, HasSubstr("architectures: absent")));
+  EXPECT_THAT(Read(With(Llama(), "architectures", {"LlamaForCausalLM", "MistralForCausalLM"})), IsError(kInvalid, HasSubstr("one name")));
+  EXPECT_THAT(ReadModelConfig("/nonexistent"), IsError(absl::StatusCode::kNotFound, HasSubstr("/nonexistent/config.json")));
+  EXPECT_THAT(ReadText(std::string(100'000, '[')), IsError(kDataLoss, HasSubstr("config.json")));
+}
+
+TEST(BaseShapeTest, NamesModulesAndWidths) {
+  const auto config = Read(With(Qwen2(), "tie_word_embeddings", true));
+  ASSERT_THAT(config, IsOk());
+  const BaseShape shape = BaseShapeOf(*config);
+  EXPECT_EQ(shape.num_layers, 3);
+  EXPECT_TRUE(shape.tied_embeddings);
+  ASSERT_EQ(static_cast<int>(shape.sites.size()), kNumSites);
+  const SiteShape* k = shape.Find(Site::kKProj);
+  EXPECT_EQ(k->module_path, "model.layers.{}.self_attn.k_proj");
+  EXPECT_EQ(k->in_features, 64);
+  EXPECT_EQ(k->out_features, 32);
+  EXPECT_TRUE(k->per_layer && k->has_bias);
+  const SiteShape* down = shape.Find(Site::kDownProj);
+  EXPECT_EQ(down->module_path, "model.layers.{}.mlp.down_proj");
+  EXPECT_EQ(down->in_features, 96);
+  EXPECT_FALSE(down->has_bias);
+  const SiteShape* embed = shape.Find(Site::kEmbedTokens);
+  EXPECT_EQ(embed->module_path, "model.embed_tokens");
+  EXPECT_EQ(embed->in_features, 100);
+  EXPECT_EQ(embed->out_features, 64);
+  EXPECT_FALSE(embed->per_layer);
+  const SiteShape* head = shape.Find(Site::kLmHead);
+  EXPECT_EQ(head->module_path, "lm_head");
+  EXPECT_EQ(head->in_features, 64);
+  EXPECT_EQ(head->out_features, 100);
+}
+
+}  // namespace
+}  // namespace lorad
