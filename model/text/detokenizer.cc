@@ -29,18 +29,20 @@ Detokenizer::Detokenizer(std::shared_ptr<const Tokenizer> tokenizer, absl::Span<
     // A run of byte pieces is read as one, so the context does not begin inside it.
     const bool in_run = !window_.empty() && tokenizer_->joins_byte_run(window_.back());
     if (window_.size() >= kContextIds && !in_run) break;
-    if (IsText(prompt_ids[i - 1])) window_.push_back(prompt_ids[i - 1]);
+    if (!IsSilent(prompt_ids[i - 1])) window_.push_back(prompt_ids[i - 1]);
   }
   std::reverse(window_.begin(), window_.end());
   given_ = WindowText();
 }
 
-bool Detokenizer::IsText(int32_t id) const {
-  return !(skip_special_tokens_ && tokenizer_->is_special(id)) && tokenizer_->IdToPiece(id).ok();
+bool Detokenizer::IsSilent(int32_t id) const {
+  // One after the other the same skipped token says no more than one of them; a window of nothing else would grow.
+  const bool repeated = !window_.empty() && window_.back() == id && skip_special_tokens_ && tokenizer_->is_special(id);
+  return repeated || tokenizer_->is_ignored(id, skip_special_tokens_);
 }
 
 std::string Detokenizer::WindowText() const {
-  // IsText has checked the ids, which leaves Decode no reason to fail.
+  // IsSilent has checked the ids, which leaves Decode no reason to fail.
   return tokenizer_->Decode(window_, skip_special_tokens_).value_or(given_);
 }
 
@@ -55,7 +57,7 @@ std::string Detokenizer::Delta(std::string_view text) const {
 }
 
 std::string Detokenizer::Append(int32_t id) {
-  if (!IsText(id)) return "";
+  if (IsSilent(id)) return "";
   window_.push_back(id);
   ++held_ids_;
   if (tokenizer_->joins_byte_run(id)) return AppendToRun();

@@ -39,7 +39,8 @@ class Detokenizer final {
   static constexpr size_t kMaxHeldIds = 16;
   static constexpr size_t kMaxRunIds = 16;
 
-  bool IsText(int32_t id) const;
+  // Decode would say the same without it at the window's end.
+  bool IsSilent(int32_t id) const;
   std::string WindowText() const;
   // What `text` has beyond what was given out.
   std::string Delta(std::string_view text) const;

@@ -109,9 +109,9 @@ absl::Status HuggingFaceTokenizer::ReadProperties(const std::string& path) {
   properties_.assign(size, 0);
   for (uint32_t id = 0; id < size; ++id) {
     if (lorad_text_is_special(handle_.get(), id)) properties_[id] |= kSpecial;
-    if (!byte_fallback) continue;
     const std::optional<std::string> piece = IdToPiece(static_cast<int32_t>(id));
-    if (piece.has_value() && IsBytePiece(*piece)) properties_[id] |= kByteRun;
+    if (!piece.has_value()) properties_[id] |= kHole;
+    if (byte_fallback && piece.has_value() && IsBytePiece(*piece)) properties_[id] |= kByteRun;
   }
   return absl::OkStatus();
 }

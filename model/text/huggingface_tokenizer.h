@@ -31,6 +31,9 @@ class HuggingFaceTokenizer final {
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;
   int32_t vocab_size() const { return static_cast<int32_t>(properties_.size()); }
   bool is_special(int32_t id) const { return properties_[static_cast<size_t>(id)] & kSpecial; }
+  bool is_ignored(int32_t id, bool skip_special_tokens) const {
+    return properties_[static_cast<size_t>(id)] & (skip_special_tokens ? kHole | kSpecial : kHole);
+  }
   bool joins_byte_run(int32_t id) const { return properties_[static_cast<size_t>(id)] & kByteRun; }
   std::optional<std::string> IdToPiece(int32_t id) const;
   std::optional<int32_t> PieceToId(std::string_view piece) const;
@@ -38,6 +41,7 @@ class HuggingFaceTokenizer final {
  private:
   static constexpr uint8_t kSpecial = 1;
   static constexpr uint8_t kByteRun = 2;
+  static constexpr uint8_t kHole = 4;  // No piece has this id.
 
   struct Close {
     void operator()(LoradTextTokenizer* handle) const;
@@ -48,7 +52,7 @@ class HuggingFaceTokenizer final {
   absl::Status ReadProperties(const std::string& path);
 
   std::unique_ptr<LoradTextTokenizer, Close> handle_;
-  std::vector<uint8_t> properties_;  // [vocab_size], kSpecial | kByteRun.
+  std::vector<uint8_t> properties_;  // [vocab_size], the flags above.
 };
 
 }  // namespace lorad

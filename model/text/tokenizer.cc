@@ -102,6 +102,12 @@ bool Tokenizer::is_special(int32_t id) const {
   return impl_->With([&](const auto& backend) { return backend.is_special(id); });
 }
 
+bool Tokenizer::is_ignored(int32_t id, bool skip_special_tokens) const {
+  if (id < 0 || id >= vocab_size()) return true;
+  const auto* backend = std::get_if<HuggingFaceTokenizer>(&impl_->backend);
+  return backend != nullptr && backend->is_ignored(id, skip_special_tokens);
+}
+
 bool Tokenizer::joins_byte_run(int32_t id) const {
   const auto* backend = std::get_if<HuggingFaceTokenizer>(&impl_->backend);
   return backend != nullptr && id >= 0 && id < vocab_size() && backend->joins_byte_run(id);

@@ -45,6 +45,9 @@ class Tokenizer final {
 
   // What Decode drops when it skips special tokens; false out of range.
   bool is_special(int32_t id) const;
+  // Decode reads its ids as if this one were not among them. Not sentencepiece's control tokens: they show nothing, but
+  // part the bytes of a character.
+  bool is_ignored(int32_t id, bool skip_special_tokens) const;
   // Decode reads a run of such ids as one: it is text, or U+FFFD for each of them. Only the end of the run tells.
   bool joins_byte_run(int32_t id) const;
 

@@ -49,8 +49,8 @@ std::optional<AddedToken> ReadToken(const Json& value, bool special) {
     token.single_word = Flag(value, "single_word", false);
     token.lstrip = Flag(value, "lstrip", false);
     token.rstrip = Flag(value, "rstrip", false);
-    token.normalized = Flag(value, "normalized", token.normalized);
     token.special = special || Flag(value, "special", false);
+    token.normalized = Flag(value, "normalized", !token.special);
   }
   if (token.content.empty()) return std::nullopt;
   return token;
