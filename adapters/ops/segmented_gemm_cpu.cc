@@ -1,0 +1,214 @@
+#include <algorithm>
+#include <vector>
+
+#include "adapters/ops/cpu/expand_kernels.h"
+#include "adapters/ops/cpu_ops.h"
+#include "model/ops/cpu/dot_kernels.h"
+#include "model/ops/cpu/parallel.h"
+
+// h = x A^T, y += s h B^T, per block of rows of one segment. Few and short rows are bound by reading A and B once, long
+// segments by arithmetic; both run in the tiles of dot_kernels and expand_kernels. A block's weights come from L2 for
+// all of its rows.
+namespace lorad::cpu {
+namespace {
+
+constexpr int64_t kRowsPerBlock = 32;
+constexpr int64_t kProductsOfOneThread = 1 << 16;  // less in all is not shared
+constexpr int64_t kProductsOfRegion = 1 << 17;     // what a second parallel region must save
+constexpr int64_t kRanksPerTask = 8;
+constexpr int64_t kColumnsPerTask = 256;
+
+struct RowBlock {
+  int64_t first_row;
+  int64_t rows;
+  int32_t first_term;
+  int32_t end_term;
+  int64_t sum_of_ranks;  // over its terms and the parts
+  int64_t products;
+};
+
+template <typename T>
+class Job final {
+ public:
+  explicit Job(const SegmentedGemmArgs& args)
+      : args_(args),
+        in_(args.x.size(1)),
+        x_stride_(args.x.stride(0)),
+        y_stride_(args.y.stride(0)),
+        x_(static_cast<const T*>(args.x.const_data_ptr())),
+        y_(static_cast<T*>(args.y.mutable_data_ptr())),
+        packed_stride_(PackedFloats(in_)),
+        in_place_(sizeof(T) == sizeof(float) && packed_stride_ == in_) {}
+
+  void Run() {
+    const int64_t threads = ComputeThreads();
+    CutIntoBlocks(threads);
+    int64_t total = 0, largest = 0;
+    for (const RowBlock& block : blocks_) {
+      total += block.products;
+      largest = std::max(largest, block.products);
+    }
+    if (total <= kProductsOfOneThread || threads == 1) {
+      for (const RowBlock& block : blocks_) RunBlock(block);
+    } else if (largest - total / threads <= kProductsOfRegion) {
+      ParallelTasks(static_cast<int64_t>(blocks_.size()), [&](int64_t i) { RunBlock(blocks_[i]); });
+    } else {
+      RunInTwoPhases();
+    }
+  }
+
+ private:
+  // A block's rows, shrunk: [rows, sum_of_ranks], the ranks of (term, part) one after the other.
+  struct Pair {
+    const SlotWeights* weights;
+    const SegmentedGemmPart* part;
+    float scale;
+    int64_t first_rank;
+  };
+  template <typename Fn>
+  void ForEachPair(const RowBlock& block, const Fn& fn) const {
+    int64_t rank = 0;
+    for (int32_t t = block.first_term; t < block.end_term; ++t) {
+      const SlotTerm& term = args_.rows.terms[t];
+      for (const SegmentedGemmPart& part : args_.parts) {
+        const SlotWeights& w = part.slots[term.slot];
+        if (w.rank <= 0 || part.columns == 0) continue;
+        fn(Pair{&w, &part, term.scale * w.scale, rank});
+        rank += w.rank;
+      }
+    }
+  }
+
+  void CutIntoBlocks(int64_t threads) {
+    const RowSegments& rows = args_.rows;
+    int64_t adapted = 0;
+    for (int64_t g = 0; g < rows.groups(); ++g) {
+      if (rows.term_starts[g + 1] > rows.term_starts[g]) adapted += rows.starts[g + 1] - rows.starts[g];
+    }
+    const int64_t size = std::clamp<int64_t>((adapted + threads - 1) / threads, 1, kRowsPerBlock);
+    for (int64_t g = 0; g < rows.groups(); ++g) {
+      RowBlock block = {0, 0, rows.term_starts[g], rows.term_starts[g + 1], 0, 0};
+      int64_t per_row = 0;
+      ForEachPair(block, [&](const Pair& pair) {
+        block.sum_of_ranks += pair.weights->rank;
+        per_row += pair.weights->rank * (in_ + pair.part->columns);
+      });
+      if (per_row == 0) continue;
+      for (int64_t r = rows.starts[g]; r < rows.starts[g + 1]; r += size) {
+        block.first_row = r;
+        block.rows = std::min<int64_t>(size, rows.starts[g + 1] - r);
+        block.products = block.rows * per_row;
+        blocks_.push_back(block);
+      }
+    }
+  }
+
+  // The block's rows of x as the dot kernel reads them: x itself or `scratch`.
+  const float* Packed(const RowBlock& block, float* scratch, int64_t& stride) const {
+    const T* x = x_ + block.first_row * x_stride_;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (in_place_) {
+        stride = x_stride_;
+        return x;
+      }
+    }
+    PackRows(x, x_stride_, block.rows, in_, scratch, packed_stride_);
+    stride = packed_stride_;
+    return scratch;
+  }
+  int64_t PackedSize(const RowBlock& block) const { return in_place_ ? 0 : block.rows * packed_stride_; }
+
+  void Shrink(const RowBlock& block, const Pair& pair, const float* x, int64_t x_stride, int64_t first_rank,
+              int64_t ranks, float* h) const {
+    const DotArgs dot = {x, x_stride, block.rows, in_, ranks, in_, block.sum_of_ranks};
+    Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first_rank * in_, h + pair.first_rank + first_rank);
+  }
+  void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column, int64_t columns) const {
+    const ExpandArgs expand = {h + pair.first_rank, block.sum_of_ranks,  block.rows, pair.weights->rank,
+                               pair.part->columns,  columns, y_stride_,  pair.scale};
+    Expand(expand, reinterpret_cast<const T*>(pair.weights->b_t) + first_column,
+           y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
+  }
+
+  void RunBlock(const RowBlock& block) const {
+    int64_t x_stride = 0;
+    const float* x = Packed(block, ThreadScratch(Scratch::kRows, PackedSize(block)), x_stride);
+    float* h = ThreadScratch(Scratch::kSums, block.rows * block.sum_of_ranks);
+    ForEachPair(block, [&](const Pair& pair) { Shrink(block, pair, x, x_stride, 0, pair.weights->rank, h); });
+    ForEachPair(block, [&](const Pair& pair) { ExpandInto(block, pair, h, 0, pair.part->columns); });
+  }
+
+  // When one block would hold up the rest: all threads share the ranks of every block, then its columns.
+  void RunInTwoPhases() {
+    struct Work {
+      int64_t block;
+      Pair pair;
+      int64_t first;
+      int64_t count;
+    };
+    std::vector<Work> shrinks;
+    struct Columns {
+      int64_t block;
+      int64_t first;
+    };
+    std::vector<Columns> expands;
+    std::vector<int64_t> x_offsets, h_offsets;
+    int64_t x_floats = 0, h_floats = 0;
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const RowBlock& block = blocks_[i];
+      x_offsets.push_back(x_floats);
+      h_offsets.push_back(h_floats);
+      x_floats += PackedSize(block);
+      h_floats += block.rows * block.sum_of_ranks;
+      int64_t end = 0;
+      ForEachPair(block, [&](const Pair& pair) {
+        for (int64_t first = 0; first < pair.weights->rank; first += kRanksPerTask) {
+          shrinks.push_back({static_cast<int64_t>(i), pair, first, std::min(kRanksPerTask, pair.weights->rank - first)});
+        }
+        end = std::max(end, pair.part->first_column + pair.part->columns);
+      });
+      for (int64_t first = 0; first < end; first += kColumnsPerTask) expands.push_back({static_cast<int64_t>(i), first});
+    }
+    float* packed = ThreadScratch(Scratch::kRows, x_floats);
+    float* h = ThreadScratch(Scratch::kSums, h_floats);
+    std::vector<const float*> x(blocks_.size());
+    int64_t stride = 0;
+    for (size_t i = 0; i < blocks_.size(); ++i) x[i] = Packed(blocks_[i], packed + x_offsets[i], stride);
+    ParallelTasks(static_cast<int64_t>(shrinks.size()), [&](int64_t i) {
+      const Work& work = shrinks[i];
+      Shrink(blocks_[work.block], work.pair, x[work.block], stride, work.first, work.count, h + h_offsets[work.block]);
+    });
+    ParallelTasks(static_cast<int64_t>(expands.size()), [&](int64_t i) {
+      const RowBlock& block = blocks_[expands[i].block];
+      ForEachPair(block, [&](const Pair& pair) {
+        const int64_t begin = std::max(expands[i].first - pair.part->first_column, int64_t{0});
+        const int64_t end =
+            std::min(expands[i].first + kColumnsPerTask - pair.part->first_column, pair.part->columns);
+        if (begin < end) ExpandInto(block, pair, h + h_offsets[expands[i].block], begin, end - begin);
+      });
+    });
+  }
+
+  const SegmentedGemmArgs& args_;
+  const int64_t in_;
+  const int64_t x_stride_;
+  const int64_t y_stride_;
+  const T* const x_;
+  T* const y_;
+  const int64_t packed_stride_;
+  const bool in_place_;  // f32 rows need no packing when they fill whole vectors
+  std::vector<RowBlock> blocks_;
+};
+
+}  // namespace
+
+absl::Status SegmentedGemm(const SegmentedGemmArgs& args) {
+  if (args.x.scalar_type() == at::kFloat) {
+    Job<float>(args).Run();
+  } else {
+    Job<uint16_t>(args).Run();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lorad::cpu
