@@ -38,7 +38,10 @@ void KeepTopP(double top_p, std::vector<Candidate>& candidates) {
   // Sorted piece by piece: a few tokens hold most of the weight.
   for (size_t piece = 64; sorted < candidates.size(); piece *= 4) {
     const size_t end = std::min(candidates.size(), sorted + piece);
-    std::partial_sort(candidates.begin() + sorted, candidates.begin() + end, candidates.end(), MoreLikely);
+    if (end < candidates.size()) {
+      std::nth_element(candidates.begin() + sorted, candidates.begin() + end, candidates.end(), MoreLikely);
+    }
+    std::sort(candidates.begin() + sorted, candidates.begin() + end, MoreLikely);
     for (; sorted < end; ++sorted) {
       if (sorted > 0 && kept >= top_p * total) {
         candidates.resize(sorted);

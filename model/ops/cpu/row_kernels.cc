@@ -66,9 +66,10 @@ void AddT(const T* x, int64_t n, T* residual) {
 
 HWY_INLINE VF Silu(VF v) {
   const DF d;
-  // hn::Exp is for arguments up to 104; past 88 the result is 0 all the same.
-  const VF exp = hn::Exp(d, hn::Min(hn::Neg(v), hn::Set(d, 88.0f)));
-  return hn::Div(v, hn::Add(hn::Set(d, 1.0f), exp));
+  // hn::Exp is for arguments up to 104; below -88 the result is 0 in f32 all the same. NaN passes.
+  const VF limit = hn::Set(d, -88.0f);
+  const VF silu = hn::Div(v, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Neg(hn::Max(v, limit)))));
+  return hn::IfThenElse(hn::Lt(v, limit), hn::Zero(d), silu);
 }
 template <typename T>
 void SiluMulT(const T* gate, const T* up, int64_t n, T* y) {
