@@ -1,0 +1,291 @@
+#include "adapters/ops/segmented_gemm.h"
+
+#include <memory>
+
+#include <ATen/Parallel.h>
+
+#include "tests/op/op_testing.h"
+
+namespace lorad {
+namespace {
+
+struct PartShape {
+  int64_t first_column;
+  int64_t columns;
+};
+struct Segment {
+  int32_t rows;
+  std::vector<SlotTerm> terms;
+};
+struct Shape {
+  int64_t in;
+  std::vector<PartShape> parts;
+  std::vector<int32_t> ranks;  // by slot, the same for all parts unless `part_ranks` says otherwise
+  std::vector<Segment> segments;
+  std::vector<std::vector<int32_t>> part_ranks = {};  // [part][slot]
+};
+
+RowSegments SegmentsOf(const std::vector<Segment>& segments) {
+  RowSegments rows;
+  for (const Segment& s : segments) {
+    rows.starts.push_back(rows.starts.back() + s.rows);
+    rows.terms.insert(rows.terms.end(), s.terms.begin(), s.terms.end());
+    rows.term_starts.push_back(static_cast<int32_t>(rows.terms.size()));
+  }
+  return rows;
+}
+
+// Owns what a call needs.
+struct Problem {
+  at::ScalarType dtype;
+  Shape shape;
+  RowSegments rows;
+  at::Tensor x, y;
+  std::vector<std::vector<at::Tensor>> a, b_t;  // [part][slot]
+  std::vector<std::vector<SlotWeights>> slots;  // [part][slot]
+
+  Problem(at::ScalarType dtype, Shape s, uint64_t seed) : dtype(dtype), shape(std::move(s)), rows(SegmentsOf(shape.segments)) {
+    Numbers numbers(seed);
+    int64_t columns = 0;
+    for (const PartShape& part : shape.parts) columns = std::max(columns, part.first_column + part.columns);
+    x = Random(dtype, {rows.rows(), shape.in}, numbers);
+    y = Random(dtype, {rows.rows(), columns}, numbers);
+    for (size_t p = 0; p < shape.parts.size(); ++p) {
+      a.emplace_back();
+      b_t.emplace_back();
+      slots.emplace_back();
+      for (size_t s = 0; s < shape.ranks.size(); ++s) {
+        const int32_t rank = shape.part_ranks.empty() ? shape.ranks[s] : shape.part_ranks[p][s];
+        const float size = 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)));
+        a[p].push_back(Random(dtype, {rank, shape.in}, numbers, 1.0f / std::sqrt(static_cast<float>(shape.in))));
+        b_t[p].push_back(Random(dtype, {rank, shape.parts[p].columns}, numbers, size));
+        slots[p].push_back({static_cast<const std::byte*>(a[p][s].const_data_ptr()),
+                            static_cast<const std::byte*>(b_t[p][s].const_data_ptr()), rank,
+                            numbers.Uniform(0.5f, 2.0f)});
+      }
+    }
+  }
+
+  absl::Status Run() { return Run(x, y, rows); }
+  absl::Status Run(const at::Tensor& on_x, at::Tensor& on_y, const RowSegments& on_rows) {
+    std::vector<SegmentedGemmPart> parts;
+    for (size_t p = 0; p < shape.parts.size(); ++p) {
+      parts.push_back({slots[p].data(), shape.parts[p].first_column, shape.parts[p].columns});
+    }
+    return SegmentedGemm({on_x, on_y, parts, static_cast<int32_t>(shape.ranks.size()), on_rows});
+  }
+
+  // What the contract says, one row and one column at a time.
+  std::vector<double> Expected() const {
+    const int64_t columns = y.size(1);
+    std::vector<double> out(static_cast<size_t>(y.numel()));
+    for (int64_t i = 0; i < y.numel(); ++i) out[i] = At(y, i);
+    for (int64_t g = 0; g < rows.groups(); ++g) {
+      for (int64_t r = rows.starts[g]; r < rows.starts[g + 1]; ++r) {
+        for (int32_t t = rows.term_starts[g]; t < rows.term_starts[g + 1]; ++t) {
+          const SlotTerm& term = rows.terms[t];
+          for (size_t p = 0; p < shape.parts.size(); ++p) {
+            const SlotWeights& w = slots[p][term.slot];
+            std::vector<float> h(w.rank);
+            for (int32_t j = 0; j < w.rank; ++j)
+              for (int64_t k = 0; k < shape.in; ++k)
+                h[j] += At(x, r * shape.in + k) * At(a[p][term.slot], j * shape.in + k);
+            for (int64_t c = 0; w.rank > 0 && c < shape.parts[p].columns; ++c) {
+              float sum = 0;
+              for (int32_t j = 0; j < w.rank; ++j) sum += h[j] * At(b_t[p][term.slot], j * shape.parts[p].columns + c);
+              double& v = out[r * columns + shape.parts[p].first_column + c];
+              v = RoundTo(dtype, static_cast<float>(v + term.scale * w.scale * sum));
+            }
+          }
+        }
+      }
+    }
+    return out;
+  }
+};
+
+class SegmentedGemmTest : public testing::TestWithParam<at::ScalarType> {
+ protected:
+  void SetUp() override { at::set_num_threads(2); }
+};
+
+TEST_P(SegmentedGemmTest, EqualsTheLoopForOddWidthsAndRanks) {
+  for (int64_t in : {1, 7, 33, 576, 4096}) {
+    for (int64_t out : {1, 5, 17, 40, 130}) {
+      Problem p(GetParam(),
+                {.in = in,
+                 .parts = {{0, out}},
+                 .ranks = {1, 3, 8, 64, 513, 2},
+                 .segments = {{1, {{0, 1.0f}}}, {2, {{1, 1.0f}}}, {5, {}}, {3, {{2, 1.0f}}}, {0, {{3, 1.0f}}},
+                              {4, {{3, 1.0f}}}, {1, {{4, 1.0f}}}, {7, {{5, 1.0f}}}}},
+                static_cast<uint64_t>(in * 1000 + out));
+      const std::vector<double> expected = p.Expected();
+      ASSERT_OK(p.Run());
+      ExpectClose(p.y, expected, 2 * Epsilon(GetParam()), 2 * Epsilon(GetParam()));
+    }
+  }
+}
+
+TEST_P(SegmentedGemmTest, EqualsTheLoopForLongSegmentsAndSeveralParts) {
+  Problem p(GetParam(),
+            {.in = 96,
+             .parts = {{0, 64}, {64, 24}, {88, 24}},
+             .ranks = {16, 0, 4, 40},
+             .segments = {{70, {{0, 1.0f}}}, {33, {{2, 1.0f}}}, {5, {{1, 1.0f}}}, {1, {{3, 1.0f}}}},
+             .part_ranks = {{16, 0, 4, 0}, {0, 0, 9, 40}, {3, 0, 0, 200}}},
+            5);
+  const std::vector<double> expected = p.Expected();
+  ASSERT_OK(p.Run());
+  ExpectClose(p.y, expected, 2 * Epsilon(GetParam()), 2 * Epsilon(GetParam()));
+}
+
+TEST_P(SegmentedGemmTest, AddsTermsInOrderAndASlotMayAppearInSeveralSegments) {
+  Problem p(GetParam(),
+            {.in = 64,
+             .parts = {{0, 32}, {40, 20}},
+             .ranks = {8, 4, 96},
+             .segments = {{3, {{0, 1.0f}, {1, 0.5f}, {0, -0.25f}}}, {2, {{1, 1.0f}}}, {4, {{2, 1.0f}, {0, 2.0f}}}, {1, {{1, 1.0f}}}}},
+            6);
+  const std::vector<double> expected = p.Expected();
+  ASSERT_OK(p.Run());
+  ExpectClose(p.y, expected, 3 * Epsilon(GetParam()), 3 * Epsilon(GetParam()));
+}
+
+TEST_P(SegmentedGemmTest, ColumnsOutsideThePartsStay) {
+  Problem p(GetParam(), {.in = 32, .parts = {{8, 16}, {30, 7}}, .ranks = {4}, .segments = {{5, {{0, 1.0f}}}}}, 7);
+  const at::Tensor before = p.y.clone();
+  ASSERT_OK(p.Run());
+  for (int64_t r = 0; r < 5; ++r) {
+    for (int64_t c : {0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29}) {
+      EXPECT_EQ(At(p.y, r * 37 + c), At(before, r * 37 + c)) << r << " " << c;
+    }
+  }
+}
+
+TEST_P(SegmentedGemmTest, BaseOnlyRowsKeepTheirBitsEvenWhenTheyAreNan) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  Problem p(GetParam(),
+            {.in = 48, .parts = {{0, 40}}, .ranks = {8, 3}, .segments = {{2, {}}, {3, {{0, 1.0f}}}, {4, {}}, {1, {{1, 1.0f}}}, {6, {}}}},
+            8);
+  for (int64_t r : {0, 1, 5, 6, 7, 8, 10, 15}) {
+    for (int64_t c = 0; c < 48; ++c) Put(p.x, r * 48 + c, nan);
+  }
+  for (int64_t r : {0, 6, 11}) {
+    for (int64_t c = 0; c < 40; ++c) Put(p.y, r * 40 + c, nan);
+  }
+  const at::Tensor before = p.y.clone();
+  ASSERT_OK(p.Run());
+  for (int64_t r : {0, 1, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15}) EXPECT_EQ(RowBytes(p.y, r), RowBytes(before, r)) << r;
+  for (int64_t r : {2, 3, 4, 9}) {
+    for (int64_t c = 0; c < 40; ++c) EXPECT_TRUE(std::isfinite(At(p.y, r * 40 + c)));
+  }
+}
+
+TEST_P(SegmentedGemmTest, ASlotOfRankZeroLeavesItsRowsAlone) {
+  Problem p(GetParam(), {.in = 16, .parts = {{0, 16}}, .ranks = {0, 2}, .segments = {{4, {{0, 1.0f}}}, {1, {{1, 1.0f}}}}}, 9);
+  p.slots[0][0].a = nullptr;
+  p.slots[0][0].b_t = nullptr;
+  const at::Tensor before = p.y.clone();
+  ASSERT_OK(p.Run());
+  for (int64_t r = 0; r < 4; ++r) EXPECT_EQ(RowBytes(p.y, r), RowBytes(before, r));
+  EXPECT_NE(RowBytes(p.y, 4), RowBytes(before, 4));
+}
+
+// Random batches; then every row alone must have the same bits.
+TEST_P(SegmentedGemmTest, ARowHasTheSameBitsAloneAndInAnyBatch) {
+  Numbers numbers(77);
+  const std::vector<int32_t> ranks = {1, 3, 8, 16, 64, 129};
+  for (int round = 0; round < 24; ++round) {
+    Shape shape = {.in = 1 + numbers.Below(round % 3 == 0 ? 1500 : 150), .parts = {}, .ranks = ranks, .segments = {}};
+    int64_t column = 0;
+    for (int64_t p = 0; p <= numbers.Below(3); ++p) {
+      shape.parts.push_back({column, 1 + numbers.Below(300)});
+      column += shape.parts.back().columns;
+    }
+    for (int64_t g = 0; g <= numbers.Below(12); ++g) {
+      Segment segment = {static_cast<int32_t>(numbers.Below(round % 4 == 0 ? 60 : 6)), {}};
+      for (int64_t t = numbers.Below(3); t > 0; --t) {
+        segment.terms.push_back({static_cast<int32_t>(numbers.Below(6)), numbers.Uniform(-1, 1)});
+      }
+      shape.segments.push_back(segment);
+    }
+    Problem p(GetParam(), shape, static_cast<uint64_t>(round));
+    if (p.rows.rows() == 0) continue;
+    const at::Tensor before = p.y.clone();
+    at::set_num_threads(1 + round % 3);
+    ASSERT_OK(p.Run());
+    at::set_num_threads(2);
+    for (int64_t g = 0; g < p.rows.groups(); ++g) {
+      for (int64_t r = p.rows.starts[g]; r < p.rows.starts[g + 1]; ++r) {
+        const at::Tensor x = p.x.narrow(0, r, 1).clone();
+        at::Tensor y = before.narrow(0, r, 1).clone();
+        ASSERT_OK(p.Run(x, y, SegmentsOf({{1, shape.segments[g].terms}})));
+        ASSERT_EQ(RowBytes(y, 0), RowBytes(p.y, r)) << "round " << round << " row " << r;
+      }
+    }
+  }
+}
+
+TEST_P(SegmentedGemmTest, NonFiniteWeightsOfOneAdapterStayWithItsRows) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const bool in_a : {true, false}) {
+    Problem p(GetParam(),
+              {.in = 40,
+               .parts = {{0, 37}},
+               .ranks = {8, 8, 3},
+               .segments = {{2, {{0, 1.0f}}}, {2, {{1, 1.0f}}}, {1, {{2, 1.0f}}}, {2, {}}, {40, {{0, 1.0f}}}}},
+              10);
+    at::Tensor& bad = in_a ? p.a[0][1] : p.b_t[0][1];
+    for (int64_t i = 0; i < bad.numel(); ++i) Put(bad, i, i % 2 == 0 ? nan : infinity);
+    ASSERT_OK(p.Run());
+    for (int64_t r = 0; r < p.y.size(0); ++r) {
+      for (int64_t c = 0; c < 37; ++c) {
+        EXPECT_EQ(std::isfinite(At(p.y, r * 37 + c)), r != 2 && r != 3) << r << " " << c;
+      }
+    }
+  }
+}
+
+TEST_P(SegmentedGemmTest, WritesIntoColumnsOfALargerTensor) {
+  Problem p(GetParam(), {.in = 24, .parts = {{0, 12}}, .ranks = {5}, .segments = {{3, {{0, 1.0f}}}}}, 11);
+  Numbers numbers(12);
+  const std::vector<double> expected = p.Expected();
+  at::Tensor wide_x = Random(GetParam(), {3, 50}, numbers), wide_y = Random(GetParam(), {3, 31}, numbers);
+  at::Tensor x = wide_x.narrow(1, 9, 24), y = wide_y.narrow(1, 3, 12);
+  x.copy_(p.x);
+  y.copy_(p.y);
+  ASSERT_OK(p.Run(x, y, p.rows));
+  ExpectClose(y.contiguous(), expected, 2 * Epsilon(GetParam()), 2 * Epsilon(GetParam()));
+}
+
+TEST_P(SegmentedGemmTest, NamesTheBadArgument) {
+  Problem p(GetParam(), {.in = 8, .parts = {{0, 8}}, .ranks = {2, 2}, .segments = {{3, {{0, 1.0f}}}, {1, {{1, 1.0f}}}}}, 13);
+  at::Tensor short_y = p.y.narrow(0, 0, 3);
+  EXPECT_INVALID(p.Run(p.x, short_y, p.rows), "y: [3, 8]");
+  at::Tensor narrow_y = p.y.narrow(1, 0, 7);
+  EXPECT_INVALID(p.Run(p.x, narrow_y, p.rows), "parts: columns 0 to 8; limit: 0 to 7");
+  at::Tensor other = p.y.to(GetParam() == at::kFloat ? at::kBFloat16 : at::kFloat);
+  EXPECT_INVALID(p.Run(p.x, other, p.rows), "y: ");
+  at::Tensor half = p.x.to(at::kHalf);
+  EXPECT_INVALID(p.Run(half, p.y, p.rows), "x: [4, 8] Half; limit: Float or BFloat16");
+  at::Tensor strided = at::empty({4, 16}, p.x.options()).slice(1, 0, 16, 2);
+  EXPECT_INVALID(p.Run(strided, p.y, p.rows), "x: last dimension strided");
+  RowSegments bad = p.rows;
+  bad.starts.back() = 5;
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "rows.starts");
+  bad = p.rows;
+  bad.starts[1] = 5;
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "rows.starts");
+  bad = p.rows;
+  bad.term_starts.back() = 3;
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "rows.term_starts");
+  bad = p.rows;
+  bad.terms[1].slot = 2;
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "slot 2; limit: 0 to 1");
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, SegmentedGemmTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);
+
+}  // namespace
+}  // namespace lorad
