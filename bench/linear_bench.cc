@@ -1,0 +1,101 @@
+// The base's matmul against LibTorch's and against what reading the weights costs at the least. The weights are larger
+// than the caches, as a model's are.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/randn.h>
+
+#include <benchmark/benchmark.h>
+
+#include "bench/ratio_table.h"
+#include "model/base/check.h"
+#include "model/ops/linear.h"
+
+namespace lorad::bench {
+namespace {
+
+constexpr int64_t kOut = 5632;
+constexpr int64_t kIn = 2048;
+constexpr int64_t kWeights = 3;  // walked through in turn
+
+struct Weights {
+  std::vector<LinearWeight> weights;
+  explicit Weights(at::ScalarType dtype) {
+    for (int64_t i = 0; i < kWeights; ++i) weights.push_back(LinearWeight::Prepare(at::randn({kOut, kIn}).to(dtype)));
+  }
+  int64_t bytes() const { return kOut * kIn * weights[0].weight().element_size(); }
+  at::ScalarType dtype() const { return weights[0].weight().scalar_type(); }
+};
+
+void Finish(benchmark::State& state, const Weights& w, int64_t rows) {
+  state.counters["weight GB/s"] = benchmark::Counter(static_cast<double>(state.iterations() * w.bytes()) * 1e-9,
+                                                     benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(
+      static_cast<double>(state.iterations() * rows * 2 * kOut * kIn) * 1e-9, benchmark::Counter::kIsRate);
+}
+
+void RunOurs(benchmark::State& state, const Weights& w, int64_t rows) {
+  const at::Tensor x = at::randn({rows, kIn}).to(w.dtype());
+  at::Tensor y = at::empty({rows, kOut}, at::TensorOptions().dtype(w.dtype()));
+  size_t next = 0;
+  for (auto _ : state) {
+    LORAD_CHECK(Linear({x, w.weights[next++ % kWeights], y}).ok());
+  }
+  Finish(state, w, rows);
+}
+
+void RunTorch(benchmark::State& state, const Weights& w, int64_t rows) {
+  const at::Tensor x = at::randn({rows, kIn}).to(w.dtype());
+  size_t next = 0;
+  for (auto _ : state) {
+    at::Tensor y = at::linear(x, w.weights[next++ % kWeights].weight());
+    benchmark::DoNotOptimize(y.const_data_ptr());
+  }
+  Finish(state, w, rows);
+}
+
+// Reads each weight once: eight independent sums over 64-bit words on every thread.
+void RunRead(benchmark::State& state, const Weights& w) {
+  size_t next = 0;
+  for (auto _ : state) {
+    const at::Tensor& t = w.weights[next++ % kWeights].weight();
+    const uint64_t* words = static_cast<const uint64_t*>(t.const_data_ptr());
+    at::parallel_for(0, w.bytes() / 64, 1, [&](int64_t begin, int64_t end) {
+      uint64_t sums[8] = {};
+      for (int64_t i = begin; i < end; ++i)
+        for (int j = 0; j < 8; ++j) sums[j] += words[i * 8 + j];
+      for (uint64_t sum : sums) benchmark::DoNotOptimize(sum);
+    });
+  }
+  Finish(state, w, 0);
+}
+
+}  // namespace
+}  // namespace lorad::bench
+
+int main(int argc, char** argv) {
+  using namespace lorad::bench;
+  at::set_num_threads(2);
+  std::vector<Ratio> ratios;
+  const Weights f32(at::kFloat), bf16(at::kBFloat16);
+  for (const Weights* w : {&f32, &bf16}) {
+    const std::string on = w == &f32 ? "f32/" : "bf16/";
+    const auto add = [&](const std::string& name, auto fn) {
+      benchmark::RegisterBenchmark((on + name).c_str(), fn)->Unit(benchmark::kMillisecond)->UseRealTime();
+    };
+    add("read", [w](benchmark::State& s) { RunRead(s, *w); });
+    for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 256}) {
+      const std::string r = std::to_string(rows);
+      add("ours " + r, [w, rows](benchmark::State& s) { RunOurs(s, *w, rows); });
+      ratios.push_back({on + " rows " + r + ": Linear / reading the weights", on + "ours " + r, on + "read"});
+      if (w == &bf16 && rows > 32) continue;  // LibTorch takes seconds where the processor has no bf16 instructions
+      add("torch " + r, [w, rows](benchmark::State& s) { RunTorch(s, *w, rows); });
+      ratios.push_back({on + " rows " + r + ": Linear / at::linear", on + "ours " + r, on + "torch " + r});
+    }
+  }
+  return RunAndPrintRatios(argc, argv, ratios);
+}
