@@ -2,10 +2,12 @@
 // in mixed batches.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -126,12 +128,75 @@ TEST(CausalLmTest, SaysWhatItLoaded) {
   EXPECT_EQ((*CausalLm::Load(kGolden + "llama2/model", {}))->digest(), (*other)->digest());
 }
 
-TEST(CausalLmTest, RefusesABrokenBatchWithoutComputing) {
-  const auto model = CausalLm::Load(kGolden + "llama2/model", {});
-  ASSERT_THAT(model, IsOk());
+TEST(CausalLmTest, RefusesWhatItCannotLoad) {
   EXPECT_THAT(CausalLm::Load(kGolden + "llama2/model", {.dtype = DType::kF16}),
               IsError(absl::StatusCode::kUnimplemented, testing::HasSubstr("F16")));
   EXPECT_THAT(CausalLm::Load(kGolden + "none", {}), IsError(absl::StatusCode::kNotFound, testing::HasSubstr("config.json")));
+}
+
+TEST(CausalLmTest, RefusesATiedHeadThatDiffersFromTheTable) {
+  const TempDir dir;
+  CopyFiles(kGolden + "llama3/model", dir.path());
+  nlohmann::json config = ReadJsonFile(dir.File("config.json"));
+  config["tie_word_embeddings"] = true;
+  WriteFile(dir.File("config.json"), config.dump());
+  EXPECT_THAT(CausalLm::Load(dir.path(), {}), IsError(absl::StatusCode::kDataLoss, testing::HasSubstr("lm_head.weight")));
+}
+
+class BrokenBatchTest : public testing::Test {
+ protected:
+  BrokenBatchTest() : model_(*CausalLm::Load(kGolden + "llama2/model", {})) {
+    arena_.resize(static_cast<size_t>(model_->kv_layout().block_bytes()));
+    kv_ = {arena_.data(), model_->kv_layout().block_bytes(), model_->kv_layout()};
+    batch_ = {Int32({5, 6}), Int32({0, 1}), Int32({0, 2}), Int32({0, 1}), Int32({0}).view({1, 1}), Int32({1}), Segments(2), Segments(1), 2};
+  }
+  static at::Tensor Int32(std::vector<int32_t> values) { return at::tensor(values, at::TensorOptions().dtype(at::kInt)); }
+  static RowSegments Segments(int32_t rows) { return {.starts = {0, rows}, .term_starts = {0, 0}, .terms = {}}; }
+  absl::Status Run() {
+    BaseOnlySeam seam;
+    return model_->Forward(batch_, kv_, seam).status();
+  }
+
+  std::unique_ptr<CausalLm> model_;
+  std::vector<std::byte> arena_;
+  KvView kv_;
+  ForwardBatch batch_;
+};
+
+TEST_F(BrokenBatchTest, AWholeOneRuns) {
+  EXPECT_THAT(Run(), IsOk());
+  batch_.logit_rows = Int32({});
+  batch_.head_rows = Segments(0);
+  EXPECT_THAT(Run(), IsOk());
+}
+
+TEST_F(BrokenBatchTest, CountsThatDisagree) {
+  const ForwardBatch whole = batch_;
+  for (const auto& breakage : std::vector<std::function<void(ForwardBatch&)>>{
+           [](ForwardBatch& b) { b.positions = Int32({0}); }, [](ForwardBatch& b) { b.kv_slots = Int32({0}); },
+           [](ForwardBatch& b) { b.cu_rows = Int32({0, 1, 2}); }, [](ForwardBatch& b) { b.rows = Segments(1); },
+           [](ForwardBatch& b) { b.head_rows = Segments(2); }, [](ForwardBatch& b) { b.max_context_tokens = 0; },
+           [](ForwardBatch& b) { b.max_context_tokens = 257; }}) {
+    batch_ = whole;
+    breakage(batch_);
+    EXPECT_THAT(Run(), IsError(absl::StatusCode::kInternal, testing::HasSubstr("forward batch")));
+  }
+}
+
+TEST_F(BrokenBatchTest, IdsAndSlotsOutOfRange) {
+  const ForwardBatch whole = batch_;
+  batch_.token_ids = Int32({5, 96});
+  EXPECT_FALSE(Run().ok());
+  batch_ = whole;
+  batch_.kv_slots = Int32({0, -1});
+  EXPECT_FALSE(Run().ok());
+  batch_ = whole;
+  EXPECT_THAT(Run(), IsOk());
+}
+
+TEST_F(BrokenBatchTest, ACacheOfAnotherModel) {
+  kv_.layout.num_layers = 3;
+  EXPECT_THAT(Run(), IsError(absl::StatusCode::kInternal, testing::HasSubstr("KV cache")));
 }
 
 }  // namespace
