@@ -1,0 +1,165 @@
+#include "server/adapter_service.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/names.h"
+#include "model/base/status_macros.h"
+#include "server/translate.h"
+
+namespace lorad {
+namespace {
+
+grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+// Gives the reply of an engine's command to the call that waits for it. A call that was cancelled meanwhile still ends
+// here.
+class AdapterReactor final : public grpc::ServerUnaryReactor {
+ public:
+  AdapterReactor(v1::Adapter* response, Log* log, std::string what, std::string name)
+      : response_(response), log_(log), what_(std::move(what)), name_(std::move(name)) {}
+
+  void End(const absl::Status& status) {
+    if (status.ok()) {
+      log_->Info(what_, {{"adapter", name_}});
+    } else {
+      log_->Warning(absl::StrCat(what_, "_failed"), {{"adapter", name_}, {"status", status.ToString()}});
+    }
+    Finish(ToGrpc(status));
+  }
+  void EndWith(const absl::StatusOr<AdapterInfo>& info) {
+    if (info.ok() && response_ != nullptr) *response_ = ToProto(*info);
+    End(info.status());
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  v1::Adapter* const response_;
+  Log* const log_;
+  const std::string what_;
+  const std::string name_;
+};
+
+absl::Status StartLoad(const Backend& backend, const v1::LoadAdapterRequest& request, AdapterReactor* reactor) {
+  RETURN_IF_ERROR(CheckAdapterName(request.name()));
+  LoadCommand command;
+  command.name = request.name();
+  ASSIGN_OR_RETURN(command.path, ResolveAdapterPath(request.path(), backend.adapter_root));
+  command.pinned = request.pinned();
+  command.replace = request.replace();
+  command.reply = [reactor](const absl::StatusOr<AdapterInfo>& info) { reactor->EndWith(info); };
+  return backend.engine->Load(std::move(command));
+}
+
+absl::Status StartUnload(const Backend& backend, const v1::UnloadAdapterRequest& request, AdapterReactor* reactor) {
+  RETURN_IF_ERROR(CheckAdapterName(request.name()));
+  return backend.engine->Unload({request.name(), [reactor](const absl::Status& status) { reactor->End(status); }});
+}
+
+absl::Status StartPin(const Backend& backend, const v1::PinAdapterRequest& request, AdapterReactor* reactor) {
+  RETURN_IF_ERROR(CheckAdapterName(request.name()));
+  return backend.engine->Pin({request.name(), request.pinned(),
+                              [reactor](const absl::StatusOr<AdapterInfo>& info) { reactor->EndWith(info); }});
+}
+
+// The token is the last name given; a name may be listed twice while its old version drains, and both are then on the
+// same page.
+absl::Status FillPage(const AdapterListing& listing, const v1::ListAdaptersRequest& request,
+                      v1::ListAdaptersResponse* response) {
+  const auto begin = std::upper_bound(listing.all.begin(), listing.all.end(), request.page_token(),
+                                      [](const std::string& token, const auto& info) { return token < info->name; });
+  for (auto it = request.page_token().empty() ? listing.all.begin() : begin; it != listing.all.end(); ++it) {
+    const int size = response->adapters_size();
+    if (request.page_size() > 0 && size >= static_cast<int64_t>(request.page_size()) &&
+        response->adapters(size - 1).name() != (*it)->name) {
+      response->set_next_page_token(response->adapters(size - 1).name());
+      break;
+    }
+    *response->add_adapters() = ToProto(**it);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FindAdapter(const AdapterListing& listing, const std::string& name, v1::Adapter* response) {
+  bool found = false;
+  for (const auto& info : listing.all) {
+    if (info->name != name) continue;
+    if (found && info->state == AdapterState::kDraining) continue;  // The version that new requests get comes first.
+    *response = ToProto(*info);
+    found = true;
+  }
+  if (found) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat("adapter: ", name, "; limit: a known name; load it first"));
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContext*,
+                                                      const v1::LoadAdapterRequest* request, v1::Adapter* response) {
+  auto* reactor = new AdapterReactor(response, log_, "adapter_loaded", request->name());
+  const absl::StatusOr<const Backend*> backend = readiness_->Get();
+  const absl::Status status = backend.ok() ? StartLoad(**backend, *request, reactor) : backend.status();
+  if (!status.ok()) reactor->End(status);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdapterService::UnloadAdapter(grpc::CallbackServerContext*,
+                                                        const v1::UnloadAdapterRequest* request,
+                                                        v1::UnloadAdapterResponse*) {
+  auto* reactor = new AdapterReactor(nullptr, log_, "adapter_unloaded", request->name());
+  const absl::StatusOr<const Backend*> backend = readiness_->Get();
+  const absl::Status status = backend.ok() ? StartUnload(**backend, *request, reactor) : backend.status();
+  if (!status.ok()) reactor->End(status);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdapterService::PinAdapter(grpc::CallbackServerContext*, const v1::PinAdapterRequest* request,
+                                                     v1::Adapter* response) {
+  auto* reactor =
+      new AdapterReactor(response, log_, request->pinned() ? "adapter_pinned" : "adapter_unpinned", request->name());
+  const absl::StatusOr<const Backend*> backend = readiness_->Get();
+  const absl::Status status = backend.ok() ? StartPin(**backend, *request, reactor) : backend.status();
+  if (!status.ok()) reactor->End(status);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerContext* context,
+                                                       const v1::ListAdaptersRequest* request,
+                                                       v1::ListAdaptersResponse* response) {
+  const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
+  if (!backend.ok()) return FinishWith(context, backend.status());
+  return FinishWith(context, FillPage(*(*backend)->engine->snapshot()->adapters, *request, response));
+}
+
+grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext* context,
+                                                     const v1::GetAdapterRequest* request, v1::Adapter* response) {
+  const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
+  if (!backend.ok()) return FinishWith(context, backend.status());
+  return FinishWith(context, FindAdapter(*(*backend)->engine->snapshot()->adapters, request->name(), response));
+}
+
+grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerContext* context,
+                                                          const v1::RollbackAdapterRequest*, v1::Adapter*) {
+  return FinishWith(context,
+                    absl::UnimplementedError("Adapters.RollbackAdapter: revisions are not supported in this version"));
+}
+
+grpc::ServerWriteReactor<v1::MergeProgress>* AdapterService::MergeAdapter(grpc::CallbackServerContext*,
+                                                                          const v1::MergeAdapterRequest*) {
+  class Refusal final : public grpc::ServerWriteReactor<v1::MergeProgress> {
+   public:
+    Refusal() {
+      Finish(ToGrpc(absl::UnimplementedError("Adapters.MergeAdapter: merging is not supported in this version")));
+    }
+    void OnDone() override { delete this; }
+  };
+  return new Refusal();
+}
+
+}  // namespace lorad

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "model/text/tokenizer.h"
+#include "scheduler/clock.h"
+#include "scheduler/engine.h"
+#include "server/log.h"
+#include "server/metrics/metrics.h"
+#include "server/model_facts.h"
+#include "server/stream_pump.h"
+
+namespace lorad {
+
+// What answers calls once the model is there. Everything outlives the gRPC server; const after it was published.
+struct Backend {
+  Engine* engine = nullptr;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null: the model's folder has none, and only token ids can be used
+  ModelFacts model;
+  std::string adapter_root;  // "": any path
+  StreamPump* pump = nullptr;
+  const Clock* clock = nullptr;
+};
+
+// Where services find the backend: the port answers from the start, so that a port in use is told before a long load,
+// and a health check sees NOT_SERVING instead of nothing.
+class Readiness final {
+ public:
+  // Unavailable while loading and once draining.
+  absl::StatusOr<const Backend*> Get() const;
+  // Also while draining: for calls that only look.
+  absl::StatusOr<const Backend*> GetToRead() const;
+
+  void Publish(const Backend* backend);
+  void StartDraining();
+
+ private:
+  mutable std::mutex mutex_;
+  const Backend* backend_ = nullptr;
+  bool draining_ = false;
+};
+
+}  // namespace lorad

@@ -1,0 +1,208 @@
+#include "server/generate_reactor.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/text/detokenizer.h"
+#include "server/translate.h"
+
+namespace lorad {
+namespace {
+
+absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto, const Backend& backend) {
+  if (proto.prompt_case() == v1::GenerateRequest::kTokenIds) {
+    return TranslateIds(proto.token_ids().ids(), backend.model.vocab_size, "token_ids");
+  }
+  if (backend.tokenizer == nullptr) {
+    return absl::FailedPreconditionError("text: the model's folder has no tokenizer; send token_ids");
+  }
+  ASSIGN_OR_RETURN(std::vector<int32_t> ids, backend.tokenizer->Encode(proto.text(), /*add_special_tokens=*/true));
+  if (ids.empty())
+    return absl::InvalidArgumentError("prompt: no tokens; limit: at least one; the tokenizer made none of the text");
+  for (const int32_t id : ids) {
+    if (id >= backend.model.vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat("text: token ", id, "; limit: below ", backend.model.vocab_size,
+                                                     "; the tokenizer knows more tokens than the model"));
+    }
+  }
+  return ids;
+}
+
+// The call's own deadline, on our clock.
+std::optional<int64_t> DeadlineUs(const grpc::CallbackServerContext& context, int64_t now_us) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
+  const auto left = std::chrono::duration_cast<std::chrono::microseconds>(deadline - std::chrono::system_clock::now());
+  return now_us + left.count();
+}
+
+PieceDecoder DecoderFor(const Backend& backend, absl::Span<const int32_t> prompt_ids) {
+  if (backend.tokenizer == nullptr) {
+    return {[](int32_t) { return std::string(); }, [] { return std::string(); }};
+  }
+  auto detokenizer = std::make_shared<Detokenizer>(backend.tokenizer, prompt_ids, /*skip_special_tokens=*/true);
+  return {[detokenizer](int32_t id) { return detokenizer->Append(id); },
+          [detokenizer] { return detokenizer->Finish(); }};
+}
+
+}  // namespace
+
+RequestId RequestNumbers::NextId() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return ++last_id_;
+}
+
+uint64_t RequestNumbers::DrawSeed() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return seeds_();
+}
+
+GenerateReactor* GenerateReactor::Start(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
+                                        const Backend* backend, RequestNumbers* numbers, Metrics* metrics, Log* log) {
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(backend, metrics, log));
+  reactor->self_ = reactor;
+  const absl::Status status = reactor->Begin(context, proto, numbers);
+  if (!status.ok()) {
+    const std::lock_guard<std::mutex> lock(reactor->mutex_);
+    reactor->End(status);
+  }
+  return reactor.get();
+}
+
+GenerateReactor* GenerateReactor::Refuse(const absl::Status& status, Metrics* metrics, Log* log) {
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(nullptr, metrics, log));
+  reactor->self_ = reactor;
+  const std::lock_guard<std::mutex> lock(reactor->mutex_);
+  reactor->End(status);
+  return reactor.get();
+}
+
+absl::Status GenerateReactor::Begin(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
+                                    RequestNumbers* numbers) {
+  const int64_t arrival_us = backend_->clock->NowUs();
+  const RequestId id = numbers->NextId();
+  RETURN_IF_ERROR(CheckGenerateRequest(proto));
+  Request request;
+  request.id = id;
+  request.request_id = proto.request_id().empty() ? absl::StrCat("lorad-", id) : proto.request_id();
+  request.adapter = proto.adapter();
+  ASSIGN_OR_RETURN(request.prompt_ids, PromptIds(proto, *backend_));
+  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
+  ASSIGN_OR_RETURN(request.sampling, TranslateSampling(proto, backend_->model, prompt_tokens, numbers->DrawSeed()));
+  if (backend_->tokenizer == nullptr && !request.sampling.stop.empty()) {
+    return absl::FailedPreconditionError("stop: the model's folder has no tokenizer; use stop_token_ids");
+  }
+  request.max_tokens_is_default = !proto.sampling().has_max_tokens();
+  request.n = proto.sampling().has_n() ? static_cast<int32_t>(proto.sampling().n()) : 1;
+  request.priority = proto.priority();
+  request.arrival_us = arrival_us;
+  request.deadline_us = DeadlineUs(*context, backend_->clock->NowUs());
+  request.sink = shared_from_this();
+  log_->Debug("request", {{"request_id", request.request_id},
+                          {"adapter", request.adapter},
+                          {"prompt_tokens", prompt_tokens},
+                          {"n", request.n}});
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    context_ = context;
+    id_ = id;
+    request_id_ = request.request_id;
+    builder_ = std::make_unique<ReplyBuilder>(request.n, prompt_tokens, request.sampling,
+                                              [&] { return DecoderFor(*backend_, request.prompt_ids); });
+    context->AddInitialMetadata("lorad-request-id", request_id_);
+  }
+  return backend_->engine->Submit(std::move(request));
+}
+
+void GenerateReactor::OnEvent(TokenEvent event) {
+  backend_->pump->Post([self = shared_from_this(), event = std::move(event)] { self->Handle(event); });
+}
+
+void GenerateReactor::Handle(const TokenEvent& event) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_ || builder_->complete()) return;
+  ReplyBuilder::Reply reply = builder_->Build(event);
+  if (reply.stopped) backend_->engine->Cancel(id_, event.index, "stop string", /*as_stop=*/true);
+  Enqueue(std::move(reply.messages));
+  if (!ended_ && !builder_->complete() && unsent_bytes_ > kMaxUnsentBytes) {
+    const std::string detail = absl::StrCat("client reads too slowly: unsent bytes: ", unsent_bytes_,
+                                            "; limit: ", kMaxUnsentBytes, "; read faster");
+    log_->Warning("slow_client", {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes_}});
+    backend_->engine->Cancel(id_, -1, detail);
+    Enqueue(builder_->AbortRest(detail));
+  }
+  if (!writing_) SendNext();
+  if (!ended_ && builder_->complete() && !std::exchange(lingering_, true)) {
+    backend_->pump->PostAfter(kLinger, [weak = weak_from_this()] {
+      const auto self = weak.lock();
+      if (!self) return;
+      const std::lock_guard<std::mutex> lock(self->mutex_);
+      self->GiveUpOnReader();
+    });
+  }
+}
+
+void GenerateReactor::Enqueue(std::vector<v1::GenerateResponse> messages) {
+  for (v1::GenerateResponse& message : messages) {
+    unsent_bytes_ += message.ByteSizeLong();
+    unsent_.push_back(std::move(message));
+  }
+}
+
+void GenerateReactor::SendNext() {
+  if (ended_) return;
+  if (!unsent_.empty()) {
+    writing_ = true;
+    StartWrite(&unsent_.front());
+  } else if (builder_->complete()) {
+    End(builder_->status());
+  }
+}
+
+void GenerateReactor::OnWriteDone(bool ok) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  writing_ = false;
+  unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().ByteSizeLong());
+  unsent_.pop_front();
+  if (ok) {
+    SendNext();
+  } else if (!ended_) {
+    backend_->engine->Cancel(id_, -1, "client went away");
+    End(absl::CancelledError("client went away"));
+  }
+}
+
+void GenerateReactor::OnCancel() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return;
+  if (builder_ && !builder_->complete()) backend_->engine->Cancel(id_, -1, "client cancelled");
+  log_->Debug("cancelled", {{"request_id", request_id_}});
+  End(absl::CancelledError("cancelled by the client, or its deadline passed"));
+}
+
+void GenerateReactor::End(const absl::Status& status) {
+  if (std::exchange(ended_, true)) return;
+  if (!status.ok() && !absl::IsCancelled(status)) {
+    metrics_->CountRefused(status.code());
+    log_->Debug("refused", {{"request_id", request_id_}, {"status", status.ToString()}});
+  }
+  Finish(ToGrpc(status));
+}
+
+void GenerateReactor::GiveUpOnReader() {
+  if (ended_ || context_ == nullptr) return;
+  log_->Warning("client_never_read", {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes_}});
+  context_->TryCancel();  // OnCancel follows.
+}
+
+void GenerateReactor::OnDone() {
+  std::shared_ptr<GenerateReactor> self;  // Goes last, after the lock.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  context_ = nullptr;
+  self = std::move(self_);
+}
+
+}  // namespace lorad

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+
+#include "lorad/v1/inference.pb.h"
+#include "scheduler/request.h"
+#include "server/backend.h"
+#include "server/reply_builder.h"
+
+namespace lorad {
+
+// Numbers that differ from request to request. Threads: any.
+class RequestNumbers final {
+ public:
+  RequestId NextId();
+  uint64_t DrawSeed();
+
+ private:
+  std::mutex mutex_;
+  RequestId last_id_ = 0;
+  std::mt19937_64 seeds_{std::random_device{}()};
+};
+
+// One Generate call: takes the engine's events, sends messages, and never holds more than kMaxUnsentBytes of them for a
+// client that does not read.
+//
+// Threads  OnEvent on the engine thread, which only hands the event to the pump; the rest on the pump's and on gRPC's.
+// Lives    until gRPC says OnDone and the engine has let go of the sink.
+class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                              public TokenSink,
+                              public std::enable_shared_from_this<GenerateReactor> {
+ public:
+  static constexpr size_t kMaxUnsentBytes = size_t{256} << 10;
+  // How long what is left may take to be read once nothing more is made.
+  static constexpr std::chrono::seconds kLinger{60};
+
+  // Checks, tokenises and submits the request; what is refused ends the call at once.
+  static GenerateReactor* Start(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
+                                const Backend* backend, RequestNumbers* numbers, Metrics* metrics, Log* log);
+  // A call that ends with `status` before it begins.
+  static GenerateReactor* Refuse(const absl::Status& status, Metrics* metrics, Log* log);
+
+  void OnEvent(TokenEvent event) override;
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  GenerateReactor(const Backend* backend, Metrics* metrics, Log* log)
+      : backend_(backend), metrics_(metrics), log_(log) {}
+
+  absl::Status Begin(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto, RequestNumbers* numbers);
+  void Handle(const TokenEvent& event);  // on the pump
+  // The rest need mutex_.
+  void Enqueue(std::vector<v1::GenerateResponse> messages);
+  void SendNext();
+  void End(const absl::Status& status);
+  void GiveUpOnReader();
+
+  const Backend* const backend_;
+  Metrics* const metrics_;
+  Log* const log_;
+  RequestId id_ = 0;
+  std::string request_id_;
+  std::shared_ptr<GenerateReactor> self_;  // until OnDone
+
+  std::mutex mutex_;
+  grpc::CallbackServerContext* context_ = nullptr;  // until OnDone
+  std::unique_ptr<ReplyBuilder> builder_;
+  std::deque<v1::GenerateResponse> unsent_;  // the first is being written while writing_
+  size_t unsent_bytes_ = 0;
+  bool writing_ = false;
+  bool lingering_ = false;
+  bool ended_ = false;  // Finish was called: nothing may be sent any more
+};
+
+}  // namespace lorad

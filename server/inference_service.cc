@@ -1,0 +1,88 @@
+#include "server/inference_service.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "server/translate.h"
+
+namespace lorad {
+namespace {
+
+grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+// The base's tokenizer is every adapter's in this version; a name must still be one that is there.
+absl::Status CheckTokenizer(const Backend& backend, const std::string& adapter) {
+  if (backend.tokenizer == nullptr) {
+    return absl::FailedPreconditionError(
+        "tokenizer: none; limit: a model folder with tokenizer.json or tokenizer.model");
+  }
+  if (adapter.empty()) return absl::OkStatus();
+  const std::shared_ptr<const EngineSnapshot> snapshot = backend.engine->snapshot();
+  for (const auto& info : snapshot->adapters->all) {
+    if (info->name == adapter) return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("adapter: ", adapter, "; limit: a loaded one; load it first"));
+}
+
+absl::Status TokenizeText(const Backend& backend, const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
+  RETURN_IF_ERROR(CheckTokenizer(backend, request.adapter()));
+  const bool add_special_tokens = !request.has_add_special_tokens() || request.add_special_tokens();
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, backend.tokenizer->Encode(request.text(), add_special_tokens));
+  response->mutable_token_ids()->Add(ids.begin(), ids.end());
+  return absl::OkStatus();
+}
+
+absl::Status DetokenizeIds(const Backend& backend, const v1::DetokenizeRequest& request,
+                           v1::DetokenizeResponse* response) {
+  RETURN_IF_ERROR(CheckTokenizer(backend, request.adapter()));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                   TranslateIds(request.token_ids(), backend.tokenizer->vocab_size(), "token_ids"));
+  ASSIGN_OR_RETURN(*response->mutable_text(), backend.tokenizer->Decode(ids, request.skip_special_tokens()));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(grpc::CallbackServerContext* context,
+                                                                           const v1::GenerateRequest* request) {
+  const absl::StatusOr<const Backend*> backend = readiness_->Get();
+  if (!backend.ok()) return GenerateReactor::Refuse(backend.status(), metrics_, log_);
+  return GenerateReactor::Start(context, *request, *backend, &numbers_, metrics_, log_);
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
+  return FinishWith(context, backend.ok() ? TokenizeText(**backend, *request, response) : backend.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
+  return FinishWith(context, backend.ok() ? DetokenizeIds(**backend, *request, response) : backend.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                         const v1::GetModelInfoRequest*, v1::ModelInfo* response) {
+  const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
+  if (backend.ok()) *response = ToProto((*backend)->model);
+  return FinishWith(context, backend.status());
+}
+
+grpc::ServerUnaryReactor* InferenceService::Classify(grpc::CallbackServerContext* context, const v1::ClassifyRequest*,
+                                                     v1::ClassifyResponse*) {
+  return FinishWith(context,
+                    absl::UnimplementedError("Inference.Classify: adapters with a classifier head are not supported in "
+                                             "this version"));
+}
+
+}  // namespace lorad

@@ -1,0 +1,279 @@
+#include "server/metrics/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <sstream>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "model/kv/kv_layout.h"
+#include "server/metrics/busy_names.h"
+
+namespace lorad {
+namespace {
+
+using Buckets = prometheus::Histogram::BucketBoundaries;
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+using prometheus::Histogram;
+
+constexpr size_t kShownAdapters = 100;
+constexpr size_t kCandidateAdapters = 1000;
+constexpr char kBase[] = "(base)";  // No adapter can have this name.
+constexpr char kOther[] = "other";
+
+double Seconds(int64_t us) { return static_cast<double>(us) * 1e-6; }
+
+Buckets LatencyBuckets() {
+  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5,
+          0.75,  1,      2.5,   5,    7.5,   10,   20,    40,  80,   160};
+}
+Buckets CountBuckets() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}; }
+
+const char* NameOf(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAbort:
+      return "abort";
+  }
+  return "?";
+}
+
+}  // namespace
+
+struct Metrics::Series {
+  Series(const std::string& model_name, const std::string& version) : labels{{"model_name", model_name}} {
+    for (const FinishReason reason : {FinishReason::kStop, FinishReason::kLength, FinishReason::kAbort}) {
+      finished[static_cast<size_t>(reason)] = &success.Add({{"finished_reason", NameOf(reason)}});
+    }
+    Gauges("lorad_build_info", "1, with the version as label").Add({{"version", version}}).Set(1);
+  }
+
+  Family<Counter>& Counters(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Labels(labels).Register(registry);
+  }
+  Family<Gauge>& Gauges(const char* name, const char* help) {
+    return prometheus::BuildGauge().Name(name).Help(help).Labels(labels).Register(registry);
+  }
+  Histogram& OneHistogram(const char* name, const char* help, Buckets buckets) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Labels(labels).Register(registry).Add({},
+                                                                                                    std::move(buckets));
+  }
+
+  void CountAdapterTokens(const std::string& adapter, int64_t tokens);
+  void Refresh(const EngineSnapshot& snapshot, double unix_seconds);
+  void RefreshAdapters(const EngineSnapshot& snapshot, double unix_seconds);
+
+  const std::map<std::string, std::string> labels;
+  prometheus::Registry registry;
+
+  Gauge& running = Gauges("vllm:num_requests_running", "Sequences in the batch").Add({});
+  Gauge& waiting = Gauges("vllm:num_requests_waiting", "Sequences accepted and not yet running").Add({});
+  Gauge& kv_usage =
+      Gauges("vllm:kv_cache_usage_perc", "Share of the memory's pages that KV blocks hold, 0 to 1").Add({});
+  Family<Gauge>& cache_config = Gauges("vllm:cache_config_info", "1, with the cache's sizes as labels");
+  Gauge* cache_config_gauge = nullptr;
+  Family<Gauge>& lora_info =
+      Gauges("vllm:lora_requests_info", "Unix time; labels: adapters in the pool and ready, adapters waited for");
+  Gauge* lora_info_gauge = nullptr;
+  std::map<std::string, std::string> lora_info_labels;
+
+  Counter& prompt_tokens = Counters("vllm:prompt_tokens_total", "Prompt tokens of answered sequences").Add({});
+  Counter& generation_tokens = Counters("vllm:generation_tokens_total", "Generated tokens").Add({});
+  Counter& preemptions =
+      Counters("vllm:num_preemptions_total", "Sequences that gave their memory back and began again").Add({});
+  Family<Counter>& success = Counters("vllm:request_success_total", "Sequences that ended, by reason");
+  std::array<Counter*, 3> finished{};
+
+  Histogram& first_token = OneHistogram("vllm:time_to_first_token_seconds", "Arrival to first token", LatencyBuckets());
+  Histogram& inter_token = OneHistogram("vllm:inter_token_latency_seconds", "Token to token", LatencyBuckets());
+  Histogram& end_to_end = OneHistogram("vllm:e2e_request_latency_seconds", "Arrival to end", LatencyBuckets());
+  Histogram& queue_time =
+      OneHistogram("vllm:request_queue_time_seconds", "Arrival to first scheduled", LatencyBuckets());
+  Histogram& iteration_tokens =
+      OneHistogram("vllm:iteration_tokens_total", "Tokens computed in a step", CountBuckets());
+
+  Family<Gauge>& pool_pages = Gauges("lorad_pool_pages", "Pages of the memory by owner");
+  std::array<Gauge*, 3> pool_owners{&pool_pages.Add({{"owner", "kv"}}), &pool_pages.Add({{"owner", "adapter"}}),
+                                    &pool_pages.Add({{"owner", "free"}})};
+  Gauge& page_bytes = Gauges("lorad_pool_page_bytes", "Bytes of a page").Add({});
+  Gauge& draining = Gauges("lorad_draining", "1 once no new requests are taken").Add({});
+  Family<Gauge>& adapter_states = Gauges("lorad_adapters", "Adapters by state");
+  std::map<AdapterState, Gauge*> adapters_by_state;
+  Histogram& load_seconds =
+      OneHistogram("lorad_adapter_load_seconds", "Reading, checking and placing an adapter", LatencyBuckets());
+  Counter& evictions = Counters("lorad_adapter_evictions_total", "Idle adapters whose pages were wanted").Add({});
+  Counter& load_failures = Counters("lorad_adapter_load_failures_total", "Adapters that could not be loaded").Add({});
+  Family<Counter>& refused = Counters("lorad_requests_refused_total", "Requests that ended in a status, by its code");
+  Family<Counter>& adapter_tokens = Counters("lorad_adapter_generation_tokens_total",
+                                             "Generated tokens of the busiest adapters; `other` has the rest");
+  std::unordered_map<std::string, Counter*> tokens_of;
+  Counter& other_tokens = adapter_tokens.Add({{"adapter", kOther}});
+  BusyNames busy{kShownAdapters, kCandidateAdapters};
+
+  Histogram& step_seconds =
+      OneHistogram("lorad_step_seconds", "A step: planning, computing, recording", LatencyBuckets());
+  Histogram& step_overhead =
+      OneHistogram("lorad_step_overhead_seconds", "Of a step: planning and recording",
+                   {0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1});
+  Histogram& step_sequences = OneHistogram("lorad_step_sequences", "Sequences in a step", CountBuckets());
+  Histogram& step_adapters = OneHistogram("lorad_step_adapters", "Different adapters in a step", CountBuckets());
+};
+
+void Metrics::Series::CountAdapterTokens(const std::string& adapter, int64_t tokens) {
+  const std::string name = adapter.empty() ? kBase : adapter;
+  const BusyNames::Change change = busy.Count(name, tokens);
+  if (change.retired) {
+    // The sum over all series stays what was generated: `other` takes over what the retired series had counted.
+    const auto retired = tokens_of.find(*change.retired);
+    other_tokens.Increment(retired->second->Value());
+    adapter_tokens.Remove(retired->second);
+    tokens_of.erase(retired);
+  }
+  if (!change.shown || name == kOther) {
+    other_tokens.Increment(static_cast<double>(tokens));
+    return;
+  }
+  Counter*& counter = tokens_of[name];
+  if (counter == nullptr) counter = &adapter_tokens.Add({{"adapter", name}});
+  counter->Increment(static_cast<double>(tokens));
+}
+
+void Metrics::Series::Refresh(const EngineSnapshot& snapshot, double unix_seconds) {
+  running.Set(static_cast<double>(snapshot.running_sequences));
+  waiting.Set(static_cast<double>(snapshot.waiting_sequences));
+  kv_usage.Set(snapshot.total_pages > 0
+                   ? static_cast<double>(snapshot.kv_pages) / static_cast<double>(snapshot.total_pages)
+                   : 0);
+  pool_owners[0]->Set(static_cast<double>(snapshot.kv_pages));
+  pool_owners[1]->Set(static_cast<double>(snapshot.adapter_pages));
+  pool_owners[2]->Set(static_cast<double>(snapshot.free_pages));
+  page_bytes.Set(static_cast<double>(snapshot.page_bytes));
+  draining.Set(snapshot.draining ? 1 : 0);
+  if (cache_config_gauge == nullptr && snapshot.pages_per_kv_block > 0) {
+    cache_config_gauge =
+        &cache_config.Add({{"block_size", std::to_string(kKvBlockTokens)},
+                           {"num_gpu_blocks", std::to_string(snapshot.total_pages / snapshot.pages_per_kv_block)}});
+    cache_config_gauge->Set(1);
+  }
+  RefreshAdapters(snapshot, unix_seconds);
+}
+
+void Metrics::Series::RefreshAdapters(const EngineSnapshot& snapshot, double unix_seconds) {
+  std::map<AdapterState, int64_t> states = {{AdapterState::kLoading, 0},
+                                            {AdapterState::kHost, 0},
+                                            {AdapterState::kResident, 0},
+                                            {AdapterState::kDraining, 0},
+                                            {AdapterState::kFailed, 0}};
+  for (const auto& info : snapshot.adapters->all) ++states[info->state];
+  for (const auto& [state, count] : states) {
+    Gauge*& gauge = adapters_by_state[state];
+    if (gauge == nullptr) {
+      const std::string_view name = Name(state);
+      gauge = &adapter_states.Add({{"state", std::string(name)}});
+    }
+    gauge->Set(static_cast<double>(count));
+  }
+
+  // The pool is bounded by bytes; as a count it is what it would hold of adapters like those in it.
+  const std::vector<std::string>& resident = snapshot.adapters->resident;
+  const int64_t pages_each =
+      resident.empty() ? 1 : std::max<int64_t>(1, snapshot.adapter_pages / static_cast<int64_t>(resident.size()));
+  const std::map<std::string, std::string> now = {
+      {"max_lora", std::to_string(snapshot.total_pages / pages_each)},
+      {"running_lora_adapters", absl::StrJoin(resident, ",")},
+      {"waiting_lora_adapters", absl::StrJoin(snapshot.adapters->waiting, ",")}};
+  if (lora_info_gauge == nullptr || now != lora_info_labels) {
+    if (lora_info_gauge != nullptr) lora_info.Remove(lora_info_gauge);
+    lora_info_gauge = &lora_info.Add(now);
+    lora_info_labels = now;
+  }
+  lora_info_gauge->Set(unix_seconds);
+}
+
+Metrics::Metrics() = default;
+Metrics::~Metrics() = default;
+
+void Metrics::SetModel(const std::string& model_name, const std::string& version) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  series_ = std::make_unique<Series>(model_name, version);
+}
+
+void Metrics::CountRefused(absl::StatusCode code) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!series_) return;
+  series_->refused.Add({{"code", absl::StatusCodeToString(code)}}).Increment();
+}
+
+std::string Metrics::Text(const EngineSnapshot* snapshot, double unix_seconds) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!series_) return "";
+  if (snapshot != nullptr) series_->Refresh(*snapshot, unix_seconds);
+  std::ostringstream out;
+  prometheus::TextSerializer().Serialize(out, series_->registry.Collect());
+  return out.str();
+}
+
+void Metrics::OnStep(const StepStats& step) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!series_) return;
+  series_->step_seconds.Observe(Seconds(step.plan_us + step.execute_us + step.commit_us));
+  series_->step_overhead.Observe(Seconds(step.plan_us + step.commit_us));
+  series_->step_sequences.Observe(static_cast<double>(step.sequences));
+  series_->step_adapters.Observe(static_cast<double>(step.distinct_adapters));
+  series_->iteration_tokens.Observe(static_cast<double>(step.rows_tokens));
+}
+
+void Metrics::OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!series_) return;
+  series_->generation_tokens.Increment(static_cast<double>(tokens));
+  if (gap_us >= 0) series_->inter_token.Observe(Seconds(gap_us));
+  series_->CountAdapterTokens(adapter, tokens);
+}
+
+void Metrics::OnFinish(const SequenceStats& sequence) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!series_ || !sequence.begun) return;
+  series_->finished[static_cast<size_t>(sequence.reason)]->Increment();
+  series_->prompt_tokens.Increment(static_cast<double>(sequence.usage.prompt_tokens));
+  if (sequence.queue_us >= 0) series_->queue_time.Observe(Seconds(sequence.queue_us));
+  if (sequence.first_token_us >= 0) series_->first_token.Observe(Seconds(sequence.first_token_us));
+  if (sequence.end_to_end_us >= 0) series_->end_to_end.Observe(Seconds(sequence.end_to_end_us));
+}
+
+void Metrics::OnAdapterLoaded(const std::string& name, int64_t load_us) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (series_) series_->load_seconds.Observe(Seconds(load_us));
+}
+
+void Metrics::OnAdapterLoadFailed(const std::string& name) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (series_) series_->load_failures.Increment();
+}
+
+void Metrics::OnAdapterEvicted(const std::string& name) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (series_) series_->evictions.Increment();
+}
+
+void Metrics::OnPreempted(const std::string& adapter) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (series_) series_->preemptions.Increment();
+}
+
+}  // namespace lorad

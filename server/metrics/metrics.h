@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "scheduler/observer.h"
+#include "scheduler/snapshot.h"
+
+namespace lorad {
+
+// Counts what happens and writes it as Prometheus text (version 0.0.4). The vllm: names are those that dashboards and
+// gateways read; their label model_name is the base's name. server/README.md lists all of them.
+//
+// Threads  the observer's functions on the engine thread; the rest from any.
+class Metrics final : public StepObserver {
+ public:
+  Metrics();
+  ~Metrics() override;
+
+  // Once, before the engine runs: the label model_name of all series, and the gauges of what never changes.
+  void SetModel(const std::string& model_name, const std::string& version);
+
+  // A request that ended in a status instead of an answer.
+  void CountRefused(absl::StatusCode code);
+
+  // The whole page. `snapshot` null: only what needs no engine. `unix_seconds` is the value of lora_requests_info.
+  std::string Text(const EngineSnapshot* snapshot, double unix_seconds);
+
+  void OnStep(const StepStats& step) override;
+  void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) override;
+  void OnFinish(const SequenceStats& sequence) override;
+  void OnAdapterLoaded(const std::string& name, int64_t load_us) override;
+  void OnAdapterLoadFailed(const std::string& name) override;
+  void OnAdapterEvicted(const std::string& name) override;
+  void OnPreempted(const std::string& adapter) override;
+
+ private:
+  struct Series;
+  std::mutex mutex_;
+  std::unique_ptr<Series> series_;  // null before SetModel
+};
+
+}  // namespace lorad

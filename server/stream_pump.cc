@@ -1,0 +1,61 @@
+#include "server/stream_pump.h"
+
+#include <utility>
+
+namespace lorad {
+
+StreamPump::StreamPump() : thread_([this] { Run(); }) {}
+
+StreamPump::~StreamPump() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void StreamPump::Post(std::function<void()> work) {
+  bool was_empty = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    was_empty = work_.empty();
+    work_.push_back(std::move(work));
+  }
+  if (was_empty) wake_.notify_one();
+}
+
+void StreamPump::PostAfter(std::chrono::milliseconds delay, std::function<void()> work) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    later_.emplace(std::chrono::steady_clock::now() + delay, std::move(work));
+  }
+  wake_.notify_one();
+}
+
+void StreamPump::Run() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    const TimePoint now = std::chrono::steady_clock::now();
+    while (!later_.empty() && later_.begin()->first <= now) {
+      work_.push_back(std::move(later_.begin()->second));
+      later_.erase(later_.begin());
+    }
+    if (!work_.empty()) {
+      std::deque<std::function<void()>> batch = std::exchange(work_, {});
+      lock.unlock();
+      for (auto& work : batch) work();
+      batch.clear();  // What it holds may take locks when it goes.
+      lock.lock();
+      continue;
+    }
+    if (stopping_) return;
+    if (later_.empty()) {
+      wake_.wait(lock);
+    } else {
+      wake_.wait_until(lock, later_.begin()->first);
+    }
+  }
+}
+
+}  // namespace lorad

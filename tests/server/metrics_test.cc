@@ -1,0 +1,189 @@
+#include "server/metrics/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "server/metrics/busy_names.h"
+
+namespace lorad {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+EngineSnapshot Snapshot(std::vector<std::string> resident, std::vector<std::string> waiting) {
+  EngineSnapshot snapshot;
+  snapshot.running_sequences = 3;
+  snapshot.waiting_sequences = 2;
+  snapshot.total_pages = 100;
+  snapshot.free_pages = 60;
+  snapshot.kv_pages = 25;
+  snapshot.adapter_pages = 15;
+  snapshot.page_bytes = 65536;
+  snapshot.pages_per_kv_block = 2;
+  auto listing = std::make_shared<AdapterListing>();
+  for (const std::string& name : resident) {
+    auto info = std::make_shared<AdapterInfo>();
+    info->name = name;
+    info->state = AdapterState::kResident;
+    listing->all.push_back(info);
+  }
+  listing->resident = std::move(resident);
+  listing->waiting = std::move(waiting);
+  snapshot.adapters = listing;
+  return snapshot;
+}
+
+// Every line a comment or a sample, every sample after its # TYPE, no series twice; returns value by series.
+std::map<std::string, double> Parse(const std::string& text) {
+  static const std::regex sample(
+      R"re(([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*",?)*\})? ([^ ]+))re");
+  std::map<std::string, double> values;
+  std::set<std::string> types;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind("# TYPE ", 0) == 0) {
+      const std::string name = line.substr(7, line.find(' ', 7) - 7);
+      EXPECT_TRUE(types.insert(name).second) << "two types: " << name;
+      continue;
+    }
+    if (line.rfind("# HELP ", 0) == 0) continue;
+    std::smatch match;
+    EXPECT_TRUE(std::regex_match(line, match, sample)) << line;
+    const std::string name = match[1].str();
+    const std::string base = std::regex_replace(name, std::regex("_(bucket|sum|count)$"), "");
+    EXPECT_TRUE(types.count(name) == 1 || types.count(base) == 1) << "no type before " << line;
+    const std::string series = name + match[2].str();
+    EXPECT_TRUE(values.emplace(series, std::stod(match[3].str())).second) << "twice: " << series;
+  }
+  return values;
+}
+
+TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
+  Metrics metrics;
+  metrics.SetModel("tiny \"quoted\"", "0.1");
+  metrics.OnStep(
+      {.rows_tokens = 7, .sequences = 2, .distinct_adapters = 1, .plan_us = 10, .execute_us = 5000, .commit_us = 20});
+  metrics.OnToken("sql", 1, -1);
+  metrics.OnToken("sql", 1, 30'000);
+  metrics.OnToken("", 1, 30'000);
+  SequenceStats ended;
+  ended.reason = FinishReason::kLength;
+  ended.usage.prompt_tokens = 5;
+  ended.queue_us = 100;
+  ended.first_token_us = 2000;
+  ended.end_to_end_us = 9000;
+  metrics.OnFinish(ended);
+  metrics.OnAdapterLoaded("sql", 12'000);
+  metrics.OnAdapterEvicted("sql");
+  metrics.OnAdapterLoadFailed("bad");
+  metrics.OnPreempted("sql");
+  metrics.CountRefused(absl::StatusCode::kResourceExhausted);
+  const EngineSnapshot snapshot = Snapshot({"a", "b"}, {"c"});
+  const std::string text = metrics.Text(&snapshot, 1000);
+  const auto values = Parse(text);
+
+  const std::string model = "model_name=\"tiny \\\"quoted\\\"\"";
+  const auto value = [&](const std::string& name, const std::string& labels = "") {
+    const std::string series = name + "{" + model + (labels.empty() ? "" : "," + labels) + "}";
+    const auto it = values.find(series);
+    EXPECT_TRUE(it != values.end()) << "no " << series << " in\n" << text;
+    return it == values.end() ? -1.0 : it->second;
+  };
+  EXPECT_EQ(value("vllm:num_requests_running"), 3);
+  EXPECT_EQ(value("vllm:num_requests_waiting"), 2);
+  EXPECT_EQ(value("vllm:kv_cache_usage_perc"), 0.25);
+  EXPECT_EQ(value("vllm:cache_config_info", "block_size=\"16\",num_gpu_blocks=\"50\""), 1);
+  EXPECT_EQ(
+      value("vllm:lora_requests_info", "max_lora=\"14\",running_lora_adapters=\"a,b\",waiting_lora_adapters=\"c\""),
+      1000);
+  EXPECT_EQ(value("vllm:prompt_tokens_total"), 5);
+  EXPECT_EQ(value("vllm:generation_tokens_total"), 3);
+  EXPECT_EQ(value("vllm:num_preemptions_total"), 1);
+  EXPECT_EQ(value("vllm:request_success_total", "finished_reason=\"length\""), 1);
+  EXPECT_EQ(value("vllm:request_success_total", "finished_reason=\"stop\""), 0);
+  EXPECT_EQ(value("vllm:time_to_first_token_seconds_count"), 1);
+  EXPECT_EQ(value("vllm:inter_token_latency_seconds_count"), 2);
+  EXPECT_EQ(value("vllm:e2e_request_latency_seconds_count"), 1);
+  EXPECT_EQ(value("vllm:request_queue_time_seconds_count"), 1);
+  EXPECT_EQ(value("lorad_pool_pages", "owner=\"adapter\""), 15);
+  EXPECT_EQ(value("lorad_adapters", "state=\"resident\""), 2);
+  EXPECT_EQ(value("lorad_adapter_load_seconds_count"), 1);
+  EXPECT_EQ(value("lorad_adapter_evictions_total"), 1);
+  EXPECT_EQ(value("lorad_adapter_load_failures_total"), 1);
+  EXPECT_EQ(value("lorad_requests_refused_total", "code=\"RESOURCE_EXHAUSTED\""), 1);
+  EXPECT_EQ(value("lorad_adapter_generation_tokens_total", "adapter=\"sql\""), 2);
+  EXPECT_EQ(value("lorad_adapter_generation_tokens_total", "adapter=\"(base)\""), 1);
+  EXPECT_EQ(value("lorad_step_seconds_count"), 1);
+}
+
+TEST(MetricsTest, LoraRequestsInfoIsOneSeriesWhateverHappens) {
+  Metrics metrics;
+  metrics.SetModel("m", "0.1");
+  for (const auto& resident : std::vector<std::vector<std::string>>{{"a"}, {"a", "b"}, {}, {"b"}}) {
+    const EngineSnapshot snapshot = Snapshot(resident, {});
+    const auto values = Parse(metrics.Text(&snapshot, 1));
+    int series = 0;
+    for (const auto& [name, value] : values) series += name.rfind("vllm:lora_requests_info{", 0) == 0;
+    EXPECT_EQ(series, 1);
+  }
+  EXPECT_THAT(metrics.Text(nullptr, 1), HasSubstr("running_lora_adapters=\"b\""));
+}
+
+TEST(MetricsTest, AThousandAdaptersTakeAHundredSeriesAndLoseNoToken) {
+  Metrics metrics;
+  metrics.SetModel("m", "0.1");
+  int64_t total = 0;
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 0; i < 1000; ++i) {
+      const int64_t tokens = i >= 950 ? 50 : 1;  // The last fifty are the busiest, and come last.
+      metrics.OnToken("adapter-" + std::to_string(i), tokens, -1);
+      total += tokens;
+    }
+  }
+  const std::string text = metrics.Text(nullptr, 1);
+  double sum = 0;
+  int series = 0;
+  for (const auto& [name, value] : Parse(text)) {
+    if (name.rfind("lorad_adapter_generation_tokens_total{", 0) != 0) continue;
+    ++series;
+    sum += value;
+  }
+  EXPECT_EQ(series, 101);
+  EXPECT_EQ(sum, static_cast<double>(total));
+  for (int i = 950; i < 1000; ++i) EXPECT_THAT(text, HasSubstr("adapter=\"adapter-" + std::to_string(i) + "\""));
+}
+
+TEST(MetricsTest, NothingIsSaidBeforeTheModelIsKnown) {
+  Metrics metrics;
+  metrics.OnToken("a", 1, -1);
+  EXPECT_EQ(metrics.Text(nullptr, 1), "");
+}
+
+TEST(BusyNamesTest, MemoryIsBoundedForAnyNumberOfNames) {
+  BusyNames busy(10, 20);
+  for (int i = 0; i < 10000; ++i) {
+    busy.Count(std::to_string(i), 1);
+    EXPECT_LE(busy.tracked(), 31u);
+  }
+}
+
+TEST(BusyNamesTest, ABusierNameTakesThePlaceOfTheLeastBusy) {
+  BusyNames busy(2, 4);
+  EXPECT_TRUE(busy.Count("a", 10).shown);
+  EXPECT_TRUE(busy.Count("b", 5).shown);
+  EXPECT_FALSE(busy.Count("c", 5).shown);
+  const BusyNames::Change change = busy.Count("c", 1);
+  EXPECT_TRUE(change.shown);
+  EXPECT_EQ(change.retired, "b");
+  EXPECT_FALSE(busy.Count("b", 0).shown);
+}
+
+}  // namespace
+}  // namespace lorad
