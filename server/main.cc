@@ -1,0 +1,30 @@
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <variant>
+
+#include "server/config.h"
+#include "server/daemon.h"
+#include "server/log.h"
+#include "server/signals.h"
+
+int main(int argc, char** argv) {
+  std::variant<lorad::ServerConfig, lorad::ConfigExit> outcome = lorad::ParseConfig(argc, argv);
+  if (const auto* exit = std::get_if<lorad::ConfigExit>(&outcome)) {
+    std::fputs(exit->text.c_str(), exit->code == 0 ? stdout : stderr);
+    return exit->code;
+  }
+
+  // libgomp reads how its threads wait when it is loaded, before main; spinning ones would take the core that the engine,
+  // gRPC and the tokenizer need.
+  if (!lorad::OmpWaitPolicyIsSet()) {
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    execv("/proc/self/exe", argv);
+  }
+
+  const auto& config = std::get<lorad::ServerConfig>(outcome);
+  lorad::Signals signals;
+  lorad::Log log(config.log_level);
+  return lorad::RunDaemon(config, &signals, &log);
+}
