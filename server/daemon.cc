@@ -37,7 +37,8 @@ HttpResponse AnswerHttp(const std::string& target, const Readiness& readiness, M
     if (serving.ok()) return {200, "text/plain; charset=utf-8", "ok\n"};
     return {503, "text/plain; charset=utf-8", absl::StrCat(serving.status().message(), "\n")};
   }
-  if (target == "/") return {200, "text/plain; charset=utf-8", "lorad\n/metrics  Prometheus text\n/health   200 when serving\n"};
+  if (target == "/")
+    return {200, "text/plain; charset=utf-8", "lorad\n/metrics  Prometheus text\n/health   200 when serving\n"};
   return {404, "text/plain; charset=utf-8", "path: not known; limit: /metrics, /health\n"};
 }
 
@@ -84,7 +85,8 @@ absl::Status Run(const ServerConfig& config, Signals* signals, Log* log) {
 
 int RunDaemon(const ServerConfig& config, Signals* signals, Log* log) {
   // gRPC's own messages go to stderr in a form of their own; what matters in them reaches us as a status.
-  if (config.log_level != LogLevel::kDebug) gpr_set_log_verbosity(static_cast<gpr_log_severity>(GPR_LOG_SEVERITY_ERROR + 1));
+  if (config.log_level != LogLevel::kDebug)
+    gpr_set_log_verbosity(static_cast<gpr_log_severity>(GPR_LOG_SEVERITY_ERROR + 1));
   log->Info("starting", {{"version", kVersion}, {"model", config.model_dir}, {"threads", config.threads}});
   const absl::Status status = Run(config, signals, log);
   if (status.ok()) return 0;

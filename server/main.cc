@@ -16,8 +16,8 @@ int main(int argc, char** argv) {
     return exit->code;
   }
 
-  // libgomp reads how its threads wait when it is loaded, before main; spinning ones would take the core that the engine,
-  // gRPC and the tokenizer need.
+  // libgomp reads how its threads wait when it is loaded, before main; spinning ones would take the core that the
+  // engine, gRPC and the tokenizer need.
   if (!lorad::OmpWaitPolicyIsSet()) {
     setenv("OMP_WAIT_POLICY", "passive", 1);
     execv("/proc/self/exe", argv);

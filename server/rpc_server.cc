@@ -35,8 +35,8 @@ void SetLimits(const RpcServer::Options& options, grpc::ServerBuilder* builder) 
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& options, const Readiness* readiness, Metrics* metrics,
-                                                            Log* log) {
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& options, const Readiness* readiness,
+                                                            Metrics* metrics, Log* log) {
   std::unique_ptr<RpcServer> rpc(new RpcServer(readiness, metrics, log));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -50,8 +50,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const Options& optio
   builder.RegisterService(&rpc->training_);
   rpc->server_ = builder.BuildAndStart();
   if (rpc->server_ == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("--listen: ", options.address,
-                                               "; limit: a free port of this machine; stop what uses it, or give another"));
+    return absl::UnavailableError(absl::StrCat(
+        "--listen: ", options.address, "; limit: a free port of this machine; stop what uses it, or give another"));
   }
   rpc->SetServing(false);
   rpc->address_ = absl::StrCat(options.address.substr(0, options.address.rfind(':')), ":", port);

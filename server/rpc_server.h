@@ -19,12 +19,12 @@ namespace lorad {
 class RpcServer final {
  public:
   struct Options {
-    std::string address;              // HOST:PORT; port 0 takes a free one
+    std::string address;                    // HOST:PORT; port 0 takes a free one
     int64_t max_concurrent_streams = 1024;  // of one connection; more wait in the client
   };
   // Not yet serving, says its health check. Errors: Unavailable when the address cannot be taken.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Options& options, const Readiness* readiness, Metrics* metrics,
-                                                          Log* log);
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Options& options, const Readiness* readiness,
+                                                          Metrics* metrics, Log* log);
 
   void SetServing(bool serving);
   // Waits until every call has ended, cancelling them at the deadline.

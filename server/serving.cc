@@ -1,0 +1,233 @@
+#include "server/serving.h"
+
+#include <ATen/Parallel.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <filesystem>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/apply.h"
+#include "adapters/checkpoint_tables.h"
+#include "adapters/loader.h"
+#include "adapters/names.h"
+#include "adapters/pool.h"
+#include "model/base/file_source.h"
+#include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+#include "model/memory/page_pool.h"
+#include "scheduler/completions.h"
+#include "scheduler/engine.h"
+#include "scheduler/model_executor.h"
+#include "server/version.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMaxPageBytes = 64 << 10;
+constexpr int64_t kPageStepBytes = 4 << 10;
+
+// A line that is written over itself, on a terminal only; else the log's lines must do.
+class LoadProgress final {
+ public:
+  LoadProgress() : terminal_(isatty(STDERR_FILENO) != 0) {}
+  void Show(int64_t done_bytes, int64_t total_bytes) {
+    const int64_t percent = total_bytes > 0 ? done_bytes * 100 / total_bytes : 0;
+    if (!terminal_ || percent == shown_) return;
+    shown_ = percent;
+    std::fprintf(stderr, "\rloading weights %3lld %% of %.1f GiB\033[K", static_cast<long long>(percent),
+                 static_cast<double>(total_bytes) / (1 << 30));
+    if (done_bytes >= total_bytes) std::fprintf(stderr, "\r\033[K");
+    std::fflush(stderr);
+  }
+
+ private:
+  const bool terminal_;
+  int64_t shown_ = -1;
+};
+
+std::string NameOfModel(const std::string& model_dir) {
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(model_dir, error);
+  return (error ? std::filesystem::path(model_dir) : real).filename().string();
+}
+
+// A page is 64 KiB, or one KV block where that is smaller, so that tiny models waste nothing.
+int64_t PageBytes(const KvLayout& layout) {
+  return std::min(kMaxPageBytes, (layout.block_bytes() + kPageStepBytes - 1) / kPageStepBytes * kPageStepBytes);
+}
+
+ModelFacts FactsOf(const ServerConfig& config, const CausalLm& model) {
+  const ModelConfig& shape = model.config();
+  ModelFacts facts;
+  facts.name = NameOfModel(config.model_dir);
+  facts.architecture = shape.architecture;
+  facts.digest = model.digest();
+  facts.dtype = model.dtype() == DType::kBF16 ? "bfloat16" : "float32";
+  facts.device = "cpu";
+  facts.max_context_tokens = shape.max_context_tokens;
+  facts.vocab_size = shape.vocab_size;
+  facts.hidden_size = shape.hidden_size;
+  facts.num_layers = shape.num_layers;
+  facts.weight_bytes = model.weight_bytes();
+  facts.eos_token_ids = shape.eos_token_ids;
+  facts.generation = shape.generation;
+  return facts;
+}
+
+EngineConfig EngineConfigOf(const ServerConfig& config, const CausalLm& model) {
+  EngineConfig engine;
+  engine.max_batch_tokens = config.max_batch_tokens;
+  engine.max_sequences = config.max_sequences;
+  engine.queue_limit = config.queue_limit;
+  engine.max_context_tokens = model.config().max_context_tokens;
+  engine.adapter_dir = config.adapter_dir;
+  return engine;
+}
+
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, Log* log) {
+  ASSIGN_OR_RETURN(const ModelConfig shape, ReadModelConfig(config.model_dir));
+  LoadOptions options;
+  ASSIGN_OR_RETURN(options.dtype, ResolveDType(config.dtype, shape.checkpoint_dtype));
+  LoadProgress progress;
+  options.progress = [&](int64_t done_bytes, int64_t total_bytes) { progress.Show(done_bytes, total_bytes); };
+  const auto began = std::chrono::steady_clock::now();
+  ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, CausalLm::Load(config.model_dir, options));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  log->Info("model_loaded", {{"architecture", shape.architecture},
+                             {"dtype", options.dtype == DType::kBF16 ? "bfloat16" : "float32"},
+                             {"weight_bytes", model->weight_bytes()},
+                             {"seconds", seconds}});
+  return model;
+}
+
+// None is allowed: such a model is served by token ids.
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& model_dir, Log* log) {
+  absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::Load(model_dir);
+  if (tokenizer.ok() || !absl::IsNotFound(tokenizer.status())) return tokenizer;
+  log->Warning("no_tokenizer", {{"status", tokenizer.status().ToString()}, {"hint", "only token_ids can be used"}});
+  return std::shared_ptr<const Tokenizer>();
+}
+
+}  // namespace
+
+// In the order in which each needs those before it.
+struct Serving::Parts {
+  SteadyClock clock;
+  std::unique_ptr<FileSource> files = LocalFiles();
+  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<PagePool> pages;
+  std::unique_ptr<AdapterPool> adapters;
+  std::unique_ptr<SlotSeam> seam;
+  std::unique_ptr<ModelExecutor> executor;
+  StreamPump pump;
+  Completions completions;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<AdapterLoader> loader;  // Tells the engine of its events, so it ends first.
+  Backend backend;
+  std::thread engine_thread;
+};
+
+namespace {
+
+// Loads the adapters of --adapter, all at once; the first failure is the answer.
+absl::Status LoadAdapters(const ServerConfig& config, Engine* engine, Log* log) {
+  std::mutex mutex;
+  std::condition_variable wake;
+  size_t open = 0;
+  absl::Status first;
+  for (const AdapterFlag& flag : config.adapters) {
+    RETURN_IF_ERROR(CheckAdapterName(flag.name));
+    ASSIGN_OR_RETURN(std::string path, ResolveAdapterPath(flag.path, config.adapter_root));
+    LoadCommand command;
+    command.name = flag.name;
+    command.path = std::move(path);
+    command.reply = [&, name = flag.name](const absl::StatusOr<AdapterInfo>& info) {
+      if (info.ok()) log->Info("adapter_loaded", {{"adapter", name}, {"rank", info->rank_max}, {"bytes", info->bytes}});
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!info.ok())
+        first.Update(
+            absl::Status(info.status().code(), absl::StrCat("--adapter=", name, ": ", info.status().message())));
+      --open;
+      wake.notify_all();
+    };
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      ++open;
+    }
+    if (const absl::Status status = engine->Load(std::move(command)); !status.ok()) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      first.Update(status);
+      --open;
+    }
+  }
+  std::unique_lock<std::mutex> lock(mutex);
+  wake.wait(lock, [&] { return open == 0; });
+  return first;
+}
+
+}  // namespace
+
+Serving::Serving(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+
+absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& config, Metrics* metrics, Log* log) {
+  at::set_num_threads(static_cast<int>(config.threads));
+  std::unique_ptr<Serving> serving(new Serving(std::make_unique<Parts>()));
+  Parts& parts = *serving->parts_;
+  ASSIGN_OR_RETURN(parts.model, LoadModel(config, log));
+  ASSIGN_OR_RETURN(parts.backend.tokenizer, LoadTokenizer(config.model_dir, log));
+
+  const KvLayout layout = parts.model->kv_layout();
+  const int64_t memory_bytes = config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes()));
+  const int64_t page_bytes = PageBytes(layout);
+  ASSIGN_OR_RETURN(parts.pages, PagePool::Create(memory_bytes, page_bytes));
+  const int64_t kv_tokens =
+      parts.pages->total_pages() / std::max<int64_t>(1, parts.pages->PagesFor(layout.block_bytes())) * kKvBlockTokens;
+  log->Info("memory", {{"bytes", memory_bytes}, {"page_bytes", page_bytes}, {"kv_tokens_at_most", kv_tokens}});
+
+  const BaseShape& shape = parts.model->base_shape();
+  parts.adapters = std::make_unique<AdapterPool>(parts.pages.get(), shape);
+  parts.seam = std::make_unique<SlotSeam>(parts.adapters->slots());
+  parts.executor = std::make_unique<ModelExecutor>(
+      parts.model.get(), KvView{parts.pages->arena(), parts.pages->page_bytes(), layout}, parts.seam.get());
+  AdapterLoader::Options loader_options;
+  loader_options.pool_dtype = parts.model->dtype();
+  ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape));
+  parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files.get(), [&parts](LoaderEvent event) {
+    parts.engine->OnLoaderEvent(std::move(event));
+  });
+  parts.engine =
+      std::make_unique<Engine>(EngineConfigOf(config, *parts.model),
+                               Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(),
+                                             parts.executor.get(), metrics, &parts.completions, &parts.clock, layout});
+  parts.backend.engine = parts.engine.get();
+  parts.backend.model = FactsOf(config, *parts.model);
+  parts.backend.adapter_root = config.adapter_root;
+  parts.backend.pump = &parts.pump;
+  parts.backend.clock = &parts.clock;
+  metrics->SetModel(parts.backend.model.name, kVersion);
+  parts.engine_thread = std::thread([&parts] { parts.engine->Run(); });
+  RETURN_IF_ERROR(LoadAdapters(config, parts.engine.get(), log));
+  return serving;
+}
+
+Serving::~Serving() {
+  if (!parts_->engine_thread.joinable()) return;
+  parts_->engine->Stop();
+  parts_->engine_thread.join();
+}
+
+const Backend* Serving::backend() const { return &parts_->backend; }
+
+void Serving::Drain(int64_t patience_us) {
+  parts_->engine->Drain(parts_->clock.NowUs() + patience_us);
+  parts_->engine_thread.join();
+}
+
+}  // namespace lorad
