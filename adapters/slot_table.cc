@@ -6,6 +6,7 @@ namespace lorad {
 
 SlotTable::SlotTable(const BaseShape& shape)
     : num_layers_(shape.num_layers > 0 ? shape.num_layers : 1),
+      vocab_size_(shape.vocab_size),
       by_site_layer_(static_cast<size_t>(kNumSites * num_layers_)) {}
 
 size_t SlotTable::Index(Site site, int32_t layer) const {

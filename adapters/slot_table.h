@@ -27,6 +27,7 @@ class SlotTable final {
   bool AnyAt(Site site, int32_t layer, int32_t slot) const { return At(site, layer)[slot].rank > 0; }
   int32_t slots() const { return num_slots_; }
   DType dtype() const { return dtype_; }
+  int64_t vocab_size() const { return vocab_size_; }  // columns of A at embed_tokens
 
   void Resize(int32_t slots);
   void Set(Site site, int32_t layer, int32_t slot, const SlotWeights& weights);
@@ -36,6 +37,7 @@ class SlotTable final {
  private:
   size_t Index(Site site, int32_t layer) const;
   int64_t num_layers_;
+  int64_t vocab_size_;
   int32_t num_slots_ = 0;
   DType dtype_ = DType::kF32;
   std::vector<std::vector<SlotWeights>> by_site_layer_;

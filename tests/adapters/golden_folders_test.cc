@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/checkpoint_tables.h"
 #include "adapters/kinds/kind.h"
 #include "model/config.h"
 #include "model/safetensors.h"
@@ -33,35 +34,7 @@ BaseShape ShapeOf(const std::string& base) {
   return BaseShapeOf(*config);
 }
 
-// The base's own tables, read from its checkpoint.
-class Checkpoint final {
- public:
-  Checkpoint(const std::string& base, FileSource& files) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(kGolden + "/" + base + "/model")) {
-      if (entry.path().extension() != ".safetensors") continue;
-      const SafetensorsIndex index = ParseSafetensorsHeader(files, entry.path().string()).value();
-      for (const auto& [name, tensor] : index.tensors) Keep(files, index.path, name, tensor);
-    }
-  }
-  BaseTables tables() const {
-    return [this](Site site) -> absl::StatusOr<BaseTable> {
-      const auto head = tables_.find("lm_head.weight");
-      const auto found = site == Site::kLmHead && head != tables_.end() ? head : tables_.find("model.embed_tokens.weight");
-      return found->second;
-    };
-  }
-
- private:
-  void Keep(FileSource& files, const std::string& path, const std::string& name, const SafetensorsEntry& tensor) {
-    if (name != "lm_head.weight" && name != "model.embed_tokens.weight") return;
-    std::vector<std::byte>& bytes = bytes_[name];
-    bytes.resize(static_cast<size_t>(tensor.size_bytes));
-    ASSERT_TRUE(files.ReadAt(path, tensor.offset_bytes, tensor.size_bytes, bytes.data()).ok());
-    tables_[name] = {.dtype = tensor.dtype, .rows = tensor.shape[0], .columns = tensor.shape[1], .data = bytes.data()};
-  }
-  std::map<std::string, std::vector<std::byte>> bytes_;
-  std::map<std::string, BaseTable> tables_;
-};
+BaseTables TablesOf(const std::string& base) { return OpenBaseTables(kGolden + "/" + base + "/model", ShapeOf(base)).value(); }
 
 std::vector<std::string> SubFolders(const std::string& dir) {
   std::vector<std::string> names;
@@ -86,12 +59,11 @@ class GoldenAdaptersTest : public testing::TestWithParam<std::string> {};
 TEST_P(GoldenAdaptersTest, EveryFolderOfPeftIsReadWithOnePairForEachOfItsModules) {
   const std::string base = GetParam();
   const auto files = LocalFiles();
-  const Checkpoint checkpoint(base, *files);
   const BaseShape shape = ShapeOf(base);
   std::set<std::string> digests;
   for (const std::string& name : SubFolders(kGolden + "/" + base + "/adapters")) {
     const std::string dir = kGolden + "/" + base + "/adapters/" + name;
-    const absl::StatusOr<AdapterImage> image = ReadAdapter(dir, shape, *files, {.base_tables = checkpoint.tables()});
+    const absl::StatusOr<AdapterImage> image = ReadAdapter(dir, shape, *files, {.base_tables = TablesOf(base)});
     ASSERT_TRUE(image.ok()) << dir << ": " << image.status();
 
     const SafetensorsIndex index = ParseSafetensorsHeader(*files, dir + "/adapter_model.safetensors").value();
@@ -168,8 +140,7 @@ TEST(GoldenTablesTest, ACopyOfTheBasesTableIsRefusedWhenNothingCanBeComparedWith
 absl::Status StatusOf(const std::string& dir, const nlohmann::json& expect) {
   const auto files = LocalFiles();
   const std::string base = expect["base"];
-  const Checkpoint checkpoint(base, *files);
-  return ReadAdapter(dir, ShapeOf(base), *files, {.base_tables = checkpoint.tables()}).status();
+  return ReadAdapter(dir, ShapeOf(base), *files, {.base_tables = TablesOf(base)}).status();
 }
 
 class RefusedAdapterTest : public testing::TestWithParam<std::string> {};

@@ -1,0 +1,107 @@
+// Adapters that peft wrote, answered as peft answers: read from disk, packed into the pool, applied unmerged.
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "adapters/apply.h"
+#include "adapters/checkpoint_tables.h"
+#include "adapters/kinds/kind.h"
+#include "adapters/pool.h"
+#include "model/causal_lm.h"
+#include "tests/support/golden_runner.h"
+#include "tests/support/status_matchers.h"
+
+namespace lorad {
+namespace {
+
+constexpr double kTolerance = 5e-4;
+const std::string kGolden = std::string(LORAD_SOURCE_DIR) + "/tests/golden/";
+
+// A base with all its golden adapters in the pool.
+class Served final {
+ public:
+  explicit Served(const std::string& base, DType dtype = DType::kF32)
+      : cases_(ReadGoldenCases(kGolden + base + "/cases.json")),
+        model_(CausalLm::Load(kGolden + base + "/model", {.dtype = dtype}).value()),
+        pages_(PagePool::Create(int64_t{256} << 20, 64 << 10).value()),
+        pool_(std::make_unique<AdapterPool>(pages_.get(), model_->base_shape())),
+        tables_(OpenBaseTables(kGolden + base + "/model", model_->base_shape()).value()) {
+    for (const GoldenCase& golden : cases_) {
+      if (golden.adapter.empty() || leases_.contains(golden.adapter)) continue;
+      Load(base, golden.adapter, dtype);
+    }
+  }
+
+  const std::vector<GoldenCase>& cases() const { return cases_; }
+  CausalLm& model() { return *model_; }
+  const SlotTable& slots() const { return pool_->slots(); }
+  std::vector<SlotTerm> TermsOf(const GoldenCase& golden) const {
+    if (golden.adapter.empty()) return {};
+    return {{leases_.at(golden.adapter).slot(), 1.0f}};
+  }
+
+ private:
+  void Load(const std::string& base, const std::string& name, DType dtype) {
+    const auto files = LocalFiles();
+    const std::string dir = kGolden + base + "/adapters/" + name;
+    const absl::StatusOr<AdapterImage> image =
+        ReadAdapter(dir, model_->base_shape(), *files, {.pool_dtype = dtype, .base_tables = tables_});
+    ASSERT_THAT(image, IsOk()) << dir;
+    AdapterReservation reservation = pool_->Reserve(next_id_, PlanLayout(*image, dtype)).value();
+    Pack(*image, reservation.layout(), reservation.data());
+    pool_->Commit(std::move(reservation));
+    leases_.emplace(name, pool_->Acquire(next_id_++).value());
+  }
+
+  const std::vector<GoldenCase> cases_;
+  const std::unique_ptr<CausalLm> model_;
+  const std::unique_ptr<PagePool> pages_;
+  const std::unique_ptr<AdapterPool> pool_;
+  const BaseTables tables_;
+  AdapterId next_id_ = 1;
+  std::map<std::string, AdapterLease> leases_;
+};
+
+class GoldenAdapterTest : public testing::TestWithParam<std::string> {
+ protected:
+  void ExpectAnswers(Served& served, const std::vector<GoldenCase>& cases, const GoldenSchedule& schedule) {
+    SlotSeam seam(served.slots());
+    const auto terms_of = [&](const GoldenCase& golden) { return served.TermsOf(golden); };
+    const auto answers = RunGolden(served.model(), seam, cases, terms_of, schedule);
+    ASSERT_THAT(answers, IsOk());
+    for (size_t i = 0; i < cases.size(); ++i) ExpectGolden(cases[i], (*answers)[i], kTolerance);
+  }
+};
+
+TEST_P(GoldenAdapterTest, EachRequestAlone) {
+  Served served(GetParam());
+  ExpectAnswers(served, served.cases(), {.join_every_steps = -1});
+}
+
+TEST_P(GoldenAdapterTest, EveryAdapterAndTheBaseInOneBatch) {
+  Served served(GetParam());
+  ExpectAnswers(served, served.cases(), {});
+  ExpectAnswers(served, served.cases(), {.chunk_tokens = 5});
+}
+
+TEST_P(GoldenAdapterTest, RequestsOfManyAdaptersJoinAndLeaveWhileOthersRun) {
+  Served served(GetParam());
+  std::vector<GoldenCase> cases = served.cases();
+  std::reverse(cases.begin(), cases.end());
+  ExpectAnswers(served, cases, {.chunk_tokens = 9, .join_every_steps = 1, .every_row = false});
+  // Interleaved, so that rows of one adapter do not lie together.
+  std::stable_sort(cases.begin(), cases.end(), [](const auto& a, const auto& b) { return a.prompt < b.prompt; });
+  ExpectAnswers(served, cases, {.chunk_tokens = 3, .join_every_steps = 0});
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, GoldenAdapterTest,
+                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding", "qwen3"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace lorad
