@@ -16,13 +16,14 @@ namespace lorad {
 // Text to ids and back, as the model's own tokenizer does it.
 //
 // Files    the first of: tokenizer.json; tokenizer.model (the ids are sentencepiece's own, tokens that the other files
-//          add come after them); vocab.json with merges.txt (byte-level BPE, OPT and GPT-2). tokenizer_config.json,
-//          special_tokens_map.json and added_tokens.json add tokens and name the special ones. add_bos_token and
-//          add_eos_token count where no tokenizer.json says what is added; without them tokenizer.model adds the
-//          model's bos alone.
+//          add come after them); vocab.json with merges.txt (byte-level BPE of OPT, GPT-2 and Qwen2).
+//          tokenizer_config.json, special_tokens_map.json and added_tokens.json add tokens and name the special ones.
+//          add_bos_token and add_eos_token count where no tokenizer.json says what is added; without them
+//          tokenizer.model adds the model's bos alone.
 // Shapes   ids in [0, vocab_size); the model's embedding may have more rows.
 // Threads  immutable: any number of threads may call every function at once.
-// Errors   Load: NotFound without tokenizer files, DataLoss for a corrupt one, naming the file.
+// Errors   Load: NotFound without tokenizer files, DataLoss for a corrupt one, naming the file; Unimplemented for a
+//          tokenizer_class whose way to split a text no file says.
 //          InvalidArgument: text that is not UTF-8 (its byte offset), an id out of range (its value and the limit).
 class Tokenizer final {
  public:

@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "model/base/status_macros.h"
 
 namespace lorad {
@@ -89,6 +90,10 @@ class ConfigReader final {
       if (!found->is_boolean()) return Wrong(path, key, "true or false");
       *target = found->get<bool>();
     }
+    if (const auto found = config.find("tokenizer_class"); found != config.end() && !found->is_null()) {
+      if (!found->is_string()) return Wrong(path, "tokenizer_class", "a text");
+      tokenizer_class_ = std::string(absl::StripSuffix(found->get<std::string>(), "Fast"));
+    }
     return absl::OkStatus();
   }
 
@@ -151,6 +156,7 @@ class ConfigReader final {
 
   TokenizerConfig Result() const {
     TokenizerConfig result;
+    result.tokenizer_class = tokenizer_class_;
     result.add_bos_token = add_bos_token_;
     result.add_eos_token = add_eos_token_;
     result.add_prefix_space = add_prefix_space_.value_or(false);
@@ -168,6 +174,7 @@ class ConfigReader final {
   }
 
   FileSource& files_;
+  std::string tokenizer_class_;
   std::optional<bool> add_bos_token_;
   std::optional<bool> add_eos_token_;
   std::optional<bool> add_prefix_space_;

@@ -23,6 +23,7 @@ struct AddedToken {
 
 // What stands beside the vocabulary: tokenizer_config.json, special_tokens_map.json, added_tokens.json.
 struct TokenizerConfig {
+  std::string tokenizer_class;  // Without "Fast"; empty if it is not said.
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
   std::optional<bool> add_bos_token;

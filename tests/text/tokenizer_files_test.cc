@@ -225,6 +225,33 @@ TEST_F(TokenizerFilesTest, WindowsLineEndsInMergesAreRead) {
   for (const StringCase& c : golden.strings) EXPECT_EQ(*(*tokenizer)->Encode(c.text, true), c.whole);
 }
 
+TEST_F(TokenizerFilesTest, Qwen2IsReadFromBpeFilesToo) {
+  const nlohmann::json model = ReadGoldenJson("qwen2/tokenizer.json")["model"];
+  std::string merges;
+  for (const nlohmann::json& pair : model["merges"]) {
+    merges += pair[0].get<std::string>() + " " + pair[1].get<std::string>() + "\n";
+  }
+  Write("vocab.json", model["vocab"].dump());
+  Write("merges.txt", merges);
+  Write("tokenizer_config.json", Golden("qwen2/tokenizer_config.json"));
+  const auto tokenizer = Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const TokenizerGolden golden = ReadTokenizerGolden("qwen2");
+  for (const StringCase& c : golden.strings) {
+    EXPECT_EQ(*(*tokenizer)->Encode(c.text, true), c.whole) << c.text;
+    EXPECT_EQ(*(*tokenizer)->Decode(c.whole, false), c.all) << c.text;
+  }
+}
+
+TEST_F(TokenizerFilesTest, BpeFilesOfAnotherClassAreRefusedByName) {
+  Write("vocab.json", Golden("opt/vocab.json"));
+  Write("merges.txt", Golden("opt/merges.txt"));
+  Write("tokenizer_config.json", "{\"tokenizer_class\": \"CLIPTokenizer\"}");
+  const absl::Status status = Load().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("CLIPTokenizer"));
+}
+
 TEST_F(TokenizerFilesTest, TokenizerJsonComesBeforeTokenizerModel) {
   Write("tokenizer.json", Golden("llama3/tokenizer.json"));
   Write("tokenizer.model", "not read");
