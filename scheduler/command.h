@@ -20,12 +20,13 @@ using StatusReply = std::function<void(absl::Status)>;
 
 struct SubmitCommand {
   Request request;
+  std::string adapter_folder = {};  // where an unknown adapter lies in adapter_dir, resolved; "" = nowhere
 };
 // The caller went away, or the front end met a stop string (`as_stop`: the sequence ends as kStop, and counts as such).
 struct CancelCommand {
   RequestId request = 0;
   int32_t index = -1;  // -1: every sequence of the request
-  std::string reason;
+  std::string reason = {};
   bool as_stop = false;
 };
 struct LoadCommand {

@@ -1,0 +1,172 @@
+#include "scheduler/apply.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/admission.h"
+#include "scheduler/finish.h"
+#include "scheduler/lifecycle.h"
+
+namespace lorad {
+namespace {
+
+AdmissionLimits LimitsOf(const SchedulerState& state) {
+  return {.max_context_tokens = state.config.max_context_tokens,
+          .queue_limit = state.config.queue_limit,
+          .total_pages = state.parts.pages->total_pages(),
+          .pages_per_block = state.pages_per_block()};
+}
+
+// The end of a sequence that was never made.
+void Refuse(const absl::Status& status, const Request& request, SchedulerState* state) {
+  for (int32_t index = 0; index < request.n; ++index) {
+    TokenEvent event;
+    event.request = request.id;
+    event.index = index;
+    event.adapter = request.adapter;
+    event.finish.emplace();
+    event.finish->status = status;
+    event.finish->reason = FinishReason::kAbort;
+    event.finish->usage.prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
+    SequenceStats stats;
+    stats.adapter = request.adapter;
+    stats.reason = FinishReason::kAbort;
+    stats.begun = false;
+    stats.code = status.code();
+    stats.usage = event.finish->usage;
+    stats.end_to_end_us = state->parts.clock->NowUs() - request.arrival_us;
+    state->parts.observer->OnFinish(stats);
+    request.sink->OnEvent(std::move(event));
+    state->parts.inbox->SequenceLeftQueue();
+  }
+}
+
+// Clamps what nobody asked for to what memory and context hold.
+int64_t MaxTokensOf(const Request& request, int64_t adapter_pages, const AdmissionLimits& limits) {
+  const int64_t max_tokens = request.sampling.max_tokens;
+  if (!request.max_tokens_is_default) return max_tokens;
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
+  const int64_t in_context = limits.max_context_tokens - prompt_tokens;
+  const int64_t in_memory = TokensThatFit(adapter_pages, limits) - prompt_tokens + 1;
+  return std::max<int64_t>(1, std::min({max_tokens, in_context, in_memory}));
+}
+
+void ApplySubmit(SubmitCommand command, SchedulerState* state) {
+  const auto request = std::make_shared<const Request>(std::move(command.request));
+  AdapterVersion* version = nullptr;
+  if (!request->adapter.empty()) {
+    absl::StatusOr<AdapterVersion*> found = VersionFor(request->adapter, command.adapter_folder, state);
+    if (!found.ok()) return Refuse(found.status(), *request, state);
+    version = *found;
+  }
+  const AdmissionLimits limits = LimitsOf(*state);
+  const int64_t adapter_pages = version == nullptr ? 0 : version->pages;
+  if (absl::Status status = CheckEverFits(*request, adapter_pages, limits); !status.ok()) {
+    return Refuse(status, *request, state);
+  }
+  for (int32_t index = 0; index < request->n; ++index) {
+    auto owned = std::make_unique<Sequence>();
+    Sequence* const sequence = owned.get();
+    sequence->id = state->next_sequence++;
+    sequence->request = request;
+    sequence->index = index;
+    sequence->sampling = request->sampling;
+    sequence->sampling.seed += static_cast<uint64_t>(index);
+    sequence->sampling.max_tokens = MaxTokensOf(*request, adapter_pages, limits);
+    sequence->adapter = version;
+    sequence->order = {.priority = request->priority, .arrival_us = request->arrival_us, .number = sequence->id};
+    sequence->tokens = request->prompt_ids;
+    sequence->prompt_tokens = static_cast<int64_t>(request->prompt_ids.size());
+    if (version != nullptr) {
+      ++version->waiting;
+      state->adapters.Touch(version);
+    }
+    state->by_request[request->id].push_back(sequence->id);
+    InsertInOrder(*state->order, sequence, &state->waiting);
+    state->sequences.emplace(sequence->id, std::move(owned));
+  }
+}
+
+void ApplyCancel(const CancelCommand& command, SchedulerState* state) {
+  const auto found = state->by_request.find(command.request);
+  if (found == state->by_request.end()) return;  // ended before the cancel came
+  const std::vector<SequenceId> ids = found->second;
+  for (const SequenceId id : ids) {
+    Sequence* const sequence = state->sequences.at(id).get();
+    if (command.index >= 0 && sequence->index != command.index) continue;
+    if (command.as_stop && sequence->begun) {
+      FinishAsStop(sequence, state);
+    } else {
+      GiveUp(absl::CancelledError(command.reason), sequence, state);
+    }
+  }
+}
+
+void ApplyDrain(const DrainCommand& command, SchedulerState* state) {
+  state->draining = true;
+  state->drain_deadline_us = command.deadline_us;
+}
+
+std::vector<Sequence*> AllSequences(const SchedulerState& state) {
+  std::vector<Sequence*> all = state.running;
+  all.insert(all.end(), state.waiting.begin(), state.waiting.end());
+  return all;
+}
+
+}  // namespace
+
+void Apply(Command command, SchedulerState* state) {
+  struct Visitor {
+    SchedulerState* state;
+    void operator()(SubmitCommand& c) const { ApplySubmit(std::move(c), state); }
+    void operator()(CancelCommand& c) const { ApplyCancel(c, state); }
+    void operator()(LoadCommand& c) const { ApplyLoad(std::move(c), state); }
+    void operator()(UnloadCommand& c) const { ApplyUnload(std::move(c), state); }
+    void operator()(PinCommand& c) const { ApplyPin(std::move(c), state); }
+    void operator()(LoaderCommand& c) const { ApplyLoaderEvent(std::move(c.event), state); }
+    void operator()(DrainCommand& c) const { ApplyDrain(c, state); }
+  };
+  std::visit(Visitor{state}, command);
+}
+
+void ExpireDeadlines(SchedulerState* state) {
+  const int64_t now_us = state->parts.clock->NowUs();
+  const bool drained = state->draining && now_us >= state->drain_deadline_us;
+  for (Sequence* sequence : AllSequences(*state)) {
+    const std::optional<int64_t>& deadline_us = sequence->request->deadline_us;
+    if (deadline_us.has_value() && now_us >= *deadline_us) {
+      GiveUp(absl::DeadlineExceededError(absl::StrCat("deadline passed after ms: ",
+                                                      (now_us - sequence->request->arrival_us) / 1000,
+                                                      "; tokens generated: ", sequence->generated_tokens())),
+             sequence, state);
+    } else if (drained) {
+      GiveUp(absl::UnavailableError("the daemon is shutting down"), sequence, state);
+    }
+  }
+}
+
+int64_t NextDeadlineUs(const SchedulerState& state) {
+  int64_t next_us = state.draining && !state.sequences.empty() ? state.drain_deadline_us : -1;
+  for (const Sequence* sequence : AllSequences(state)) {
+    const std::optional<int64_t>& deadline_us = sequence->request->deadline_us;
+    if (deadline_us.has_value() && (next_us < 0 || *deadline_us < next_us)) next_us = *deadline_us;
+  }
+  return next_us;
+}
+
+void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state) {
+  const AdmissionLimits limits = LimitsOf(*state);
+  for (Sequence* sequence : std::vector<Sequence*>(state->waiting)) {
+    if (sequence->adapter != version || sequence->order.begun) continue;
+    const absl::Status status = CheckEverFits(*sequence->request, version->pages, limits);
+    if (!status.ok()) {
+      GiveUp(status, sequence, state);
+    } else {
+      sequence->sampling.max_tokens = MaxTokensOf(*sequence->request, version->pages, limits);
+    }
+  }
+}
+
+}  // namespace lorad

@@ -1,0 +1,99 @@
+#include "scheduler/commit.h"
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/check.h"
+#include "scheduler/finish.h"
+
+namespace lorad {
+namespace {
+
+void TakeMemory(HeldRow* row, SchedulerState* state) {
+  Sequence* const sequence = row->sequence;
+  std::move(row->new_blocks.begin(), row->new_blocks.end(), std::back_inserter(sequence->blocks));
+  if (!row->new_lease.empty()) sequence->lease = std::move(row->new_lease);
+  if (!sequence->running) Begin(sequence, state);
+  sequence->computed_tokens += row->plan.tokens;
+  sequence->in_flight_tokens = 0;
+}
+
+// The first prompt token has no log-probability, so entry i of the list belongs to prompt position i. After a preemption
+// the same positions come again.
+void GatherPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob> logprobs, Sequence* sequence) {
+  if (logprobs.empty()) return;
+  std::vector<TokenLogprob>& all = sequence->prompt_logprobs;
+  if (all.empty()) all.push_back({.token_id = sequence->tokens[0], .top = {}});
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    if (row.first_position + static_cast<int64_t>(i) + 1 == static_cast<int64_t>(all.size())) {
+      all.push_back(std::move(logprobs[i]));
+    }
+  }
+}
+
+std::optional<FinishReason> EndOf(const Sequence& sequence) {
+  const SamplingOptions& options = sequence.sampling;
+  const auto& stop = options.stop_token_ids;
+  if (sequence.generated_tokens() > options.min_tokens) {  // below it they are banned
+    if (std::find(stop.begin(), stop.end(), sequence.tokens.back()) != stop.end()) return FinishReason::kStop;
+  }
+  if (sequence.generated_tokens() >= options.max_tokens) return FinishReason::kLength;
+  return std::nullopt;
+}
+
+void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
+  const int64_t now_us = state->parts.clock->NowUs();
+  sequence->tokens.push_back(token.token_id);
+  state->parts.observer->OnToken(sequence->request->adapter, 1,
+                                 sequence->last_token_us < 0 ? -1 : now_us - sequence->last_token_us);
+  if (sequence->first_token_us < 0) sequence->first_token_us = now_us;
+  sequence->last_token_us = now_us;
+
+  TokenEvent event = EventOf(*sequence);
+  if (!sequence->answered) {
+    // A prompt of one token has nothing to be computed for its list.
+    if (sequence->sampling.prompt_logprobs >= 0 && sequence->prompt_logprobs.empty()) {
+      sequence->prompt_logprobs.push_back({.token_id = sequence->tokens[0], .top = {}});
+    }
+    event.prompt_logprobs = std::exchange(sequence->prompt_logprobs, {});
+  }
+  event.tokens.push_back(std::move(token));
+  sequence->answered = true;
+  if (const std::optional<FinishReason> reason = EndOf(*sequence)) {
+    event.finish.emplace();
+    event.finish->reason = *reason;
+    FinishWithEvent(std::move(event), sequence, state);
+  } else {
+    sequence->request->sink->OnEvent(std::move(event));
+  }
+}
+
+}  // namespace
+
+void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState* state) {
+  if (result.ok() && result->rows.size() != held.rows.size()) {
+    result = absl::InternalError(absl::StrCat("rows launched: ", held.rows.size(), "; answered: ", result->rows.size()));
+  }
+  for (size_t i = 0; i < held.rows.size(); ++i) {
+    HeldRow& row = held.rows[i];
+    Sequence* const sequence = row.sequence;
+    TakeMemory(&row, state);
+    const absl::Status& status = result.ok() ? result->rows[i].status : result.status();
+    if (!status.ok()) {
+      GiveUp(status, sequence, state);
+      continue;
+    }
+    sequence->begun = true;
+    RowResult& row_result = result->rows[i];
+    GatherPromptLogprobs(row.plan, std::move(row_result.prompt_logprobs), sequence);
+    if (row.plan.sample) {
+      LORAD_CHECK(row_result.sampled);
+      TakeToken(std::move(row_result.token), sequence, state);
+    }
+  }
+}
+
+}  // namespace lorad

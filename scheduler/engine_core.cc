@@ -1,0 +1,192 @@
+#include "scheduler/engine_core.h"
+
+#include <algorithm>
+#include <mutex>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/check.h"
+#include "scheduler/adapter_memory.h"
+#include "scheduler/apply.h"
+#include "scheduler/commit.h"
+#include "scheduler/finish.h"
+#include "scheduler/lifecycle.h"
+#include "scheduler/reserve.h"
+#include "scheduler/stuck.h"
+
+namespace lorad {
+namespace {
+
+// A decode step that is as slow as the target still takes some of a prompt along.
+constexpr int64_t kLeastPrefillTokens = 16;
+// Logits of every prompt position are large: a row that needs them is short.
+constexpr int64_t kPromptLogprobRowTokens = 64;
+// Of memory, kept for running sequences to grow into when another begins.
+constexpr int64_t kWatermarkDivisor = 50;
+constexpr int64_t kReadCheckUs = 1'000'000;
+
+PlanSequence PlanViewOf(const Sequence& sequence) {
+  PlanSequence view;
+  view.id = sequence.id;
+  view.computed_tokens = sequence.computed_tokens + sequence.in_flight_tokens;
+  view.known_tokens = sequence.known_tokens();
+  view.blocks = static_cast<int64_t>(sequence.blocks.size());
+  if (sequence.sampling.prompt_logprobs >= 0 && !sequence.answered) view.row_limit_tokens = kPromptLogprobRowTokens;
+  if (sequence.adapter != nullptr) view.adapter = sequence.adapter->id;
+  view.overtaken = sequence.overtaken;
+  return view;
+}
+
+StepStats StatsOf(const HeldStep& held) {
+  StepStats stats;
+  std::unordered_set<int32_t> slots;
+  for (const HeldRow& row : held.rows) {
+    stats.rows_tokens += row.plan.tokens;
+    const int64_t prompt_left = row.sequence->prompt_tokens - row.plan.first_position;
+    stats.prefill_tokens += std::clamp<int64_t>(prompt_left, 0, row.plan.tokens);
+    if (row.slot() >= 0) slots.insert(row.slot());
+  }
+  stats.sequences = static_cast<int64_t>(held.rows.size());
+  stats.distinct_adapters = static_cast<int64_t>(slots.size());
+  return stats;
+}
+
+}  // namespace
+
+PlanInput MakePlanInput(const SchedulerState& state) {
+  const SchedulerParts& parts = state.parts;
+  const EngineConfig& config = state.config;
+  PlanInput input;
+  for (const Sequence* sequence : state.running) input.running.push_back(PlanViewOf(*sequence));
+  for (const Sequence* sequence : state.waiting) {
+    PlanSequence view = PlanViewOf(*sequence);
+    if (const AdapterVersion* adapter = sequence->adapter; adapter != nullptr) {
+      view.readiness = ReadinessOf(adapter);
+      if (adapter->running == 0 && !adapter->pinned) view.idle_adapter_pages = adapter->pages;
+    }
+    input.waiting.push_back(view);
+  }
+  const auto running = static_cast<int64_t>(state.running.size());
+  input.token_budget = std::max(
+      running, state.step_time.TokensFor(config.target_step_us, running + kLeastPrefillTokens, config.max_batch_tokens));
+  input.max_sequences = config.max_sequences;
+  input.available_pages = parts.pages->free_pages() + parts.adapters->evictable_pages();
+  input.pages_per_block = state.pages_per_block();
+  input.watermark_pages = parts.pages->total_pages() / kWatermarkDivisor;
+  input.max_overtakes = config.max_overtakes;
+  return input;
+}
+
+struct EngineCore::Published {
+  mutable std::mutex mutex;
+  std::shared_ptr<const EngineSnapshot> snapshot;
+};
+
+EngineCore::EngineCore(const EngineConfig& config, SchedulerParts parts) : published_(std::make_unique<Published>()) {
+  state_.config = config;
+  // Every running sequence has a row's token in a step.
+  state_.config.max_sequences = std::min(config.max_sequences, config.max_batch_tokens);
+  state_.parts = std::move(parts);
+  state_.order = FindSequenceOrder("fcfs");
+  LORAD_CHECK(state_.order != nullptr);
+  Publish();
+}
+
+EngineCore::~EngineCore() { End(); }
+
+void EngineCore::Apply(Command command) { lorad::Apply(std::move(command), &state_); }
+
+bool EngineCore::Turn() {
+  const Clock& clock = *state_.parts.clock;
+  const int64_t begin_us = clock.NowUs();
+  ExpireDeadlines(&state_);
+  bool acted = SettleAdapters(&state_);
+  acted |= RunResidency(&state_);
+  if (!state_.replies.empty()) Publish();  // a reply does not wait for the step
+
+  const StepPlan plan = PlanStep(MakePlanInput(state_));
+  bool moving = false;
+  HeldStep held = Reserve(plan, &state_, &moving);
+  acted |= moving || !plan.preempt.empty();
+  if (held.empty()) {
+    if (!acted) acted = FailHeadIfStuck(&state_);
+  } else {
+    for (const SequenceId id : plan.overtaken) ++state_.sequences.at(id)->overtaken;
+    StepStats stats = StatsOf(held);
+    const std::vector<ExecRow> rows = held.ExecRows();
+    for (const HeldRow& row : held.rows) row.sequence->in_flight_tokens = row.plan.tokens;
+    const int64_t launch_us = clock.NowUs();
+    const Ticket ticket = state_.parts.executor->Launch(rows);
+    absl::StatusOr<StepResult> result = state_.parts.executor->Wait(ticket);
+    const int64_t commit_us = clock.NowUs();
+    if (result.ok()) {
+      stats.execute_us = result->execute_us;
+      state_.step_time.Observe(stats.rows_tokens, result->execute_us);
+    }
+    CommitStep(std::move(held), std::move(result), &state_);
+    stats.plan_us = launch_us - begin_us;
+    stats.commit_us = clock.NowUs() - commit_us;
+    state_.parts.observer->OnStep(stats);
+    acted = true;
+  }
+  acted |= SettleAdapters(&state_);
+  Publish();
+  return acted;
+}
+
+int64_t EngineCore::WaitBudgetUs() const {
+  const int64_t deadline_us = NextDeadlineUs(state_);
+  int64_t budget_us = deadline_us < 0 ? -1 : std::max<int64_t>(0, deadline_us - state_.parts.clock->NowUs());
+  // Reads that last long make way for others, which no command tells.
+  const bool reading = !state_.adapters.Watched().empty();
+  if (reading && (budget_us < 0 || budget_us > kReadCheckUs)) budget_us = kReadCheckUs;
+  return budget_us;
+}
+
+void EngineCore::End() {
+  const absl::Status ended = absl::UnavailableError("the daemon is shutting down");
+  while (!state_.running.empty()) GiveUp(ended, state_.running.back(), &state_);
+  while (!state_.waiting.empty()) GiveUp(ended, state_.waiting.back(), &state_);
+  AnswerOpenCommands(ended, &state_);
+  SettleAdapters(&state_);
+  Publish();
+}
+
+std::shared_ptr<const EngineSnapshot> EngineCore::snapshot() const {
+  const std::lock_guard<std::mutex> lock(published_->mutex);
+  return published_->snapshot;
+}
+
+void EngineCore::Publish() {
+  const PagePool& pages = *state_.parts.pages;
+  auto snapshot = std::make_shared<EngineSnapshot>();
+  snapshot->running_sequences = static_cast<int64_t>(state_.running.size());
+  snapshot->waiting_sequences = static_cast<int64_t>(state_.waiting.size());
+  snapshot->total_pages = pages.total_pages();
+  snapshot->free_pages = pages.free_pages();
+  snapshot->kv_pages = pages.used_pages(PageOwner::kKv);
+  snapshot->adapter_pages = pages.used_pages(PageOwner::kAdapter);
+  snapshot->page_bytes = pages.page_bytes();
+  snapshot->pages_per_kv_block = state_.pages_per_block();
+  snapshot->draining = state_.draining;
+  if (!state_.adapters.changed() && published_->snapshot != nullptr) {
+    snapshot->adapters = published_->snapshot->adapters;
+  } else {
+    auto listing = std::make_shared<AdapterListing>();
+    listing->all = state_.adapters.List();
+    for (const std::shared_ptr<const AdapterInfo>& info : listing->all) {
+      if (info->state == AdapterState::kResident) listing->resident.push_back(info->name);
+      if (info->running_requests > 0) listing->running.push_back(info->name);
+      if (info->waiting_requests > 0) listing->waiting.push_back(info->name);
+    }
+    snapshot->adapters = std::move(listing);
+  }
+  {
+    const std::lock_guard<std::mutex> lock(published_->mutex);
+    published_->snapshot = std::move(snapshot);
+  }
+  for (std::function<void()>& reply : std::exchange(state_.replies, {})) state_.parts.post_reply(std::move(reply));
+}
+
+}  // namespace lorad

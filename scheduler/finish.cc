@@ -1,0 +1,116 @@
+#include "scheduler/finish.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "model/base/check.h"
+
+namespace lorad {
+namespace {
+
+const std::string& AdapterNameOf(const Sequence& sequence) { return sequence.request->adapter; }
+
+void TellObserver(const Finish& finish, const Sequence& sequence, SchedulerState* state) {
+  const int64_t arrival_us = sequence.request->arrival_us;
+  SequenceStats stats;
+  stats.adapter = AdapterNameOf(sequence);
+  stats.reason = finish.reason;
+  stats.begun = finish.status.ok();
+  stats.code = finish.status.code();
+  stats.usage = finish.usage;
+  if (sequence.first_scheduled_us >= 0) stats.queue_us = sequence.first_scheduled_us - arrival_us;
+  if (sequence.first_token_us >= 0) stats.first_token_us = sequence.first_token_us - arrival_us;
+  stats.end_to_end_us = state->parts.clock->NowUs() - arrival_us;
+  state->parts.observer->OnFinish(stats);
+}
+
+void Forget(Sequence* sequence, SchedulerState* state) {
+  const auto request = state->by_request.find(sequence->request->id);
+  LORAD_CHECK(request != state->by_request.end());
+  std::erase(request->second, sequence->id);
+  if (request->second.empty()) state->by_request.erase(request);
+  state->sequences.erase(sequence->id);
+}
+
+}  // namespace
+
+TokenEvent EventOf(const Sequence& sequence) {
+  TokenEvent event;
+  event.request = sequence.request->id;
+  event.index = sequence.index;
+  if (!sequence.answered) event.adapter = AdapterNameOf(sequence);
+  return event;
+}
+
+void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state) {
+  LORAD_CHECK(event.finish.has_value());
+  event.finish->usage.prompt_tokens = sequence->prompt_tokens;
+  event.finish->usage.completion_tokens = sequence->generated_tokens();
+  TellObserver(*event.finish, *sequence, state);
+  sequence->request->sink->OnEvent(std::move(event));
+
+  sequence->blocks.clear();
+  sequence->lease = AdapterLease();
+  if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
+    --(sequence->running ? adapter->running : adapter->waiting);
+    state->adapters.Touch(adapter);
+  }
+  EraseFrom(sequence, sequence->running ? &state->running : &state->waiting);
+  if (!sequence->order.begun) state->parts.inbox->SequenceLeftQueue();
+  Forget(sequence, state);
+}
+
+void GiveUp(const absl::Status& status, Sequence* sequence, SchedulerState* state) {
+  TokenEvent event = EventOf(*sequence);
+  event.finish.emplace();
+  if (sequence->begun) {
+    event.finish->reason = FinishReason::kAbort;
+    event.finish->abort_detail = std::string(status.message());
+  } else {
+    event.finish->reason = FinishReason::kAbort;
+    event.finish->status = status;
+  }
+  FinishWithEvent(std::move(event), sequence, state);
+}
+
+void FinishAsStop(Sequence* sequence, SchedulerState* state) {
+  TokenEvent event = EventOf(*sequence);
+  event.finish.emplace();
+  event.finish->reason = FinishReason::kStop;
+  FinishWithEvent(std::move(event), sequence, state);
+}
+
+void Preempt(Sequence* sequence, SchedulerState* state) {
+  LORAD_CHECK(sequence->running && sequence->in_flight_tokens == 0);
+  EraseFrom(sequence, &state->running);
+  sequence->blocks.clear();
+  sequence->lease = AdapterLease();
+  sequence->computed_tokens = 0;
+  sequence->running = false;
+  InsertInOrder(*state->order, sequence, &state->waiting);
+  if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
+    --adapter->running;
+    ++adapter->waiting;
+    state->adapters.Touch(adapter);
+  }
+  state->parts.observer->OnPreempted(AdapterNameOf(*sequence));
+}
+
+void Begin(Sequence* sequence, SchedulerState* state) {
+  LORAD_CHECK(!sequence->running);
+  EraseFrom(sequence, &state->waiting);
+  if (!sequence->order.begun) {
+    sequence->order.begun = true;
+    sequence->first_scheduled_us = state->parts.clock->NowUs();
+    state->parts.inbox->SequenceLeftQueue();
+  }
+  sequence->running = true;
+  InsertInOrder(*state->order, sequence, &state->running);
+  if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
+    --adapter->waiting;
+    ++adapter->running;
+    state->adapters.Touch(adapter);
+  }
+}
+
+}  // namespace lorad

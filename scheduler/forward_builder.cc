@@ -1,0 +1,90 @@
+#include "scheduler/forward_builder.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+
+#include <algorithm>
+
+#include "model/base/check.h"
+#include "model/kv/kv_layout.h"
+
+namespace lorad {
+namespace {
+
+at::Tensor Int32Tensor(const std::vector<int32_t>& values) {
+  at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, at::kInt);
+  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<int32_t>());
+  return tensor;
+}
+
+// `rows` more rows on `slot`.
+void Extend(int64_t rows, int32_t slot, int32_t* last_slot, RowSegments* segments) {
+  if (rows == 0) return;
+  if (segments->groups() > 0 && *last_slot == slot) {
+    segments->starts.back() += static_cast<int32_t>(rows);
+    return;
+  }
+  segments->starts.push_back(segments->starts.back() + static_cast<int32_t>(rows));
+  if (slot >= 0) segments->terms.push_back({.slot = slot, .scale = 1.0f});
+  segments->term_starts.push_back(static_cast<int32_t>(segments->terms.size()));
+  *last_slot = slot;
+}
+
+// Positions of the row whose logits are wanted, as offsets into it.
+std::vector<int64_t> LogitOffsets(const ExecRow& row) {
+  const auto tokens = static_cast<int64_t>(row.token_ids.size());
+  const auto prompt_tokens = static_cast<int64_t>(row.prompt_ids.size());
+  std::vector<int64_t> offsets;
+  if (row.prompt_logprobs) {
+    const int64_t end = std::min(tokens, prompt_tokens - 1 - row.first_position);
+    for (int64_t i = 0; i < end; ++i) offsets.push_back(i);
+  }
+  if (row.sample && (offsets.empty() || offsets.back() != tokens - 1)) offsets.push_back(tokens - 1);
+  return offsets;
+}
+
+}  // namespace
+
+BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
+  BuiltBatch built;
+  std::vector<int32_t> token_ids, positions, cu_rows = {0}, kv_slots, logit_rows;
+  int32_t last_slot = -1;
+  int32_t last_head_slot = -1;
+  size_t most_blocks = 1;
+  for (const ExecRow& row : rows) {
+    const auto first_row = static_cast<int64_t>(token_ids.size());
+    const auto tokens = static_cast<int64_t>(row.token_ids.size());
+    const int64_t context_tokens = row.first_position + tokens;
+    LORAD_CHECK_GE(static_cast<int64_t>(row.blocks.size()) * kKvBlockTokens, context_tokens);
+    for (int64_t i = 0; i < tokens; ++i) {
+      const int64_t position = row.first_position + i;
+      token_ids.push_back(row.token_ids[i]);
+      positions.push_back(static_cast<int32_t>(position));
+      kv_slots.push_back(static_cast<int32_t>(row.blocks[position / kKvBlockTokens] * kKvBlockTokens +
+                                              position % kKvBlockTokens));
+    }
+    cu_rows.push_back(static_cast<int32_t>(token_ids.size()));
+    const std::vector<int64_t> offsets = LogitOffsets(row);
+    built.logits.push_back({.first_row = static_cast<int64_t>(logit_rows.size()),
+                            .rows = static_cast<int64_t>(offsets.size())});
+    for (const int64_t offset : offsets) logit_rows.push_back(static_cast<int32_t>(first_row + offset));
+    Extend(tokens, row.slot, &last_slot, &built.batch.rows);
+    Extend(static_cast<int64_t>(offsets.size()), row.slot, &last_head_slot, &built.batch.head_rows);
+    most_blocks = std::max(most_blocks, row.blocks.size());
+    built.batch.max_context_tokens = std::max(built.batch.max_context_tokens, context_tokens);
+  }
+  built.batch.token_ids = Int32Tensor(token_ids);
+  built.batch.positions = Int32Tensor(positions);
+  built.batch.cu_rows = Int32Tensor(cu_rows);
+  built.batch.kv_slots = Int32Tensor(kv_slots);
+  built.batch.logit_rows = Int32Tensor(logit_rows);
+  at::Tensor block_table = at::full({static_cast<int64_t>(rows.size()), static_cast<int64_t>(most_blocks)}, -1, at::kInt);
+  for (size_t s = 0; s < rows.size(); ++s) {
+    std::copy(rows[s].blocks.begin(), rows[s].blocks.end(),
+              block_table.mutable_data_ptr<int32_t>() + s * most_blocks);
+  }
+  built.batch.block_table = std::move(block_table);
+  return built;
+}
+
+}  // namespace lorad

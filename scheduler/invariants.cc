@@ -1,0 +1,115 @@
+#include "scheduler/invariants.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/kv/kv_layout.h"
+
+namespace lorad {
+namespace {
+
+absl::Status Broken(const std::string& what) { return absl::InternalError(absl::StrCat("broken invariant: ", what)); }
+
+absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state) {
+  const std::string who = absl::StrCat("sequence ", sequence.id, ": ");
+  const auto blocks = static_cast<int64_t>(sequence.blocks.size());
+  if (sequence.in_flight_tokens != 0) return Broken(who + "tokens in flight between turns");
+  if (!sequence.running) {
+    if (blocks != 0 || !sequence.lease.empty() || sequence.computed_tokens != 0) return Broken(who + "waits, but holds memory");
+    return absl::OkStatus();
+  }
+  if (blocks != (sequence.computed_tokens + kKvBlockTokens - 1) / kKvBlockTokens) {
+    return Broken(absl::StrCat(who, "blocks: ", blocks, " for computed tokens: ", sequence.computed_tokens));
+  }
+  if (sequence.computed_tokens >= sequence.known_tokens()) return Broken(who + "nothing left to compute, but not ended");
+  if (sequence.lease.empty() != (sequence.adapter == nullptr)) return Broken(who + "lease and adapter do not agree");
+  if (sequence.adapter != nullptr && !state.parts.adapters->IsResident(sequence.adapter->id)) {
+    return Broken(who + "runs on an adapter that is not resident");
+  }
+  for (const PageRun& block : sequence.blocks) {
+    if (block.pages() != state.pages_per_block()) return Broken(who + "block of another size");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLists(const SchedulerState& state) {
+  if (state.running.size() + state.waiting.size() != state.sequences.size()) return Broken("a sequence is on no list, or two");
+  const auto in_order = [&state](const Sequence* a, const Sequence* b) { return state.order->Before(a->order, b->order); };
+  if (!std::is_sorted(state.running.begin(), state.running.end(), in_order)) return Broken("running is out of order");
+  if (!std::is_sorted(state.waiting.begin(), state.waiting.end(), in_order)) return Broken("waiting is out of order");
+  if (static_cast<int64_t>(state.running.size()) > state.config.max_sequences) return Broken("too many run");
+  size_t by_request = 0;
+  for (const auto& [id, sequences] : state.by_request) by_request += sequences.size();
+  if (by_request != state.sequences.size()) return Broken("requests and sequences do not agree");
+  return absl::OkStatus();
+}
+
+absl::Status CheckPages(const SchedulerState& state) {
+  const PagePool& pages = *state.parts.pages;
+  std::unordered_set<int64_t> seen;
+  int64_t kv_pages = 0;
+  for (const Sequence* sequence : state.running) {
+    for (const PageRun& block : sequence->blocks) {
+      if (!seen.insert(block.first_page()).second) return Broken("a block belongs to two sequences");
+      kv_pages += block.pages();
+    }
+  }
+  int64_t adapter_pages = 0;
+  int64_t resident = 0;
+  for (const auto& [id, version] : state.adapters.versions()) {
+    const bool holds = version->phase == WantedPhase::kResident || version->phase == WantedPhase::kPacking;
+    if (holds) adapter_pages += version->pages;
+    resident += version->phase == WantedPhase::kResident;
+    if ((version->phase == WantedPhase::kPacking) == version->reservation.empty()) return Broken("packing without pages");
+    if ((version->phase == WantedPhase::kResident) != state.parts.adapters->IsResident(id)) {
+      return Broken(absl::StrCat("adapter ", version->name, ": residency does not agree with the pool"));
+    }
+    if (holds && version->image != nullptr && version->phase == WantedPhase::kResident) return Broken("image kept beside pages");
+  }
+  if (kv_pages != pages.used_pages(PageOwner::kKv)) {
+    return Broken(absl::StrCat("KV pages of sequences: ", kv_pages, "; of the pool: ", pages.used_pages(PageOwner::kKv)));
+  }
+  if (adapter_pages != pages.used_pages(PageOwner::kAdapter)) {
+    return Broken(absl::StrCat("adapter pages of versions: ", adapter_pages,
+                               "; of the pool: ", pages.used_pages(PageOwner::kAdapter)));
+  }
+  if (resident != state.parts.adapters->resident_count()) return Broken("the pool holds an adapter that has no version");
+  if (kv_pages + adapter_pages + pages.free_pages() != pages.total_pages()) return Broken("pages do not add up");
+  return absl::OkStatus();
+}
+
+absl::Status CheckUsers(const SchedulerState& state) {
+  std::unordered_map<const AdapterVersion*, int64_t> running;
+  std::unordered_map<const AdapterVersion*, int64_t> waiting;
+  int64_t not_begun = 0;
+  for (const auto& [id, sequence] : state.sequences) {
+    not_begun += !sequence->order.begun;
+    if (sequence->adapter != nullptr) ++(sequence->running ? running : waiting)[sequence->adapter];
+  }
+  for (const auto& [id, version] : state.adapters.versions()) {
+    if (version->running != running[version.get()] || version->waiting != waiting[version.get()]) {
+      return Broken(absl::StrCat("adapter ", version->name, ": users miscounted"));
+    }
+    const bool named = state.adapters.Current(version->name) == version.get() ||
+                       state.adapters.Replacing(version->name) == version.get();
+    if (named == (version->state == AdapterState::kDraining)) {
+      return Broken(absl::StrCat("adapter ", version->name, ": named and draining do not agree"));
+    }
+  }
+  if (not_begun > state.parts.inbox->queued_sequences()) return Broken("the inbox has lost count of waiting sequences");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckInvariants(const SchedulerState& state) {
+  RETURN_IF_ERROR(CheckLists(state));
+  for (const auto& [id, sequence] : state.sequences) RETURN_IF_ERROR(CheckSequence(*sequence, state));
+  RETURN_IF_ERROR(CheckPages(state));
+  return CheckUsers(state);
+}
+
+}  // namespace lorad

@@ -1,0 +1,85 @@
+#include "scheduler/model_executor.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <chrono>
+#include <utility>
+
+#include "model/base/check.h"
+#include "model/base/guarded.h"
+#include "model/base/status_macros.h"
+#include "model/sampler/sampler.h"
+#include "scheduler/forward_builder.h"
+
+namespace lorad {
+namespace {
+
+void TakePromptLogprobs(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built,
+                        StepResult* result) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ExecRow& row = rows[i];
+    if (!row.prompt_logprobs) continue;
+    for (int64_t r = 0; r < built.logits[i].rows; ++r) {
+      const int64_t next = row.first_position + r + 1;
+      if (next >= static_cast<int64_t>(row.prompt_ids.size())) break;
+      result->rows[i].prompt_logprobs.push_back(LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[next],
+                                                          row.sampling->prompt_logprobs));
+    }
+  }
+}
+
+void DrawTokens(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built, StepResult* result) {
+  std::vector<SampleRow> sample_rows;
+  std::vector<size_t> of_row;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ExecRow& row = rows[i];
+    if (!row.sample) continue;
+    sample_rows.push_back({.logit_row = built.logits[i].first_row + built.logits[i].rows - 1,
+                           .options = row.sampling,
+                           .prompt_ids = row.prompt_ids,
+                           .generated_ids = row.generated_ids,
+                           .banned_ids = row.banned_ids});
+    of_row.push_back(i);
+  }
+  if (sample_rows.empty()) return;
+  SampleResult drawn = Sample(logits, sample_rows);
+  for (size_t s = 0; s < of_row.size(); ++s) {
+    RowResult& row_result = result->rows[of_row[s]];
+    row_result.status = std::move(drawn.errors[s]);
+    row_result.sampled = row_result.status.ok();
+    row_result.token = std::move(drawn.tokens[s]);
+  }
+}
+
+}  // namespace
+
+ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam) : model_(model), kv_(kv), seam_(seam) {}
+
+Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows) {
+  LORAD_CHECK(!result_.has_value());
+  result_ = Guarded([&] { return Execute(rows); });
+  return ++last_ticket_;
+}
+
+absl::StatusOr<StepResult> ModelExecutor::Wait(Ticket ticket) {
+  LORAD_CHECK(ticket == last_ticket_ && result_.has_value());
+  absl::StatusOr<StepResult> result = *std::exchange(result_, std::nullopt);
+  return result;
+}
+
+absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows) {
+  const auto begin = std::chrono::steady_clock::now();
+  const c10::InferenceMode inference_mode;
+  const BuiltBatch built = BuildForward(rows);
+  AdapterSeam& seam = built.batch.rows.base_only() ? static_cast<AdapterSeam&>(base_only_) : *seam_;
+  ASSIGN_OR_RETURN(const at::Tensor logits, model_->Forward(built.batch, kv_, seam));
+  StepResult result;
+  result.rows.resize(rows.size());
+  TakePromptLogprobs(logits, rows, built, &result);
+  DrawTokens(logits, rows, built, &result);
+  result.execute_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
+  return result;
+}
+
+}  // namespace lorad

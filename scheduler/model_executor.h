@@ -1,0 +1,40 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "adapters/slot_table.h"
+#include "model/adapter_seam.h"
+#include "model/causal_lm.h"
+#include "model/kv/kv_layout.h"
+#include "scheduler/executor.h"
+
+namespace lorad {
+
+// Runs steps on the base model with the adapters of `slots`: forward, prompt log-probabilities, sampling. On CPU the whole
+// step happens in Launch.
+//
+// Threads  the engine's.
+// Errors   Wait: what Forward or the adapters' seam answered; then no row has a result.
+class ModelExecutor final : public StepExecutor {
+ public:
+  // All outlive it. `seam` applies the adapters; a step without any uses the base alone.
+  ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam);
+
+  Ticket Launch(absl::Span<const ExecRow> rows) override;
+  absl::StatusOr<StepResult> Wait(Ticket ticket) override;
+
+ private:
+  absl::StatusOr<StepResult> Execute(absl::Span<const ExecRow> rows);
+
+  CausalLm* const model_;
+  const KvView kv_;
+  AdapterSeam* const seam_;
+  BaseOnlySeam base_only_;
+  Ticket last_ticket_ = 0;
+  std::optional<absl::StatusOr<StepResult>> result_;
+};
+
+}  // namespace lorad

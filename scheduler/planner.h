@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "adapters/loader.h"
+#include "scheduler/plan.h"
+
+namespace lorad {
+
+// Whether a waiting sequence could run on its adapter at once. The base is always ready.
+enum class AdapterReadiness : uint8_t {
+  kReady,
+  kReading,       // a loader reads it: nothing that the scheduler holds back would make that faster
+  kWaitsForRoom,  // others who begin take the memory that it waits for
+};
+
+// What the planner sees of a sequence.
+struct PlanSequence {
+  SequenceId id = 0;
+  int64_t computed_tokens = 0;  // in flight ones included
+  int64_t known_tokens = 0;     // prompt and generated; the planner wants all of them computed
+  int64_t blocks = 0;           // KV blocks held
+  int64_t row_limit_tokens = 0;  // most tokens in one row; 0 = no limit
+  AdapterId adapter = 0;        // 0 = base
+  // Waiting sequences only.
+  AdapterReadiness readiness = AdapterReadiness::kReady;
+  int64_t idle_adapter_pages = 0;  // pages that could be evicted until this sequence begins
+  int64_t overtaken = 0;           // later ones that began before it
+};
+
+struct PlanInput {
+  std::vector<PlanSequence> running = {};  // who goes first, first
+  std::vector<PlanSequence> waiting = {};  // the same
+  int64_t token_budget = 0;                // at least as many as running sequences
+  int64_t max_sequences = 0;
+  int64_t available_pages = 0;  // free, or held by idle adapters that may be evicted
+  int64_t pages_per_block = 1;
+  int64_t watermark_pages = 0;  // left free when a sequence begins, for the running ones to grow into
+  int64_t max_overtakes = 0;
+};
+
+// Decides one step. Pure.
+//
+// Running decodes first, then prompts of running sequences in chunks, then waiting ones in order, as far as tokens, seats
+// and memory go; a running sequence without room for its next token takes that of the last in order (preempted: it will
+// be computed again). A waiting sequence whose adapter is not there is passed by, at most max_overtakes times while it
+// waits for room; then nothing behind it begins. One that does not fit is never passed by.
+StepPlan PlanStep(const PlanInput& input);
+
+}  // namespace lorad

@@ -1,0 +1,123 @@
+#include "scheduler/reserve.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "model/base/check.h"
+#include "scheduler/finish.h"
+
+namespace lorad {
+namespace {
+
+// About 3 ms of memory bandwidth a turn.
+constexpr int64_t kCompactBytesPerTurn = int64_t{16} << 20;
+constexpr int64_t kCompactBytesPerCall = int64_t{4} << 20;
+
+// Joins free pages until one block fits. True: it does.
+bool CompactFor(int64_t pages, int64_t* budget_bytes, bool* more, SchedulerState* state) {
+  PagePool* const pool = state->parts.pages;
+  bool moved_adapters = false;
+  *more = true;
+  while (*more && *budget_bytes > 0 && pool->largest_free_run() < pages) {
+    *more = pool->Compact(kCompactBytesPerCall, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
+    *budget_bytes -= kCompactBytesPerCall;
+  }
+  if (moved_adapters) state->parts.adapters->RefreshAddresses();
+  return pool->largest_free_run() >= pages;
+}
+
+class Reserver final {
+ public:
+  explicit Reserver(SchedulerState* state) : state_(state), block_pages_(state->pages_per_block()) {}
+
+  bool moving() const { return moving_; }
+
+  // All that `row` needs, or false.
+  bool Lease(HeldRow* row) {
+    Sequence* const sequence = row->sequence;
+    if (sequence->adapter == nullptr || !sequence->lease.empty()) return true;
+    absl::StatusOr<AdapterLease> lease = state_->parts.adapters->Acquire(sequence->adapter->id);
+    if (!lease.ok()) return false;
+    row->new_lease = *std::move(lease);
+    return true;
+  }
+
+  bool Blocks(HeldRow* row) {
+    const int64_t end = row->plan.first_position + row->plan.tokens;
+    const int64_t wanted = (end + kKvBlockTokens - 1) / kKvBlockTokens;
+    while (static_cast<int64_t>(row->sequence->blocks.size() + row->new_blocks.size()) < wanted) {
+      absl::StatusOr<PageRun> run = Block();
+      if (!run.ok()) return false;
+      row->new_blocks.push_back(*std::move(run));
+    }
+    return true;
+  }
+
+ private:
+  absl::StatusOr<PageRun> Block() {
+    PagePool* const pages = state_->parts.pages;
+    AdapterPool* const adapters = state_->parts.adapters;
+    if (pages->free_pages() < block_pages_) adapters->EvictUntilFree(block_pages_);
+    while (pages->free_pages() >= block_pages_ && pages->largest_free_run() < block_pages_) {
+      bool more = false;
+      if (CompactFor(block_pages_, &compact_budget_bytes_, &more, state_)) break;
+      if (more) {
+        moving_ = true;
+        break;
+      }
+      // Scattered around runs that cannot move now: take what the next idle adapter has.
+      if (adapters->EvictUntilFree(pages->free_pages() + 1).empty()) break;
+    }
+    return pages->Reserve(block_pages_, PageOwner::kKv);
+  }
+
+  SchedulerState* const state_;
+  const int64_t block_pages_;
+  int64_t compact_budget_bytes_ = kCompactBytesPerTurn;
+  bool moving_ = false;
+};
+
+}  // namespace
+
+std::vector<ExecRow> HeldStep::ExecRows() const {
+  std::vector<ExecRow> exec_rows;
+  exec_rows.reserve(rows.size());
+  for (const HeldRow& held : rows) {
+    const Sequence& sequence = *held.sequence;
+    const absl::Span<const int32_t> tokens = sequence.tokens;
+    ExecRow row;
+    row.sequence = sequence.id;
+    row.first_position = held.plan.first_position;
+    row.token_ids = tokens.subspan(held.plan.first_position, held.plan.tokens);
+    for (const PageRun& block : sequence.blocks) row.blocks.push_back(static_cast<int32_t>(block.first_page()));
+    for (const PageRun& block : held.new_blocks) row.blocks.push_back(static_cast<int32_t>(block.first_page()));
+    row.slot = held.slot();
+    row.sample = held.plan.sample;
+    row.sampling = &sequence.sampling;
+    row.prompt_ids = tokens.subspan(0, sequence.prompt_tokens);
+    row.generated_ids = tokens.subspan(sequence.prompt_tokens);
+    if (sequence.generated_tokens() < sequence.sampling.min_tokens) row.banned_ids = sequence.sampling.stop_token_ids;
+    row.prompt_logprobs = sequence.sampling.prompt_logprobs >= 0 && !sequence.answered &&
+                          held.plan.first_position < sequence.prompt_tokens;
+    exec_rows.push_back(std::move(row));
+  }
+  return exec_rows;
+}
+
+HeldStep Reserve(const StepPlan& plan, SchedulerState* state, bool* moving) {
+  for (const SequenceId id : plan.preempt) Preempt(state->sequences.at(id).get(), state);
+  HeldStep held;
+  Reserver reserver(state);
+  // Leases first: an eviction for one row must not take the adapter of another.
+  for (const PlanRow& row : plan.rows) {
+    HeldRow held_row{.sequence = state->sequences.at(row.sequence).get(), .plan = row};
+    if (reserver.Lease(&held_row)) held.rows.push_back(std::move(held_row));
+  }
+  std::erase_if(held.rows, [&reserver](HeldRow& row) { return !reserver.Blocks(&row); });
+  std::stable_sort(held.rows.begin(), held.rows.end(),
+                   [](const HeldRow& a, const HeldRow& b) { return a.slot() < b.slot(); });
+  *moving = reserver.moving();
+  return held;
+}
+
+}  // namespace lorad

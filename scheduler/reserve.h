@@ -1,0 +1,35 @@
+#pragma once
+
+#include <vector>
+
+#include "adapters/lease.h"
+#include "model/memory/page_pool.h"
+#include "scheduler/plan.h"
+#include "scheduler/state.h"
+
+namespace lorad {
+
+// What one row holds beyond what its sequence already has.
+struct HeldRow {
+  Sequence* sequence = nullptr;
+  PlanRow plan;
+  std::vector<PageRun> new_blocks = {};
+  AdapterLease new_lease = {};
+
+  int32_t slot() const { return sequence->lease.empty() ? new_lease.slot() : sequence->lease.slot(); }
+};
+
+// A plan with its memory and leases; what CommitStep does not hand to the sequences is given back.
+struct HeldStep {
+  std::vector<HeldRow> rows;  // by adapter slot
+
+  bool empty() const { return rows.empty(); }
+  std::vector<ExecRow> ExecRows() const;
+};
+
+// Carries out a plan's preemptions and reserves what its rows need: leases first, then KV blocks, evicting idle adapters and
+// moving a few MiB where free pages are scattered. A row that cannot have all of it is dropped. `moving` is set when a
+// row was dropped and further moving would help: the next turn goes on with it.
+HeldStep Reserve(const StepPlan& plan, SchedulerState* state, bool* moving);
+
+}  // namespace lorad

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "adapters/lease.h"
+#include "model/memory/page_pool.h"
+#include "scheduler/order/order.h"
+#include "scheduler/plan.h"
+#include "scheduler/request.h"
+
+namespace lorad {
+
+struct AdapterVersion;
+
+// One of a request's n generations, from acceptance to its Finish. Engine thread only.
+struct Sequence {
+  SequenceId id = 0;
+  std::shared_ptr<const Request> request;
+  int32_t index = 0;
+  SamplingOptions sampling;           // the request's, with this sequence's seed
+  AdapterVersion* adapter = nullptr;  // nullptr = base
+  OrderKey order;
+
+  std::vector<int32_t> tokens;  // prompt, then generated
+  int64_t prompt_tokens = 0;
+  int64_t computed_tokens = 0;   // their k and v lie in `blocks`
+  int64_t in_flight_tokens = 0;  // being computed by the launched step
+  std::vector<PageRun> blocks;   // kKvBlockTokens positions each, in order
+  AdapterLease lease;
+
+  bool running = false;
+  bool begun = false;     // a step of it was committed, once
+  bool answered = false;  // an event went out
+  int64_t overtaken = 0;
+  std::vector<TokenLogprob> prompt_logprobs;  // gathered until the first event
+
+  int64_t first_scheduled_us = -1;
+  int64_t first_token_us = -1;
+  int64_t last_token_us = -1;
+
+  int64_t generated_tokens() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens; }
+  int64_t known_tokens() const { return static_cast<int64_t>(tokens.size()); }
+};
+
+}  // namespace lorad

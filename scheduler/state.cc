@@ -1,0 +1,22 @@
+#include "scheduler/state.h"
+
+#include <algorithm>
+
+#include "model/base/check.h"
+
+namespace lorad {
+
+void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list) {
+  const auto place = std::upper_bound(list->begin(), list->end(), sequence, [&order](const Sequence* a, const Sequence* b) {
+    return order.Before(a->order, b->order);
+  });
+  list->insert(place, sequence);
+}
+
+void EraseFrom(Sequence* sequence, std::vector<Sequence*>* list) {
+  const auto place = std::find(list->begin(), list->end(), sequence);
+  LORAD_CHECK(place != list->end());
+  list->erase(place);
+}
+
+}  // namespace lorad

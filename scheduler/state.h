@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "scheduler/adapter_table.h"
+#include "scheduler/engine.h"
+#include "scheduler/inbox.h"
+#include "scheduler/order/order.h"
+#include "scheduler/sequence.h"
+#include "scheduler/step_time.h"
+
+namespace lorad {
+
+// The jobs of a loader, as adapters/loader.h has them; tests answer them by hand.
+struct LoaderCalls {
+  std::function<absl::Status(AdapterId id, std::string path, std::string expected_digest)> stage;
+  std::function<absl::Status(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
+                             std::byte* destination)>
+      pack;
+  std::function<void(AdapterId id)> cancel;  // the answer to a read is of no interest any more
+};
+
+// What the engine thread works with; all outlive the state.
+struct SchedulerParts {
+  PagePool* pages;
+  AdapterPool* adapters;
+  LoaderCalls loader;
+  StepExecutor* executor;
+  StepObserver* observer;
+  const Clock* clock;
+  Inbox* inbox;
+  std::function<void(std::function<void()>)> post_reply;  // to the completions thread, after what it tells is published
+  KvLayout kv_layout;
+};
+
+// All scheduling state. Plain data with one owner, the engine thread; what happens to it is written in the functions of
+// this folder: Apply* (apply.h), lifecycle.h, reserve.h, commit.h, finish.h.
+struct SchedulerState {
+  EngineConfig config;
+  SchedulerParts parts;
+  const SequenceOrder* order = nullptr;
+
+  std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences;
+  std::unordered_map<RequestId, std::vector<SequenceId>> by_request;
+  std::vector<Sequence*> running;  // both in order
+  std::vector<Sequence*> waiting;
+  AdapterTable adapters;
+  StepTimeModel step_time;
+  std::vector<std::function<void()>> replies;  // to be posted once the snapshot shows what they tell
+  SequenceId next_sequence = 1;
+  bool draining = false;
+  int64_t drain_deadline_us = 0;
+
+  int64_t pages_per_block() const { return parts.pages->PagesFor(parts.kv_layout.block_bytes()); }
+};
+
+// Puts `sequence` at its place in `list`, or takes it out.
+void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list);
+void EraseFrom(Sequence* sequence, std::vector<Sequence*>* list);
+
+}  // namespace lorad

@@ -1,0 +1,47 @@
+#include "scheduler/stuck.h"
+
+#include "absl/strings/str_cat.h"
+#include "model/kv/kv_layout.h"
+#include "scheduler/adapter_memory.h"
+#include "scheduler/finish.h"
+
+namespace lorad {
+namespace {
+
+absl::Status NoMemoryLeft(const Sequence& sequence, int64_t wanted_pages, const SchedulerState& state) {
+  const PagePool& pages = *state.parts.pages;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("pages for tokens: ", sequence.known_tokens(), " and their adapter: ", wanted_pages,
+                   "; free: ", pages.free_pages(), "; idle adapters hold: ", state.parts.adapters->evictable_pages(),
+                   "; limit: ", pages.total_pages(), "; the rest is pinned; unpin adapters or raise --memory-bytes"));
+}
+
+}  // namespace
+
+bool FailHeadIfStuck(SchedulerState* state) {
+  for (const AdapterVersion* version : state->adapters.Watched()) {
+    if (version->phase == WantedPhase::kPacking) return false;  // evictable once it is packed
+  }
+  const int64_t block_pages = state->pages_per_block();
+  if (!state->running.empty()) {
+    Sequence* const first = state->running.front();
+    GiveUp(NoMemoryLeft(*first, (static_cast<int64_t>(first->blocks.size()) + 1) * block_pages, *state), first, state);
+    return true;
+  }
+  const int64_t room_pages = state->parts.pages->free_pages() + state->parts.adapters->evictable_pages();
+  for (Sequence* sequence : state->waiting) {
+    const AdapterReadiness readiness = ReadinessOf(sequence->adapter);
+    if (readiness == AdapterReadiness::kReading) continue;  // it does not stand in the way
+    const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
+    // A ready one's adapter, if pinned, takes none of the room.
+    const bool counts = sequence->adapter != nullptr &&
+                        !(readiness == AdapterReadiness::kReady && sequence->adapter->pinned);
+    const int64_t wanted_pages = blocks * block_pages + (counts ? sequence->adapter->pages : 0);
+    if (wanted_pages <= room_pages) return false;  // its read has not begun, or its pages are being joined
+    GiveUp(NoMemoryLeft(*sequence, wanted_pages, *state), sequence, state);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace lorad

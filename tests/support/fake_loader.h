@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstring>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "scheduler/state.h"
+
+namespace lorad {
+
+// A folder as the fake loader finds it.
+struct FakeFolder {
+  uint64_t content = 0;
+  int64_t bytes = 4096;
+  absl::Status error = {};  // not ok: reading it fails
+  bool hangs = false;       // reading it never ends
+};
+
+// One small site, so that the real pool and slot table carry the content.
+inline PackedLayout FakeLayout(int64_t bytes) {
+  PackedLayout layout;
+  layout.slots.push_back({.site = Site::kQProj, .layer = 0, .rank = 1, .a_offset_bytes = 0, .b_offset_bytes = 64});
+  layout.total_bytes = bytes;
+  return layout;
+}
+
+inline BaseShape FakeShape() {
+  BaseShape shape;
+  shape.num_layers = 1;
+  shape.sites.push_back({.site = Site::kQProj, .module_path = "q", .in_features = 8, .out_features = 8});
+  return shape;
+}
+
+// Keeps the jobs that the engine gives until the test has them answered.
+class FakeLoader final {
+ public:
+  struct Job {
+    AdapterId id = 0;
+    bool pack = false;
+    std::string path = {};
+    std::string expected_digest = {};
+    int64_t bytes = 0;
+    uint64_t content = 0;
+    std::byte* destination = nullptr;
+  };
+
+  LoaderCalls Calls() {
+    return {.stage = [this](AdapterId id, std::string path, std::string digest) {
+              jobs.push_back({.id = id, .path = std::move(path), .expected_digest = std::move(digest)});
+              return absl::OkStatus();
+            },
+            .pack = [this](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
+                           std::byte* destination) {
+              jobs.push_back({.id = id, .pack = true, .bytes = layout.total_bytes,
+                              .content = content_of.at(id), .destination = destination});
+              return absl::OkStatus();
+            },
+            .cancel = [](AdapterId) {}};
+  }
+
+  bool CanAnswer(const Job& job) const {
+    if (job.pack) return true;
+    const auto folder = folders.find(job.path);
+    return folder == folders.end() || !folder->second.hangs;
+  }
+
+  // Answers job `index` of `jobs` and takes it out.
+  LoaderEvent Answer(size_t index) {
+    const Job job = jobs[index];
+    jobs.erase(jobs.begin() + static_cast<int64_t>(index));
+    if (job.pack) {
+      std::memset(job.destination, 0x5a, static_cast<size_t>(job.bytes));
+      std::memcpy(job.destination, &job.content, sizeof(job.content));
+      return AdapterPacked{.id = job.id};
+    }
+    const auto found = folders.find(job.path);
+    if (found == folders.end()) {
+      return AdapterLoadFailed{.id = job.id, .status = absl::NotFoundError(absl::StrCat("no such folder: ", job.path))};
+    }
+    const FakeFolder& folder = found->second;
+    if (!folder.error.ok()) return AdapterLoadFailed{.id = job.id, .status = folder.error};
+    auto image = std::make_shared<AdapterImage>();
+    image->kind = "lora";
+    image->digest = absl::StrCat("digest-", folder.content);
+    if (!job.expected_digest.empty() && job.expected_digest != image->digest) {
+      return AdapterLoadFailed{.id = job.id, .status = absl::DataLossError("changed on disk")};
+    }
+    content_of[job.id] = folder.content;
+    return AdapterStaged{.id = job.id, .image = std::move(image), .layout = FakeLayout(folder.bytes)};
+  }
+
+  std::map<std::string, FakeFolder> folders;
+  std::map<AdapterId, uint64_t> content_of;  // of each version that was read
+  std::vector<Job> jobs;
+};
+
+}  // namespace lorad

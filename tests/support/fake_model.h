@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "model/sampler/sampling_options.h"
+
+namespace lorad {
+
+// A "model" whose next token depends on every token before it, in order, and on the content of the adapter it ran on. A
+// sequence that was served with a wrong adapter, at wrong positions or from lost KV answers something else.
+inline constexpr int32_t kFakeVocabulary = 997;
+
+inline uint64_t FakeMix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+// What the KV of a position holds: all before it, this token, the adapter.
+inline uint64_t FakeHidden(uint64_t before, int32_t token, uint64_t adapter_content) {
+  return FakeMix(before ^ FakeMix(static_cast<uint64_t>(token) + 1) ^ (adapter_content * 31));
+}
+
+inline int32_t FakeToken(uint64_t hidden, uint64_t seed, absl::Span<const int32_t> banned) {
+  auto token = static_cast<int32_t>(FakeMix(hidden ^ seed) % kFakeVocabulary);
+  for (size_t i = 0; i < banned.size(); ++i) {
+    for (const int32_t id : banned) token = token == id ? (token + 1) % kFakeVocabulary : token;
+  }
+  return token;
+}
+
+// The answer of a sequence alone.
+inline std::vector<int32_t> FakeGenerate(const std::vector<int32_t>& prompt, uint64_t adapter_content,
+                                         const SamplingOptions& sampling) {
+  uint64_t hidden = 0;
+  for (const int32_t token : prompt) hidden = FakeHidden(hidden, token, adapter_content);
+  std::vector<int32_t> generated;
+  while (static_cast<int64_t>(generated.size()) < sampling.max_tokens) {
+    const bool ban = static_cast<int64_t>(generated.size()) < sampling.min_tokens;
+    const int32_t token = FakeToken(hidden, sampling.seed, ban ? sampling.stop_token_ids : absl::Span<const int32_t>());
+    generated.push_back(token);
+    for (const int32_t stop : sampling.stop_token_ids) {
+      if (!ban && token == stop) return generated;
+    }
+    hidden = FakeHidden(hidden, token, adapter_content);
+  }
+  return generated;
+}
+
+}  // namespace lorad
