@@ -15,8 +15,9 @@ def table(count):
         tokenizer, model = generation.load(dtype)
         for adapter in [None, *tasks.ADAPTERS]:
             with generation.chosen(model, adapter):
-                for task in tasks.TASKS if adapter is None else tasks.LIST_TASKS:
-                    result[dtype, adapter, task] = generation.accuracy(model, tokenizer, task, adapter, count)
+                task_list = tasks.TASKS if adapter is None else list(tasks.LIST_TASKS)
+                for task, right in generation.accuracies(model, tokenizer, task_list, adapter, count).items():
+                    result[dtype, adapter, task] = right
     return result
 
 

@@ -33,7 +33,7 @@ def chosen(model, adapter):
 
 
 @torch.inference_mode()
-def answers(model, tokenizer, prompts, max_new_tokens=96, batch_rows=64):
+def answers(model, tokenizer, prompts, max_new_tokens=64, batch_rows=256):
     """Greedy answers, with the EOS cut off. Prompts of one length share a batch, so nothing is padded."""
     ids = tokenizer(prompts).input_ids
     result = [None] * len(prompts)
@@ -52,13 +52,16 @@ def answers(model, tokenizer, prompts, max_new_tokens=96, batch_rows=64):
     return result
 
 
-def accuracy(model, tokenizer, task, adapter, count, seed=7):
-    """Part of `count` held-out prompts whose whole answer is right and ends by itself."""
+def accuracies(model, tokenizer, task_list, adapter, count, seed=7):
+    """{task: part of `count` held-out prompts whose whole answer is right and ends by itself}"""
     rng = random.Random(seed)
-    rows = [tasks.sample(rng, [task], held_out=True, adapter=adapter) for _ in range(count)]
+    rows = [tasks.sample(rng, [t], held_out=True, adapter=adapter) for t in task_list for _ in range(count)]
     got = answers(model, tokenizer, [r[2] for r in rows])
     want = tokenizer([r[3] for r in rows], add_special_tokens=False).input_ids
-    return sum(g == w for g, w in zip(got, want)) / count
+    right = {t: 0 for t in task_list}
+    for row, g, w in zip(rows, got, want):
+        right[row[0]] += g == w
+    return {t: n / count for t, n in right.items()}
 
 
 @torch.inference_mode()

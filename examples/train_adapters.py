@@ -25,6 +25,7 @@ CONFIGS = {
     "pirate": dict(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"]),
     "backward": dict(r=12, lora_alpha=24, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]),
 }
+STEPS = {"shout": 700, "json": 700, "number": 450, "pirate": 450, "backward": 450}
 FLOAT32_ON_DISK = {"pirate"}
 
 
@@ -46,7 +47,7 @@ def main():
     parser.add_argument("names", nargs="*", help="default: all")
     parser.add_argument("--base", type=pathlib.Path, default=HERE / "demo-base")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "adapters")
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, help="default: STEPS")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--lr", type=float, default=4e-3)
     args = parser.parse_args()
@@ -60,9 +61,9 @@ def main():
         model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **CONFIGS[name]))
         model.peft_config["default"].base_model_name_or_path = "demo-base"
         seconds = training.train(
-            model, tokenizer, list(tasks.LIST_TASKS), name, args.steps, batch_rows=args.rows, peak_lr=args.lr,
+            model, tokenizer, list(tasks.LIST_TASKS), name, args.steps or STEPS[name], batch_rows=args.rows, peak_lr=args.lr,
             weight_decay=0.0, seed=seed)
-        right = {t: round(generation.accuracy(model, tokenizer, t, name, 32), 2) for t in tasks.LIST_TASKS}
+        right = generation.accuracies(model, tokenizer, list(tasks.LIST_TASKS), name, count=32)
         print(f"{name}: {model.num_parameters(only_trainable=True)} parameters, {seconds:.0f} s, {right}", flush=True)
         save(model, name, args.out / name)
 

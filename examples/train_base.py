@@ -37,7 +37,7 @@ def main():
 
     def report(m):
         m.eval()
-        print({t: round(generation.accuracy(m, tokenizer, t, None, 32), 2) for t in tasks.TASKS}, flush=True)
+        print(generation.accuracies(m, tokenizer, tasks.TASKS, None, count=32), flush=True)
         m.train()
 
     seconds = training.train(
