@@ -9,8 +9,7 @@ import tasks
 import torch
 
 MIN_MARGIN = 2.0  # logprob by which every greedy token leads, in both dtypes
-PROMPTS = 10
-BASE_ONLY_PROMPTS = 6
+PROMPTS = 8
 
 
 def candidates(rng):
@@ -20,7 +19,7 @@ def candidates(rng):
         for task in turn:
             while True:
                 _, words, prompt, _ = tasks.sample(rng, [task], held_out=True)
-                if len(words) >= (4 if task in ("repeat", "double") else 5):
+                if 4 <= len(words) <= 7:
                     break
             yield task, words, prompt
 
@@ -36,10 +35,20 @@ def checked(loaded, task, words, prompt, adapter):
             if tokenizer.decode(ids) != text:
                 return None
             margins.append(generation.smallest_margin(model, prompt_ids, ids + [tokenizer.eos_token_id]))
-    if min(margins) < MIN_MARGIN:
-        return None
+        if margins[-1] < MIN_MARGIN:
+            return None
     return {"adapter": adapter or "", "prompt": prompt, "prompt_ids": prompt_ids, "text": text, "ids": ids,
             "smallest_margin": round(min(margins), 2)}
+
+
+def checked_for_all(loaded, task, words, prompt):
+    entries = []
+    for adapter in [None, *tasks.ADAPTERS]:
+        entry = checked(loaded, task, words, prompt, adapter)
+        if entry is None:
+            return None
+        entries.append(entry)
+    return entries
 
 
 def main():
@@ -47,14 +56,15 @@ def main():
     loaded = [generation.load(dtype) for dtype in (torch.float32, torch.bfloat16)]
     entries, prompts = [], []
     for task, words, prompt in candidates(random.Random(11)):
-        found = [checked(loaded, task, words, prompt, a) for a in [None, *tasks.ADAPTERS]]
-        if all(found):
+        found = checked_for_all(loaded, task, words, prompt)
+        if found:
             entries += found
             prompts.append(prompt)
+            print(prompt, min(e["smallest_margin"] for e in found), flush=True)
             if len(prompts) == PROMPTS:
                 break
     rng = random.Random(12)
-    for task in ["count", "first", "last", *tasks.STYLES][:BASE_ONLY_PROMPTS]:
+    for task in ["count", "first", "last", *tasks.STYLES]:
         while True:
             _, words, prompt, _ = tasks.sample(rng, [task], held_out=True)
             entry = checked(loaded, task, words, prompt, None) if len(words) > 4 else None
