@@ -16,8 +16,8 @@ bool SlotSeam::AnyTouches(Site site, int layer, const RowSegments& rows) const {
   });
 }
 
-at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
-                                  const RowSegments& rows) {
+at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                  const at::Tensor& base_bias, const RowSegments& rows) {
   std::vector<SegmentedGemmPart> parts;
   for (const SitePart& part : group.parts) {
     if (!AnyTouches(part.site, group.layer, rows)) continue;
@@ -33,7 +33,8 @@ RowRouting SlotSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments&
 at::Tensor SlotSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) {
   constexpr int kNoLayer = -1;
   if (!AnyTouches(Site::kEmbedTokens, kNoLayer, rows)) return raw;
-  ThrowIfError(SegmentedEmbedding({ids, raw, slots_.At(Site::kEmbedTokens, kNoLayer), slots_.slots(), slots_.vocab_size(), rows}));
+  ThrowIfError(SegmentedEmbedding(
+      {ids, raw, slots_.At(Site::kEmbedTokens, kNoLayer), slots_.slots(), slots_.vocab_size(), rows}));
   return raw;
 }
 

@@ -8,8 +8,8 @@
 namespace lorad {
 
 // Adds the resident adapters' updates to the rows that use them, unmerged: one segmented call for each fused matmul,
-// whatever the mix of adapters in the step. A matmul that no adapter of the step touches gets the base's bias alone, and so
-// does every row without terms.
+// whatever the mix of adapters in the step. A matmul that no adapter of the step touches gets the base's bias alone,
+// and so does every row without terms.
 //
 // LoRA on embed_tokens acts on the embedding, LoRA on lm_head on the head, also where the base ties the two (as PEFT,
 // unmerged): a pair for each is what ensure_weight_tying saves.

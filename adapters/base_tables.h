@@ -19,9 +19,9 @@ struct BaseTable {
   const std::byte* data = nullptr;
 };
 
-// Gives the table of kEmbedTokens or kLmHead (of a tied head: the embedding). PEFT saves a copy of these tables beside LoRA
-// that targets them, and loading it there overwrites the base; here a copy that equals the base is dropped, and any
-// other is refused. Called on loader threads.
+// Gives the table of kEmbedTokens or kLmHead (of a tied head: the embedding). PEFT saves a copy of these tables beside
+// LoRA that targets them, and loading it there overwrites the base; here a copy that equals the base is dropped, and
+// any other is refused. Called on loader threads.
 using BaseTables = std::function<absl::StatusOr<BaseTable>(Site site)>;
 
 }  // namespace lorad

@@ -46,7 +46,8 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
   PackedLayout layout;
   layout.dtype = pool_dtype;
   for (const ImageSlot& slot : image.slots) {
-    PackedSlot packed{.site = slot.site, .layer = slot.layer, .expert = slot.expert, .rank = slot.rank, .scale = slot.scale};
+    PackedSlot packed{
+        .site = slot.site, .layer = slot.layer, .expert = slot.expert, .rank = slot.rank, .scale = slot.scale};
     packed.a_offset_bytes = Aligned(layout.total_bytes);
     packed.b_offset_bytes = Aligned(packed.a_offset_bytes + slot.a.elements() * SizeBytes(pool_dtype));
     layout.total_bytes = packed.b_offset_bytes + slot.b.elements() * SizeBytes(pool_dtype);

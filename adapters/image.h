@@ -40,8 +40,8 @@ struct ImageSlot {
 // An adapter in host form, the same for every kind; const after load. rsLoRA, patterns and target expressions are
 // resolved: what is here is what is applied.
 struct AdapterImage {
-  std::string kind;         // "lora"
-  std::vector<ImageSlot> slots;  // ordered by (site, layer, expert)
+  std::string kind;                  // "lora"
+  std::vector<ImageSlot> slots;      // ordered by (site, layer, expert)
   std::vector<std::string> targets;  // distinct module names, for people: "q_proj"
   std::vector<std::string> warnings;
   std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config

@@ -13,13 +13,15 @@ namespace {
 
 constexpr std::chrono::milliseconds kWatchEvery{200};
 
-absl::StatusOr<std::shared_ptr<const AdapterImage>> ReadAndCompare(const std::string& path, const std::string& expected_digest,
+absl::StatusOr<std::shared_ptr<const AdapterImage>> ReadAndCompare(const std::string& path,
+                                                                   const std::string& expected_digest,
                                                                    const BaseShape& base, FileSource& files,
                                                                    const AdapterReadOptions& options) {
   ASSIGN_OR_RETURN(AdapterImage image, ReadAdapter(path, base, files, options));
   if (!expected_digest.empty() && image.digest != expected_digest) {
-    return absl::DataLossError(absl::StrCat("adapter changed on disk since it was loaded: ", path, "; digest: ", image.digest,
-                                            "; expected: ", expected_digest, "; load it again with replace"));
+    return absl::DataLossError(absl::StrCat("adapter changed on disk since it was loaded: ", path,
+                                            "; digest: ", image.digest, "; expected: ", expected_digest,
+                                            "; load it again with replace"));
   }
   return std::make_shared<const AdapterImage>(std::move(image));
 }

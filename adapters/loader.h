@@ -66,7 +66,8 @@ class AdapterLoader final {
   // `expected_digest`: not empty when an evicted adapter is read again; a folder that changed meanwhile is DataLoss.
   absl::Status Stage(AdapterId id, std::string path, std::string expected_digest);
   // `destination` stays valid until the answer. Packs are never dropped for a full queue: their pages are held already.
-  absl::Status Pack(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout, std::byte* destination);
+  absl::Status Pack(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
+                    std::byte* destination);
   // Takes a Stage job that no reader has begun out of the queue: it gets no answer then. False: it is answered.
   bool Cancel(AdapterId id);
 

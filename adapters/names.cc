@@ -14,9 +14,7 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxPathBytes = 4096;
 
-bool IsLetterOrDigit(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
+bool IsLetterOrDigit(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
 
 bool IsInside(const fs::path& path, const fs::path& root) {
   const auto [root_end, path_end] = std::mismatch(root.begin(), root.end(), path.begin(), path.end());
@@ -49,7 +47,8 @@ absl::Status CheckAdapterName(std::string_view name) {
 absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::string_view root) {
   const std::string shown = Printable(std::string(path));
   if (path.empty() || path.size() > kMaxPathBytes || path.find('\0') != std::string_view::npos) {
-    return absl::InvalidArgumentError(absl::StrCat("adapter path: ", shown, "; must be 1..", kMaxPathBytes, " bytes without NUL"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter path: ", shown, "; must be 1..", kMaxPathBytes, " bytes without NUL"));
   }
   std::error_code error;
   fs::path real_root;

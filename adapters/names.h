@@ -10,8 +10,8 @@ namespace lorad {
 
 inline constexpr size_t kMaxAdapterNameBytes = 256;
 
-// 1..256 of [A-Za-z0-9._:/-], the first a letter or digit, no empty, "." or ".." segment between slashes. '@' is kept for
-// revisions. Errors: InvalidArgument with the name and the rule it breaks.
+// 1..256 of [A-Za-z0-9._:/-], the first a letter or digit, no empty, "." or ".." segment between slashes. '@' is kept
+// for revisions. Errors: InvalidArgument with the name and the rule it breaks.
 absl::Status CheckAdapterName(std::string_view name);
 
 // The real path of an adapter's folder. `root` "" = anywhere; else the folder, its symbolic links resolved, lies under

@@ -78,7 +78,9 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
   const std::byte* const base = entry.run.data();
   for (const PackedSlot& packed : entry.layout.slots) {
     table.Set(packed.site, packed.layer, entry.slot,
-              {.a = base + packed.a_offset_bytes, .b_t = base + packed.b_offset_bytes, .rank = packed.rank,
+              {.a = base + packed.a_offset_bytes,
+               .b_t = base + packed.b_offset_bytes,
+               .rank = packed.rank,
                .scale = packed.scale});
   }
 }
@@ -129,9 +131,9 @@ absl::StatusOr<AdapterReservation> AdapterPool::Reserve(AdapterId id, PackedLayo
   PagePool* const pages = impl_->pages;
   const int64_t wanted = pages->PagesFor(layout.total_bytes);
   if (wanted > pages->total_pages()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "adapter larger than the memory for KV and adapters: bytes: ", layout.total_bytes,
-        "; limit: ", pages->total_pages() * pages->page_bytes(), "; raise --memory-bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter larger than the memory for KV and adapters: bytes: ", layout.total_bytes,
+                     "; limit: ", pages->total_pages() * pages->page_bytes(), "; raise --memory-bytes"));
   }
   if (wanted > pages->free_pages() + impl_->evictable_pages) {
     return absl::ResourceExhaustedError(absl::StrCat(

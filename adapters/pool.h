@@ -16,8 +16,8 @@ namespace lorad {
 
 // Keeps adapter weights in pages and lends them to running sequences.
 //
-// A resident adapter is on exactly one of two lists: leased (some sequence holds an AdapterLease) or idle, oldest first.
-// Only idle, unpinned adapters are evicted, so a lease never dangles.
+// A resident adapter is on exactly one of two lists: leased (some sequence holds an AdapterLease) or idle, oldest
+// first. Only idle, unpinned adapters are evicted, so a lease never dangles.
 //
 // Units    sizes in bytes; an adapter takes PagePool::PagesFor(layout.total_bytes) pages, less than one page of waste.
 // Threads  engine thread only; loaders write into a reservation's bytes between Reserve and Commit.
@@ -30,8 +30,8 @@ class AdapterPool final {
   ~AdapterPool();
 
   // Reserves pages, evicting idle adapters until the run fits; when enough pages are free but scattered it compacts, a
-  // bounded part at a time, and may answer ResourceExhausted before it is done: the next try goes on. KV blocks may move:
-  // never while a step is in flight. The reservation does not move until Commit, and is kept until its loader has
+  // bounded part at a time, and may answer ResourceExhausted before it is done: the next try goes on. KV blocks may
+  // move: never while a step is in flight. The reservation does not move until Commit, and is kept until its loader has
   // answered. Errors: InvalidArgument for an adapter larger than the pool.
   absl::StatusOr<AdapterReservation> Reserve(AdapterId id, PackedLayout layout);
   // The weights are in place: the adapter becomes resident and idle.

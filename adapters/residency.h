@@ -8,10 +8,10 @@
 namespace lorad {
 
 enum class WantedPhase : uint8_t {
-  kOnDisk,    // to be read (first time, or again after an eviction)
-  kReading,   // a loader reads it
-  kStaged,    // read; waits for pages
-  kPacking,   // holds its pages, a loader fills them
+  kOnDisk,   // to be read (first time, or again after an eviction)
+  kReading,  // a loader reads it
+  kStaged,   // read; waits for pages
+  kPacking,  // holds its pages, a loader fills them
   kResident,
 };
 
@@ -19,8 +19,8 @@ enum class WantedPhase : uint8_t {
 struct WantedAdapter {
   AdapterId id = 0;
   WantedPhase phase = WantedPhase::kOnDisk;
-  int64_t pages = 0;          // 0 = not known before the first read
-  bool overtakable = true;    // false: others have gone first often enough; the pages that come free are for this one
+  int64_t pages = 0;        // 0 = not known before the first read
+  bool overtakable = true;  // false: others have gone first often enough; the pages that come free are for this one
 };
 
 // An adapter in the pool that nobody runs on and that is not pinned.
@@ -44,8 +44,8 @@ struct ResidencyPlan {
 
 // Decides which adapters to read, pack and evict. Who waits longer goes first: an idle adapter that nobody wants is
 // evicted before one that is wanted later, and one that is wanted earlier never is. What fits and is still on its way
-// from disk keeps a claim on free pages. What does not fit lets those behind it use what there is, unless it is no longer
-// overtakable: then nobody behind it reads, packs or evicts. Pure.
+// from disk keeps a claim on free pages. What does not fit lets those behind it use what there is, unless it is no
+// longer overtakable: then nobody behind it reads, packs or evicts. Pure.
 ResidencyPlan PlanResidency(const ResidencyInput& input);
 
 }  // namespace lorad

@@ -18,19 +18,24 @@ constexpr bool kFollows[kNumAdapterStates][kNumAdapterStates] = {
 
 std::string_view Name(AdapterState state) {
   switch (state) {
-    case AdapterState::kUnknown: return "unknown";
-    case AdapterState::kLoading: return "loading";
-    case AdapterState::kHost: return "host";
-    case AdapterState::kResident: return "resident";
-    case AdapterState::kDraining: return "draining";
-    case AdapterState::kGone: return "gone";
-    case AdapterState::kFailed: return "failed";
+    case AdapterState::kUnknown:
+      return "unknown";
+    case AdapterState::kLoading:
+      return "loading";
+    case AdapterState::kHost:
+      return "host";
+    case AdapterState::kResident:
+      return "resident";
+    case AdapterState::kDraining:
+      return "draining";
+    case AdapterState::kGone:
+      return "gone";
+    case AdapterState::kFailed:
+      return "failed";
   }
   return "?";
 }
 
-bool CanFollow(AdapterState from, AdapterState to) {
-  return kFollows[static_cast<int>(from)][static_cast<int>(to)];
-}
+bool CanFollow(AdapterState from, AdapterState to) { return kFollows[static_cast<int>(from)][static_cast<int>(to)]; }
 
 }  // namespace lorad

@@ -47,8 +47,8 @@ absl::Status CheckEqualsBaseTable(FileSource& files, const std::string& path, co
                                  file.data()));
     ToF32(table.dtype, table.data + i * SizeBytes(table.dtype), count, base.data());
     if (SameNumbers(file, entry.dtype, base.data(), count, &rounded, &a, &b)) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        what, "; differs from the base's table: replacing it for one adapter is not supported yet"));
+    return absl::UnimplementedError(
+        absl::StrCat(what, "; differs from the base's table: replacing it for one adapter is not supported yet"));
   }
   return absl::OkStatus();
 }

@@ -1,8 +1,7 @@
 #pragma once
 
-#include <string>
-
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -17,8 +16,8 @@ namespace lorad {
 using AdapterConfigJson = nlohmann::ordered_json;
 
 struct AdapterReadOptions {
-  DType pool_dtype = DType::kF32;     // weights must stay finite in it
-  BaseTables base_tables = nullptr;   // without it a folder that holds a copy of a base table is refused
+  DType pool_dtype = DType::kF32;    // weights must stay finite in it
+  BaseTables base_tables = nullptr;  // without it a folder that holds a copy of a base table is refused
 };
 
 // A kind of adapter: a reader (and, later, a writer) of folders, nothing else. kinds/table.cc lists them.
@@ -26,9 +25,9 @@ struct AdapterKind {
   const char* name;
   // Whether adapter_config.json is of this kind. Exactly one kind recognises a config, or it is refused by name.
   bool (*recognises)(const AdapterConfigJson& config);
-  // Reads a folder. Errors: Unimplemented, naming the key, for anything that would change the maths and is not supported;
-  // InvalidArgument for a config or tensors that do not fit the base; DataLoss for corrupt, incomplete or contradictory
-  // files.
+  // Reads a folder. Errors: Unimplemented, naming the key, for anything that would change the maths and is not
+  // supported; InvalidArgument for a config or tensors that do not fit the base; DataLoss for corrupt, incomplete or
+  // contradictory files.
   absl::StatusOr<AdapterImage> (*read)(const std::string& dir, const AdapterConfigJson& config, const BaseShape& base,
                                        FileSource& files, const AdapterReadOptions& options);
 };

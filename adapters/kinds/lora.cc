@@ -61,12 +61,13 @@ absl::Status SortTensor(const SafetensorsIndex& index, const Tensor& tensor,
   const auto module = modules.find(name->path);
   const bool is_table = name->part == PeftTensor::kTable;
   if (module == modules.end() || (is_table && !IsTableSite(module->second.shape->site))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        about, is_table ? MeaningOf(tensor.first) : "the base has no such module that takes LoRA"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(about, is_table ? MeaningOf(tensor.first) : "the base has no such module that takes LoRA"));
   }
   const DType dtype = tensor.second.dtype;
   if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
-    return absl::UnimplementedError(absl::StrCat(about, "dtype: ", std::string(Name(dtype)), "; supported: F32, BF16, F16"));
+    return absl::UnimplementedError(
+        absl::StrCat(about, "dtype: ", std::string(Name(dtype)), "; supported: F32, BF16, F16"));
   }
   const Site site = module->second.shape->site;
   if (is_table) {
@@ -75,8 +76,9 @@ absl::Status SortTensor(const SafetensorsIndex& index, const Tensor& tensor,
   }
   const bool embedding_name = name->part == PeftTensor::kEmbeddingA || name->part == PeftTensor::kEmbeddingB;
   if (embedding_name != (site == Site::kEmbedTokens)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        about, embedding_name ? "lora_embedding_A and lora_embedding_B belong to an embedding" : "an embedding's pair is named lora_embedding_A and lora_embedding_B"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(about, embedding_name ? "lora_embedding_A and lora_embedding_B belong to an embedding"
+                                           : "an embedding's pair is named lora_embedding_A and lora_embedding_B"));
   }
   Pair& pair = sorted->pairs[name->path];
   const bool is_a = name->part == PeftTensor::kLoraA || name->part == PeftTensor::kEmbeddingA;
@@ -88,7 +90,8 @@ absl::Status SortTensor(const SafetensorsIndex& index, const Tensor& tensor,
   return absl::OkStatus();
 }
 
-absl::Status CheckShape(const SafetensorsIndex& index, const std::string& path, const Pair& pair, const TargetedModule& target) {
+absl::Status CheckShape(const SafetensorsIndex& index, const std::string& path, const Pair& pair,
+                        const TargetedModule& target) {
   const std::vector<int64_t>& a = pair.a->second.shape;
   const std::vector<int64_t>& b = pair.b->second.shape;
   const SiteShape& shape = *target.shape;
@@ -101,8 +104,9 @@ absl::Status CheckShape(const SafetensorsIndex& index, const std::string& path, 
                                                    shape.out_features, ", rank] for the base's ", path));
   }
   if (a[0] != b[1]) {
-    return absl::DataLossError(absl::StrCat(index.path, ": ", path, ": the two matrices of a pair have different ranks: A ",
-                                            ShapeText(a), ", B ", ShapeText(b)));
+    return absl::DataLossError(absl::StrCat(index.path, ": ", path,
+                                            ": the two matrices of a pair have different ranks: A ", ShapeText(a),
+                                            ", B ", ShapeText(b)));
   }
   if (a[0] < 1 || a[0] > kMaxStoredRank) {
     return absl::InvalidArgumentError(
@@ -125,8 +129,9 @@ absl::Status CheckNoneMissing(const SafetensorsIndex& index, const std::map<std:
   if (missing.empty()) return absl::OkStatus();
   const size_t more = missing.size() - std::min(missing.size(), kNamed);
   missing.resize(missing.size() - more);
-  return absl::DataLossError(absl::StrCat(index.path, ": no tensors for modules that adapter_config.json includes: ",
-                                          absl::StrJoin(missing, ", "), more > 0 ? absl::StrCat(" and more: ", more) : ""));
+  return absl::DataLossError(absl::StrCat(
+      index.path, ": no tensors for modules that adapter_config.json includes: ", absl::StrJoin(missing, ", "),
+      more > 0 ? absl::StrCat(" and more: ", more) : ""));
 }
 
 // The file has whole pairs for exactly what the config targets.
@@ -155,9 +160,8 @@ class PairReader final {
   void Want(const SafetensorsEntry& entry) { wanted_.push_back(&entry); }
 
   absl::Status Read() {
-    std::sort(wanted_.begin(), wanted_.end(), [](const SafetensorsEntry* x, const SafetensorsEntry* y) {
-      return x->offset_bytes < y->offset_bytes;
-    });
+    std::sort(wanted_.begin(), wanted_.end(),
+              [](const SafetensorsEntry* x, const SafetensorsEntry* y) { return x->offset_bytes < y->offset_bytes; });
     int64_t total = 0;
     for (const SafetensorsEntry* entry : wanted_) {
       places_[entry] = total;
@@ -187,7 +191,8 @@ class PairReader final {
   std::shared_ptr<const std::vector<std::byte>> buffer_;
 };
 
-absl::Status CheckFinite(const SafetensorsIndex& index, const Tensor& tensor, const HostTensor& host, DType pool_dtype) {
+absl::Status CheckFinite(const SafetensorsIndex& index, const Tensor& tensor, const HostTensor& host,
+                         DType pool_dtype) {
   const int64_t at = FirstNotFinite(host.dtype, host.data(), host.elements(), pool_dtype);
   if (at < 0) return absl::OkStatus();
   if (FirstNotFinite(host.dtype, host.data(), host.elements(), host.dtype) >= 0) {
@@ -227,8 +232,12 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Sort
   digest.Update("lora");
   for (const auto& [path, pair] : sorted.pairs) {
     const TargetedModule& target = targets.at(path);
-    ImageSlot slot{.site = target.shape->site, .layer = target.layer, .rank = static_cast<int32_t>(target.rank),
-                   .scale = target.scale, .a = reader.Get(pair.a->second), .b = reader.Get(pair.b->second)};
+    ImageSlot slot{.site = target.shape->site,
+                   .layer = target.layer,
+                   .rank = static_cast<int32_t>(target.rank),
+                   .scale = target.scale,
+                   .a = reader.Get(pair.a->second),
+                   .b = reader.Get(pair.b->second)};
     RETURN_IF_ERROR(CheckFinite(index, *pair.a, slot.a, options.pool_dtype));
     RETURN_IF_ERROR(CheckFinite(index, *pair.b, slot.b, options.pool_dtype));
     AddToDigest(path, slot, &digest);
@@ -279,8 +288,8 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   for (const Tensor& tensor : index.tensors) RETURN_IF_ERROR(SortTensor(index, tensor, modules, &sorted));
   RETURN_IF_ERROR(CheckPairs(index, targets, sorted.pairs));
   for (const Table& table : sorted.tables) {
-    RETURN_IF_ERROR(CheckEqualsBaseTable(files, path, table.tensor->first, table.tensor->second, table.site,
-                                         options.base_tables));
+    RETURN_IF_ERROR(
+        CheckEqualsBaseTable(files, path, table.tensor->first, table.tensor->second, table.site, options.base_tables));
   }
   return ReadImage(index, sorted, targets, files, options);
 }

@@ -96,7 +96,8 @@ absl::Status Invalid(const std::string& key, const Json& value, const std::strin
 }
 
 absl::Status Unsupported(const std::string& key, const Json& value, const std::string& why) {
-  return absl::UnimplementedError(absl::StrCat("adapter_config.json: ", key, ": ", Text(value), "; not supported yet: ", why));
+  return absl::UnimplementedError(
+      absl::StrCat("adapter_config.json: ", key, ": ", Text(value), "; not supported yet: ", why));
 }
 
 // Absent and null are the same to PEFT's dataclass when the default is null.
@@ -109,7 +110,8 @@ absl::Status CheckKeys(const Json& json) {
   for (const auto& [name, value] : json.items()) {
     const KnownKey* known = Find(name);
     if (known == nullptr && !IsOff(value)) {
-      return Unsupported(Printable(name), value, "an unknown key that is set may change the maths; remove it if it does not");
+      return Unsupported(Printable(name), value,
+                         "an unknown key that is set may change the maths; remove it if it does not");
     }
     if (known != nullptr && known->use == KeyUse::kMustBeOff && !IsOff(value)) {
       return Unsupported(name, value, known->what);
@@ -176,7 +178,8 @@ absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLo
       if (model_type == known) config->target_names = {"q_proj", "v_proj"};
     }
     if (config->target_names.empty()) {
-      return Invalid("target_modules", nullptr, absl::StrCat("no default for model_type: ", model_type, "; name the modules"));
+      return Invalid("target_modules", nullptr,
+                     absl::StrCat("no default for model_type: ", model_type, "; name the modules"));
     }
   } else if (targets->is_string()) {
     const std::string& text = targets->get_ref<const std::string&>();

@@ -32,8 +32,8 @@ struct PeftLoraConfig {
   bool ensure_weight_tying = false;
 };
 
-// Errors   Unimplemented, naming key and value, for what would change the maths; InvalidArgument for a value that cannot be.
-// Source   peft 0.21.2, tuners/lora/config.py; target_modules null means the defaults of utils/constants.py.
+// Errors   Unimplemented, naming key and value, for what would change the maths; InvalidArgument for a value that
+// cannot be. Source   peft 0.21.2, tuners/lora/config.py; target_modules null means the defaults of utils/constants.py.
 absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const AdapterConfigJson& json, const std::string& model_type);
 
 }  // namespace lorad

@@ -37,8 +37,8 @@ bool NeedsBacktracking(const std::string& expression) {
 absl::StatusOr<Regex> Compile(const char* key, const std::string& expression, const char* wrap) {
   const std::string what = absl::StrCat("adapter_config.json: ", key, ": ", Printable(expression));
   if (NeedsBacktracking(expression)) {
-    return absl::UnimplementedError(
-        absl::StrCat(what, "; look-around and back references are not supported: expressions are matched in linear time"));
+    return absl::UnimplementedError(absl::StrCat(
+        what, "; look-around and back references are not supported: expressions are matched in linear time"));
   }
   RE2::Options options;
   options.set_log_errors(false);
@@ -177,13 +177,15 @@ std::map<std::string, TargetedModule> AllModules(const BaseShape& base) {
   for (const SiteShape& shape : base.sites) {
     if (!shape.per_layer) modules[shape.module_path] = {.shape = &shape};
     for (int32_t layer = 0; shape.per_layer && layer < base.num_layers; ++layer) {
-      modules[absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}})] = {.shape = &shape, .layer = layer};
+      modules[absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}})] = {.shape = &shape,
+                                                                                        .layer = layer};
     }
   }
   return modules;
 }
 
-absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config, const BaseShape& base) {
+absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config,
+                                                                    const BaseShape& base) {
   const std::map<std::string, TargetedModule> modules = AllModules(base);
   RETURN_IF_ERROR(CheckEveryNameMatches(config, modules));
   ASSIGN_OR_RETURN(const Selection selection, Selection::Make(config));
@@ -196,9 +198,10 @@ absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLo
   }
   if (config.ensure_weight_tying && base.tied_embeddings) TieTargets(modules, &targets);
   if (targets.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "adapter_config.json: target_modules", config.target_regex.has_value() ? ": " : "",
-        Printable(config.target_regex.value_or("")), "; matches no module of the base, or all that match are excluded"));
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_modules",
+                                                   config.target_regex.has_value() ? ": " : "",
+                                                   Printable(config.target_regex.value_or("")),
+                                                   "; matches no module of the base, or all that match are excluded"));
   }
   for (auto& [path, module] : targets) {
     module.rank = ranks.ValueFor(path, config.rank);

@@ -24,7 +24,8 @@ struct TargetedModule {
 //          finite; Unimplemented, naming the expression, for look-around and back references: no matcher in linear time
 //          has them.
 // Source   peft 0.21.2, check_target_module_exists of tuners/tuners_utils.py and get_pattern_key of utils/other.py.
-absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config, const BaseShape& base);
+absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config,
+                                                                    const BaseShape& base);
 
 // Every module of the base that LoRA can be put on, by path.
 std::map<std::string, TargetedModule> AllModules(const BaseShape& base);

@@ -14,7 +14,8 @@ struct PeftTensorName {
 };
 
 // Takes a tensor's name in a PEFT file apart: with or without "base_model.model.", with or without the adapter's name
-// ".default". kTable is a module's own weight, "….weight" or "….base_layer.weight". Nothing: a name that is none of these.
+// ".default". kTable is a module's own weight, "….weight" or "….base_layer.weight". Nothing: a name that is none of
+// these.
 std::optional<PeftTensorName> ParsePeftTensorName(std::string_view name);
 
 }  // namespace lorad

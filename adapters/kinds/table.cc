@@ -26,7 +26,8 @@ absl::Status RefuseByName(const AdapterConfigJson& config) {
           absl::StrCat(kConfigFile, ": ", key, ": ", Printable(found->dump()), "; must be a string"));
     }
     if (*found == "LORA") continue;
-    return absl::UnimplementedError(absl::StrCat(kConfigFile, ": ", key, ": ", Printable(found->get_ref<const std::string&>()),
+    return absl::UnimplementedError(absl::StrCat(kConfigFile, ": ", key, ": ",
+                                                 Printable(found->get_ref<const std::string&>()),
                                                  "; not supported yet; supported: LORA"));
   }
   return absl::InvalidArgumentError(

@@ -64,8 +64,9 @@ absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(int64_t capacity_byte
   void* arena = ::mmap(nullptr, static_cast<size_t>(total_pages * page_bytes), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (arena == MAP_FAILED) {
-    return absl::ResourceExhaustedError(absl::StrCat("cannot reserve address space in bytes: ", total_pages * page_bytes,
-                                                     ": ", std::strerror(errno), "; lower --memory-bytes"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot reserve address space in bytes: ", total_pages * page_bytes, ": ", std::strerror(errno),
+                     "; lower --memory-bytes"));
   }
   return std::unique_ptr<PagePool>(new PagePool(static_cast<std::byte*>(arena), total_pages, page_bytes));
 }

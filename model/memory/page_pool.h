@@ -109,7 +109,7 @@ class PagePool final {
   int64_t page_bytes_;
   int64_t total_pages_;
   int64_t free_pages_;
-  std::vector<Run> runs_;             // by id; dead ids are reused
+  std::vector<Run> runs_;  // by id; dead ids are reused
   std::vector<int32_t> dead_ids_;
   std::map<int64_t, int32_t> live_;   // first page -> id, in address order
   std::map<int64_t, int64_t> holes_;  // first page -> pages; neighbours are always joined

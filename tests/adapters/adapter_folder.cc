@@ -61,7 +61,8 @@ std::string WriteAdapter(const std::string& dir, const AdapterSpec& spec) {
     for (float& value : values) value = normal(random);
     contents.emplace_back(values.size() * SizeBytes(spec.dtype));
     FromF32(values.data(), static_cast<int64_t>(values.size()), spec.dtype, contents.back().data());
-    tensors.push_back({.name = "base_model.model." + name, .dtype = spec.dtype, .shape = std::move(shape), .bytes = {}});
+    tensors.push_back(
+        {.name = "base_model.model." + name, .dtype = spec.dtype, .shape = std::move(shape), .bytes = {}});
   };
   for (const SiteShape& shape : base.sites) {
     const std::string module(Name(shape.site));

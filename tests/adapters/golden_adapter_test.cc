@@ -1,12 +1,12 @@
 // Adapters that peft wrote, answered as peft answers: read from disk, packed into the pool, applied unmerged.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "adapters/apply.h"
 #include "adapters/checkpoint_tables.h"
@@ -100,7 +100,8 @@ TEST_P(GoldenAdapterTest, RequestsOfManyAdaptersJoinAndLeaveWhileOthersRun) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenAdapterTest,
-                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding", "qwen3"),
+                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding",
+                                         "qwen3"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -1,13 +1,13 @@
 // Every adapter folder in tests/golden: what PEFT wrote is read as PEFT reads it, what is flawed is refused by name.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <set>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -34,7 +34,9 @@ BaseShape ShapeOf(const std::string& base) {
   return BaseShapeOf(*config);
 }
 
-BaseTables TablesOf(const std::string& base) { return OpenBaseTables(kGolden + "/" + base + "/model", ShapeOf(base)).value(); }
+BaseTables TablesOf(const std::string& base) {
+  return OpenBaseTables(kGolden + "/" + base + "/model", ShapeOf(base)).value();
+}
 
 std::vector<std::string> SubFolders(const std::string& dir) {
   std::vector<std::string> names;

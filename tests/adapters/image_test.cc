@@ -1,11 +1,11 @@
 #include "adapters/image.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
-
-#include <gtest/gtest.h>
 
 #include "adapters/float_convert.h"
 
@@ -75,12 +75,16 @@ TEST_P(PackTest, LaysPairsSideBySideRankMajorAndAligned) {
     int32_t layer;
     int64_t rank, in, out;
   };
-  const std::vector<Shape> shapes = {{Site::kQProj, 0, 3, 20, 130}, {Site::kQProj, 1, 1, 20, 7}, {Site::kLmHead, -1, 40, 9, 65}};
+  const std::vector<Shape> shapes = {
+      {Site::kQProj, 0, 3, 20, 130}, {Site::kQProj, 1, 1, 20, 7}, {Site::kLmHead, -1, 40, 9, 65}};
   std::vector<std::vector<float>> a, b;
   for (const Shape& s : shapes) {
     a.push_back(Draw(s.rank * s.in, random));
     b.push_back(Draw(s.rank * s.out, random));
-    image.slots.push_back({.site = s.site, .layer = s.layer, .rank = static_cast<int32_t>(s.rank), .scale = 2.0f,
+    image.slots.push_back({.site = s.site,
+                           .layer = s.layer,
+                           .rank = static_cast<int32_t>(s.rank),
+                           .scale = 2.0f,
                            .a = FloatTensor({s.rank, s.in}, file_dtype, a.back()),
                            .b = FloatTensor({s.out, s.rank}, file_dtype, b.back())});
   }

@@ -1,14 +1,14 @@
 #include "adapters/loader.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <condition_variable>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
 #include <thread>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "adapters/float_convert.h"
 #include "tests/adapters/adapter_folder.h"

@@ -1,10 +1,10 @@
 // Rules of the LoRA reader that the golden folders do not cover.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <random>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "adapters/float_convert.h"
 #include "adapters/kinds/base_table_check.h"
@@ -46,7 +46,8 @@ TEST_F(LoraReaderTest, TheDigestIsOfWhatIsApplied) {
   EXPECT_NE(Read({.seed = 2}).value().digest, digest);
   EXPECT_NE(Read({.dtype = DType::kBF16}).value().digest, digest);
   EXPECT_NE(Read({.more_config = ", \"use_rslora\": true"}).value().digest, digest);
-  EXPECT_EQ(Read({.more_config = ", \"lora_dropout\": 0.1, \"alpha_pattern\": {\"k_proj\": 9}"}).value().digest, digest);
+  EXPECT_EQ(Read({.more_config = ", \"lora_dropout\": 0.1, \"alpha_pattern\": {\"k_proj\": 9}"}).value().digest,
+            digest);
 }
 
 TEST_F(LoraReaderTest, AWeightTooLargeForTheServingTypeIsRefused) {
@@ -97,8 +98,9 @@ TEST(PeftTargetsTest, SelectsAsPeftDoes) {
       << "a whole path is meant whatever its layer; embed_tokens has no layer and is no whole path";
   EXPECT_THAT(TargetsOf(R"({"target_modules": ["model.layers.0.self_attn.q_proj"], "layers_to_transform": 1})"),
               ElementsAre("model.layers.0.self_attn.q_proj"));
-  EXPECT_THAT(TargetsOf(R"({"target_modules": ["k_proj"], "layers_to_transform": 0, "layers_pattern": ["blocks", "layers"]})"),
-              ElementsAre("model.layers.0.self_attn.k_proj"));
+  EXPECT_THAT(
+      TargetsOf(R"({"target_modules": ["k_proj"], "layers_to_transform": 0, "layers_pattern": ["blocks", "layers"]})"),
+      ElementsAre("model.layers.0.self_attn.k_proj"));
   EXPECT_THAT(TargetsOf(R"({"target_modules": "a|.*v_proj", "exclude_modules": ".*0.*"})"),
               ElementsAre("model.layers.1.self_attn.v_proj"));
   EXPECT_THAT(TargetsOf(R"({"target_modules": ["o_proj"], "layers_to_transform": []})"),
@@ -140,7 +142,9 @@ class BaseTableTest : public testing::Test {
     const std::vector<std::byte> base_bytes = bytes_of(table_, base_dtype);
     const std::string path = dir_.path() + "/t.safetensors";
     const int64_t columns = static_cast<int64_t>(file.size()) / kRows;
-    EXPECT_TRUE(WriteSafetensors(path, {{.name = "t", .dtype = file_dtype, .shape = {kRows, columns}, .bytes = file_bytes}}, {}).ok());
+    EXPECT_TRUE(
+        WriteSafetensors(path, {{.name = "t", .dtype = file_dtype, .shape = {kRows, columns}, .bytes = file_bytes}}, {})
+            .ok());
     const auto files = LocalFiles();
     const SafetensorsIndex index = ParseSafetensorsHeader(*files, path).value();
     return CheckEqualsBaseTable(*files, path, "t", index.tensors.at("t"), Site::kEmbedTokens, [&](Site) {
@@ -164,7 +168,8 @@ TEST_F(BaseTableTest, OneOtherNumberOrSizeMakesItAReplacement) {
   std::vector<float> other = table_;
   other.back() += 0.25f;
   EXPECT_EQ(Check(DType::kF32, other, DType::kF32).code(), StatusCode::kUnimplemented);
-  EXPECT_EQ(Check(DType::kF32, std::vector<float>(kRows * (kColumns + 1)), DType::kF32).code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(Check(DType::kF32, std::vector<float>(kRows * (kColumns + 1)), DType::kF32).code(),
+            StatusCode::kUnimplemented);
   table_[0] = 0.0f;
   other = table_;
   other[0] = -0.0f;

@@ -1,10 +1,10 @@
 #include "adapters/names.h"
 
-#include <filesystem>
-#include <fstream>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
 
 #include "tests/adapters/adapter_folder.h"
 
@@ -22,8 +22,8 @@ TEST(AdapterNameTest, AcceptsNamesOfHubsPathsAndVersions) {
 }
 
 TEST(AdapterNameTest, RefusesWhatCouldBeAPathARevisionOrUnreadable) {
-  for (const char* name : {"", "-a", ".hidden", "/abs", "a//b", "a/", "a/../b", "a/./b", "..", "a/..", "a b", "a@2", "a\nb",
-                           "\xC3\xA9t\xC3\xA9", "a\xFF"}) {
+  for (const char* name : {"", "-a", ".hidden", "/abs", "a//b", "a/", "a/../b", "a/./b", "..", "a/..", "a b", "a@2",
+                           "a\nb", "\xC3\xA9t\xC3\xA9", "a\xFF"}) {
     EXPECT_EQ(CheckAdapterName(name).code(), StatusCode::kInvalidArgument) << name;
   }
   EXPECT_FALSE(CheckAdapterName(std::string(257, 'x')).ok());
@@ -52,8 +52,9 @@ TEST_F(AdapterPathTest, GivesTheRealFolder) {
 }
 
 TEST_F(AdapterPathTest, RefusesWhateverLeavesTheRoot) {
-  for (const std::string& path : {root_ + "/leaving/secret", outside_.path() + "/secret", root_ + "/../", std::string("../x"),
-                                  std::string("/etc"), std::string("/no/such/folder"), std::string("leaving/secret")}) {
+  for (const std::string& path :
+       {root_ + "/leaving/secret", outside_.path() + "/secret", root_ + "/../", std::string("../x"),
+        std::string("/etc"), std::string("/no/such/folder"), std::string("leaving/secret")}) {
     EXPECT_EQ(ResolveAdapterPath(path, root_).status().code(), StatusCode::kInvalidArgument) << path;
   }
   // A sibling whose name begins like the root's is outside.

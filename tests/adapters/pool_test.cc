@@ -1,13 +1,13 @@
 #include "adapters/pool.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <deque>
 #include <map>
 #include <random>
 #include <set>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 namespace lorad {
 namespace {
@@ -189,7 +189,8 @@ TEST_F(AdapterPoolTest, AThousandLoadsAndUnloadsLeaveNoPageOwned) {
   std::deque<AdapterLease> leases;
   std::deque<PageRun> kv;
   for (AdapterId id = 1; id <= 1000; ++id) {
-    absl::StatusOr<AdapterReservation> reservation = pool_->Reserve(id, LayoutOf(1 + static_cast<int64_t>(random() % 6)));
+    absl::StatusOr<AdapterReservation> reservation =
+        pool_->Reserve(id, LayoutOf(1 + static_cast<int64_t>(random() % 6)));
     if (reservation.ok()) {
       std::memcpy(reservation->data(), &id, sizeof(id));
       pool_->Commit(*std::move(reservation));

@@ -1,11 +1,11 @@
 #include "adapters/residency.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <numeric>
 #include <random>
 #include <set>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 namespace lorad {
 namespace {
@@ -18,21 +18,22 @@ WantedAdapter Staged(AdapterId id, int64_t pages) { return {.id = id, .phase = W
 WantedAdapter Resident(AdapterId id) { return {.id = id, .phase = WantedPhase::kResident}; }
 
 TEST(ResidencyTest, PacksIntoFreePagesWithoutEvicting) {
-  const ResidencyPlan plan = PlanResidency({.wanted = {Staged(1, 3)}, .idle = {{.id = 9, .pages = 5}}, .free_pages = 3});
+  const ResidencyPlan plan =
+      PlanResidency({.wanted = {Staged(1, 3)}, .idle = {{.id = 9, .pages = 5}}, .free_pages = 3});
   EXPECT_THAT(plan.pack, ElementsAre(1));
   EXPECT_THAT(plan.evict, IsEmpty());
 }
 
 TEST(ResidencyTest, EvictsTheOldestAndNoMoreThanNeeded) {
-  const ResidencyPlan plan = PlanResidency({.wanted = {Staged(1, 3)},
-                                            .idle = {{.id = 7, .pages = 2}, {.id = 8, .pages = 2}, {.id = 9, .pages = 2}}});
+  const ResidencyPlan plan = PlanResidency(
+      {.wanted = {Staged(1, 3)}, .idle = {{.id = 7, .pages = 2}, {.id = 8, .pages = 2}, {.id = 9, .pages = 2}}});
   EXPECT_THAT(plan.pack, ElementsAre(1));
   EXPECT_THAT(plan.evict, ElementsAre(7, 8));
 }
 
 TEST(ResidencyTest, AWantedIdleAdapterIsEvictedAfterAnUnwantedYoungerOne) {
-  const ResidencyPlan plan = PlanResidency(
-      {.wanted = {Staged(1, 2), Resident(7)}, .idle = {{.id = 7, .pages = 2}, {.id = 8, .pages = 2}}});
+  const ResidencyPlan plan =
+      PlanResidency({.wanted = {Staged(1, 2), Resident(7)}, .idle = {{.id = 7, .pages = 2}, {.id = 8, .pages = 2}}});
   EXPECT_THAT(plan.evict, ElementsAre(8));
 }
 
@@ -62,8 +63,8 @@ TEST(ResidencyTest, AnAdapterOnItsWayKeepsItsClaimOnFreePages) {
 }
 
 TEST(ResidencyTest, ReadsAreBoundedByWhatHostMemoryMayHold) {
-  const ResidencyPlan plan = PlanResidency(
-      {.wanted = {OnDisk(1, 0), OnDisk(2, 0), OnDisk(3, 1)}, .free_pages = 9, .max_staged = 2});
+  const ResidencyPlan plan =
+      PlanResidency({.wanted = {OnDisk(1, 0), OnDisk(2, 0), OnDisk(3, 1)}, .free_pages = 9, .max_staged = 2});
   EXPECT_THAT(plan.read, ElementsAre(1, 2));
 }
 

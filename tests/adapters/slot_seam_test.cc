@@ -1,15 +1,14 @@
-#include "adapters/apply.h"
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/equal.h>
-#include <ATen/ops/zeros.h>
-#include <gtest/gtest.h>
-
+#include "adapters/apply.h"
 #include "adapters/pool.h"
 
 namespace lorad {
@@ -40,9 +39,7 @@ class SlotSeamTest : public testing::Test {
     pages_ = std::move(PagePool::Create(1 << 20, 4096)).value();
     pool_ = std::make_unique<AdapterPool>(pages_.get(), TinyBase());
   }
-  void TearDown() override {
-    leases_.clear();
-  }
+  void TearDown() override { leases_.clear(); }
   std::vector<float> Draw(int64_t count) {
     std::vector<float> values(static_cast<size_t>(count));
     for (float& value : values) value = normal_(random_);
@@ -60,8 +57,12 @@ class SlotSeamTest : public testing::Test {
     for (Pair& pair : pairs) {
       pair.a = Draw(pair.rank * pair.in);
       pair.b = Draw(pair.rank * pair.out);
-      image.slots.push_back({.site = pair.site, .layer = pair.layer, .rank = static_cast<int32_t>(pair.rank), .scale = pair.scale,
-                             .a = Host({pair.rank, pair.in}, pair.a), .b = Host({pair.out, pair.rank}, pair.b)});
+      image.slots.push_back({.site = pair.site,
+                             .layer = pair.layer,
+                             .rank = static_cast<int32_t>(pair.rank),
+                             .scale = pair.scale,
+                             .a = Host({pair.rank, pair.in}, pair.a),
+                             .b = Host({pair.out, pair.rank}, pair.b)});
     }
     const AdapterId id = leases_.size() + 1;
     AdapterReservation reservation = pool_->Reserve(id, PlanLayout(image, DType::kF32)).value();
@@ -85,7 +86,8 @@ class SlotSeamTest : public testing::Test {
       if (pair.site != site || pair.layer != layer) continue;
       for (int64_t r = 0; r < pair.rank; ++r) {
         double dot = 0;
-        for (int64_t i = 0; i < pair.in; ++i) dot += x[static_cast<size_t>(i)] * pair.a[static_cast<size_t>(r * pair.in + i)];
+        for (int64_t i = 0; i < pair.in; ++i)
+          dot += x[static_cast<size_t>(i)] * pair.a[static_cast<size_t>(r * pair.in + i)];
         delta += dot * pair.b[static_cast<size_t>(column * pair.rank + r)] * pair.scale * term.scale;
       }
     }
@@ -103,15 +105,18 @@ class SlotSeamTest : public testing::Test {
 const SiteGroup kQkv = {1, -1, {{Site::kQProj, 0, kQ}, {Site::kKProj, kQ, kKv}, {Site::kVProj, kQ + kKv, kKv}}};
 
 TEST_F(SlotSeamTest, AddsEachRowsOwnTermsAndTheBiasToEveryRow) {
-  const int32_t one = Load({{Site::kQProj, 1, 4, kHidden, kQ, 0.5f, {}, {}}, {Site::kVProj, 1, 2, kHidden, kKv, 2.0f, {}, {}}});
-  const int32_t two = Load({{Site::kQProj, 1, 33, kHidden, kQ, 1.0f, {}, {}}, {Site::kQProj, 0, 3, kHidden, kQ, 9.0f, {}, {}}});
+  const int32_t one =
+      Load({{Site::kQProj, 1, 4, kHidden, kQ, 0.5f, {}, {}}, {Site::kVProj, 1, 2, kHidden, kKv, 2.0f, {}, {}}});
+  const int32_t two =
+      Load({{Site::kQProj, 1, 33, kHidden, kQ, 1.0f, {}, {}}, {Site::kQProj, 0, 3, kHidden, kQ, 9.0f, {}, {}}});
   // rows 0-2 base, 3-4 `one`, 5 `two` and `one` together, 6 base, 7-9 `two`
   RowSegments rows;
   rows.starts = {0, 3, 5, 6, 7, 10};
   rows.term_starts = {0, 0, 1, 3, 3, 4};
   rows.terms = {{one, 1.0f}, {two, 0.5f}, {one, 1.0f}, {two, 1.0f}};
 
-  const at::Tensor x = DrawTensor(10, kHidden), y = DrawTensor(10, kQ + 2 * kKv), bias = DrawTensor(1, kQ + 2 * kKv).view({-1});
+  const at::Tensor x = DrawTensor(10, kHidden), y = DrawTensor(10, kQ + 2 * kKv),
+                   bias = DrawTensor(1, kQ + 2 * kKv).view({-1});
   SlotSeam seam(pool_->slots());
   const at::Tensor result = seam.FinishLinear(kQkv, x, y.clone(), bias, rows);
   for (int64_t g = 0; g < rows.groups(); ++g) {
@@ -177,7 +182,8 @@ TEST_F(SlotSeamTest, AnEmbeddingsPairActsOnTheRowsOfItsTokensAndNotOnTheHead) {
       if (r >= 2) {
         EXPECT_EQ(result[r][c].item<float>(), before);
       } else {
-        EXPECT_NEAR(result[r][c].item<float>(), before + Delta(rows.terms[0], Site::kEmbedTokens, -1, one_hot, c), 1e-4);
+        EXPECT_NEAR(result[r][c].item<float>(), before + Delta(rows.terms[0], Site::kEmbedTokens, -1, one_hot, c),
+                    1e-4);
       }
     }
   }

@@ -1,14 +1,14 @@
 #include "model/memory/page_pool.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
 #include <set>
 #include <vector>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 namespace lorad {
 namespace {
@@ -59,8 +59,8 @@ TEST(PagePoolTest, RefusesSizesThatMakeNoPool) {
 
 TEST(PagePoolTest, CompactionCrossesTheSidesWhenTheyAreInEachOthersPlace) {
   auto pool = MakePool(12);
-  PageRun low = pool->Reserve(1, PageOwner::kKv).value();        // 0
-  PageRun filler = pool->Reserve(8, PageOwner::kKv).value();     // 1..8
+  PageRun low = pool->Reserve(1, PageOwner::kKv).value();           // 0
+  PageRun filler = pool->Reserve(8, PageOwner::kKv).value();        // 1..8
   PageRun adapter = pool->Reserve(3, PageOwner::kAdapter).value();  // 9..11
   filler = PageRun();
   PageRun trapped = pool->Reserve(7, PageOwner::kAdapter).value();  // 2..8
