@@ -1,0 +1,177 @@
+"""A daemon as a test sees it."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+from lorad.v1 import adapters_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+START_SECONDS = 120
+WAIT_SECONDS = 60
+
+
+class Daemon:
+    def __init__(self, build_dir, model_dir, *flags):
+        self.build_dir = build_dir
+        command = [build_dir / "bin/lorad", f"--model={model_dir}", *flags]
+        if not any(flag.startswith("--listen") for flag in flags):
+            command.append("--listen=127.0.0.1:0")
+        if not any(flag.startswith("--metrics") for flag in flags):
+            command.append("--metrics=127.0.0.1:0")
+        if not any(flag.startswith("--memory-bytes") for flag in flags):
+            command.append("--memory-bytes=64MiB")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.log = []
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        line = self._ready_line()
+        found = re.match(r"ready listen=(\S+) metrics=(\S+) model=(\S+)", line)
+        assert found, f"no ready line: {line!r}; log: {''.join(self.log)}"
+        self.address, self.metrics_address, self.model_name = found.groups()
+        self.channel = grpc.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)])
+        self.inference = inference_pb2_grpc.InferenceStub(self.channel)
+        self.adapters = adapters_pb2_grpc.AdaptersStub(self.channel)
+
+    def _read_log(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def _ready_line(self):
+        timer = threading.Timer(START_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            return self.process.stdout.readline()
+        finally:
+            timer.cancel()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        code = self.stop()
+        assert code == 0 or error[0] is not None, f"exit code {code}; log: {''.join(self.log)}"
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self):
+        """Drains it; the exit code."""
+        self.terminate()
+        try:
+            code = self.process.wait(WAIT_SECONDS)
+        finally:
+            self.kill()
+        return code
+
+    def kill(self):
+        with contextlib.suppress(AttributeError):
+            self.channel.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def http(self, path):
+        """(status, text) of the HTTP port."""
+        try:
+            with urllib.request.urlopen(f"http://{self.metrics_address}{path}", timeout=WAIT_SECONDS) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metric(self, name, **labels):
+        """The value of one series, 0 when it is not there yet."""
+        for line in self.http("/metrics")[1].splitlines():
+            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    def is_idle(self):
+        return self.metric("vllm:num_requests_running") == 0 and self.metric("vllm:num_requests_waiting") == 0
+
+    def ctl(self, *arguments, **options):
+        command = [self.build_dir / "bin/adapterctl", f"--server={self.address}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, **options)
+
+
+class Answer:
+    """What a Generate call said, by index of n."""
+
+    def __init__(self, n=1):
+        self.text = [""] * n
+        self.token_ids = [[] for _ in range(n)]
+        self.logprobs = [[] for _ in range(n)]
+        self.prompt_logprobs = [[] for _ in range(n)]
+        self.finish = [None] * n
+        self.abort_detail = [""] * n
+        self.usage = [None] * n
+        self.adapter = [None] * n
+
+    def add(self, message):
+        i = message.index
+        assert self.finish[i] is None, "a message after the sequence's last"
+        if self.adapter[i] is None:
+            self.adapter[i] = message.adapter
+        self.text[i] += message.text
+        self.token_ids[i] += message.token_ids
+        self.logprobs[i] += message.logprobs
+        self.prompt_logprobs[i] += message.prompt_logprobs
+        if message.finish_reason != inference_pb2.FINISH_REASON_UNSPECIFIED:
+            self.finish[i] = message.finish_reason
+            self.usage[i] = message.usage
+            self.abort_detail[i] = message.abort_detail
+
+
+def request(prompt, adapter="", n=1, logprobs=None, prompt_logprobs=None, **sampling):
+    """Greedy unless told otherwise; a list of ids or a text."""
+    sampling.setdefault("temperature", 0)
+    made = inference_pb2.GenerateRequest(adapter=adapter, sampling=inference_pb2.SamplingParams(n=n, **sampling))
+    if isinstance(prompt, str):
+        made.text = prompt
+    else:
+        made.token_ids.ids.extend(prompt)
+    if logprobs is not None:
+        made.logprobs = logprobs
+    if prompt_logprobs is not None:
+        made.prompt_logprobs = prompt_logprobs
+    return made
+
+
+def collect(call, n=1):
+    answer = Answer(n)
+    for message in call:
+        answer.add(message)
+    assert all(reason is not None for reason in answer.finish), "a sequence without an end"
+    return answer
+
+
+def generate(daemon, prompt, timeout=WAIT_SECONDS, **options):
+    made = request(prompt, **options)
+    return collect(daemon.inference.Generate(made, timeout=timeout), n=options.get("n", 1))
+
+
+def refusal(call):
+    """The error of a call, unary or streaming."""
+    try:
+        result = call()
+        if hasattr(result, "__iter__"):
+            list(result)
+    except grpc.RpcError as error:
+        return error
+    raise AssertionError("the call was not refused")
+
+
+def wait_until(condition, seconds=WAIT_SECONDS):
+    """Polls a condition; fails when it never comes true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)

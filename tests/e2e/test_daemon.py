@@ -1,0 +1,178 @@
+"""The daemon as a process: start, health, reflection, metrics, drain, what goes wrong at start."""
+
+import concurrent.futures
+import re
+import signal
+import socket
+import subprocess
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from lorad.v1 import finetuning_pb2, finetuning_pb2_grpc, inference_pb2
+from support import WAIT_SECONDS, collect, generate, refusal, request, wait_until
+
+
+def run(build_dir, *flags):
+    return subprocess.run([build_dir / "bin/lorad", *flags], capture_output=True, text=True, timeout=WAIT_SECONDS)
+
+
+def test_health_says_serving_by_service_and_in_all(daemon):
+    stub = health_pb2_grpc.HealthStub(daemon.channel)
+    for service in ("", "lorad.v1.Inference", "lorad.v1.Adapters"):
+        assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == health_pb2.HealthCheckResponse.SERVING
+    error = refusal(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nobody")))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_services_and_their_methods(daemon):
+    database = ProtoReflectionDescriptorDatabase(daemon.channel)
+    services = set(database.get_services())
+    assert {"lorad.v1.Inference", "lorad.v1.Adapters", "lorad.v1.FineTuning", "lorad.v1.Training", "grpc.health.v1.Health"} <= services
+    file = database.FindFileContainingSymbol("lorad.v1.Inference")
+    assert "Generate" in [method.name for method in file.service[0].method]
+
+
+def test_fine_tuning_is_unimplemented_by_name(daemon):
+    stub = finetuning_pb2_grpc.FineTuningStub(daemon.channel)
+    error = refusal(lambda: stub.SubmitJob(finetuning_pb2.SubmitJobRequest()))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "FineTuning.SubmitJob" in error.details()
+    error = refusal(lambda: stub.WatchJob(finetuning_pb2.WatchJobRequest()))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "FineTuning.WatchJob" in error.details()
+
+
+def test_metrics_tell_of_what_was_served(daemon):
+    before = daemon.metric("vllm:generation_tokens_total"), daemon.metric("vllm:prompt_tokens_total")
+    generate(daemon, [5, 6, 7], max_tokens=10, ignore_eos=True, adapter="q_v")
+    wait_until(daemon.is_idle)
+    assert daemon.metric("vllm:generation_tokens_total") == before[0] + 10
+    assert daemon.metric("vllm:prompt_tokens_total") == before[1] + 3
+    assert daemon.metric("lorad_adapter_generation_tokens_total", adapter="q_v") >= 10
+    assert daemon.metric("vllm:cache_config_info", block_size="16") == 1
+    for name in ("time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
+                 "request_queue_time_seconds"):
+        assert daemon.metric(f"vllm:{name}_count") > 0, name
+    assert daemon.metric("lorad_adapter_load_seconds_count") > 0
+    assert daemon.metric("lorad_step_seconds_count") > 0
+
+
+def test_a_stop_string_counts_as_stop(daemon):
+    stopped = daemon.metric("vllm:request_success_total", finished_reason="stop")
+    aborted = daemon.metric("vllm:request_success_total", finished_reason="abort")
+    answer = generate(daemon, [5, 6, 7], max_tokens=100, ignore_eos=True, stop=["w"])
+    assert answer.finish[0] == inference_pb2.FINISH_REASON_STOP
+    wait_until(daemon.is_idle)
+    assert daemon.metric("vllm:request_success_total", finished_reason="stop") == stopped + 1
+    assert daemon.metric("vllm:request_success_total", finished_reason="abort") == aborted
+
+
+def test_the_metrics_page_is_well_formed(daemon):
+    status, text = daemon.http("/metrics")
+    assert status == 200
+    sample = re.compile(r'[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-zA-Z_]\w*="([^"\\\n]|\\.)*",?)*\})? [-+0-9.eEInfNa]+')
+    series = set()
+    for line in text.splitlines():
+        if line.startswith(("# HELP ", "# TYPE ")):
+            continue
+        assert sample.fullmatch(line), line
+        assert line.rsplit(" ", 1)[0] not in series, line
+        series.add(line.rsplit(" ", 1)[0])
+        assert f'model_name="{daemon.model_name}"' in line
+    assert sum(name.startswith("vllm:lora_requests_info{") for name in series) == 1
+
+
+def test_the_http_port_answers_its_paths_and_refuses_the_rest(daemon):
+    assert daemon.http("/health") == (200, "ok\n")
+    assert "/metrics" in daemon.http("/")[1]
+    assert daemon.http("/nothing")[0] == 404
+    host, port = daemon.metrics_address.rsplit(":", 1)
+    for sent, expected in ((b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", b"405"),
+                           (b"GET / HTTP/1.1\r\nX: " + b"y" * 20000 + b"\r\n\r\n", b"431")):
+        with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as connection:
+            connection.sendall(sent)
+            assert connection.recv(4096).split()[1] == expected
+
+
+def test_metrics_can_be_turned_off(start_daemon):
+    daemon = start_daemon("--metrics=")
+    assert daemon.metrics_address == "none"
+    assert generate(daemon, [1], max_tokens=1).finish[0] is not None
+    assert daemon.stop() == 0
+
+
+def test_sigterm_lets_running_streams_end_and_takes_no_new_ones(start_daemon):
+    daemon = start_daemon()
+    health = health_pb2_grpc.HealthStub(daemon.channel)
+    calls = [daemon.inference.Generate(request([i], n=16, max_tokens=250, ignore_eos=True)) for i in range(1, 5)]
+    firsts = [next(call) for call in calls]
+    daemon.terminate()
+    wait_until(lambda: daemon.process.poll() is not None or any("draining" in line for line in daemon.log))
+    error = refusal(lambda: daemon.inference.Generate(request([1], max_tokens=1)))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda pair: collect([pair[0], *pair[1]], n=16), zip(firsts, calls)))
+    for answer in answers:
+        assert answer.finish == [inference_pb2.FINISH_REASON_LENGTH] * 16
+        assert all(len(ids) == 250 for ids in answer.token_ids)
+    assert daemon.process.wait(WAIT_SECONDS) == 0
+    refusal(lambda: health.Check(health_pb2.HealthCheckRequest()))
+
+
+def test_a_second_signal_ends_it_at_once(start_daemon):
+    daemon = start_daemon()
+    call = daemon.inference.Generate(request([1], n=64, max_tokens=250, ignore_eos=True))
+    next(call)
+    daemon.process.send_signal(signal.SIGINT)
+    daemon.process.send_signal(signal.SIGTERM)
+    code = daemon.process.wait(WAIT_SECONDS)
+    assert code in (128 + signal.SIGINT, 128 + signal.SIGTERM), code
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(build_dir, daemon, model):
+    failed = run(build_dir, f"--model={model}", f"--listen={daemon.address}", "--metrics=")
+    assert failed.returncode == 1
+    assert f"--listen: {daemon.address}" in failed.stderr and "model_loaded" not in failed.stderr
+    failed = run(build_dir, f"--model={model}", "--listen=127.0.0.1:0", f"--metrics={daemon.metrics_address}")
+    assert failed.returncode == 1
+    assert f"--metrics: {daemon.metrics_address}" in failed.stderr and "model_loaded" not in failed.stderr
+
+
+PORTS = ("--listen=127.0.0.1:0", "--metrics=")
+
+
+def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
+    for flags, code, text in (
+        ([], 2, "--model"),
+        ([f"--model={model}", "--device=cuda"], 2, "--device: cuda"),
+        ([f"--model={model}", "--queue-limit=0"], 2, "--queue-limit: 0"),
+        ([f"--model={tmp_path}", *PORTS], 1, "config.json"),
+        ([f"--model={model}", "--dtype=float16", *PORTS], 1, "float16"),
+        ([f"--model={model}", f"--adapter=a={tmp_path}/nowhere", *PORTS], 1, "nowhere"),
+        ([f"--model={model}", f"--adapter=a={golden}/refused/r_zero", *PORTS], 1, "a"),
+    ):
+        failed = run(build_dir, *flags)
+        assert failed.returncode == code, (flags, failed.stderr)
+        assert text in failed.stderr, (flags, failed.stderr)
+
+
+def test_bases_that_must_be_refused_are(build_dir, golden):
+    folders = sorted(folder for folder in (golden / "refused_models").iterdir() if folder.is_dir())
+    assert folders
+    for folder in folders:
+        failed = run(build_dir, f"--model={folder}", *PORTS, "--memory-bytes=16MiB")
+        assert failed.returncode == 1, (folder.name, failed.returncode, failed.stderr)
+        assert "status=" in failed.stderr, folder.name
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version(build_dir, flag):
+    said = run(build_dir, flag)
+    assert said.returncode == 0 and "lorad" in said.stdout
+
+
+def test_bfloat16_serves(start_daemon, golden):
+    daemon = start_daemon(f"--adapter-dir={golden / 'qwen3/adapters'}", model_dir=golden / "qwen3/model")
+    assert daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest()).dtype == "bfloat16"
+    assert len(generate(daemon, [5, 6, 7], max_tokens=20, ignore_eos=True).token_ids[0]) == 20
+    assert daemon.stop() == 0

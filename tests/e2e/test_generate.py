@@ -1,0 +1,226 @@
+"""Generate over the wire: golden answers, sampling, limits, cancelling."""
+
+import concurrent.futures
+import json
+
+import grpc
+import pytest
+from lorad.v1 import inference_pb2
+from support import collect, generate, refusal, request, wait_until
+
+STOP = inference_pb2.FINISH_REASON_STOP
+LENGTH = inference_pb2.FINISH_REASON_LENGTH
+
+
+def golden_case(daemon, case, **options):
+    return generate(daemon, case["prompt"], adapter=case["adapter"], max_tokens=case["max_tokens"], ignore_eos=True, **options)
+
+
+def served(cases):
+    return [case for case in cases.values() if case.get("expect") != "later"]
+
+
+def test_greedy_tokens_and_logprobs_are_those_of_transformers_and_peft(daemon, cases):
+    for case in served(cases):
+        answer = golden_case(daemon, case, logprobs=5, prompt_logprobs=0)
+        assert answer.token_ids[0] == case["tokens"], case["name"]
+        assert answer.adapter[0] == case["adapter"]
+        assert answer.finish[0] == LENGTH
+        assert answer.usage[0].prompt_tokens == len(case["prompt"])
+        assert answer.usage[0].completion_tokens == case["max_tokens"]
+        assert [token.logprob for token in answer.logprobs[0]] == pytest.approx(case["logprobs"], abs=5e-4), case["name"]
+        for token, top in zip(answer.logprobs[0], case["top"]):
+            assert [other.logprob for other in token.top] == pytest.approx([logprob for _, logprob in top], abs=5e-4)
+        first, *rest = answer.prompt_logprobs[0]
+        assert not first.HasField("logprob")
+        assert [token.token_id for token in answer.prompt_logprobs[0]] == case["prompt"]
+        assert [token.logprob for token in rest] == pytest.approx(case["prompt_logprobs"], abs=5e-4), case["name"]
+
+
+def test_mixed_streams_give_each_request_what_it_gets_alone(daemon, cases):
+    mixed = served(cases) * 2
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda case: golden_case(daemon, case), mixed))
+    for case, answer in zip(mixed, answers):
+        assert answer.token_ids[0] == case["tokens"], case["name"]
+
+
+def test_text_and_token_ids_are_the_same_prompt(daemon, cases):
+    case = cases["base-2"]
+    answer = generate(daemon, " ".join(f"w{i}" for i in case["prompt"]), max_tokens=case["max_tokens"], ignore_eos=True)
+    assert answer.token_ids[0] == case["tokens"]
+    assert answer.text[0].split() == [f"w{i}" for i in case["tokens"]]
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_in_it(daemon, cases):
+    case = cases["base-1"]
+    words = [f"w{i}" for i in case["tokens"]]
+    third = f"{words[2]} {words[3]}"
+    answer = generate(daemon, case["prompt"], max_tokens=case["max_tokens"], ignore_eos=True, stop=[third, "never"])
+    assert answer.finish[0] == STOP
+    assert answer.text[0].split() == words[:2]
+    assert answer.usage[0].completion_tokens == len(answer.token_ids[0]) <= 5
+    wait_until(daemon.is_idle)
+
+
+def test_a_stop_token_ends_the_answer_and_is_only_in_the_ids(daemon, cases):
+    case = cases["base-1"]
+    stop = case["tokens"][3]
+    first = case["tokens"].index(stop)
+    answer = generate(daemon, case["prompt"], max_tokens=case["max_tokens"], ignore_eos=True, stop_token_ids=[stop])
+    assert answer.finish[0] == STOP
+    assert answer.token_ids[0] == case["tokens"][: first + 1]
+    assert answer.text[0].split() == [f"w{i}" for i in case["tokens"][:first]]
+
+
+def test_min_tokens_holds_off_stop_tokens(daemon, cases):
+    case = cases["base-1"]
+    stop = case["tokens"][0]
+    answer = generate(daemon, case["prompt"], max_tokens=8, min_tokens=8, ignore_eos=True, stop_token_ids=[stop])
+    assert len(answer.token_ids[0]) == 8
+    assert stop not in answer.token_ids[0][:7]
+
+
+def test_logit_bias_forbids_a_token(daemon, cases):
+    case = cases["base-1"]
+    bias = {case["tokens"][0]: -100.0}
+    answer = generate(daemon, case["prompt"], max_tokens=1, logit_bias=bias, ignore_eos=True)
+    assert answer.token_ids[0] == [case["top"][0][1][0]]
+
+
+def test_a_seed_gives_the_same_draw_again_and_sequence_i_draws_with_seed_plus_i(daemon):
+    sampling = dict(temperature=1.5, max_tokens=12, ignore_eos=True)
+    several = generate(daemon, [5, 6, 7], n=4, seed=100, **sampling)
+    again = generate(daemon, [5, 6, 7], n=4, seed=100, **sampling)
+    alone = generate(daemon, [5, 6, 7], seed=102, **sampling)
+    assert several.token_ids == again.token_ids
+    assert several.token_ids[2] == alone.token_ids[0]
+    assert len({tuple(ids) for ids in several.token_ids}) > 1
+
+
+def test_without_a_seed_requests_differ(daemon):
+    answers = {tuple(generate(daemon, [5], temperature=2.0, max_tokens=20, ignore_eos=True).token_ids[0]) for _ in range(4)}
+    assert len(answers) > 1
+
+
+def test_max_tokens_left_out_is_the_rest_of_the_context(daemon):
+    answer = generate(daemon, [9] * 200, ignore_eos=True)
+    assert answer.finish[0] == LENGTH
+    assert answer.usage[0].completion_tokens == 256 - 200
+
+
+def test_the_request_id_comes_back(daemon):
+    call = daemon.inference.Generate(request([1], max_tokens=1))
+    made = dict(call.initial_metadata())["lorad-request-id"]
+    collect(call)
+    named = request([1], max_tokens=1)
+    named.request_id = "trace-7"
+    call = daemon.inference.Generate(named)
+    assert dict(call.initial_metadata())["lorad-request-id"] == "trace-7"
+    collect(call)
+    assert made and made != "trace-7"
+
+
+REFUSED = [
+    ("prompt: empty", grpc.StatusCode.INVALID_ARGUMENT, lambda r: r.ClearField("prompt")),
+    ("token_ids: 101; limit: below 101", grpc.StatusCode.INVALID_ARGUMENT, lambda r: r.token_ids.ids.append(101)),
+    ("temperature: -1", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "temperature", -1)),
+    ("top_p: 2", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "top_p", 2)),
+    ("max_tokens: 0", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "max_tokens", 0)),
+    ("256", grpc.StatusCode.INVALID_ARGUMENT, lambda r: r.token_ids.ids.extend([1] * 300)),
+    ("256", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "max_tokens", 5000)),
+    ("logprobs: 21", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "logprobs", 21)),
+    ("nobody", grpc.StatusCode.NOT_FOUND, lambda r: setattr(r, "adapter", "nobody")),
+    ("q_v@2", grpc.StatusCode.UNIMPLEMENTED, lambda r: setattr(r, "adapter", "q_v@2")),
+    ("compositions", grpc.StatusCode.UNIMPLEMENTED, lambda r: r.adapters.add(name="q_v")),
+]
+
+
+@pytest.mark.parametrize("text,code,change", REFUSED, ids=[text for text, _, _ in REFUSED])
+def test_what_is_wrong_is_refused_with_its_name(daemon, text, code, change):
+    made = request([1, 2, 3], max_tokens=2)
+    change(made)
+    error = refusal(lambda: daemon.inference.Generate(made))
+    assert error.code() == code
+    assert text in error.details()
+
+
+def test_both_adapter_and_adapters_is_wrong(daemon):
+    made = request([1], adapter="q_v", max_tokens=1)
+    made.adapters.add(name="rslora")
+    assert refusal(lambda: daemon.inference.Generate(made)).code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_full_queue_refuses_at_once_and_serves_again_after(start_daemon):
+    daemon = start_daemon("--queue-limit=2", "--max-sequences=1")
+    error = refusal(lambda: daemon.inference.Generate(request([1], n=8, max_tokens=2)))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2" in error.details()
+    assert daemon.metric("lorad_requests_refused_total", code="RESOURCE_EXHAUSTED") == 1
+    assert generate(daemon, [1], max_tokens=2).usage[0].completion_tokens > 0
+    assert daemon.stop() == 0
+
+
+def test_cancelling_frees_everything(daemon):
+    aborted = daemon.metric("vllm:request_success_total", finished_reason="abort")
+    call = daemon.inference.Generate(request([3], n=32, max_tokens=250, ignore_eos=True))
+    next(call)
+    call.cancel()
+    wait_until(daemon.is_idle)
+    assert daemon.metric("vllm:request_success_total", finished_reason="abort") > aborted
+    assert daemon.metric("lorad_pool_pages", owner="kv") == 0
+
+
+def test_a_deadline_frees_everything(daemon):
+    error = refusal(lambda: daemon.inference.Generate(request([3], n=64, max_tokens=250, ignore_eos=True), timeout=0.1))
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(daemon.is_idle)
+    assert daemon.metric("lorad_pool_pages", owner="kv") == 0
+
+
+def test_a_client_that_does_not_read_is_given_up(daemon):
+    """Its messages stay bounded in the daemon, and the others go on."""
+    small_windows = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+    from lorad.v1 import inference_pb2_grpc
+
+    with grpc.insecure_channel(daemon.address, options=small_windows) as channel:
+        stub = inference_pb2_grpc.InferenceStub(channel)
+        call = stub.Generate(request([4], n=32, max_tokens=250, logprobs=20, ignore_eos=True))
+        wait_until(lambda: any("slow_client" in line for line in daemon.log))
+        wait_until(daemon.is_idle)
+        answer = collect(call, n=32)
+        assert inference_pb2.FINISH_REASON_ABORT in answer.finish
+        assert "client reads too slowly" in next(detail for detail in answer.abort_detail if detail)
+    assert generate(daemon, [1], max_tokens=2).finish[0] is not None
+
+
+@pytest.mark.parametrize("base", ["llama2", "llama_linear", "mistral", "qwen2", "qwen2_sliding", "qwen3"])
+def test_other_bases_give_their_golden_tokens_without_a_tokenizer(start_daemon, golden, base):
+    daemon = start_daemon(f"--adapter-dir={golden / base / 'adapters'}", "--dtype=float32", model_dir=golden / base / "model")
+    for case in json.loads((golden / base / "cases.json").read_text()):
+        if case.get("expect") != "later":
+            assert golden_case(daemon, case).token_ids[0] == case["tokens"], case["name"]
+    error = refusal(lambda: daemon.inference.Generate(request("some text")))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert daemon.stop() == 0
+
+
+def test_tokenize_and_detokenize(daemon):
+    ids = daemon.inference.Tokenize(inference_pb2.TokenizeRequest(text="w5 w17")).token_ids
+    assert list(ids) == [5, 17]
+    text = daemon.inference.Detokenize(inference_pb2.DetokenizeRequest(token_ids=[5, 2, 17])).text
+    assert text == "w5 </s> w17"
+    skipped = daemon.inference.Detokenize(inference_pb2.DetokenizeRequest(token_ids=[5, 2, 17], skip_special_tokens=True)).text
+    assert skipped == "w5 w17"
+    error = refusal(lambda: daemon.inference.Detokenize(inference_pb2.DetokenizeRequest(token_ids=[7000])))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    error = refusal(lambda: daemon.inference.Tokenize(inference_pb2.TokenizeRequest(text="w5", adapter="nobody")))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_model_info(daemon):
+    info = daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest())
+    assert (info.name, info.architecture, info.dtype, info.device) == ("tiny-llama", "LlamaForCausalLM", "float32", "cpu")
+    assert (info.max_context_tokens, info.vocab_size, info.hidden_size, info.num_layers) == (256, 101, 64, 2)
+    assert info.digest and info.weight_bytes > 0 and info.version
+    assert 2 in info.eos_token_ids
