@@ -12,7 +12,6 @@
 namespace lorad {
 namespace {
 
-constexpr uintptr_t kAlignmentBytes = 16;  // of vector loads in LibTorch's kernels; misaligned tensors are copied
 constexpr int64_t kPageBytes = 4096;
 
 at::Tensor Mapped(const StoredTensor& tensor) {
@@ -29,7 +28,10 @@ void ReadIn(const StoredTensor& tensor) {
   (void)sink;
 }
 
-bool IsAligned(const StoredTensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.data) % kAlignmentBytes == 0; }
+// Kernels load vectors from any address, but C++ wants elements where their type may be.
+bool IsAligned(const StoredTensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(SizeBytes(tensor.dtype)) == 0;
+}
 
 // Converts `tensor` into `out`, which has its shape. A misaligned source goes through aligned memory first.
 void ConvertInto(const StoredTensor& tensor, at::Tensor out) {
