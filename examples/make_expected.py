@@ -54,15 +54,14 @@ def checked_for_all(loaded, task, words, prompt):
 def main():
     torch.set_num_threads(2)
     loaded = [generation.load(dtype) for dtype in (torch.float32, torch.bfloat16)]
-    entries, prompts = [], []
+    groups, entries = [], []
     for task, words, prompt in candidates(random.Random(11)):
         found = checked_for_all(loaded, task, words, prompt)
         if found:
-            entries += found
-            prompts.append(prompt)
-            print(prompt, min(e["smallest_margin"] for e in found), flush=True)
-            if len(prompts) == PROMPTS:
+            groups.append(found)
+            if len(groups) == PROMPTS:
                 break
+    groups.sort(key=lambda group: -min(e["smallest_margin"] for e in group))  # the demo shows the first two
     rng = random.Random(12)
     for task in ["count", "first", "last", *tasks.STYLES]:
         while True:
@@ -71,9 +70,9 @@ def main():
             if entry:
                 entries.append(entry)
                 break
-    lines = ",\n".join(json.dumps(e) for e in entries)
+    lines = ",\n".join(json.dumps(e) for e in sum(groups, []) + entries)
     (generation.HERE / "expected.json").write_text(f"[\n{lines}\n]\n")
-    (generation.HERE / "prompts.txt").write_text("".join(p + "\n" for p in prompts))
+    (generation.HERE / "prompts.txt").write_text("".join(group[0]["prompt"] + "\n" for group in groups))
 
 
 if __name__ == "__main__":
