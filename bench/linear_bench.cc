@@ -13,6 +13,7 @@
 
 #include "bench/ratio_table.h"
 #include "model/base/check.h"
+#include "model/ops/cpu/parallel.h"
 #include "model/ops/linear.h"
 
 namespace lorad::bench {
@@ -64,7 +65,7 @@ void RunRead(benchmark::State& state, const Weights& w) {
   for (auto _ : state) {
     const at::Tensor& t = w.weights[next++ % kWeights].weight();
     const uint64_t* words = static_cast<const uint64_t*>(t.const_data_ptr());
-    at::parallel_for(0, w.bytes() / 64, 1, [&](int64_t begin, int64_t end) {
+    cpu::ParallelFor(w.bytes() / 64, 1, [&](int64_t begin, int64_t end) {
       uint64_t sums[8] = {};
       for (int64_t i = begin; i < end; ++i)
         for (int j = 0; j < 8; ++j) sums[j] += words[i * 8 + j];
