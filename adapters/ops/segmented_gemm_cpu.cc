@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kRowsPerBlock = 32;
 constexpr int64_t kProductsOfOneThread = 1 << 16;  // less in all is not shared
 constexpr int64_t kProductsOfRegion = 1 << 17;     // what a second parallel region must save
+constexpr int64_t kSumsAtOnce = 1 << 11;          // a quarter of L1
 constexpr int64_t kRanksPerTask = 8;
 constexpr int64_t kColumnsPerTask = 256;
 
@@ -43,18 +44,29 @@ class Job final {
   void Run() {
     const int64_t threads = ComputeThreads();
     CutIntoBlocks(threads);
-    int64_t total = 0, largest = 0;
-    for (const RowBlock& block : blocks_) {
-      total += block.products;
-      largest = std::max(largest, block.products);
-    }
+    int64_t total = 0;
+    for (const RowBlock& block : blocks_) total += block.products;
     if (total <= kProductsOfOneThread || threads == 1) {
-      for (const RowBlock& block : blocks_) RunBlock(block);
-    } else if (largest - total / threads <= kProductsOfRegion) {
-      ParallelTasks(static_cast<int64_t>(blocks_.size()), [&](int64_t i) { RunBlock(blocks_[i]); });
-    } else {
-      RunInTwoPhases();
+      RunBlocks(0, blocks_.size());
+      return;
     }
+    // Consecutive blocks of equal work, the same ones to the same thread in every step: its cache may still hold them.
+    std::vector<size_t> ends;
+    int64_t done = 0, begun = 0, largest = 0;
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      done += blocks_[i].products;
+      if (done * threads < total * static_cast<int64_t>(ends.size() + 1) && i + 1 < blocks_.size()) continue;
+      ends.push_back(i + 1);
+      largest = std::max(largest, done - begun);
+      begun = done;
+    }
+    if (largest - total / threads > kProductsOfRegion) {
+      RunInTwoPhases();
+      return;
+    }
+    ParallelFor(static_cast<int64_t>(ends.size()), 1, [&](int64_t begin, int64_t end) {
+      RunBlocks(begin == 0 ? 0 : ends[begin - 1], ends[end - 1]);
+    });
   }
 
  private:
@@ -130,12 +142,33 @@ class Job final {
            y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
 
-  void RunBlock(const RowBlock& block) const {
-    int64_t x_stride = 0;
-    const float* x = Packed(block, ThreadScratch(Scratch::kRows, PackedSize(block)), x_stride);
-    float* h = ThreadScratch(Scratch::kSums, block.rows * block.sum_of_ranks);
-    ForEachPair(block, [&](const Pair& pair) { Shrink(block, pair, x, x_stride, 0, pair.weights->rank, h); });
-    ForEachPair(block, [&](const Pair& pair) { ExpandInto(block, pair, h, 0, pair.part->columns); });
+  // Several blocks shrink before they expand: the processor need not wait for the sums of one.
+  void RunBlocks(size_t begin, size_t end) const {
+    while (begin < end) {
+      int64_t sums = 0, x_floats = 0;
+      size_t stop = begin;
+      for (; stop < end && (stop == begin || sums < kSumsAtOnce); ++stop) {
+        sums += blocks_[stop].rows * blocks_[stop].sum_of_ranks;
+        x_floats = std::max(x_floats, PackedSize(blocks_[stop]));
+      }
+      float* scratch = ThreadScratch(Scratch::kRows, x_floats);
+      float* const first_h = ThreadScratch(Scratch::kSums, sums);
+      float* h = first_h;
+      for (size_t i = begin; i < stop; ++i) {
+        const RowBlock& block = blocks_[i];
+        int64_t x_stride = 0;
+        const float* x = Packed(block, scratch, x_stride);
+        ForEachPair(block, [&](const Pair& pair) { Shrink(block, pair, x, x_stride, 0, pair.weights->rank, h); });
+        h += block.rows * block.sum_of_ranks;
+      }
+      h = first_h;
+      for (size_t i = begin; i < stop; ++i) {
+        const RowBlock& block = blocks_[i];
+        ForEachPair(block, [&](const Pair& pair) { ExpandInto(block, pair, h, 0, pair.part->columns); });
+        h += block.rows * block.sum_of_ranks;
+      }
+      begin = stop;
+    }
   }
 
   // When one block would hold up the rest: all threads share the ranks of every block, then its columns.

@@ -1,5 +1,7 @@
 #include <algorithm>
 
+#include <ATen/ops/linear.h>
+
 #include "model/ops/cpu/dot_kernels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
@@ -8,6 +10,15 @@ namespace lorad::cpu {
 namespace {
 
 constexpr int64_t kProductsPerRange = 1 << 17;  // about 10 us of one thread
+constexpr int64_t kOneDnnRows = 32;
+
+bool HasBf16Products() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;  // every processor with AMX has it too
+#else
+  return false;
+#endif
+}
 
 template <typename T>
 void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
@@ -39,8 +50,17 @@ void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
 
 }  // namespace
 
+bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows) {
+  static const bool has_bf16_products = HasBf16Products();
+  return has_bf16_products && dtype == at::kBFloat16 && rows >= kOneDnnRows;
+}
+
 absl::Status Linear(const LinearArgs& args) {
   if (args.x.size(0) == 0 || args.weight.out_features() == 0) return absl::OkStatus();
+  if (LinearGoesToOneDnn(args.x.scalar_type(), args.x.size(0))) {
+    args.y.copy_(at::linear(args.x, args.weight.weight()));
+    return absl::OkStatus();
+  }
   const void* x = args.x.const_data_ptr();
   const void* w = args.weight.weight().const_data_ptr();
   void* y = args.y.mutable_data_ptr();

@@ -36,7 +36,19 @@ void PackRowsT(const T* x, int64_t x_stride, int64_t rows, int64_t elements, int
   }
 }
 
-// sums[r][c] of R packed rows and C weight rows. Two vectors of each a step; the order of each sum is k ascending.
+// One step of all sums with one half of a pair; both halves at once would not leave registers for the sums.
+template <int kHalf, int C, int R, typename W>
+HWY_INLINE void TileStep(const float* HWY_RESTRICT x, int64_t x_stride, const W* HWY_RESTRICT w, int64_t w_stride,
+                         VF (&acc)[R][C]) {
+  VF xs[R];
+  for (int r = 0; r < R; ++r) xs[r] = LoadHalf<kHalf>(x + r * x_stride);
+  for (int c = 0; c < C; ++c) {
+    const VF wc = LoadHalf<kHalf>(w + c * w_stride);
+    for (int r = 0; r < R; ++r) acc[r][c] = hn::MulAdd(wc, xs[r], acc[r][c]);
+  }
+}
+
+// sums[r][c] of R packed rows and C weight rows; the order of each sum is that of the packed elements.
 template <int C, int R, typename W>
 HWY_INLINE void Tile(const float* HWY_RESTRICT x, int64_t x_stride, const W* HWY_RESTRICT w, int64_t w_stride, int64_t in,
                      float (&sums)[R][C]) {
@@ -46,24 +58,8 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, int64_t x_stride, const W* HWY
     for (int c = 0; c < C; ++c) acc[r][c] = hn::Zero(d);
   int64_t k = 0;
   for (; k + kPair <= in; k += kPair) {
-    if constexpr (sizeof(W) == 4) {
-      for (int half = 0; half < 2; ++half) {
-        VF xs[R];
-        for (int r = 0; r < R; ++r) xs[r] = hn::LoadU(d, x + r * x_stride + k + half * kLanes);
-        for (int c = 0; c < C; ++c) {
-          const VF wc = hn::LoadU(d, w + c * w_stride + k + half * kLanes);
-          for (int r = 0; r < R; ++r) acc[r][c] = hn::MulAdd(wc, xs[r], acc[r][c]);
-        }
-      }
-    } else {
-      VF x0[R], x1[R];
-      for (int r = 0; r < R; ++r) Load2(x + r * x_stride + k, x0[r], x1[r]);
-      for (int c = 0; c < C; ++c) {
-        VF w0, w1;
-        Load2(w + c * w_stride + k, w0, w1);
-        for (int r = 0; r < R; ++r) acc[r][c] = hn::MulAdd(w1, x1[r], hn::MulAdd(w0, x0[r], acc[r][c]));
-      }
-    }
+    TileStep<0>(x + k, x_stride, w + k, w_stride, acc);
+    TileStep<1>(x + k, x_stride, w + k, w_stride, acc);
   }
   if (k < in) {
     for (int c = 0; c < C; ++c) {

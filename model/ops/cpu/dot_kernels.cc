@@ -1,9 +1,5 @@
 #include "model/ops/cpu/dot_kernels.h"
 
-#include <algorithm>
-
-#include "model/ops/cpu/parallel.h"
-
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/ops/cpu/dot_kernels.cc"
 #include "hwy/foreach_target.h"
@@ -15,10 +11,9 @@ HWY_BEFORE_NAMESPACE();
 namespace lorad::cpu {
 namespace HWY_NAMESPACE {
 
-inline constexpr int kColumns = 4;  // kColumns x kRows sums, one row of loads and one weight fill 16 registers
+// kColumns x kRows sums, kRows elements of x and one weight fill 16 registers.
+inline constexpr int kColumns = 4;
 inline constexpr int kRows = 3;
-// From here on widening bf16 weights once into scratch beats widening them in every tile.
-inline constexpr int64_t kWidenFromRows = 4;
 
 HWY_INLINE void Put(float v, float* y) { *y = v; }
 HWY_INLINE void Put(float v, uint16_t* y) {
@@ -44,30 +39,12 @@ HWY_INLINE void DotColumns(const DotArgs& a, int64_t c, const W* w, int64_t in, 
 }
 
 template <typename W, typename Y>
-void DotAsStored(const DotArgs& a, const W* w, Y* y) {
+void DotT(const DotArgs& a, const W* w, Y* y) {
   int64_t c = 0;
   if (a.rows == 1)
     for (; a.columns - c >= 8; c += 8) DotTile<8, 1>(a, 0, c, w + c * a.w_stride, a.in, y);
   for (; a.columns - c >= kColumns; c += kColumns) DotColumns<kColumns>(a, c, w + c * a.w_stride, a.in, y);
   for (; c < a.columns; ++c) DotColumns<1>(a, c, w + c * a.w_stride, a.in, y);
-}
-
-// The same sums from weights widened kColumns rows at a time.
-template <typename Y>
-void DotWidened(const DotArgs& a, const uint16_t* w, Y* y) {
-  DotArgs wide = a;
-  wide.w_stride = PackedFloats(a.in);
-  const int64_t in = (a.in + kPair - 1) / kPair * kPair;
-  float* scratch = ThreadScratch(Scratch::kWeights, kColumns * wide.w_stride);
-  for (int64_t c = 0; c < a.columns; c += kColumns) {
-    const int64_t columns = std::min<int64_t>(kColumns, a.columns - c);
-    PackRowsT(w + c * a.w_stride, a.w_stride, columns, a.in, in, scratch, wide.w_stride);
-    if (columns == kColumns) {
-      DotColumns<kColumns>(wide, c, scratch, in, y);
-    } else {
-      for (int64_t j = 0; j < columns; ++j) DotColumns<1>(wide, c + j, scratch + j * wide.w_stride, in, y);
-    }
-  }
 }
 
 void PackF32(const float* x, int64_t x_stride, int64_t rows, int64_t elements, float* packed, int64_t packed_stride) {
@@ -77,17 +54,9 @@ void PackBf16(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t element
               int64_t packed_stride) {
   PackRowsT(x, x_stride, rows, elements, PackedFloats(elements), packed, packed_stride);
 }
-void DotF32(const DotArgs& a, const float* w, float* y) { DotAsStored(a, w, y); }
-template <typename Y>
-HWY_INLINE void DotBf16T(const DotArgs& a, const uint16_t* w, Y* y) {
-  if (a.rows < kWidenFromRows) {
-    DotAsStored(a, w, y);
-  } else {
-    DotWidened(a, w, y);
-  }
-}
-void DotBf16(const DotArgs& a, const uint16_t* w, float* y) { DotBf16T(a, w, y); }
-void DotBf16Rounded(const DotArgs& a, const uint16_t* w, uint16_t* y) { DotBf16T(a, w, y); }
+void DotF32(const DotArgs& a, const float* w, float* y) { DotT(a, w, y); }
+void DotBf16(const DotArgs& a, const uint16_t* w, float* y) { DotT(a, w, y); }
+void DotBf16Rounded(const DotArgs& a, const uint16_t* w, uint16_t* y) { DotT(a, w, y); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lorad::cpu

@@ -37,6 +37,18 @@ HWY_INLINE void Load2(const uint16_t* p, VF& a, VF& b) {
   b = hn::BitCast(df, hn::And(u, hn::Set(du, 0xFFFF0000u)));
 }
 
+// One of the two vectors of Load2.
+template <int kHalf>
+HWY_INLINE VF LoadHalf(const float* p) {
+  return hn::LoadU(DF(), p + kHalf * kLanes);
+}
+template <int kHalf>
+HWY_INLINE VF LoadHalf(const uint16_t* p) {
+  const DU du;
+  const auto u = hn::LoadU(du, reinterpret_cast<const uint32_t*>(p));
+  return hn::BitCast(DF(), kHalf == 0 ? hn::ShiftLeft<16>(u) : hn::And(u, hn::Set(du, 0xFFFF0000u)));
+}
+
 // The nearest bf16, ties to even, in the upper half of each lane; a NaN stays one.
 HWY_INLINE hn::Vec<DU> RoundToBf16(VF v) {
   const DU du;
