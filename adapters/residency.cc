@@ -1,46 +1,45 @@
 #include "adapters/residency.h"
 
 #include <algorithm>
+#include <limits>
 #include <unordered_map>
-#include <unordered_set>
 
 namespace lorad {
 namespace {
 
-// Idle adapters in the order in which those behind `position` in the queue may lose them.
+// Idle adapters in the order in which they go: those that nobody wants, oldest use first, then the wanted ones, whoever
+// waits longest last. Whoever waits at a position may take those that nobody wants or that are wanted behind it.
 class Evictable final {
  public:
   explicit Evictable(const ResidencyInput& input) {
-    for (size_t i = 0; i < input.wanted.size(); ++i) position_[input.wanted[i].id] = i;
+    constexpr size_t kNobody = std::numeric_limits<size_t>::max();
+    std::unordered_map<AdapterId, size_t> position;
+    for (size_t i = 0; i < input.wanted.size(); ++i) position[input.wanted[i].id] = i;
     for (const IdleAdapter& idle : input.idle) {
-      if (!position_.contains(idle.id)) order_.push_back(idle);
+      const auto found = position.find(idle.id);
+      order_.push_back({.idle = idle, .wanted_at = found == position.end() ? kNobody : found->second});
     }
-    std::vector<IdleAdapter> wanted;
-    for (const IdleAdapter& idle : input.idle) {
-      if (position_.contains(idle.id)) wanted.push_back(idle);
-    }
-    std::sort(wanted.begin(), wanted.end(),
-              [this](const IdleAdapter& a, const IdleAdapter& b) { return position_[a.id] > position_[b.id]; });
-    order_.insert(order_.end(), wanted.begin(), wanted.end());
+    std::stable_sort(order_.begin(), order_.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.wanted_at > b.wanted_at; });
+    pages_before_.push_back(0);
+    for (const Candidate& candidate : order_) pages_before_.push_back(pages_before_.back() + candidate.idle.pages);
   }
 
-  // Pages that whoever waits at `position` may take.
   int64_t PagesFor(size_t position) const {
-    int64_t pages = 0;
-    for (size_t i = next_; i < order_.size() && MayTake(position, order_[i]); ++i) pages += order_[i].pages;
-    return pages;
+    const auto end = std::partition_point(order_.begin() + static_cast<int64_t>(next_), order_.end(),
+                                          [position](const Candidate& c) { return c.wanted_at > position; });
+    return pages_before_[static_cast<size_t>(end - order_.begin())] - pages_before_[next_];
   }
 
-  IdleAdapter Take() { return order_[next_++]; }
+  IdleAdapter Take() { return order_[next_++].idle; }
 
  private:
-  bool MayTake(size_t position, const IdleAdapter& idle) const {
-    const auto wanted = position_.find(idle.id);
-    return wanted == position_.end() || wanted->second > position;
-  }
-
-  std::unordered_map<AdapterId, size_t> position_;
-  std::vector<IdleAdapter> order_;
+  struct Candidate {
+    IdleAdapter idle;
+    size_t wanted_at;
+  };
+  std::vector<Candidate> order_;
+  std::vector<int64_t> pages_before_;  // [candidates + 1]
   size_t next_ = 0;
 };
 
@@ -49,27 +48,30 @@ class Evictable final {
 ResidencyPlan PlanResidency(const ResidencyInput& input) {
   ResidencyPlan plan;
   Evictable evictable(input);
-  std::unordered_set<AdapterId> evicted;
   int64_t free_pages = input.free_pages;
   int64_t staged = 0;
+  int64_t parked = 0;  // staged, and no room for them now
   for (const WantedAdapter& wanted : input.wanted) {
     staged += wanted.phase == WantedPhase::kReading || wanted.phase == WantedPhase::kStaged;
   }
 
   for (size_t i = 0; i < input.wanted.size(); ++i) {
     const WantedAdapter& wanted = input.wanted[i];
-    if (wanted.phase == WantedPhase::kPacking) continue;
-    if (wanted.phase == WantedPhase::kResident) continue;
+    if (wanted.phase == WantedPhase::kPacking || wanted.phase == WantedPhase::kResident) continue;
     const bool fits = wanted.pages <= free_pages + evictable.PagesFor(i);
     if (wanted.phase == WantedPhase::kStaged && fits) {
       while (free_pages < wanted.pages) {
         const IdleAdapter taken = evictable.Take();
         free_pages += taken.pages;
-        evicted.insert(taken.id);
         plan.evict.push_back(taken.id);
       }
       plan.pack.push_back(wanted.id);
+    } else if (wanted.phase == WantedPhase::kStaged) {
+      --staged;
+      ++parked;
     } else if (wanted.phase == WantedPhase::kOnDisk && fits && staged < input.max_staged) {
+      // Of unknown size: it may join the parked ones.
+      if (wanted.pages == 0 && parked >= input.max_parked) continue;
       plan.read.push_back(wanted.id);
       ++staged;
     }

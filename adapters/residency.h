@@ -33,7 +33,10 @@ struct ResidencyInput {
   std::vector<WantedAdapter> wanted = {};  // each once, in the order of who waits
   std::vector<IdleAdapter> idle = {};      // oldest use first
   int64_t free_pages = 0;
-  int64_t max_staged = 4;  // adapters in host memory at once, reading or staged: bounds memory outside the pool
+  // Bounds of host memory outside the pool: adapters being read or read and about to be packed; adapters that were read
+  // and found to have no room now. The latter do not keep others from being read whose size is known.
+  int64_t max_staged = 4;
+  int64_t max_parked = 16;
 };
 
 struct ResidencyPlan {

@@ -1,7 +1,9 @@
 // Joining the free pages of a pool. Every relocation takes KV down or adapters up, so that compaction ends; without
 // immovable runs it ends with a single hole between the two sides.
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "model/base/check.h"
@@ -48,13 +50,20 @@ std::optional<PagePool::Relocation> PagePool::KvIntoLowestHole() const {
 }
 
 std::optional<PagePool::Relocation> PagePool::AdapterIntoHighestHole() const {
+  // Largest hole at or above each: most adapters fit into none, and that is to be told without a walk over the holes.
+  std::vector<std::pair<int64_t, int64_t>> largest_from(holes_.begin(), holes_.end());
+  for (size_t i = largest_from.size() - 1; i > 0; --i) {
+    largest_from[i - 1].second = std::max(largest_from[i - 1].second, largest_from[i].second);
+  }
   for (const auto& [run_first_page, id] : live_) {
     const Run& run = runs_[id];
     if (run.owner != PageOwner::kAdapter || !run.movable) continue;
-    for (auto hole = holes_.rbegin(); hole != holes_.rend() && hole->first > run_first_page; ++hole) {
-      if (hole->second < run.pages) continue;
-      return Relocation{.id = id, .first_page = hole->first + hole->second - run.pages};
-    }
+    const auto above = std::upper_bound(largest_from.begin(), largest_from.end(), std::pair(run_first_page, INT64_MAX));
+    if (above == largest_from.end()) break;
+    if (above->second < run.pages) continue;
+    auto hole = holes_.rbegin();
+    while (hole->second < run.pages) ++hole;
+    return Relocation{.id = id, .first_page = hole->first + hole->second - run.pages};
   }
   return std::nullopt;
 }

@@ -2,8 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <random>
 
 #include "adapters/float_convert.h"
@@ -174,6 +176,76 @@ TEST_F(BaseTableTest, OneOtherNumberOrSizeMakesItAReplacement) {
   other = table_;
   other[0] = -0.0f;
   EXPECT_TRUE(Check(DType::kF32, other, DType::kF32).ok());
+}
+
+// Files in memory, so that thousands of damaged ones cost nothing.
+class MemoryFiles final : public FileSource {
+ public:
+  std::map<std::string, std::string> content;
+
+  bool Exists(const std::string& path) override { return content.contains(path); }
+  absl::StatusOr<int64_t> SizeBytes(const std::string& path) override {
+    if (!Exists(path)) return absl::NotFoundError(path);
+    return static_cast<int64_t>(content[path].size());
+  }
+  absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
+    const std::string& bytes = content[path];
+    if (offset < 0 || size < 0 || offset + size > static_cast<int64_t>(bytes.size())) return absl::DataLossError(path);
+    std::memcpy(destination, bytes.data() + offset, static_cast<size_t>(size));
+    return absl::OkStatus();
+  }
+};
+
+std::string Damage(std::string bytes, size_t first_bytes, std::mt19937& random) {
+  static constexpr std::string_view kTelling = "\"{}[],:0129-.eE\\ntfNaI\xff\x00";
+  const size_t range = std::min(first_bytes, bytes.size());
+  for (int flaws = 1 + static_cast<int>(random() % 3); flaws > 0; --flaws) {
+    const size_t at = random() % range;
+    const char c = kTelling[random() % kTelling.size()];
+    switch (random() % 4) {
+      case 0:
+        bytes[at] = c;
+        break;
+      case 1:
+        bytes.insert(at, 1, c);
+        break;
+      case 2:
+        bytes.erase(at, 1 + random() % 4);
+        break;
+      default:
+        bytes[at] = static_cast<char>(random());
+        break;
+    }
+  }
+  return bytes;
+}
+
+TEST_F(LoraReaderTest, ADamagedFolderIsReadOrRefusedAndNothingElse) {
+  const std::string dir = WriteAdapter(dir_.path() + "/a", {.more_config = ", \"rank_pattern\": {\"v_proj\": 2}"});
+  MemoryFiles sound;
+  for (const char* name : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    sound.content[dir + name] = ReadWholeFile(*files_, dir + name, 1 << 20).value();
+  }
+  std::mt19937 random(11);
+  int refused = 0;
+  constexpr int kRounds = 4000;
+  for (int round = 0; round < kRounds; ++round) {
+    MemoryFiles damaged = sound;
+    const bool config = round % 2 == 0;
+    std::string& file = damaged.content[dir + (config ? "/adapter_config.json" : "/adapter_model.safetensors")];
+    file = Damage(file, config ? file.size() : 1200, random);
+    const absl::StatusOr<AdapterImage> image = ReadAdapter(dir, base_, damaged);
+    if (image.ok()) {
+      EXPECT_EQ(image->slots.size(), 4u);
+      continue;
+    }
+    ++refused;
+    const StatusCode code = image.status().code();
+    EXPECT_TRUE(code == StatusCode::kDataLoss || code == StatusCode::kInvalidArgument ||
+                code == StatusCode::kUnimplemented)
+        << image.status();
+  }
+  EXPECT_GT(refused, kRounds * 3 / 4);
 }
 
 }  // namespace

@@ -68,6 +68,17 @@ TEST(ResidencyTest, ReadsAreBoundedByWhatHostMemoryMayHold) {
   EXPECT_THAT(plan.read, ElementsAre(1, 2));
 }
 
+TEST(ResidencyTest, ThoseThatFoundNoRoomDoNotKeepOthersFromBeingRead) {
+  ResidencyInput input{.free_pages = 2, .max_staged = 1, .max_parked = 3};
+  for (AdapterId id = 1; id <= 2; ++id) input.wanted.push_back(Staged(id, 9));
+  input.wanted.push_back(OnDisk(5, 0));
+  EXPECT_THAT(PlanResidency(input).read, ElementsAre(5));
+  input.wanted.insert(input.wanted.begin(), Staged(3, 9));
+  EXPECT_THAT(PlanResidency(input).read, IsEmpty()) << "it may be as large";
+  input.wanted.push_back(OnDisk(6, 1));
+  EXPECT_THAT(PlanResidency(input).read, ElementsAre(6));
+}
+
 TEST(ResidencyTest, DoesNotReadAgainWhatWouldNotFit) {
   const ResidencyPlan plan = PlanResidency({.wanted = {OnDisk(1, 5)}, .free_pages = 4});
   EXPECT_THAT(plan.read, IsEmpty());
