@@ -12,7 +12,6 @@
 namespace lorad {
 namespace {
 
-// A read that lasts longer holds no image yet and may never end: it does not keep others from reading.
 constexpr int64_t kStalledReadUs = 1'000'000;
 
 void MarkEvicted(AdapterId id, SchedulerState* state) {
@@ -58,6 +57,42 @@ std::vector<AdapterVersion*> WantedVersions(const SchedulerState& state, std::un
   return wanted;
 }
 
+// What the residency's decision is made from. A read that lasts too long is left out: it holds no image, may never end, and
+// has no claim on pages.
+ResidencyInput MakeResidencyInput(SchedulerState* state) {
+  const int64_t now_us = state->parts.clock->NowUs();
+  std::unordered_set<AdapterId> overtaken;
+  std::vector<AdapterVersion*> wanted;
+  for (AdapterVersion* version : WantedVersions(*state, &overtaken)) {
+    const bool stalled = version->phase == WantedPhase::kReading && now_us - version->started_us > kStalledReadUs;
+    if (!stalled) wanted.push_back(version);
+  }
+  ResidencyInput input;
+  if (wanted.empty()) return input;
+  // Room for images goes to who waits longest: else later ones that wait for pages keep out earlier ones to be read.
+  int64_t images = 0;
+  const AdapterVersion* first_unread = nullptr;
+  AdapterVersion* last_staged_behind = nullptr;
+  for (AdapterVersion* version : wanted) {
+    images += version->phase == WantedPhase::kReading || version->phase == WantedPhase::kStaged;
+    if (version->phase == WantedPhase::kOnDisk && first_unread == nullptr) first_unread = version;
+    if (version->phase == WantedPhase::kStaged && first_unread != nullptr) last_staged_behind = version;
+  }
+  if (images >= input.max_staged && last_staged_behind != nullptr && last_staged_behind->load_replies.empty()) {
+    last_staged_behind->DropImage();
+    last_staged_behind->phase = WantedPhase::kOnDisk;
+  }
+  for (const AdapterVersion* version : wanted) {
+    input.wanted.push_back({.id = version->id,
+                            .phase = version->phase,
+                            .pages = version->pages,
+                            .overtakable = !overtaken.contains(version->id)});
+  }
+  input.idle = state->parts.adapters->Idle();
+  input.free_pages = state->parts.pages->free_pages();
+  return input;
+}
+
 // Loads are answered as soon as it is clear that no room is to be had now; images that nobody waits for go.
 void SettleStaged(SchedulerState* state) {
   for (AdapterVersion* version : state->adapters.Watched()) {
@@ -91,20 +126,9 @@ AdapterReadiness ReadinessOf(const AdapterVersion* version) {
 
 bool RunResidency(SchedulerState* state) {
   AdapterPool* const pool = state->parts.adapters;
-  const int64_t now_us = state->parts.clock->NowUs();
-  std::unordered_set<AdapterId> overtaken;
-  ResidencyInput input;
-  for (const AdapterVersion* version : WantedVersions(*state, &overtaken)) {
-    input.wanted.push_back({.id = version->id,
-                            .phase = version->phase,
-                            .pages = version->pages,
-                            .overtakable = !overtaken.contains(version->id)});
-    if (version->phase == WantedPhase::kReading && now_us - version->started_us > kStalledReadUs) ++input.max_staged;
-  }
   bool acted = false;
+  const ResidencyInput input = MakeResidencyInput(state);
   if (!input.wanted.empty()) {
-    input.idle = pool->Idle();
-    input.free_pages = state->parts.pages->free_pages();
     const ResidencyPlan plan = PlanResidency(input);
     for (const AdapterId id : plan.evict) {
       LORAD_CHECK(pool->Remove(id).ok());

@@ -67,8 +67,10 @@ void AdapterTable::Detach(AdapterVersion* version) {
   if (found != names_.end()) {
     Name& entry = found->second;
     if (entry.replacing == version) entry.replacing = nullptr;
-    if (entry.current == version) entry.current = nullptr;
-    LORAD_CHECK(entry.current != nullptr || entry.replacing == nullptr);
+    if (entry.current == version) {
+      entry.current = std::exchange(entry.replacing, nullptr);
+      if (entry.current != nullptr) entry.current->replaces = false;
+    }
     if (entry.current == nullptr) names_.erase(found);
   }
   version->replaces = false;

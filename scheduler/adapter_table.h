@@ -74,7 +74,7 @@ class AdapterTable final {
   AdapterVersion* Add(const std::string& name, const std::string& path);
   // The replacing version becomes what the name means; returns the one before, now nameless.
   AdapterVersion* Switch(const std::string& name);
-  // The name means nothing any more, or is replaced by nothing; the version lives until Erase.
+  // The name lets go of the version, which lives until Erase. What was to replace it takes its place.
   void Detach(AdapterVersion* version);
   void Erase(AdapterVersion* version);
 

@@ -1,0 +1,225 @@
+#include "tests/sim/simulation.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace lorad {
+namespace {
+
+constexpr int kNames = 12;      // loaded by command
+constexpr int kFolderNames = 4;  // found in adapter_dir
+
+FakeWorld::Options OptionsOf(uint64_t seed) {
+  FakeWorld::Options options;
+  options.total_pages = 24 + static_cast<int64_t>(seed * 7 % 60);
+  options.kv_pages_per_block = 1 + static_cast<int64_t>(seed % 3);
+  options.config.max_batch_tokens = 32 + static_cast<int64_t>(seed * 13 % 200);
+  options.config.max_sequences = 2 + static_cast<int64_t>(seed % 11);
+  options.config.queue_limit = 40;
+  options.config.max_overtakes = static_cast<int64_t>(seed % 5) * 3;
+  options.config.target_step_us = 8'000;
+  options.config.max_context_tokens = 200;
+  return options;
+}
+
+std::string NameOf(int64_t i) { return i < kNames ? absl::StrCat("named-", i) : absl::StrCat("folder-", i - kNames); }
+
+}  // namespace
+
+Simulation::Simulation(uint64_t seed) : random_(seed), world_(OptionsOf(seed)) {
+  for (int64_t i = 0; i < kNames + kFolderNames; ++i) {
+    world_.Folder(NameOf(i), next_content_++, Draw(1, 6));
+  }
+}
+
+int64_t Simulation::Draw(int64_t least, int64_t most) {
+  return least + static_cast<int64_t>(random_() % static_cast<uint64_t>(most - least + 1));
+}
+
+std::string Simulation::AnyName() { return NameOf(Draw(0, kNames + kFolderNames - 1)); }
+
+std::shared_ptr<Simulation::Reply> Simulation::Expect(std::string what) {
+  replies_.push_back(std::make_shared<Reply>(Reply{.what = std::move(what)}));
+  return replies_.back();
+}
+
+void Simulation::Arrive() {
+  const std::string name = Chance(25) ? "" : Chance(3) ? "nobody" : AnyName();
+  Client client;
+  client.request = world_.MakeRequest(name, Draw(1, 90), Draw(1, 40));
+  Request& request = client.request;
+  request.n = static_cast<int32_t>(Chance(15) ? Draw(2, 3) : 1);
+  request.priority = static_cast<int32_t>(Draw(-1, 1));
+  request.max_tokens_is_default = Chance(10);
+  request.sampling.seed = random_();
+  if (Chance(20)) request.sampling.stop_token_ids = {static_cast<int32_t>(Draw(0, 200)), static_cast<int32_t>(Draw(0, 996))};
+  if (Chance(20)) request.sampling.min_tokens = Draw(0, request.sampling.max_tokens);
+  if (Chance(15)) request.sampling.prompt_logprobs = 0;
+  if (Chance(15)) request.deadline_us = world_.clock.NowUs() + Draw(1'000, 300'000);
+  client.versions.assign(static_cast<size_t>(request.n), 0);
+  const bool in_folder = name.rfind("folder-", 0) == 0;
+  client.refused = !world_.Submit(request, in_folder ? FakeWorld::PathOf(name) : "").ok();
+  client_of_[request.id] = clients_.size();
+  clients_.push_back(std::move(client));
+}
+
+void Simulation::CancelOne() {
+  if (clients_.empty()) return;
+  Client& client = clients_[static_cast<size_t>(Draw(std::max<int64_t>(0, static_cast<int64_t>(clients_.size()) - 20),
+                                                     static_cast<int64_t>(clients_.size()) - 1))];
+  client.cancelled = true;
+  world_.inbox.Put(CancelCommand{.request = client.request.id,
+                                 .index = Chance(50) ? -1 : 0,
+                                 .reason = "cancelled",
+                                 .as_stop = Chance(30)});
+}
+
+void Simulation::CommandAdapter() {
+  const std::string name = AnyName();
+  const auto count = [](std::shared_ptr<Reply> reply) {
+    return [reply = std::move(reply)](const auto&) { ++reply->times; };
+  };
+  switch (Draw(0, 5)) {
+    case 0:
+    case 1:
+    case 2: {
+      const bool replace = Chance(40);
+      if (replace && Chance(50)) world_.Folder(name, next_content_++, Draw(1, 6));
+      (void)world_.inbox.PutAdapter(LoadCommand{.name = name, .path = FakeWorld::PathOf(name), .pinned = Chance(10),
+                                                .replace = replace, .reply = count(Expect("load " + name))});
+      break;
+    }
+    case 3:
+    case 4:
+      (void)world_.inbox.PutAdapter(UnloadCommand{.name = name, .reply = count(Expect("unload " + name))});
+      break;
+    case 5:
+      (void)world_.inbox.PutAdapter(
+          PinCommand{.name = name, .pinned = Chance(30), .reply = count(Expect("pin " + name))});
+      break;
+  }
+}
+
+void Simulation::ChangeFolder() {
+  FakeFolder& folder = world_.loader.folders[FakeWorld::PathOf(AnyName())];
+  folder.error = Chance(20) ? absl::DataLossError("the file is corrupt") : absl::OkStatus();
+  folder.hangs = Chance(15);
+  if (Chance(20)) folder.content = next_content_++;
+}
+
+void Simulation::FailAStep() {
+  if (Chance(20)) {
+    world_.executor.step_error = absl::InternalError("the device fell over");
+    return;
+  }
+  const auto row = static_cast<size_t>(Draw(0, 3));
+  world_.executor.on_step = [this, row](absl::Span<const ExecRow> rows, StepResult* result) {
+    if (row < result->rows.size()) result->rows[row].status = absl::InternalError("not finite");
+    world_.executor.on_step = nullptr;
+  };
+}
+
+void Simulation::AnswerSomeLoads() {
+  for (size_t i = 0; i < world_.loader.jobs.size();) {
+    if (world_.loader.CanAnswer(world_.loader.jobs[i]) && Chance(40)) {
+      world_.inbox.Put(LoaderCommand{world_.loader.Answer(i)});
+    } else {
+      ++i;
+    }
+  }
+}
+
+// A sequence keeps the version that it was accepted on.
+void Simulation::NoteVersions() {
+  for (const auto& [id, sequence] : world_.core.state().sequences) {
+    Client& client = clients_[client_of_.at(sequence->request->id)];
+    AdapterId& noted = client.versions[static_cast<size_t>(sequence->index)];
+    const AdapterId version = sequence->adapter == nullptr ? 0 : sequence->adapter->id;
+    LORAD_CHECK(noted == 0 || noted == version);
+    noted = version;
+  }
+}
+
+void Simulation::TakeTurn() {
+  std::vector<Command> commands;
+  world_.inbox.DrainInto(&commands, 0);
+  for (Command& command : commands) {
+    world_.core.Apply(std::move(command));
+    NoteVersions();
+  }
+  world_.Turn();
+  world_.clock.Advance(Draw(0, 2'000));
+}
+
+void Simulation::Run(int turns) {
+  for (int i = 0; i < turns; ++i) {
+    if (Chance(45)) Arrive();
+    if (Chance(8)) CancelOne();
+    if (Chance(25)) CommandAdapter();
+    if (Chance(8)) ChangeFolder();
+    if (Chance(3)) FailAStep();
+    AnswerSomeLoads();
+    TakeTurn();
+  }
+}
+
+void Simulation::WindDown() {
+  world_.executor.on_step = nullptr;
+  world_.executor.step_error = absl::OkStatus();
+  // Reads that hang make way for others after a while.
+  for (int i = 0; i < 3; ++i) {
+    world_.Settle();
+    world_.clock.Advance(2'000'000);
+  }
+  for (const auto& [id, sequence] : world_.core.state().sequences) {
+    const AdapterVersion* const adapter = sequence->adapter;
+    if (adapter == nullptr || !world_.loader.folders[adapter->path].hangs) ++held_back_;
+  }
+  for (Client& client : clients_) {
+    world_.inbox.Put(CancelCommand{.request = client.request.id, .index = -1, .reason = "end", .as_stop = false});
+  }
+  for (int64_t i = 0; i < kNames + kFolderNames; ++i) {
+    const auto reply = Expect("last unload " + NameOf(i));
+    (void)world_.inbox.PutAdapter(UnloadCommand{.name = NameOf(i), .reply = [reply](const absl::Status&) { ++reply->times; }});
+  }
+  world_.Settle();
+}
+
+std::vector<std::string> Simulation::Faults() {
+  std::vector<std::string> faults;
+  for (const Client& client : clients_) {
+    const Request& request = client.request;
+    for (int32_t i = 0; i < request.n; ++i) {
+      const RecordingSink::Answer answer = FakeWorld::SinkOf(request)->answer(i);
+      const std::string who = absl::StrCat("request ", request.id, " of '", request.adapter, "', sequence ", i, ": ");
+      if (answer.finishes != (client.refused ? 0 : 1)) faults.push_back(absl::StrCat(who, "final answers: ", answer.finishes));
+      if (answer.told_after_finish) faults.push_back(who + "told more after its end");
+      if (!answer.finish.status.ok() && !answer.tokens.empty()) faults.push_back(who + "a status after tokens");
+      if (answer.tokens.empty()) continue;
+      const AdapterId version = client.versions[static_cast<size_t>(i)];
+      SamplingOptions sampling = request.sampling;
+      sampling.seed += static_cast<uint64_t>(i);
+      std::vector<int32_t> alone =
+          FakeGenerate(request.prompt_ids, version == 0 ? 0 : world_.loader.content_of.at(version), sampling);
+      const bool whole = answer.finish.reason != FinishReason::kAbort && !client.cancelled && !request.max_tokens_is_default;
+      answered_in_full_ += whole;
+      if (!whole) alone.resize(std::min(alone.size(), answer.tokens.size()));
+      if (answer.tokens != alone) faults.push_back(who + "other tokens than alone");
+      if (request.sampling.prompt_logprobs >= 0 && answer.prompt_logprobs.size() != request.prompt_ids.size()) {
+        faults.push_back(absl::StrCat(who, "prompt logprobs: ", answer.prompt_logprobs.size()));
+      }
+    }
+  }
+  for (const std::shared_ptr<Reply>& reply : replies_) {
+    if (reply->times != 1) faults.push_back(absl::StrCat(reply->what, ": replies: ", reply->times));
+  }
+  if (held_back_ > 0) faults.push_back(absl::StrCat("sequences that waited for nothing: ", held_back_));
+  const SchedulerState& state = world_.core.state();
+  if (!state.sequences.empty()) faults.push_back(absl::StrCat("sequences left: ", state.sequences.size()));
+  if (world_.pages->free_pages() != world_.pages->total_pages()) faults.push_back("pages still owned");
+  if (!state.adapters.versions().empty()) faults.push_back(absl::StrCat("versions left: ", state.adapters.versions().size()));
+  if (world_.inbox.queued_sequences() != 0) faults.push_back("the inbox still counts waiting sequences");
+  return faults;
+}
+
+}  // namespace lorad
