@@ -86,7 +86,10 @@ int main(int argc, char** argv) {
   for (const Weights* w : {&f32, &bf16}) {
     const std::string on = w == &f32 ? "f32/" : "bf16/";
     const auto add = [&](const std::string& name, auto fn) {
-      benchmark::RegisterBenchmark((on + name).c_str(), fn)->Unit(benchmark::kMillisecond)->UseRealTime();
+      benchmark::RegisterBenchmark((on + name).c_str(), fn)
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime()
+          ->Iterations(1);
     };
     add("read", [w](benchmark::State& s) { RunRead(s, *w); });
     for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 256}) {

@@ -13,8 +13,8 @@ struct Ratio {
   double limit = 0;  // 0 = none; else the line says whether it is met
 };
 
-// Runs every registered benchmark, repetitions interleaved so that noise of the machine meets all alike, prints Google
-// Benchmark's table and then the ratios of the medians. Returns main's result.
+// Runs every registered benchmark, repetitions interleaved so that noise of the machine meets all alike, and prints the
+// time that a tenth of the repetitions stayed below, then the ratios of those. Returns main's result: 2 if a limit is missed.
 int RunAndPrintRatios(int argc, char** argv, const std::vector<Ratio>& ratios);
 
 }  // namespace lorad::bench
