@@ -83,10 +83,13 @@ void AddSampling(CLI::App* command, const std::shared_ptr<GenerateFlags>& flags)
 void AddRequest(CLI::App* command, const std::shared_ptr<GenerateFlags>& flags) {
   v1::GenerateRequest* request = &flags->request;
   command->add_option("prompt", flags->prompt, "The prompt; - or nothing reads it from standard input");
-  command->add_option("--token-ids", flags->token_ids, "Token ids instead of a prompt: 1,2,3")->delimiter(',');
+  command->add_option("--token-ids", flags->token_ids, "Token ids instead of a prompt: 1,2,3")
+      ->allow_extra_args(false)
+      ->delimiter(',');
   AddField<std::string>(
       command, "--adapter", [=](std::string v) { request->set_adapter(v); }, "Its name; without it the base");
   command->add_option("--compare", flags->compare, "Show the base and these adapters one under the other: a,b,c")
+      ->allow_extra_args(false)
       ->delimiter(',');
   AddField<uint32_t>(
       command, "--logprobs", [=](uint32_t v) { request->set_logprobs(v); }, "Alternatives a token (json)");
