@@ -65,7 +65,7 @@ def test_generate_streams_text_and_gives_json(daemon, cases):
     assert ok(daemon, "generate", *flags, prompt).split() == text_of(case["tokens"]).split()
     assert ok(daemon, "generate", *flags, input=prompt).split() == text_of(case["tokens"]).split()
     ids = ",".join(map(str, case["prompt"]))
-    answer = ok_json(daemon, "generate", *flags, f"--token-ids={ids}", "--logprobs=1")
+    answer = ok_json(daemon, "generate", *flags, "--logprobs=1", f"--token-ids={ids}")
     assert answer["adapter"] == "q_v"
     sequence = answer["sequences"][0]
     assert sequence["token_ids"] == case["tokens"] and sequence["finish_reason"] == "length"
@@ -88,7 +88,7 @@ def test_compare_shows_base_and_adapters(daemon, cases):
     rows = {line.split()[0]: line.split()[1:] for line in lines.splitlines()}
     assert list(rows) == ["(base)", "q_v", "rslora"]
     assert rows["(base)"] == text_of(cases["base-2"]["tokens"]).split()
-    answers = ok_json(daemon, "generate", "--compare=q_v", "--max-tokens=2", "w1")["answers"]
+    answers = ok_json(daemon, "generate", "--max-tokens=2", "--compare=q_v", "w1")["answers"]
     assert [answer["adapter"] for answer in answers] == ["", "q_v"]
 
 
@@ -99,7 +99,8 @@ def test_exit_codes_and_hints(daemon, build_dir):
     assert missing.returncode == 1 and json.loads(missing.stderr)["error"]["code"] == "NOT_FOUND"
     assert daemon.ctl("generate", "--adapter=nobody", "w1").returncode == 1
     for wrong in ([], ["dance"], ["load", "a"], ["--output=xml", "list"], ["generate", "--logit-bias=x", "w1"],
-                  ["generate", "--compare=q_v", "--adapter=q_v", "w1"], ["generate", "--top-k=-1", "w1"]):
+                  ["generate", "--compare=q_v", "--adapter=q_v", "w1"], ["generate", "--top-k=-1", "w1"],
+                  ["generate", "--token-ids=1,x"], ["generate", "--token-ids=1", "w1"]):
         assert daemon.ctl(*wrong).returncode == 2, wrong
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
