@@ -6,6 +6,7 @@
 
 #include "adapters/residency.h"
 #include "model/base/check.h"
+#include "model/kv/kv_layout.h"
 #include "scheduler/lifecycle.h"
 #include "scheduler/replies.h"
 
@@ -36,6 +37,18 @@ bool StartPacking(AdapterVersion* version, SchedulerState* state) {
   version->reservation = *std::move(reservation);
   version->phase = WantedPhase::kPacking;
   return true;
+}
+
+// Pages that must be there before an adapter is placed: its own and, while others run and would take them away again, those
+// of the request that waits for it.
+int64_t PagesToPlace(const AdapterVersion& version, const SchedulerState& state) {
+  if (version.phase == WantedPhase::kResident || version.pages == 0 || state.running.empty()) return version.pages;
+  for (const Sequence* sequence : state.waiting) {
+    if (sequence->adapter != &version) continue;
+    const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
+    return version.pages + blocks * state.pages_per_block() + WatermarkPages(state);
+  }
+  return version.pages;
 }
 
 // Waiting requests in order, then pins, then loads that wait for their reply.
@@ -85,7 +98,7 @@ ResidencyInput MakeResidencyInput(SchedulerState* state) {
   for (const AdapterVersion* version : wanted) {
     input.wanted.push_back({.id = version->id,
                             .phase = version->phase,
-                            .pages = version->pages,
+                            .pages = PagesToPlace(*version, *state),
                             .overtakable = !overtaken.contains(version->id)});
   }
   input.idle = state->parts.adapters->Idle();

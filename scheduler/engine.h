@@ -27,6 +27,7 @@ struct EngineConfig {
   int64_t max_overtakes = 64;          // how many later requests may begin before one whose adapter is loading
   int64_t max_adapters = 1'000'000;    // names known
   int64_t max_context_tokens = 0;      // the model's
+  bool check_invariants = false;       // after each turn, and abort when one is broken: for tests and development
   std::string adapter_dir = {};        // "" = none; a sub-folder loads by name at its first use
 };
 

@@ -11,6 +11,7 @@
 #include "scheduler/apply.h"
 #include "scheduler/commit.h"
 #include "scheduler/finish.h"
+#include "scheduler/invariants.h"
 #include "scheduler/lifecycle.h"
 #include "scheduler/reserve.h"
 #include "scheduler/stuck.h"
@@ -22,8 +23,6 @@ namespace {
 constexpr int64_t kLeastPrefillTokens = 16;
 // Logits of every prompt position are large: a row that needs them is short.
 constexpr int64_t kPromptLogprobRowTokens = 64;
-// Of memory, kept for running sequences to grow into when another begins.
-constexpr int64_t kWatermarkDivisor = 50;
 constexpr int64_t kReadCheckUs = 1'000'000;
 
 PlanSequence PlanViewOf(const Sequence& sequence) {
@@ -73,7 +72,7 @@ PlanInput MakePlanInput(const SchedulerState& state) {
   input.max_sequences = config.max_sequences;
   input.available_pages = parts.pages->free_pages() + parts.adapters->evictable_pages();
   input.pages_per_block = state.pages_per_block();
-  input.watermark_pages = parts.pages->total_pages() / kWatermarkDivisor;
+  input.watermark_pages = WatermarkPages(state);
   input.max_overtakes = config.max_overtakes;
   return input;
 }
@@ -132,6 +131,7 @@ bool EngineCore::Turn() {
   }
   acted |= SettleAdapters(&state_);
   Publish();
+  if (state_.config.check_invariants) LORAD_CHECK(CheckInvariants(state_).ok());
   return acted;
 }
 

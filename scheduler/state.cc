@@ -6,6 +6,11 @@
 
 namespace lorad {
 
+int64_t WatermarkPages(const SchedulerState& state) {
+  constexpr int64_t kDivisor = 50;
+  return state.parts.pages->total_pages() / kDivisor;
+}
+
 void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list) {
   const auto place = std::upper_bound(list->begin(), list->end(), sequence, [&order](const Sequence* a, const Sequence* b) {
     return order.Before(a->order, b->order);

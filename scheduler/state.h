@@ -59,6 +59,9 @@ struct SchedulerState {
   int64_t pages_per_block() const { return parts.pages->PagesFor(parts.kv_layout.block_bytes()); }
 };
 
+// Left free when a sequence begins, for the running ones to grow into.
+int64_t WatermarkPages(const SchedulerState& state);
+
 // Puts `sequence` at its place in `list`, or takes it out.
 void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list);
 void EraseFrom(Sequence* sequence, std::vector<Sequence*>* list);

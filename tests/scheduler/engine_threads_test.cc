@@ -71,6 +71,7 @@ class EngineThreadsTest : public ::testing::Test {
     config_.max_batch_tokens = 96;
     config_.max_sequences = 8;
     config_.queue_limit = 64;
+    config_.check_invariants = true;
     config_.adapter_dir = folder_.path();
   }
 
