@@ -1,12 +1,12 @@
 #include "tests/component/random_steps.h"
 
+#include <ATen/ops/tensor.h>
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <deque>
 #include <utility>
-
-#include <ATen/ops/tensor.h>
-#include <gtest/gtest.h>
 
 #include "model/base/check.h"
 #include "model/sampler/sampler.h"
@@ -21,11 +21,12 @@ struct StepDriver::Running {
   std::vector<PageRun> blocks;
   int64_t computed = 0;
   Answer answer;
+  bool failed = false;
 
   int64_t pending() const { return static_cast<int64_t>(ids.size()) - computed; }
   bool ended() const {
     const auto tokens = static_cast<int64_t>(answer.tokens.size());
-    return tokens == generation->sampling.max_tokens || tokens == generation->cancel_at_tokens;
+    return failed || tokens == generation->sampling.max_tokens || tokens == generation->cancel_at_tokens;
   }
 };
 
@@ -128,7 +129,9 @@ void StepDriver::Step(const std::vector<Row>& rows, bool merge_segments) {
   }
   SampleResult result = Sample(*logits, samples);
   for (size_t i = 0; i < sampled.size(); ++i) {
-    ASSERT_TRUE(result.errors[i].ok()) << result.errors[i];
+    sampled[i]->failed = !result.errors[i].ok();
+    ASSERT_EQ(sampled[i]->failed, sampled[i]->generation->poisoned) << result.errors[i];
+    if (sampled[i]->failed) continue;
     sampled[i]->ids.push_back(result.tokens[i].token_id);
     sampled[i]->answer.tokens.push_back(std::move(result.tokens[i]));
   }

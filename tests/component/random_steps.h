@@ -21,6 +21,7 @@ struct Generation {
   SamplingOptions sampling;
   std::vector<SlotTerm> terms;    // none = the base
   int64_t cancel_at_tokens = -1;  // goes away when it has as many
+  bool poisoned = false;          // its logits are not numbers: it ends at its first draw
 };
 
 // Runs generations on CausalLm, a seam and a page pool alone, without a scheduler: the steps are what a test asks for.

@@ -1,0 +1,82 @@
+// transformers' and peft's answers through the whole engine, on its own thread: every case of a base submitted at once.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/component/alone.h"
+#include "tests/component/golden_base.h"
+#include "tests/support/engine_fixture.h"
+#include "tests/support/golden_runner.h"
+
+namespace lorad {
+namespace {
+
+constexpr double kTolerance = 5e-4;
+
+std::vector<double> Values(const std::vector<TokenLogprob>& logprobs, size_t from) {
+  std::vector<double> values;
+  for (size_t i = from; i < logprobs.size(); ++i) values.push_back(logprobs[i].logprob);
+  return values;
+}
+
+GoldenAnswer GoldenAnswerOf(const Recording& recording) {
+  const Answer answer = AnswerOf(recording, 0);
+  return {.tokens = answer.ids(),
+          .logprobs = Values(answer.tokens, 0),
+          .prompt_logprobs = Values(answer.prompt_logprobs, 1)};  // the first token of a prompt has none
+}
+
+Request RequestOf(const GoldenCase& golden) {
+  Request request;
+  request.adapter = golden.adapter;
+  request.prompt_ids = golden.prompt;
+  request.sampling.max_tokens = golden.max_tokens;
+  request.sampling.temperature = 0.0f;
+  request.sampling.logprobs = 0;
+  request.sampling.prompt_logprobs = 0;
+  return request;
+}
+
+class GoldenEngineTest : public testing::TestWithParam<std::string> {
+ protected:
+  void ExpectGoldenAnswers(const EngineSetup& setup) {
+    const std::vector<GoldenCase> cases = ReadGoldenCases(GoldenDir(GetParam()) + "/cases.json");
+    ThreadedEngine engine(&GoldenBase(GetParam()), GoldenDir(GetParam()) + "/model", setup);
+    std::set<std::string> loaded;
+    for (const GoldenCase& golden : cases) {
+      if (golden.adapter.empty() || !loaded.insert(golden.adapter).second) continue;
+      const absl::Status status = engine.Load(golden.adapter, AdapterDir(GetParam(), golden.adapter));
+      ASSERT_TRUE(status.ok()) << golden.adapter << ": " << status;
+    }
+    std::vector<std::shared_ptr<Recording>> recordings;
+    for (const GoldenCase& golden : cases) recordings.push_back(engine.Submit(RequestOf(golden)));
+    for (size_t i = 0; i < cases.size(); ++i) {
+      recordings[i]->WaitUntilFinished();
+      EXPECT_EQ(recordings[i]->broken_rule(), "");
+      EXPECT_EQ(recordings[i]->sequences()[0].finish->reason, FinishReason::kLength);
+      ExpectGolden(cases[i], GoldenAnswerOf(*recordings[i]), kTolerance);
+    }
+    EXPECT_GT(engine.parts().observer.most_adapters, 2);
+  }
+};
+
+TEST_P(GoldenEngineTest, AllCasesAtOnceInLargeSteps) { ExpectGoldenAnswers({}); }
+
+TEST_P(GoldenEngineTest, AllCasesAtOnceInSmallStepsAndLittleMemory) {
+  EngineSetup setup;
+  setup.pool_bytes = int64_t{3} << 20;
+  setup.engine.max_batch_tokens = 24;
+  setup.engine.max_sequences = 12;
+  ExpectGoldenAnswers(setup);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, GoldenEngineTest,
+                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding",
+                                         "qwen3"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace lorad
