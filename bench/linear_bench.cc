@@ -33,10 +33,10 @@ struct Weights {
 };
 
 void Finish(benchmark::State& state, const Weights& w, int64_t rows) {
-  state.counters["weight GB/s"] = benchmark::Counter(static_cast<double>(state.iterations() * w.bytes()) * 1e-9,
-                                                     benchmark::Counter::kIsRate);
-  state.counters["GFLOP/s"] = benchmark::Counter(
-      static_cast<double>(state.iterations() * rows * 2 * kOut * kIn) * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["weight GB/s"] =
+      benchmark::Counter(static_cast<double>(state.iterations() * w.bytes()) * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(static_cast<double>(state.iterations() * rows * 2 * kOut * kIn) * 1e-9,
+                                                 benchmark::Counter::kIsRate);
 }
 
 void RunOurs(benchmark::State& state, const Weights& w, int64_t rows) {

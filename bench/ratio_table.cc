@@ -48,7 +48,8 @@ class Collector final : public benchmark::ConsoleReporter {
 }  // namespace
 
 int RunAndPrintRatios(int argc, char** argv, const std::vector<Ratio>& ratios) {
-  std::vector<std::string> words = {argv[0], "--benchmark_repetitions=41", "--benchmark_enable_random_interleaving=true"};
+  std::vector<std::string> words = {argv[0], "--benchmark_repetitions=41",
+                                    "--benchmark_enable_random_interleaving=true"};
   words.insert(words.end(), argv + 1, argv + argc);
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());

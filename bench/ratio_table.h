@@ -14,7 +14,8 @@ struct Ratio {
 };
 
 // Runs every registered benchmark, repetitions interleaved so that noise of the machine meets all alike, and prints the
-// time that a tenth of the repetitions stayed below, then the ratios of those. Returns main's result: 2 if a limit is missed.
+// time that a tenth of the repetitions stayed below, then the ratios of those. Returns main's result: 2 if a limit is
+// missed.
 int RunAndPrintRatios(int argc, char** argv, const std::vector<Ratio>& ratios);
 
 }  // namespace lorad::bench

@@ -1,8 +1,8 @@
-// What many adapters in a batch cost: 32 slots of one row against one slot of 32 rows, at rank 8. "warm" repeats the same
-// slots, "cold" walks through a pool larger than the caches. The one-slot case is also set against LibTorch's two
-// matrix products, so that the ratio is not won by a slow denominator, and both cases are timed behind the base's matmul,
-// as a forward runs them. 32 slots read 32 times the weights: at width 2048 in f32 that is 4 MiB, where the bandwidth of L3
-// is the limit.
+// What many adapters in a batch cost: 32 slots of one row against one slot of 32 rows, at rank 8. "warm" repeats the
+// same slots, "cold" walks through a pool larger than the caches. The one-slot case is also set against LibTorch's two
+// matrix products, so that the ratio is not won by a slow denominator, and both cases are timed behind the base's
+// matmul, as a forward runs them. 32 slots read 32 times the weights: at width 2048 in f32 that is 4 MiB, where the
+// bandwidth of L3 is the limit.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -134,10 +134,11 @@ int main(int argc, char** argv) {
       ratios.push_back({on + " 32 slots of 1 row / 1 slot of 32 rows, warm", on + "32x1 warm", on + "1x32 warm", 1.5});
       ratios.push_back({on + " the same, weights from memory", on + "32x1 cold", on + "1x32 cold"});
       ratios.push_back({on + " the same, base matmul included", on + "32x1 with base", on + "1x32 with base", 1.5});
-      ratios.push_back({on + " 32 slots of 1 row, warm / LibTorch's two products for 1 slot", on + "32x1 warm",
-                        on + "1x32 torch"});
+      ratios.push_back(
+          {on + " 32 slots of 1 row, warm / LibTorch's two products for 1 slot", on + "32x1 warm", on + "1x32 torch"});
       ratios.push_back({on + " 1 slot of 32 rows / LibTorch's two products", on + "1x32 warm", on + "1x32 torch", 1.0});
-      ratios.push_back({on + " 32 slots of 1 row / a loop of LibTorch calls", on + "32x1 warm", on + "32x1 torch loop"});
+      ratios.push_back(
+          {on + " 32 slots of 1 row / a loop of LibTorch calls", on + "32x1 warm", on + "32x1 torch loop"});
       ratios.push_back({on + " 32 base-only rows / 1 slot of 32 rows", on + "base only", on + "1x32 warm"});
     }
   }

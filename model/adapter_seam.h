@@ -40,10 +40,10 @@ struct NormOverride;
 class AdapterSeam {
  public:
   virtual ~AdapterSeam() = default;
-  // y holds x W^T. Adds the deltas of `rows` and the bias (`base_bias` [out] or undefined); in place unless a gradient is
-  // needed.
-  virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
-                                  const RowSegments& rows) = 0;
+  // y holds x W^T. Adds the deltas of `rows` and the bias (`base_bias` [out] or undefined); in place unless a gradient
+  // is needed.
+  virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                  const at::Tensor& base_bias, const RowSegments& rows) = 0;
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
   // ids [R] int32; raw [R, hidden] are the rows of the base table, before the model's scaling.
   virtual at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) = 0;

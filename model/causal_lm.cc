@@ -56,21 +56,23 @@ absl::Status CheckTiedHead(const MatchedWeights& weights) {
     return absl::OkStatus();
   }
   return absl::DataLossError(
-      "tie_word_embeddings: true, but lm_head.weight differs from model.embed_tokens.weight; programs disagree on which "
+      "tie_word_embeddings: true, but lm_head.weight differs from model.embed_tokens.weight; programs disagree on "
+      "which "
       "one counts; set tie_word_embeddings to false to use both");
 }
 
-absl::Status CheckBatch(const ForwardBatch& batch, const KvLayout& ours, const KvLayout& theirs, int64_t max_positions) {
+absl::Status CheckBatch(const ForwardBatch& batch, const KvLayout& ours, const KvLayout& theirs,
+                        int64_t max_positions) {
   const int64_t rows = batch.token_ids.size(0);
-  const bool shapes_agree = batch.positions.numel() == rows && batch.kv_slots.numel() == rows && batch.rows.rows() == rows &&
-                            batch.cu_rows.numel() == batch.block_table.size(0) + 1 &&
+  const bool shapes_agree = batch.positions.numel() == rows && batch.kv_slots.numel() == rows &&
+                            batch.rows.rows() == rows && batch.cu_rows.numel() == batch.block_table.size(0) + 1 &&
                             batch.head_rows.rows() == batch.logit_rows.numel() && batch.logit_rows.numel() <= rows;
   if (!shapes_agree) {
-    return absl::InternalError(absl::StrCat(
-        "forward batch is inconsistent: token_ids: ", rows, "; positions: ", batch.positions.numel(),
-        "; kv_slots: ", batch.kv_slots.numel(), "; rows: ", batch.rows.rows(), "; cu_rows: ", batch.cu_rows.numel(),
-        "; block_table rows: ", batch.block_table.size(0), "; logit_rows: ", batch.logit_rows.numel(),
-        "; head_rows: ", batch.head_rows.rows()));
+    return absl::InternalError(
+        absl::StrCat("forward batch is inconsistent: token_ids: ", rows, "; positions: ", batch.positions.numel(),
+                     "; kv_slots: ", batch.kv_slots.numel(), "; rows: ", batch.rows.rows(),
+                     "; cu_rows: ", batch.cu_rows.numel(), "; block_table rows: ", batch.block_table.size(0),
+                     "; logit_rows: ", batch.logit_rows.numel(), "; head_rows: ", batch.head_rows.rows()));
   }
   if (batch.max_context_tokens < 1 || batch.max_context_tokens > max_positions) {
     return absl::InternalError(

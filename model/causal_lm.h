@@ -25,7 +25,8 @@ struct LoadOptions {
 // A frozen decoder read from an HF folder. Knows no adapter kinds and no requests.
 //
 // Threads  Load once; Forward from one thread at a time.
-// Errors   Load: NotFound, InvalidArgument, Unimplemented, DataLoss as the readers say. Forward: ResourceExhausted when memory
+// Errors   Load: NotFound, InvalidArgument, Unimplemented, DataLoss as the readers say. Forward: ResourceExhausted when
+// memory
 //          ran out; Internal for a broken batch.
 class CausalLm final {
  public:

@@ -34,15 +34,16 @@ std::string KnownArchitectures() {
 const Architecture* PickArchitecture(ConfigFields& fields) {
   const std::vector<std::string> names = fields.Strings("architectures");
   if (names.size() != 1) {
-    fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe("architectures"), "; expected: a list of one name")));
+    fields.Fail(
+        absl::InvalidArgumentError(absl::StrCat(fields.Describe("architectures"), "; expected: a list of one name")));
     return nullptr;
   }
   const Architecture* architecture = FindArchitecture(names[0]);
   if (architecture == nullptr) {
     fields.Refuse("architectures", absl::StrCat("supported are ", KnownArchitectures()));
   } else if (fields.String("model_type", architecture->model_type) != architecture->model_type) {
-    fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe("model_type"), "; expected for ", architecture->name,
-                                                        ": ", architecture->model_type)));
+    fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe("model_type"), "; expected for ",
+                                                        architecture->name, ": ", architecture->model_type)));
   }
   return architecture;
 }
@@ -110,7 +111,8 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
   };
   const Architecture* architecture = FindArchitecture(config.architecture);
   LORAD_CHECK(architecture != nullptr);
-  BaseShape shape{config.model_type, config.num_layers, config.vocab_size, config.hidden_size, config.tied_embeddings, {}};
+  BaseShape shape{config.model_type,  config.num_layers,      config.vocab_size,
+                  config.hidden_size, config.tied_embeddings, {}};
   const std::vector<WeightRow> rows = architecture->weights(config);
   const auto find = [&](WeightName name) -> const WeightRow* {
     for (const WeightRow& row : rows)

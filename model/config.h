@@ -47,8 +47,8 @@ struct ModelConfig {
   bool mlp_bias = false;
   bool qk_norm = false;  // RMS over head_dim before rope
   bool tied_embeddings = false;
-  double attention_scale = 0.0;         // head_dim^-0.5 unless the architecture says otherwise
-  std::vector<int64_t> window_tokens;   // [num_layers]; q attends to k with q - k < window; 0 = all
+  double attention_scale = 0.0;        // head_dim^-0.5 unless the architecture says otherwise
+  std::vector<int64_t> window_tokens;  // [num_layers]; q attends to k with q - k < window; 0 = all
   RopeConfig rope;
   std::vector<int32_t> eos_token_ids;  // union of generation_config.json, config.json
   int32_t bos_token_id = -1;
@@ -63,9 +63,9 @@ struct ModelConfig {
   } generation;
 };
 
-// Reads config.json and generation_config.json of an HF folder. Errors: NotFound without config.json; DataLoss for a file that
-// is not JSON; InvalidArgument for a wrong or inconsistent value; Unimplemented, naming key and value, for an architecture or
-// option not supported.
+// Reads config.json and generation_config.json of an HF folder. Errors: NotFound without config.json; DataLoss for a
+// file that is not JSON; InvalidArgument for a wrong or inconsistent value; Unimplemented, naming key and value, for an
+// architecture or option not supported.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir);
 
 // What adapters of this base must fit, with HF's module paths.

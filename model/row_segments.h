@@ -6,8 +6,8 @@
 namespace lorad {
 
 struct SlotTerm {
-  int32_t slot;   // index of a resident adapter in the pool's slot table
-  float scale;    // on top of the adapter's own; 1 unless a request asks otherwise
+  int32_t slot;  // index of a resident adapter in the pool's slot table
+  float scale;   // on top of the adapter's own; 1 unless a request asks otherwise
 };
 
 // Which rows of a matmul use which adapters: rows starts[g]..starts[g+1] use terms[term_starts[g]..term_starts[g+1]];

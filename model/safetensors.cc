@@ -31,8 +31,8 @@ std::optional<DType> ParseDType(absl::string_view name) {
 }
 
 bool IsOtherSafetensorsDType(absl::string_view name) {
-  for (const absl::string_view other : {"F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "U16", "U32", "U64",
-                                        "C64"}) {
+  for (const absl::string_view other :
+       {"F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "U16", "U32", "U64", "C64"}) {
     if (name == other) return true;
   }
   return false;
@@ -143,17 +143,19 @@ class HeaderHandler final : public nlohmann::json_sax<Json> {
   enum class Place : uint8_t { kStart, kRoot, kMetadata, kTensor, kArray, kEnd };
 
   bool Fail(const std::string& what) {
-    status_ = absl::DataLossError(
-        name_.empty() ? absl::StrCat(path_, ": header: ", what)
-                      : absl::StrCat(path_, ": tensor ", Printable(name_), ": ", what));
+    status_ = absl::DataLossError(name_.empty() ? absl::StrCat(path_, ": header: ", what)
+                                                : absl::StrCat(path_, ": tensor ", Printable(name_), ": ", what));
     return false;
   }
 
   bool Unexpected(const std::string& what) {
     switch (place_) {
-      case Place::kStart: return Fail(absl::StrCat("must be an object, is ", what));
-      case Place::kRoot: return Fail(absl::StrCat("must be an object, is ", what));
-      default: return Fail(absl::StrCat(Printable(field_), " cannot hold ", what));
+      case Place::kStart:
+        return Fail(absl::StrCat("must be an object, is ", what));
+      case Place::kRoot:
+        return Fail(absl::StrCat("must be an object, is ", what));
+      default:
+        return Fail(absl::StrCat(Printable(field_), " cannot hold ", what));
     }
   }
 
@@ -211,16 +213,17 @@ absl::Status CheckTiling(const SafetensorsIndex& index, int64_t data_offset_byte
   for (const auto* named : in_order) {
     const SafetensorsEntry& entry = named->second;
     if (entry.offset_bytes != expected) {
-      return absl::DataLossError(absl::StrCat(
-          index.path, ": tensor ", Printable(named->first), ": ",
-          entry.offset_bytes < expected ? "overlaps the tensor before it" : "leaves a hole before it",
-          "; begins at data byte: ", entry.offset_bytes - data_offset_bytes,
-          "; expected: ", expected - data_offset_bytes));
+      return absl::DataLossError(
+          absl::StrCat(index.path, ": tensor ", Printable(named->first), ": ",
+                       entry.offset_bytes < expected ? "overlaps the tensor before it" : "leaves a hole before it",
+                       "; begins at data byte: ", entry.offset_bytes - data_offset_bytes,
+                       "; expected: ", expected - data_offset_bytes));
     }
     expected += entry.size_bytes;
   }
   if (expected != index.file_bytes) {
-    return absl::DataLossError(absl::StrCat(index.path, ": bytes after the last tensor: ", index.file_bytes - expected));
+    return absl::DataLossError(
+        absl::StrCat(index.path, ": bytes after the last tensor: ", index.file_bytes - expected));
   }
   return absl::OkStatus();
 }

@@ -83,7 +83,8 @@ absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::st
   if (fd < 0) return absl::NotFoundError(absl::StrCat("cannot open: ", path, ": ", std::strerror(errno)));
   struct stat info;
   const bool as_expected = ::fstat(fd, &info) == 0 && info.st_size == expected_bytes;
-  void* data = as_expected ? ::mmap(nullptr, static_cast<size_t>(expected_bytes), PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+  void* data =
+      as_expected ? ::mmap(nullptr, static_cast<size_t>(expected_bytes), PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
   const int error = errno;
   ::close(fd);
   if (!as_expected) return absl::DataLossError(absl::StrCat(path, ": changed while it was opened"));
@@ -108,7 +109,8 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& model_dir) {
   if (files->Exists(index)) return OpenShards(*files, model_dir, index);
   for (const char* pickle : {"pytorch_model.bin", "pytorch_model.bin.index.json"}) {
     if (!files->Exists(absl::StrCat(model_dir, "/", pickle))) continue;
-    return absl::UnimplementedError(absl::StrCat(model_dir, "/", pickle, ": not supported: pickled weights; convert to safetensors"));
+    return absl::UnimplementedError(
+        absl::StrCat(model_dir, "/", pickle, ": not supported: pickled weights; convert to safetensors"));
   }
   return absl::DataLossError(absl::StrCat("no weights: neither ", single, " nor model.safetensors.index.json"));
 }

@@ -46,9 +46,8 @@ absl::StatusOr<std::string> HeaderText(absl::Span<const TensorToWrite> tensors,
     if (header.contains(tensor.name)) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": name comes twice"));
     }
-    header[tensor.name] = {{"dtype", Name(tensor.dtype)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + size}}};
+    header[tensor.name] = {
+        {"dtype", Name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + size}}};
     offset += size;
   }
   std::string text = header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);

@@ -27,7 +27,7 @@ std::string_view Name(Site site);  // "q_proj", …
 // A site of one architecture.
 struct SiteShape {
   Site site;
-  std::string module_path;  // HF's, "{}" stands for the layer: "model.layers.{}.self_attn.q_proj", "lm_head"
+  std::string module_path;   // HF's, "{}" stands for the layer: "model.layers.{}.self_attn.q_proj", "lm_head"
   int64_t in_features = 0;   // for an embedding: the vocabulary
   int64_t out_features = 0;  // for an embedding: hidden_size
   bool per_layer = true;

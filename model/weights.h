@@ -12,9 +12,9 @@ namespace lorad {
 
 // Turns the stored tensors of one checkpoint into tensors of the model's dtype, on the CPU.
 //
-// A tensor whose stored dtype is the model's is used where it lies, without a copy, and keeps its file mapped; its pages are
-// read in now, so that no step waits for the disk. Converted and fused ones are copies; the pages they came from are dropped.
-// Threads  one. Throws c10::Error (out of memory): call under Guarded.
+// A tensor whose stored dtype is the model's is used where it lies, without a copy, and keeps its file mapped; its
+// pages are read in now, so that no step waits for the disk. Converted and fused ones are copies; the pages they came
+// from are dropped. Threads  one. Throws c10::Error (out of memory): call under Guarded.
 class WeightLoader final {
  public:
   using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;

@@ -23,8 +23,8 @@ bool IsLeftover(const std::string& name) {
 void AppendList(const char* what, const std::vector<std::string>& names, std::vector<std::string>* parts) {
   if (names.empty()) return;
   const std::vector<std::string> shown(names.begin(), names.begin() + std::min(names.size(), kShownNames));
-  parts->push_back(
-      absl::StrCat(what, ": ", names.size(), ": ", absl::StrJoin(shown, ", "), names.size() > kShownNames ? ", …" : ""));
+  parts->push_back(absl::StrCat(what, ": ", names.size(), ": ", absl::StrJoin(shown, ", "),
+                                names.size() > kShownNames ? ", …" : ""));
 }
 
 }  // namespace

@@ -39,8 +39,8 @@ bool StartPacking(AdapterVersion* version, SchedulerState* state) {
   return true;
 }
 
-// Pages that must be there before an adapter is placed: its own and, while others run and would take them away again, those
-// of the request that waits for it.
+// Pages that must be there before an adapter is placed: its own and, while others run and would take them away again,
+// those of the request that waits for it.
 int64_t PagesToPlace(const AdapterVersion& version, const SchedulerState& state) {
   if (version.phase == WantedPhase::kResident || version.pages == 0 || state.running.empty()) return version.pages;
   for (const Sequence* sequence : state.waiting) {
@@ -70,8 +70,8 @@ std::vector<AdapterVersion*> WantedVersions(const SchedulerState& state, std::un
   return wanted;
 }
 
-// What the residency's decision is made from. A read that lasts too long is left out: it holds no image, may never end, and
-// has no claim on pages.
+// What the residency's decision is made from. A read that lasts too long is left out: it holds no image, may never end,
+// and has no claim on pages.
 ResidencyInput MakeResidencyInput(SchedulerState* state) {
   const int64_t now_us = state->parts.clock->NowUs();
   std::unordered_set<AdapterId> overtaken;

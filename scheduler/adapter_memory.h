@@ -11,8 +11,8 @@ namespace lorad {
 // Gives the version to a loader. Errors: ResourceExhausted: its queue is full.
 absl::Status StartReading(AdapterVersion* version, SchedulerState* state);
 
-// Reads, evicts and packs what waiting requests, pins and loads want, as adapters/residency.h decides; answers loads for
-// which there is no room now. True: a read or a packing was begun.
+// Reads, evicts and packs what waiting requests, pins and loads want, as adapters/residency.h decides; answers loads
+// for which there is no room now. True: a read or a packing was begun.
 bool RunResidency(SchedulerState* state);
 
 // Versions that the pool evicted become kHost; drained ones without users are given back and their unloads answered.

@@ -26,8 +26,9 @@ struct AdapterVersion {
   std::string path;
   AdapterState state = AdapterState::kUnknown;
   WantedPhase phase = WantedPhase::kOnDisk;
-  bool from_folder = false;  // taken from adapter_dir at first use: forgotten, not remembered as failed, when that fails
-  bool replaces = false;     // not yet what its name means
+  bool from_folder =
+      false;              // taken from adapter_dir at first use: forgotten, not remembered as failed, when that fails
+  bool replaces = false;  // not yet what its name means
   bool pinned = false;
   int64_t running = 0;  // sequences
   int64_t waiting = 0;

@@ -33,10 +33,10 @@ absl::Status CheckEverFits(const Request& request, int64_t adapter_pages, const 
   // The last generated token is never computed, so it needs no place.
   const int64_t fit_tokens = TokensThatFit(adapter_pages, limits);
   if (prompt_tokens + max_tokens - 1 > fit_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tokens to hold: ", prompt_tokens + max_tokens - 1, "; limit: ", fit_tokens, ", of memory pages: ",
-        limits.total_pages, ", of them for the adapter: ", adapter_pages,
-        "; lower max_tokens or raise --memory-bytes"));
+    return absl::InvalidArgumentError(absl::StrCat("tokens to hold: ", prompt_tokens + max_tokens - 1,
+                                                   "; limit: ", fit_tokens, ", of memory pages: ", limits.total_pages,
+                                                   ", of them for the adapter: ", adapter_pages,
+                                                   "; lower max_tokens or raise --memory-bytes"));
   }
   return absl::OkStatus();
 }

@@ -137,9 +137,9 @@ void ExpireDeadlines(SchedulerState* state) {
   for (Sequence* sequence : AllSequences(*state)) {
     const std::optional<int64_t>& deadline_us = sequence->request->deadline_us;
     if (deadline_us.has_value() && now_us >= *deadline_us) {
-      GiveUp(absl::DeadlineExceededError(absl::StrCat("deadline passed after ms: ",
-                                                      (now_us - sequence->request->arrival_us) / 1000,
-                                                      "; tokens generated: ", sequence->generated_tokens())),
+      GiveUp(absl::DeadlineExceededError(
+                 absl::StrCat("deadline passed after ms: ", (now_us - sequence->request->arrival_us) / 1000,
+                              "; tokens generated: ", sequence->generated_tokens())),
              sequence, state);
     } else if (drained) {
       GiveUp(absl::UnavailableError("the daemon is shutting down"), sequence, state);

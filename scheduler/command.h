@@ -53,6 +53,7 @@ struct DrainCommand {
   int64_t deadline_us = 0;
 };
 
-using Command = std::variant<SubmitCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand, LoaderCommand, DrainCommand>;
+using Command =
+    std::variant<SubmitCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand, LoaderCommand, DrainCommand>;
 
 }  // namespace lorad

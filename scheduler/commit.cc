@@ -21,8 +21,8 @@ void TakeMemory(HeldRow* row, SchedulerState* state) {
   sequence->in_flight_tokens = 0;
 }
 
-// The first prompt token has no log-probability, so entry i of the list belongs to prompt position i. After a preemption
-// the same positions come again.
+// The first prompt token has no log-probability, so entry i of the list belongs to prompt position i. After a
+// preemption the same positions come again.
 void GatherPromptLogprobs(const PlanRow& row, std::vector<TokenLogprob> logprobs, Sequence* sequence) {
   if (logprobs.empty()) return;
   std::vector<TokenLogprob>& all = sequence->prompt_logprobs;
@@ -75,7 +75,8 @@ void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
 
 void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState* state) {
   if (result.ok() && result->rows.size() != held.rows.size()) {
-    result = absl::InternalError(absl::StrCat("rows launched: ", held.rows.size(), "; answered: ", result->rows.size()));
+    result =
+        absl::InternalError(absl::StrCat("rows launched: ", held.rows.size(), "; answered: ", result->rows.size()));
   }
   for (size_t i = 0; i < held.rows.size(); ++i) {
     HeldRow& row = held.rows[i];

@@ -16,9 +16,8 @@ namespace lorad {
 namespace {
 
 LoaderCalls CallsOf(AdapterLoader* loader) {
-  return {.stage = [loader](AdapterId id, std::string path, std::string digest) {
-            return loader->Stage(id, std::move(path), std::move(digest));
-          },
+  return {.stage = [loader](AdapterId id, std::string path,
+                            std::string digest) { return loader->Stage(id, std::move(path), std::move(digest)); },
           .pack =
               [loader](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
                        std::byte* destination) {
@@ -35,8 +34,8 @@ SchedulerParts PartsOf(const Engine::Parts& parts, Inbox* inbox) {
           .observer = parts.observer,
           .clock = parts.clock,
           .inbox = inbox,
-          .post_reply = [completions = parts.completions](
-                            std::function<void()> call) { completions->Post(std::move(call)); },
+          .post_reply = [completions =
+                             parts.completions](std::function<void()> call) { completions->Post(std::move(call)); },
           .kv_layout = parts.kv_layout};
 }
 

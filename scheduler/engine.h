@@ -19,23 +19,25 @@
 namespace lorad {
 
 struct EngineConfig {
-  int64_t max_batch_tokens = 512;      // upper bound of a step's tokens
-  int64_t target_step_us = 150'000;    // the budget of a step comes from its fitted time; max_batch_tokens bounds it
-  int64_t max_sequences = 64;          // running at once
-  int64_t queue_limit = 1024;          // sequences accepted and not yet running
-  int64_t command_limit = 1024;        // adapter commands waiting
-  int64_t max_overtakes = 64;          // how many later requests may begin before one whose adapter is loading
-  int64_t max_adapters = 1'000'000;    // names known
-  int64_t max_context_tokens = 0;      // the model's
-  bool check_invariants = false;       // after each turn, and abort when one is broken: for tests and development
-  std::string adapter_dir = {};        // "" = none; a sub-folder loads by name at its first use
+  int64_t max_batch_tokens = 512;    // upper bound of a step's tokens
+  int64_t target_step_us = 150'000;  // the budget of a step comes from its fitted time; max_batch_tokens bounds it
+  int64_t max_sequences = 64;        // running at once
+  int64_t queue_limit = 1024;        // sequences accepted and not yet running
+  int64_t command_limit = 1024;      // adapter commands waiting
+  int64_t max_overtakes = 64;        // how many later requests may begin before one whose adapter is loading
+  int64_t max_adapters = 1'000'000;  // names known
+  int64_t max_context_tokens = 0;    // the model's
+  bool check_invariants = false;     // after each turn, and abort when one is broken: for tests and development
+  std::string adapter_dir = {};      // "" = none; a sub-folder loads by name at its first use
 };
 
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.
 //
 // Threads  Run on the engine thread; Submit, Cancel, Post, snapshot from any.
-// Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining, InvalidArgument for a request
-//          that can never fit, with the numbers. Everything later reaches the request's sink: exactly one Finish a sequence.
+// Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining, InvalidArgument for a
+// request
+//          that can never fit, with the numbers. Everything later reaches the request's sink: exactly one Finish a
+//          sequence.
 class Engine final {
  public:
   // What the engine works with; all outlive it.

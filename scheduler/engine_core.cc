@@ -67,8 +67,8 @@ PlanInput MakePlanInput(const SchedulerState& state) {
     input.waiting.push_back(view);
   }
   const auto running = static_cast<int64_t>(state.running.size());
-  input.token_budget = std::max(
-      running, state.step_time.TokensFor(config.target_step_us, running + kLeastPrefillTokens, config.max_batch_tokens));
+  input.token_budget = std::max(running, state.step_time.TokensFor(config.target_step_us, running + kLeastPrefillTokens,
+                                                                   config.max_batch_tokens));
   input.max_sequences = config.max_sequences;
   input.available_pages = parts.pages->free_pages() + parts.adapters->evictable_pages();
   input.pages_per_block = state.pages_per_block();

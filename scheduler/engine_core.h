@@ -18,7 +18,8 @@ class EngineCore final {
   ~EngineCore();  // ends what is left
 
   void Apply(Command command);
-  // One turn: expire, load, plan, reserve, execute, commit, publish. True: something was done, so another turn may do more.
+  // One turn: expire, load, plan, reserve, execute, commit, publish. True: something was done, so another turn may do
+  // more.
   bool Turn();
   // How long nothing but a command can change anything: microseconds, -1 for ever.
   int64_t WaitBudgetUs() const;

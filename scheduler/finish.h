@@ -7,8 +7,8 @@
 
 namespace lorad {
 
-// The only place where a sequence ends: fills event.finish's usage, hands `event` to the sink, tells the observer, gives
-// back memory and lease, and forgets the sequence.
+// The only place where a sequence ends: fills event.finish's usage, hands `event` to the sink, tells the observer,
+// gives back memory and lease, and forgets the sequence.
 void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state);
 
 // Ends it without more tokens: with `status` if it never began, else as kAbort with the status' message.

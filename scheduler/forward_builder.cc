@@ -60,13 +60,13 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
       const int64_t position = row.first_position + i;
       token_ids.push_back(row.token_ids[i]);
       positions.push_back(static_cast<int32_t>(position));
-      kv_slots.push_back(static_cast<int32_t>(row.blocks[position / kKvBlockTokens] * kKvBlockTokens +
-                                              position % kKvBlockTokens));
+      kv_slots.push_back(
+          static_cast<int32_t>(row.blocks[position / kKvBlockTokens] * kKvBlockTokens + position % kKvBlockTokens));
     }
     cu_rows.push_back(static_cast<int32_t>(token_ids.size()));
     const std::vector<int64_t> offsets = LogitOffsets(row);
-    built.logits.push_back({.first_row = static_cast<int64_t>(logit_rows.size()),
-                            .rows = static_cast<int64_t>(offsets.size())});
+    built.logits.push_back(
+        {.first_row = static_cast<int64_t>(logit_rows.size()), .rows = static_cast<int64_t>(offsets.size())});
     for (const int64_t offset : offsets) logit_rows.push_back(static_cast<int32_t>(first_row + offset));
     Extend(tokens, row.slot, &last_slot, &built.batch.rows);
     Extend(static_cast<int64_t>(offsets.size()), row.slot, &last_head_slot, &built.batch.head_rows);
@@ -78,10 +78,10 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
   built.batch.cu_rows = Int32Tensor(cu_rows);
   built.batch.kv_slots = Int32Tensor(kv_slots);
   built.batch.logit_rows = Int32Tensor(logit_rows);
-  at::Tensor block_table = at::full({static_cast<int64_t>(rows.size()), static_cast<int64_t>(most_blocks)}, -1, at::kInt);
+  at::Tensor block_table =
+      at::full({static_cast<int64_t>(rows.size()), static_cast<int64_t>(most_blocks)}, -1, at::kInt);
   for (size_t s = 0; s < rows.size(); ++s) {
-    std::copy(rows[s].blocks.begin(), rows[s].blocks.end(),
-              block_table.mutable_data_ptr<int32_t>() + s * most_blocks);
+    std::copy(rows[s].blocks.begin(), rows[s].blocks.end(), block_table.mutable_data_ptr<int32_t>() + s * most_blocks);
   }
   built.batch.block_table = std::move(block_table);
   return built;

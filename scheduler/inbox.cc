@@ -17,8 +17,8 @@ absl::Status Inbox::PutSubmit(SubmitCommand command) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (draining_ || closed_) return absl::UnavailableError("the daemon is shutting down; send the request elsewhere");
     if (queued_sequences_ + sequences > queue_limit_) {
-      return absl::ResourceExhaustedError(absl::StrCat("sequences waiting: ", queued_sequences_, "; wanted: ", sequences,
-                                                       "; limit: ", queue_limit_,
+      return absl::ResourceExhaustedError(absl::StrCat("sequences waiting: ", queued_sequences_,
+                                                       "; wanted: ", sequences, "; limit: ", queue_limit_,
                                                        "; retry later or raise --queue-limit"));
     }
     queued_sequences_ += sequences;
@@ -33,8 +33,8 @@ absl::Status Inbox::PutAdapter(Command command) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (draining_ || closed_) return absl::UnavailableError("the daemon is shutting down; adapters change no more");
     if (open_commands_ >= command_limit_) {
-      return absl::ResourceExhaustedError(absl::StrCat("adapter commands under way: ", open_commands_,
-                                                       "; limit: ", command_limit_, "; retry later"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("adapter commands under way: ", open_commands_, "; limit: ", command_limit_, "; retry later"));
     }
     ++open_commands_;
     commands_.push_back(std::move(command));

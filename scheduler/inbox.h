@@ -14,7 +14,8 @@ namespace lorad {
 // The engine's only door: many threads put commands in, the engine thread takes them out in order.
 //
 // Bounds   Sequences accepted and not yet running: queue_limit. Adapter commands accepted and not yet answered:
-//          command_limit. Cancels, loader events (each answers a job that the engine gave) and drains are never refused.
+//          command_limit. Cancels, loader events (each answers a job that the engine gave) and drains are never
+//          refused.
 // Errors   ResourceExhausted: a bound is reached. Unavailable: draining, or the engine has ended.
 class Inbox final {
  public:
@@ -24,15 +25,16 @@ class Inbox final {
   absl::Status PutAdapter(Command command);
   void Put(Command command);  // dropped once closed
 
-  // Engine thread. Moves all commands to the end of `commands`; if there are none, waits up to `wait_us` (-1: for ever).
+  // Engine thread. Moves all commands to the end of `commands`; if there are none, waits up to `wait_us` (-1: for
+  // ever).
   void DrainInto(std::vector<Command>* commands, int64_t wait_us);
   // A sequence began to run, or ended without having begun; an adapter command was answered.
   void SequenceLeftQueue();
   void CommandAnswered();
 
-  void RefuseSubmits();               // draining
-  void Wake();                        // ends a wait
-  std::vector<Command> Close();       // refuses everything from now on; returns what was never taken out
+  void RefuseSubmits();          // draining
+  void Wake();                   // ends a wait
+  std::vector<Command> Close();  // refuses everything from now on; returns what was never taken out
 
   int64_t queued_sequences() const;
 

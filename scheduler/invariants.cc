@@ -18,13 +18,15 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
   const auto blocks = static_cast<int64_t>(sequence.blocks.size());
   if (sequence.in_flight_tokens != 0) return Broken(who + "tokens in flight between turns");
   if (!sequence.running) {
-    if (blocks != 0 || !sequence.lease.empty() || sequence.computed_tokens != 0) return Broken(who + "waits, but holds memory");
+    if (blocks != 0 || !sequence.lease.empty() || sequence.computed_tokens != 0)
+      return Broken(who + "waits, but holds memory");
     return absl::OkStatus();
   }
   if (blocks != (sequence.computed_tokens + kKvBlockTokens - 1) / kKvBlockTokens) {
     return Broken(absl::StrCat(who, "blocks: ", blocks, " for computed tokens: ", sequence.computed_tokens));
   }
-  if (sequence.computed_tokens >= sequence.known_tokens()) return Broken(who + "nothing left to compute, but not ended");
+  if (sequence.computed_tokens >= sequence.known_tokens())
+    return Broken(who + "nothing left to compute, but not ended");
   if (sequence.lease.empty() != (sequence.adapter == nullptr)) return Broken(who + "lease and adapter do not agree");
   if (sequence.adapter != nullptr && !state.parts.adapters->IsResident(sequence.adapter->id)) {
     return Broken(who + "runs on an adapter that is not resident");
@@ -36,8 +38,11 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
 }
 
 absl::Status CheckLists(const SchedulerState& state) {
-  if (state.running.size() + state.waiting.size() != state.sequences.size()) return Broken("a sequence is on no list, or two");
-  const auto in_order = [&state](const Sequence* a, const Sequence* b) { return state.order->Before(a->order, b->order); };
+  if (state.running.size() + state.waiting.size() != state.sequences.size())
+    return Broken("a sequence is on no list, or two");
+  const auto in_order = [&state](const Sequence* a, const Sequence* b) {
+    return state.order->Before(a->order, b->order);
+  };
   if (!std::is_sorted(state.running.begin(), state.running.end(), in_order)) return Broken("running is out of order");
   if (!std::is_sorted(state.waiting.begin(), state.waiting.end(), in_order)) return Broken("waiting is out of order");
   if (static_cast<int64_t>(state.running.size()) > state.config.max_sequences) return Broken("too many run");
@@ -63,20 +68,24 @@ absl::Status CheckPages(const SchedulerState& state) {
     const bool holds = version->phase == WantedPhase::kResident || version->phase == WantedPhase::kPacking;
     if (holds) adapter_pages += version->pages;
     resident += version->phase == WantedPhase::kResident;
-    if ((version->phase == WantedPhase::kPacking) == version->reservation.empty()) return Broken("packing without pages");
+    if ((version->phase == WantedPhase::kPacking) == version->reservation.empty())
+      return Broken("packing without pages");
     if ((version->phase == WantedPhase::kResident) != state.parts.adapters->IsResident(id)) {
       return Broken(absl::StrCat("adapter ", version->name, ": residency does not agree with the pool"));
     }
-    if (holds && version->image != nullptr && version->phase == WantedPhase::kResident) return Broken("image kept beside pages");
+    if (holds && version->image != nullptr && version->phase == WantedPhase::kResident)
+      return Broken("image kept beside pages");
   }
   if (kv_pages != pages.used_pages(PageOwner::kKv)) {
-    return Broken(absl::StrCat("KV pages of sequences: ", kv_pages, "; of the pool: ", pages.used_pages(PageOwner::kKv)));
+    return Broken(
+        absl::StrCat("KV pages of sequences: ", kv_pages, "; of the pool: ", pages.used_pages(PageOwner::kKv)));
   }
   if (adapter_pages != pages.used_pages(PageOwner::kAdapter)) {
     return Broken(absl::StrCat("adapter pages of versions: ", adapter_pages,
                                "; of the pool: ", pages.used_pages(PageOwner::kAdapter)));
   }
-  if (resident != state.parts.adapters->resident_count()) return Broken("the pool holds an adapter that has no version");
+  if (resident != state.parts.adapters->resident_count())
+    return Broken("the pool holds an adapter that has no version");
   if (kv_pages + adapter_pages + pages.free_pages() != pages.total_pages()) return Broken("pages do not add up");
   return absl::OkStatus();
 }

@@ -6,7 +6,8 @@
 namespace lorad {
 
 // What must hold between turns; simulations ask after each one.
-//   - a running sequence holds the blocks of its computed tokens, and a lease on its own adapter; a waiting one nothing;
+//   - a running sequence holds the blocks of its computed tokens, and a lease on its own adapter; a waiting one
+//   nothing;
 //   - a page is owned by a sequence's block, by a resident adapter, or by one that is being packed, and no block twice;
 //   - counts of adapters' users are those of the sequences; a name's version is not draining; leases are of residents;
 //   - the bounded queue counts the sequences that have not begun; both lists are in order.

@@ -44,8 +44,8 @@ void Retire(AdapterVersion* version, SchedulerState* state) {
 }
 
 absl::Status TooManyNames(const SchedulerState& state) {
-  return absl::ResourceExhaustedError(absl::StrCat("adapters known: ", state.adapters.names(), "; limit: ",
-                                                   state.config.max_adapters, "; unload some"));
+  return absl::ResourceExhaustedError(absl::StrCat("adapters known: ", state.adapters.names(),
+                                                   "; limit: ", state.config.max_adapters, "; unload some"));
 }
 
 void FailUsers(const absl::Status& status, AdapterVersion* version, SchedulerState* state) {
@@ -143,8 +143,8 @@ void ApplyLoad(LoadCommand command, SchedulerState* state) {
   if (absl::Status status = CheckAdapterName(command.name); !status.ok()) return refuse(std::move(status));
   const AdapterVersion* const current = table.Current(command.name);
   if (current != nullptr && !command.replace) {
-    return refuse(absl::AlreadyExistsError(
-        absl::StrCat("adapter: ", command.name, "; loaded from: ", current->path, "; use replace, or unload it first")));
+    return refuse(absl::AlreadyExistsError(absl::StrCat("adapter: ", command.name, "; loaded from: ", current->path,
+                                                        "; use replace, or unload it first")));
   }
   if (current != nullptr && (current->state == AdapterState::kLoading || table.Replacing(command.name) != nullptr)) {
     return refuse(absl::FailedPreconditionError(
@@ -168,9 +168,10 @@ void ApplyUnload(UnloadCommand command, SchedulerState* state) {
   AdapterVersion* const version = table.Current(command.name);
   if (version == nullptr) {
     const bool failed = table.ForgetFailure(command.name);
-    AnswerStatus(std::move(command.reply),
-              failed ? absl::OkStatus() : absl::NotFoundError(absl::StrCat("adapter: ", command.name, "; not loaded")),
-              state);
+    AnswerStatus(
+        std::move(command.reply),
+        failed ? absl::OkStatus() : absl::NotFoundError(absl::StrCat("adapter: ", command.name, "; not loaded")),
+        state);
     return;
   }
   const absl::Status unloaded = absl::CancelledError(absl::StrCat("adapter: ", command.name, "; unloaded meanwhile"));
@@ -195,8 +196,8 @@ void ApplyPin(PinCommand command, SchedulerState* state) {
   const auto refuse = [&](absl::Status status) { AnswerAdapter(std::move(command.reply), std::move(status), state); };
   if (version == nullptr) return refuse(absl::NotFoundError(absl::StrCat("adapter: ", command.name, "; not loaded")));
   if (version->state == AdapterState::kLoading) {
-    return refuse(absl::FailedPreconditionError(
-        absl::StrCat("adapter: ", command.name, "; its load is under way; wait for it")));
+    return refuse(
+        absl::FailedPreconditionError(absl::StrCat("adapter: ", command.name, "; its load is under way; wait for it")));
   }
   if (command.pinned) {
     if (absl::Status status = CheckPin(*version, *state); !status.ok()) return refuse(std::move(status));

@@ -22,8 +22,8 @@ void TakePromptLogprobs(const at::Tensor& logits, absl::Span<const ExecRow> rows
     for (int64_t r = 0; r < built.logits[i].rows; ++r) {
       const int64_t next = row.first_position + r + 1;
       if (next >= static_cast<int64_t>(row.prompt_ids.size())) break;
-      result->rows[i].prompt_logprobs.push_back(LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[next],
-                                                          row.sampling->prompt_logprobs));
+      result->rows[i].prompt_logprobs.push_back(
+          LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[next], row.sampling->prompt_logprobs));
     }
   }
 }

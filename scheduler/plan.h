@@ -28,15 +28,15 @@ struct StepPlan {
 struct ExecRow {
   SequenceId sequence = 0;
   int64_t first_position = 0;
-  absl::Span<const int32_t> token_ids;      // to compute, consecutive positions
-  std::vector<int32_t> blocks;              // block numbers of the sequence, in order, covering these positions
-  int32_t slot = -1;                        // adapter slot; -1 = base
+  absl::Span<const int32_t> token_ids;  // to compute, consecutive positions
+  std::vector<int32_t> blocks;          // block numbers of the sequence, in order, covering these positions
+  int32_t slot = -1;                    // adapter slot; -1 = base
   bool sample = false;
   const SamplingOptions* sampling = nullptr;
   absl::Span<const int32_t> prompt_ids;
   absl::Span<const int32_t> generated_ids;
-  absl::Span<const int32_t> banned_ids;     // stop tokens while below min_tokens
-  bool prompt_logprobs = false;             // of this row's prompt positions
+  absl::Span<const int32_t> banned_ids;  // stop tokens while below min_tokens
+  bool prompt_logprobs = false;          // of this row's prompt positions
 };
 
 }  // namespace lorad

@@ -20,8 +20,7 @@ struct Draft {
 
 class Planner final {
  public:
-  explicit Planner(const PlanInput& input)
-      : input_(input), budget_(input.token_budget), pages_(input.available_pages) {
+  explicit Planner(const PlanInput& input) : input_(input), budget_(input.token_budget), pages_(input.available_pages) {
     for (const PlanSequence& sequence : input.running) drafts_.push_back({.sequence = &sequence});
   }
 
@@ -115,10 +114,8 @@ class Planner final {
   }
 
   void WriteRow(const PlanSequence& s, int64_t tokens) {
-    plan_.rows.push_back({.sequence = s.id,
-                          .first_position = s.computed_tokens,
-                          .tokens = tokens,
-                          .sample = tokens == Pending(s)});
+    plan_.rows.push_back(
+        {.sequence = s.id, .first_position = s.computed_tokens, .tokens = tokens, .sample = tokens == Pending(s)});
   }
 
   void PlanWaiting() {

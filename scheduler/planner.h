@@ -18,11 +18,11 @@ enum class AdapterReadiness : uint8_t {
 // What the planner sees of a sequence.
 struct PlanSequence {
   SequenceId id = 0;
-  int64_t computed_tokens = 0;  // in flight ones included
-  int64_t known_tokens = 0;     // prompt and generated; the planner wants all of them computed
-  int64_t blocks = 0;           // KV blocks held
+  int64_t computed_tokens = 0;   // in flight ones included
+  int64_t known_tokens = 0;      // prompt and generated; the planner wants all of them computed
+  int64_t blocks = 0;            // KV blocks held
   int64_t row_limit_tokens = 0;  // most tokens in one row; 0 = no limit
-  AdapterId adapter = 0;        // 0 = base
+  AdapterId adapter = 0;         // 0 = base
   // Waiting sequences only.
   AdapterReadiness readiness = AdapterReadiness::kReady;
   int64_t idle_adapter_pages = 0;  // pages that could be evicted until this sequence begins
@@ -42,10 +42,10 @@ struct PlanInput {
 
 // Decides one step. Pure.
 //
-// Running decodes first, then prompts of running sequences in chunks, then waiting ones in order, as far as tokens, seats
-// and memory go; a running sequence without room for its next token takes that of the last in order (preempted: it will
-// be computed again). A waiting sequence whose adapter is not there is passed by, at most max_overtakes times while it
-// waits for room; then nothing behind it begins. One that does not fit is never passed by.
+// Running decodes first, then prompts of running sequences in chunks, then waiting ones in order, as far as tokens,
+// seats and memory go; a running sequence without room for its next token takes that of the last in order (preempted:
+// it will be computed again). A waiting sequence whose adapter is not there is passed by, at most max_overtakes times
+// while it waits for room; then nothing behind it begins. One that does not fit is never passed by.
 StepPlan PlanStep(const PlanInput& input);
 
 }  // namespace lorad

@@ -9,7 +9,8 @@ template <typename Reply, typename Answer>
 void Post(Reply reply, Answer answer, SchedulerState* state) {
   state->parts.inbox->CommandAnswered();
   if (!reply) return;
-  state->replies.push_back([reply = std::move(reply), answer = std::move(answer)]() mutable { reply(std::move(answer)); });
+  state->replies.push_back(
+      [reply = std::move(reply), answer = std::move(answer)]() mutable { reply(std::move(answer)); });
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 
 namespace lorad {
 
-// Answers to adapter commands, each exactly once. They go to the completions thread when the snapshot shows what they tell.
+// Answers to adapter commands, each exactly once. They go to the completions thread when the snapshot shows what they
+// tell.
 void AnswerAdapter(AdapterReply reply, absl::StatusOr<AdapterInfo> answer, SchedulerState* state);
 void AnswerStatus(StatusReply reply, absl::Status answer, SchedulerState* state);
 

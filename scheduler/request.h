@@ -33,11 +33,12 @@ struct Finish {
 // What one step made for one sequence of a request.
 struct TokenEvent {
   RequestId request = 0;
-  int32_t index = 0;                          // which of n
-  std::string adapter;                        // first event of a sequence: the name (with revision) that answers; "" = base
-  std::vector<TokenLogprob> prompt_logprobs;  // first event, when asked for: one a prompt token, the first without a value
-  std::vector<TokenLogprob> tokens;           // generated, in order; the stop token that ended it is the last one, if any
-  std::optional<Finish> finish;               // at most once a sequence, in its last event
+  int32_t index = 0;    // which of n
+  std::string adapter;  // first event of a sequence: the name (with revision) that answers; "" = base
+  std::vector<TokenLogprob>
+      prompt_logprobs;               // first event, when asked for: one a prompt token, the first without a value
+  std::vector<TokenLogprob> tokens;  // generated, in order; the stop token that ended it is the last one, if any
+  std::optional<Finish> finish;      // at most once a sequence, in its last event
 };
 
 // Takes a request's events. Called on the engine thread, so it only hands the event over (a queue of the front end's).
@@ -54,11 +55,12 @@ struct Request {
   std::string adapter;     // name; "" = the base
   std::vector<int32_t> prompt_ids;
   SamplingOptions sampling;  // of sequence 0; sequence i draws with seed + i
-  // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being refused.
+  // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being
+  // refused.
   bool max_tokens_is_default = false;
   int32_t n = 1;
-  int32_t priority = 0;               // lower is sooner
-  int64_t arrival_us = 0;             // Clock
+  int32_t priority = 0;                // lower is sooner
+  int64_t arrival_us = 0;              // Clock
   std::optional<int64_t> deadline_us;  // Clock
   std::shared_ptr<TokenSink> sink;
 };

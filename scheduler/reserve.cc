@@ -19,7 +19,8 @@ bool CompactFor(int64_t pages, int64_t* budget_bytes, bool* more, SchedulerState
   bool moved_adapters = false;
   *more = true;
   while (*more && *budget_bytes > 0 && pool->largest_free_run() < pages) {
-    *more = pool->Compact(kCompactBytesPerCall, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
+    *more =
+        pool->Compact(kCompactBytesPerCall, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
     *budget_bytes -= kCompactBytesPerCall;
   }
   if (moved_adapters) state->parts.adapters->RefreshAddresses();

@@ -27,9 +27,9 @@ struct HeldStep {
   std::vector<ExecRow> ExecRows() const;
 };
 
-// Carries out a plan's preemptions and reserves what its rows need: leases first, then KV blocks, evicting idle adapters and
-// moving a few MiB where free pages are scattered. A row that cannot have all of it is dropped. `moving` is set when a
-// row was dropped and further moving would help: the next turn goes on with it.
+// Carries out a plan's preemptions and reserves what its rows need: leases first, then KV blocks, evicting idle
+// adapters and moving a few MiB where free pages are scattered. A row that cannot have all of it is dropped. `moving`
+// is set when a row was dropped and further moving would help: the next turn goes on with it.
 HeldStep Reserve(const StepPlan& plan, SchedulerState* state, bool* moving);
 
 }  // namespace lorad

@@ -9,13 +9,14 @@
 
 namespace lorad {
 
-// Every adapter as of one change of the table; shared by the snapshots until the next change, so that ten thousand names
-// cost a step nothing.
+// Every adapter as of one change of the table; shared by the snapshots until the next change, so that ten thousand
+// names cost a step nothing.
 struct AdapterListing {
-  std::vector<std::shared_ptr<const AdapterInfo>> all;  // by name; a name may be listed again while an old version drains
-  std::vector<std::string> resident;                    // names, in the pool and ready
-  std::vector<std::string> running;                     // names that running requests use
-  std::vector<std::string> waiting;                     // names that waiting requests want
+  std::vector<std::shared_ptr<const AdapterInfo>>
+      all;                            // by name; a name may be listed again while an old version drains
+  std::vector<std::string> resident;  // names, in the pool and ready
+  std::vector<std::string> running;   // names that running requests use
+  std::vector<std::string> waiting;   // names that waiting requests want
 };
 
 // State of the engine after a step, immutable; what lists, metrics and health read without entering the engine.

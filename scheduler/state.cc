@@ -12,9 +12,9 @@ int64_t WatermarkPages(const SchedulerState& state) {
 }
 
 void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list) {
-  const auto place = std::upper_bound(list->begin(), list->end(), sequence, [&order](const Sequence* a, const Sequence* b) {
-    return order.Before(a->order, b->order);
-  });
+  const auto place =
+      std::upper_bound(list->begin(), list->end(), sequence,
+                       [&order](const Sequence* a, const Sequence* b) { return order.Before(a->order, b->order); });
   list->insert(place, sequence);
 }
 

@@ -4,8 +4,9 @@
 
 namespace lorad {
 
-// How long a step takes: a + b * tokens, fitted to the steps seen, the newest weighing most (exponentially weighted least
-// squares). Gives the tokens that fit the target time, so that a cancel or a new request never waits for a long prefill.
+// How long a step takes: a + b * tokens, fitted to the steps seen, the newest weighing most (exponentially weighted
+// least squares). Gives the tokens that fit the target time, so that a cancel or a new request never waits for a long
+// prefill.
 class StepTimeModel final {
  public:
   void Observe(int64_t tokens, int64_t execute_us);

@@ -34,8 +34,8 @@ bool FailHeadIfStuck(SchedulerState* state) {
     if (readiness == AdapterReadiness::kReading) continue;  // it does not stand in the way
     const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
     // A ready one's adapter, if pinned, takes none of the room.
-    const bool counts = sequence->adapter != nullptr &&
-                        !(readiness == AdapterReadiness::kReady && sequence->adapter->pinned);
+    const bool counts =
+        sequence->adapter != nullptr && !(readiness == AdapterReadiness::kReady && sequence->adapter->pinned);
     const int64_t wanted_pages = blocks * block_pages + (counts ? sequence->adapter->pages : 0);
     if (wanted_pages <= room_pages) return false;  // its read has not begun, or its pages are being joined
     GiveUp(NoMemoryLeft(*sequence, wanted_pages, *state), sequence, state);

@@ -9,7 +9,8 @@ namespace lorad {
 absl::Status CheckSegments(const ArgCheck& check, const RowSegments& rows, int64_t num_rows, int32_t num_slots) {
   if (rows.starts.empty() || rows.starts.front() != 0 || rows.rows() != num_rows ||
       !std::is_sorted(rows.starts.begin(), rows.starts.end())) {
-    return check.Error("rows.starts", absl::StrCat(rows.starts.size(), " entries to ", rows.starts.empty() ? 0 : rows.rows()),
+    return check.Error("rows.starts",
+                       absl::StrCat(rows.starts.size(), " entries to ", rows.starts.empty() ? 0 : rows.rows()),
                        absl::StrCat("ascending from 0 to ", num_rows));
   }
   if (rows.term_starts.size() != rows.starts.size() || rows.term_starts.front() != 0 ||

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kRowsPerBlock = 32;
 constexpr int64_t kProductsOfOneThread = 1 << 16;  // less in all is not shared
 constexpr int64_t kProductsOfRegion = 1 << 17;     // what a second parallel region must save
-constexpr int64_t kSumsAtOnce = 1 << 11;          // a quarter of L1
+constexpr int64_t kSumsAtOnce = 1 << 11;           // a quarter of L1
 constexpr int64_t kRanksPerTask = 8;
 constexpr int64_t kColumnsPerTask = 256;
 
@@ -64,9 +64,8 @@ class Job final {
       RunInTwoPhases();
       return;
     }
-    ParallelFor(static_cast<int64_t>(ends.size()), 1, [&](int64_t begin, int64_t end) {
-      RunBlocks(begin == 0 ? 0 : ends[begin - 1], ends[end - 1]);
-    });
+    ParallelFor(static_cast<int64_t>(ends.size()), 1,
+                [&](int64_t begin, int64_t end) { RunBlocks(begin == 0 ? 0 : ends[begin - 1], ends[end - 1]); });
   }
 
  private:
@@ -135,9 +134,11 @@ class Job final {
     const DotArgs dot = {x, x_stride, block.rows, in_, ranks, in_, block.sum_of_ranks};
     Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first_rank * in_, h + pair.first_rank + first_rank);
   }
-  void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column, int64_t columns) const {
-    const ExpandArgs expand = {h + pair.first_rank, block.sum_of_ranks,  block.rows, pair.weights->rank,
-                               pair.part->columns,  columns, y_stride_,  pair.scale};
+  void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column,
+                  int64_t columns) const {
+    const ExpandArgs expand = {h + pair.first_rank, block.sum_of_ranks, block.rows,
+                               pair.weights->rank,  pair.part->columns, columns,
+                               y_stride_,           pair.scale};
     Expand(expand, reinterpret_cast<const T*>(pair.weights->b_t) + first_column,
            y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
@@ -196,11 +197,13 @@ class Job final {
       int64_t end = 0;
       ForEachPair(block, [&](const Pair& pair) {
         for (int64_t first = 0; first < pair.weights->rank; first += kRanksPerTask) {
-          shrinks.push_back({static_cast<int64_t>(i), pair, first, std::min(kRanksPerTask, pair.weights->rank - first)});
+          shrinks.push_back(
+              {static_cast<int64_t>(i), pair, first, std::min(kRanksPerTask, pair.weights->rank - first)});
         }
         end = std::max(end, pair.part->first_column + pair.part->columns);
       });
-      for (int64_t first = 0; first < end; first += kColumnsPerTask) expands.push_back({static_cast<int64_t>(i), first});
+      for (int64_t first = 0; first < end; first += kColumnsPerTask)
+        expands.push_back({static_cast<int64_t>(i), first});
     }
     float* packed = ThreadScratch(Scratch::kRows, x_floats);
     float* h = ThreadScratch(Scratch::kSums, h_floats);
@@ -215,8 +218,7 @@ class Job final {
       const RowBlock& block = blocks_[expands[i].block];
       ForEachPair(block, [&](const Pair& pair) {
         const int64_t begin = std::max(expands[i].first - pair.part->first_column, int64_t{0});
-        const int64_t end =
-            std::min(expands[i].first + kColumnsPerTask - pair.part->first_column, pair.part->columns);
+        const int64_t end = std::min(expands[i].first + kColumnsPerTask - pair.part->first_column, pair.part->columns);
         if (begin < end) ExpandInto(block, pair, h + h_offsets[expands[i].block], begin, end - begin);
       });
     });

@@ -28,8 +28,9 @@ bool ConfigFields::Has(const char* key) const { return Find(key) != nullptr; }
 
 std::string ConfigFields::Describe(const char* key) const {
   const nlohmann::json* value = Find(key);
-  std::string shown =
-      value == nullptr ? "absent" : value->dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
+  std::string shown = value == nullptr
+                          ? "absent"
+                          : value->dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
   if (shown.size() > kMaxShownBytes) shown = absl::StrCat(shown.substr(0, kMaxShownBytes), "…");
   return absl::StrCat(where_, ": ", key, ": ", shown);
 }

@@ -13,8 +13,8 @@
 
 namespace lorad {
 
-// Typed reads from one JSON object of a config. The first error is kept and later reads go on with their defaults, so that a
-// reader is a plain list of fields followed by one look at status(). A key that is null counts as absent.
+// Typed reads from one JSON object of a config. The first error is kept and later reads go on with their defaults, so
+// that a reader is a plain list of fields followed by one look at status(). A key that is null counts as absent.
 //
 // Errors   InvalidArgument: a missing key, a wrong type, a value out of its limits. Unimplemented: Refuse.
 class ConfigFields final {
@@ -38,7 +38,7 @@ class ConfigFields final {
 
   // Unimplemented: `key` has a value that changes what the model computes and that we do not compute.
   void Refuse(const char* key, absl::string_view why);
-  void Fail(absl::Status status);  // kept if it is the first
+  void Fail(absl::Status status);               // kept if it is the first
   std::string Describe(const char* key) const;  // "config.json: key: value"
 
   const absl::Status& status() const { return status_; }

@@ -18,7 +18,8 @@ constexpr int64_t kMaxHeadDim = 1024;
 
 void RequireDivides(ConfigFields& fields, const char* what, int64_t value, const char* by, int64_t divisor) {
   if (divisor > 0 && value % divisor == 0) return;
-  fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe(what), "; not a multiple of ", by, ": ", divisor)));
+  fields.Fail(
+      absl::InvalidArgumentError(absl::StrCat(fields.Describe(what), "; not a multiple of ", by, ": ", divisor)));
 }
 
 DType ReadDType(ConfigFields& fields) {
@@ -73,7 +74,9 @@ void ReadRopeScaling(ConfigFields& rope, const ModelConfig& config, RopeConfig* 
 void ReadRope(ConfigFields& fields, ModelConfig* config) {
   const bool old_style = fields.Has("rope_scaling") && !fields.json()["rope_scaling"].empty();
   ConfigFields rope = fields.Object(old_style ? "rope_scaling" : "rope_parameters");
-  const auto read_theta = [](ConfigFields& from, double absent) { return from.Number("rope_theta", 1.0, 1e15, absent); };
+  const auto read_theta = [](ConfigFields& from, double absent) {
+    return from.Number("rope_theta", 1.0, 1e15, absent);
+  };
   config->rope.theta = read_theta(rope, read_theta(fields, 10000.0));
   config->rope.rotary_dim = config->head_dim;
   for (ConfigFields* from : {&rope, &fields}) {
@@ -103,8 +106,8 @@ void ReadDecoderFields(ConfigFields& fields, int64_t absent_head_dim, ModelConfi
   }
   config->head_dim = fields.Int("head_dim", 1, kMaxHeadDim, absent_head_dim);
   if (config->head_dim % 2 != 0 || config->head_dim > kMaxHeadDim) {
-    fields.Fail(absl::InvalidArgumentError(
-        absl::StrCat(fields.Describe("head_dim"), "; head_dim: ", config->head_dim, "; must be even, at most ", kMaxHeadDim)));
+    fields.Fail(absl::InvalidArgumentError(absl::StrCat(fields.Describe("head_dim"), "; head_dim: ", config->head_dim,
+                                                        "; must be even, at most ", kMaxHeadDim)));
   }
   config->attention_scale = 1.0 / std::sqrt(static_cast<double>(config->head_dim));
   config->max_context_tokens = fields.Int("max_position_embeddings", 1, kMaxContextTokens, 2048);
@@ -148,8 +151,8 @@ void ReadQwenWindows(ConfigFields& fields, ModelConfig* config) {
     if (types[layer] != "sliding_attention") {
       fields.Refuse("layer_types", "full_attention and sliding_attention are");
     } else if (window == 0) {
-      fields.Fail(absl::InvalidArgumentError(
-          absl::StrCat(fields.Describe("layer_types"), "; sliding_attention needs use_sliding_window and sliding_window")));
+      fields.Fail(absl::InvalidArgumentError(absl::StrCat(
+          fields.Describe("layer_types"), "; sliding_attention needs use_sliding_window and sliding_window")));
     }
     config->window_tokens[layer] = window;
   }
@@ -163,7 +166,8 @@ std::vector<WeightRow> DecoderWeights(const ModelConfig& config) {
   const auto add = [&](WeightName name, const char* stored_name, std::vector<int64_t> shape) {
     rows.push_back({name, stored_name, std::move(shape)});
   };
-  const auto add_linear = [&](WeightName weight, WeightName bias, bool has_bias, const char* module, int64_t out, int64_t in) {
+  const auto add_linear = [&](WeightName weight, WeightName bias, bool has_bias, const char* module, int64_t out,
+                              int64_t in) {
     const std::string path = absl::StrCat("model.layers.{}.", module);
     rows.push_back({weight, absl::StrCat(path, ".weight"), {out, in}});
     if (has_bias) rows.push_back({bias, absl::StrCat(path, ".bias"), {out}});

@@ -11,9 +11,9 @@ namespace lorad::internal {
 }  // namespace lorad::internal
 
 // For our own broken invariants only: what a caller, a file or a peer can cause is a Status.
-#define LORAD_CHECK(condition)                                                            \
-  do {                                                                                    \
-    if (!(condition)) ::lorad::internal::CheckFailed(__FILE__, __LINE__, #condition);     \
+#define LORAD_CHECK(condition)                                                        \
+  do {                                                                                \
+    if (!(condition)) ::lorad::internal::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 #define LORAD_CHECK_GE(a, b) LORAD_CHECK((a) >= (b))
 #define LORAD_CHECK_GT(a, b) LORAD_CHECK((a) > (b))

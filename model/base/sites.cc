@@ -4,15 +4,24 @@ namespace lorad {
 
 std::string_view Name(Site site) {
   switch (site) {
-    case Site::kQProj: return "q_proj";
-    case Site::kKProj: return "k_proj";
-    case Site::kVProj: return "v_proj";
-    case Site::kOProj: return "o_proj";
-    case Site::kGateProj: return "gate_proj";
-    case Site::kUpProj: return "up_proj";
-    case Site::kDownProj: return "down_proj";
-    case Site::kEmbedTokens: return "embed_tokens";
-    case Site::kLmHead: return "lm_head";
+    case Site::kQProj:
+      return "q_proj";
+    case Site::kKProj:
+      return "k_proj";
+    case Site::kVProj:
+      return "v_proj";
+    case Site::kOProj:
+      return "o_proj";
+    case Site::kGateProj:
+      return "gate_proj";
+    case Site::kUpProj:
+      return "up_proj";
+    case Site::kDownProj:
+      return "down_proj";
+    case Site::kEmbedTokens:
+      return "embed_tokens";
+    case Site::kLmHead:
+      return "lm_head";
   }
   return "?";
 }

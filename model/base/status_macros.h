@@ -9,10 +9,9 @@
 #define LORAD_CONCAT_INNER(a, b) a##b
 #define LORAD_CONCAT(a, b) LORAD_CONCAT_INNER(a, b)
 
-#define RETURN_IF_ERROR(expression)                                  \
-  do {                                                               \
-    if (absl::Status lorad_status = (expression); !lorad_status.ok()) \
-      return lorad_status;                                           \
+#define RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                     \
+    if (absl::Status lorad_status = (expression); !lorad_status.ok()) return lorad_status; \
   } while (false)
 
 #define ASSIGN_OR_RETURN(declaration, expression) \

@@ -9,7 +9,8 @@
 
 namespace lorad {
 
-// Grouped-query attention over the paged cache: fused q|k|v, per-head norms if any, rope, cache write, attention, output.
+// Grouped-query attention over the paged cache: fused q|k|v, per-head norms if any, rope, cache write, attention,
+// output.
 class AttentionLayer final {
  public:
   AttentionLayer(const ModelConfig& config, int layer, WeightLoader& weights);

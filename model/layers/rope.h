@@ -12,8 +12,8 @@ namespace lorad {
 // Source: HF modeling_rope_utils, rope types default, linear, llama3; computed in fp32 as there.
 at::Tensor RopeInverseFrequencies(const RopeConfig& config);
 
-// cos and sin of every position, for all layers. Grown when a longer context comes, so that a model made for millions of
-// positions does not pay for them.
+// cos and sin of every position, for all layers. Grown when a longer context comes, so that a model made for millions
+// of positions does not pay for them.
 class RopeTables final {
  public:
   RopeTables(const RopeConfig& config, int64_t max_positions, at::ScalarType dtype);

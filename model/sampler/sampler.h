@@ -11,24 +11,25 @@
 
 namespace lorad {
 
-// What one row of logits is to be turned into. Order of effects (as vLLM's and HF's): logit_bias, min_tokens' ban of the
-// stop tokens, repetition, presence and frequency penalties, temperature, top_k, top_p, min_p, draw.
+// What one row of logits is to be turned into. Order of effects (as vLLM's and HF's): logit_bias, min_tokens' ban of
+// the stop tokens, repetition, presence and frequency penalties, temperature, top_k, top_p, min_p, draw.
 struct SampleRow {
-  int64_t logit_row;                        // into logits [L, V]
+  int64_t logit_row;  // into logits [L, V]
   const SamplingOptions* options;
-  absl::Span<const int32_t> prompt_ids;     // for penalties
+  absl::Span<const int32_t> prompt_ids;  // for penalties
   absl::Span<const int32_t> generated_ids;
-  absl::Span<const int32_t> banned_ids;     // eos and stop tokens while below min_tokens
+  absl::Span<const int32_t> banned_ids;  // eos and stop tokens while below min_tokens
 };
 
 // Draws one token per row. Depends on nothing but the row's logits, options and the count of generated tokens: the draw
 // uses a counter-based generator (Philox) keyed by (seed, generated_ids.size()).
-// logits [L, V] f32, device CPU here; not modified. logprobs are of the raw logits. Errors: Internal, naming the row, when
-// a row has NaN, +infinity or no finite logit, before or after bias and penalties; other rows still get their token
+// logits [L, V] f32, device CPU here; not modified. logprobs are of the raw logits. Errors: Internal, naming the row,
+// when a row has NaN, +infinity or no finite logit, before or after bias and penalties; other rows still get their
+// token
 // (`errors[i]`).
 struct SampleResult {
-  std::vector<TokenLogprob> tokens;   // one per row
-  std::vector<absl::Status> errors;   // one per row
+  std::vector<TokenLogprob> tokens;  // one per row
+  std::vector<absl::Status> errors;  // one per row
 };
 SampleResult Sample(const at::Tensor& logits, absl::Span<const SampleRow> rows);
 

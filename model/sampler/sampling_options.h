@@ -20,8 +20,8 @@ struct SamplingOptions {
   float frequency_penalty = 0.0f;
   uint64_t seed = 0;  // always set: drawn by the front end when the caller gave none
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<std::string> stop;           // matched on text, by the front end
-  std::vector<int32_t> stop_token_ids;     // with the model's eos unless ignore_eos
+  std::vector<std::string> stop;        // matched on text, by the front end
+  std::vector<int32_t> stop_token_ids;  // with the model's eos unless ignore_eos
   bool ignore_eos = false;
   int32_t logprobs = -1;         // alternatives for each generated token; -1 = none wanted
   int32_t prompt_logprobs = -1;  // the same for the prompt

@@ -45,21 +45,26 @@ TEST(FileSourceTest, ErrorsNameThePath) {
   std::byte buffer[16];
   EXPECT_FALSE(files->Exists(dir.File("none")));
   EXPECT_THAT(files->SizeBytes(dir.File("none")), IsError(absl::StatusCode::kNotFound, HasSubstr("/none")));
-  EXPECT_THAT(files->ReadAt(dir.File("f"), 8, 4, buffer), IsError(absl::StatusCode::kDataLoss, AllOf(HasSubstr("/f"), HasSubstr("found: 10"))));
-  EXPECT_THAT(ReadWholeFile(*files, dir.File("f"), 9), IsError(absl::StatusCode::kInvalidArgument, HasSubstr("limit: 9")));
+  EXPECT_THAT(files->ReadAt(dir.File("f"), 8, 4, buffer),
+              IsError(absl::StatusCode::kDataLoss, AllOf(HasSubstr("/f"), HasSubstr("found: 10"))));
+  EXPECT_THAT(ReadWholeFile(*files, dir.File("f"), 9),
+              IsError(absl::StatusCode::kInvalidArgument, HasSubstr("limit: 9")));
 }
 
 TEST(FileSourceTest, DoesNotWaitForAPipesWriter) {
   const TempDir dir;
   ASSERT_EQ(::mkfifo(dir.File("pipe").c_str(), 0600), 0);
-  EXPECT_THAT(ReadWholeFile(*LocalFiles(), dir.File("pipe"), 100), IsError(absl::StatusCode::kNotFound, HasSubstr("not a regular file")));
+  EXPECT_THAT(ReadWholeFile(*LocalFiles(), dir.File("pipe"), 100),
+              IsError(absl::StatusCode::kNotFound, HasSubstr("not a regular file")));
 }
 
 TEST(GuardedTest, TurnsExceptionsIntoStatuses) {
   EXPECT_THAT(Guarded([]() -> absl::Status { throw StatusException(absl::DataLossError("lost")); }),
               IsError(absl::StatusCode::kDataLoss, "lost"));
-  EXPECT_THAT(Guarded([]() -> absl::Status { throw std::bad_alloc(); }), IsError(absl::StatusCode::kResourceExhausted, HasSubstr("memory")));
-  EXPECT_THAT(Guarded([]() -> absl::StatusOr<int> { throw std::runtime_error("torn"); }), IsError(absl::StatusCode::kInternal, "torn"));
+  EXPECT_THAT(Guarded([]() -> absl::Status { throw std::bad_alloc(); }),
+              IsError(absl::StatusCode::kResourceExhausted, HasSubstr("memory")));
+  EXPECT_THAT(Guarded([]() -> absl::StatusOr<int> { throw std::runtime_error("torn"); }),
+              IsError(absl::StatusCode::kInternal, "torn"));
 }
 
 TEST(StatusMacrosTest, ReturnAndAssign) {

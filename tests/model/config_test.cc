@@ -22,9 +22,18 @@ constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr absl::StatusCode kUnimplemented = absl::StatusCode::kUnimplemented;
 
 json Llama() {
-  return {{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", 100}, {"hidden_size", 64},
-          {"intermediate_size", 96}, {"num_hidden_layers", 3}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
-          {"max_position_embeddings", 256}, {"rms_norm_eps", 1e-5}, {"hidden_act", "silu"}, {"eos_token_id", 2}};
+  return {{"architectures", {"LlamaForCausalLM"}},
+          {"model_type", "llama"},
+          {"vocab_size", 100},
+          {"hidden_size", 64},
+          {"intermediate_size", 96},
+          {"num_hidden_layers", 3},
+          {"num_attention_heads", 4},
+          {"num_key_value_heads", 2},
+          {"max_position_embeddings", 256},
+          {"rms_norm_eps", 1e-5},
+          {"hidden_act", "silu"},
+          {"eos_token_id", 2}};
 }
 
 json Qwen2() {
@@ -68,7 +77,10 @@ TEST(ConfigTest, ReadsLlamaWithDefaults) {
 }
 
 TEST(ConfigTest, BothSpellingsOfRopeAndDTypeAreTheSame) {
-  const json scaling = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+  const json scaling = {{"rope_type", "llama3"},
+                        {"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
                         {"original_max_position_embeddings", 64}};
   json older = scaling;  // Before version 4.45 the key was "type".
   older.erase("rope_type");
@@ -117,7 +129,8 @@ TEST(ConfigTest, MistralsWindowIsOnAllLayers) {
 TEST(ConfigTest, QwenWindowsByFirstLayerOrByList) {
   const json used = With(With(Qwen2(), "use_sliding_window", true), "sliding_window", 6);
   EXPECT_THAT(Read(With(used, "max_window_layers", 1))->window_tokens, ElementsAre(0, 6, 6));
-  EXPECT_THAT(Read(With(With(Qwen2(), "sliding_window", 6), "max_window_layers", 1))->window_tokens, ElementsAre(0, 0, 0));
+  EXPECT_THAT(Read(With(With(Qwen2(), "sliding_window", 6), "max_window_layers", 1))->window_tokens,
+              ElementsAre(0, 0, 0));
   const json types = {"sliding_attention", "full_attention", "sliding_attention"};
   EXPECT_THAT(Read(With(used, "layer_types", types))->window_tokens, ElementsAre(6, 0, 6));
   EXPECT_THAT(Read(With(Qwen2(), "layer_types", types)), IsError(kInvalid, HasSubstr("layer_types")));
@@ -138,54 +151,69 @@ TEST(ConfigTest, Qwen2HasBiasesOnQkvAndQwen3Norms) {
 
 TEST(ConfigTest, EndTokensAreTheUnionOfBothFiles) {
   EXPECT_THAT(Read(Llama(), R"({"eos_token_id":[5,2,7]})")->eos_token_ids, ElementsAre(2, 5, 7));
-  EXPECT_THAT(Read(With(Llama(), "eos_token_id", {3, 4}), R"({"eos_token_id":9})")->eos_token_ids, ElementsAre(3, 4, 9));
+  EXPECT_THAT(Read(With(Llama(), "eos_token_id", {3, 4}), R"({"eos_token_id":9})")->eos_token_ids,
+              ElementsAre(3, 4, 9));
   EXPECT_THAT(Read(With(Llama(), "eos_token_id", nullptr))->eos_token_ids, ElementsAre());
   EXPECT_THAT(Read(Llama(), R"({"eos_token_id":100})"), IsError(kInvalid, HasSubstr("eos_token_id: 100")));
   EXPECT_THAT(Read(With(Llama(), "eos_token_id", -1)), IsError(kInvalid, HasSubstr("eos_token_id: -1")));
 }
 
 TEST(ConfigTest, ReadsGenerationDefaults) {
-  const auto config = Read(Llama(), R"({"temperature":0.6,"top_p":0.9,"top_k":20,"min_p":0.1,"repetition_penalty":1.1})");
+  const auto config =
+      Read(Llama(), R"({"temperature":0.6,"top_p":0.9,"top_k":20,"min_p":0.1,"repetition_penalty":1.1})");
   ASSERT_THAT(config, IsOk());
   EXPECT_FLOAT_EQ(config->generation.temperature, 0.6f);
   EXPECT_FLOAT_EQ(config->generation.top_p, 0.9f);
   EXPECT_EQ(config->generation.top_k, 20);
   EXPECT_FLOAT_EQ(config->generation.min_p, 0.1f);
   EXPECT_FLOAT_EQ(config->generation.repetition_penalty, 1.1f);
-  EXPECT_THAT(Read(Llama(), R"({"temperature":"hot"})"), IsError(kInvalid, AllOf(HasSubstr("generation_config.json"), HasSubstr("hot"))));
+  EXPECT_THAT(Read(Llama(), R"({"temperature":"hot"})"),
+              IsError(kInvalid, AllOf(HasSubstr("generation_config.json"), HasSubstr("hot"))));
 }
 
 TEST(ConfigTest, RefusesByNameWhatWouldChangeTheAnswer) {
   const json llama = Llama();
-  EXPECT_THAT(Read(With(llama, "architectures", {"PhiForCausalLM"})), IsError(kUnimplemented, AllOf(HasSubstr("PhiForCausalLM"), HasSubstr("Qwen3ForCausalLM"))));
-  EXPECT_THAT(Read(With(llama, "architectures", {"LlamaForSequenceClassification"})), IsError(kUnimplemented, HasSubstr("LlamaForSequenceClassification")));
+  EXPECT_THAT(Read(With(llama, "architectures", {"PhiForCausalLM"})),
+              IsError(kUnimplemented, AllOf(HasSubstr("PhiForCausalLM"), HasSubstr("Qwen3ForCausalLM"))));
+  EXPECT_THAT(Read(With(llama, "architectures", {"LlamaForSequenceClassification"})),
+              IsError(kUnimplemented, HasSubstr("LlamaForSequenceClassification")));
   EXPECT_THAT(Read(With(llama, "hidden_act", "gelu")), IsError(kUnimplemented, HasSubstr("hidden_act: \"gelu\"")));
-  EXPECT_THAT(Read(With(llama, "quantization_config", {{"quant_method", "gptq"}})), IsError(kUnimplemented, AllOf(HasSubstr("quantization_config"), HasSubstr("gptq"))));
+  EXPECT_THAT(Read(With(llama, "quantization_config", {{"quant_method", "gptq"}})),
+              IsError(kUnimplemented, AllOf(HasSubstr("quantization_config"), HasSubstr("gptq"))));
   EXPECT_THAT(Read(With(llama, "dtype", "float8_e4m3fn")), IsError(kUnimplemented, HasSubstr("float8_e4m3fn")));
-  EXPECT_THAT(Read(With(llama, "partial_rotary_factor", 0.5)), IsError(kUnimplemented, HasSubstr("partial_rotary_factor: 0.5")));
+  EXPECT_THAT(Read(With(llama, "partial_rotary_factor", 0.5)),
+              IsError(kUnimplemented, HasSubstr("partial_rotary_factor: 0.5")));
   for (const char* type : {"yarn", "dynamic", "longrope", "su", "mrope", "proportional"}) {
-    EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", type}, {"factor", 2.0}})), IsError(kUnimplemented, HasSubstr(type)));
-    EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_type", type}, {"factor", 2.0}})), IsError(kUnimplemented, HasSubstr(type)));
+    EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", type}, {"factor", 2.0}})),
+                IsError(kUnimplemented, HasSubstr(type)));
+    EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_type", type}, {"factor", 2.0}})),
+                IsError(kUnimplemented, HasSubstr(type)));
   }
-  EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_theta", 1e4}, {"mrope_section", {1, 2}}})), IsError(kUnimplemented, HasSubstr("mrope_section")));
-  EXPECT_THAT(Read(With(llama, "rope_parameters", {{"full_attention", json::object()}})), IsError(kUnimplemented, HasSubstr("full_attention")));
+  EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_theta", 1e4}, {"mrope_section", {1, 2}}})),
+              IsError(kUnimplemented, HasSubstr("mrope_section")));
+  EXPECT_THAT(Read(With(llama, "rope_parameters", {{"full_attention", json::object()}})),
+              IsError(kUnimplemented, HasSubstr("full_attention")));
 }
 
 TEST(ConfigTest, RefusesAbsurdAndInconsistentSizes) {
   const json llama = Llama();
   for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                           "num_key_value_heads", "max_position_embeddings", "head_dim"}) {
-    for (const json& value : {json(0), json(-1), json(int64_t{1} << 40), json(uint64_t{1} << 63), json(1.5), json("8"), json::array()}) {
-      EXPECT_THAT(Read(With(llama, key, value)), IsError(kInvalid, HasSubstr(std::string(key) + ": " + value.dump()))) << key;
+    for (const json& value :
+         {json(0), json(-1), json(int64_t{1} << 40), json(uint64_t{1} << 63), json(1.5), json("8"), json::array()}) {
+      EXPECT_THAT(Read(With(llama, key, value)), IsError(kInvalid, HasSubstr(std::string(key) + ": " + value.dump())))
+          << key;
     }
   }
-  EXPECT_THAT(Read(With(llama, "num_key_value_heads", 3)), IsError(kInvalid, HasSubstr("num_attention_heads: 4; not a multiple of num_key_value_heads: 3")));
+  EXPECT_THAT(Read(With(llama, "num_key_value_heads", 3)),
+              IsError(kInvalid, HasSubstr("num_attention_heads: 4; not a multiple of num_key_value_heads: 3")));
   EXPECT_THAT(Read(With(llama, "num_attention_heads", 6)), IsError(kInvalid, HasSubstr("hidden_size")));
   EXPECT_THAT(Read(With(llama, "head_dim", 15)), IsError(kInvalid, HasSubstr("even")));
   EXPECT_THAT(Read(With(llama, "rms_norm_eps", -1)), IsError(kInvalid, HasSubstr("rms_norm_eps")));
   EXPECT_THAT(Read(With(llama, "tie_word_embeddings", "yes")), IsError(kInvalid, HasSubstr("tie_word_embeddings")));
   EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", "linear"}})), IsError(kInvalid, HasSubstr("factor: absent")));
-  EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", "linear"}, {"factor", 0}})), IsError(kInvalid, HasSubstr("factor: 0")));
+  EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", "linear"}, {"factor", 0}})),
+              IsError(kInvalid, HasSubstr("factor: 0")));
   EXPECT_THAT(Read(With(llama, "rope_theta", 0)), IsError(kInvalid, HasSubstr("rope_theta: 0")));
   EXPECT_THAT(Read(With(llama, "model_type", "mistral")), IsError(kInvalid, HasSubstr("model_type")));
   json missing = llama;
@@ -194,12 +222,16 @@ TEST(ConfigTest, RefusesAbsurdAndInconsistentSizes) {
 }
 
 TEST(ConfigTest, RefusesBrokenFiles) {
-  for (const char* text : {"", "{", "{\"a\":\"\xff\"}"}) EXPECT_THAT(ReadText(text), IsError(kDataLoss, HasSubstr("config.json"))) << text;
-  for (const char* text : {"[]", "null", "3"}) EXPECT_THAT(ReadText(text), IsError(kInvalid, HasSubstr("config.json"))) << text;
+  for (const char* text : {"", "{", "{\"a\":\"\xff\"}"})
+    EXPECT_THAT(ReadText(text), IsError(kDataLoss, HasSubstr("config.json"))) << text;
+  for (const char* text : {"[]", "null", "3"})
+    EXPECT_THAT(ReadText(text), IsError(kInvalid, HasSubstr("config.json"))) << text;
   EXPECT_THAT(Read(Llama(), "{"), IsError(kDataLoss, HasSubstr("generation_config.json")));
   EXPECT_THAT(ReadText("{}"), IsError(kInvalid, HasSubstr("architectures: absent")));
-  EXPECT_THAT(Read(With(Llama(), "architectures", {"LlamaForCausalLM", "MistralForCausalLM"})), IsError(kInvalid, HasSubstr("one name")));
-  EXPECT_THAT(ReadModelConfig("/nonexistent"), IsError(absl::StatusCode::kNotFound, HasSubstr("/nonexistent/config.json")));
+  EXPECT_THAT(Read(With(Llama(), "architectures", {"LlamaForCausalLM", "MistralForCausalLM"})),
+              IsError(kInvalid, HasSubstr("one name")));
+  EXPECT_THAT(ReadModelConfig("/nonexistent"),
+              IsError(absl::StatusCode::kNotFound, HasSubstr("/nonexistent/config.json")));
   EXPECT_THAT(ReadText(std::string(100'000, '[')), IsError(kDataLoss, HasSubstr("config.json")));
 }
 

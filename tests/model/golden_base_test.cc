@@ -1,5 +1,5 @@
-// The base alone, without adapters, against transformers' answers: every architecture, whole and chunked prefill, alone and
-// in mixed batches.
+// The base alone, without adapters, against transformers' answers: every architecture, whole and chunked prefill, alone
+// and in mixed batches.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -20,8 +20,8 @@ namespace lorad {
 namespace {
 
 constexpr double kTolerance = 5e-4;
-// transformers' own bf16 is up to 0.17 off its fp32, 0.035 in the mean of a case, where weights are stored in bf16; where
-// they are stored in fp32 they are rounded first, and these random weights have sharp attention.
+// transformers' own bf16 is up to 0.17 off its fp32, 0.035 in the mean of a case, where weights are stored in bf16;
+// where they are stored in fp32 they are rounded first, and these random weights have sharp attention.
 constexpr double kBf16Tolerance = 1.0;
 constexpr double kBf16MeanTolerance = 0.12;
 
@@ -86,7 +86,8 @@ TEST_P(GoldenBaseTest, Bf16IsLooselyNear) {
   EXPECT_EQ((*model)->kv_layout().dtype, DType::kBF16);
   const std::vector<GoldenCase> cases = BaseCases(GetParam());
   BaseOnlySeam seam;
-  const absl::StatusOr<std::vector<GoldenAnswer>> answers = RunGolden(**model, seam, cases, NoTerms, {.chunk_tokens = 7});
+  const absl::StatusOr<std::vector<GoldenAnswer>> answers =
+      RunGolden(**model, seam, cases, NoTerms, {.chunk_tokens = 7});
   ASSERT_THAT(answers, IsOk());
   double sum = 0, largest = 0;
   int64_t count = 0;
@@ -106,16 +107,17 @@ TEST_P(GoldenBaseTest, Bf16IsLooselyNear) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenBaseTest,
-                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding", "qwen3"),
+                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding",
+                                         "qwen3"),
                          [](const auto& info) { return info.param; });
 
 TEST(CausalLmTest, SaysWhatItLoaded) {
   std::vector<int64_t> done;
   int64_t total = 0;
   const auto model = CausalLm::Load(kGolden + "llama3/model", {.progress = [&](int64_t d, int64_t t) {
-                                                                done.push_back(d);
-                                                                total = t;
-                                                              }});
+                                      done.push_back(d);
+                                      total = t;
+                                    }});
   ASSERT_THAT(model, IsOk());
   EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
   EXPECT_EQ(done.back(), total);
@@ -131,7 +133,8 @@ TEST(CausalLmTest, SaysWhatItLoaded) {
 TEST(CausalLmTest, RefusesWhatItCannotLoad) {
   EXPECT_THAT(CausalLm::Load(kGolden + "llama2/model", {.dtype = DType::kF16}),
               IsError(absl::StatusCode::kUnimplemented, testing::HasSubstr("F16")));
-  EXPECT_THAT(CausalLm::Load(kGolden + "none", {}), IsError(absl::StatusCode::kNotFound, testing::HasSubstr("config.json")));
+  EXPECT_THAT(CausalLm::Load(kGolden + "none", {}),
+              IsError(absl::StatusCode::kNotFound, testing::HasSubstr("config.json")));
 }
 
 TEST(CausalLmTest, RefusesATiedHeadThatDiffersFromTheTable) {
@@ -140,7 +143,8 @@ TEST(CausalLmTest, RefusesATiedHeadThatDiffersFromTheTable) {
   nlohmann::json config = ReadJsonFile(dir.File("config.json"));
   config["tie_word_embeddings"] = true;
   WriteFile(dir.File("config.json"), config.dump());
-  EXPECT_THAT(CausalLm::Load(dir.path(), {}), IsError(absl::StatusCode::kDataLoss, testing::HasSubstr("lm_head.weight")));
+  EXPECT_THAT(CausalLm::Load(dir.path(), {}),
+              IsError(absl::StatusCode::kDataLoss, testing::HasSubstr("lm_head.weight")));
 }
 
 class BrokenBatchTest : public testing::Test {
@@ -148,9 +152,19 @@ class BrokenBatchTest : public testing::Test {
   BrokenBatchTest() : model_(*CausalLm::Load(kGolden + "llama2/model", {})) {
     arena_.resize(static_cast<size_t>(model_->kv_layout().block_bytes()));
     kv_ = {arena_.data(), model_->kv_layout().block_bytes(), model_->kv_layout()};
-    batch_ = {Int32({5, 6}), Int32({0, 1}), Int32({0, 2}), Int32({0, 1}), Int32({0}).view({1, 1}), Int32({1}), Segments(2), Segments(1), 2};
+    batch_ = {Int32({5, 6}),
+              Int32({0, 1}),
+              Int32({0, 2}),
+              Int32({0, 1}),
+              Int32({0}).view({1, 1}),
+              Int32({1}),
+              Segments(2),
+              Segments(1),
+              2};
   }
-  static at::Tensor Int32(std::vector<int32_t> values) { return at::tensor(values, at::TensorOptions().dtype(at::kInt)); }
+  static at::Tensor Int32(std::vector<int32_t> values) {
+    return at::tensor(values, at::TensorOptions().dtype(at::kInt));
+  }
   static RowSegments Segments(int32_t rows) { return {.starts = {0, rows}, .term_starts = {0, 0}, .terms = {}}; }
   absl::Status Run() {
     BaseOnlySeam seam;
@@ -174,9 +188,11 @@ TEST_F(BrokenBatchTest, CountsThatDisagree) {
   const ForwardBatch whole = batch_;
   for (const auto& breakage : std::vector<std::function<void(ForwardBatch&)>>{
            [](ForwardBatch& b) { b.positions = Int32({0}); }, [](ForwardBatch& b) { b.kv_slots = Int32({0}); },
-           [](ForwardBatch& b) { b.cu_rows = Int32({0, 1, 2}); }, [](ForwardBatch& b) { b.rows = Segments(1); },
-           [](ForwardBatch& b) { b.head_rows = Segments(2); }, [](ForwardBatch& b) { b.max_context_tokens = 0; },
-           [](ForwardBatch& b) { b.max_context_tokens = 257; }}) {
+           [](ForwardBatch& b) {
+             b.cu_rows = Int32({0, 1, 2});
+           },
+           [](ForwardBatch& b) { b.rows = Segments(1); }, [](ForwardBatch& b) { b.head_rows = Segments(2); },
+           [](ForwardBatch& b) { b.max_context_tokens = 0; }, [](ForwardBatch& b) { b.max_context_tokens = 257; }}) {
     batch_ = whole;
     breakage(batch_);
     EXPECT_THAT(Run(), IsError(absl::StatusCode::kInternal, testing::HasSubstr("forward batch")));

@@ -1,5 +1,5 @@
-// Base checkpoints with one flaw each must be refused at load, with the code and the names of expect.json; odd but sound
-// ones must load.
+// Base checkpoints with one flaw each must be refused at load, with the code and the names of expect.json; odd but
+// sound ones must load.
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,7 +29,8 @@ TEST_P(GoldenModelTest, LoadsOrIsRefusedAsExpected) {
   if (!model.ok()) return;
   const GoldenCase prompt = {.name = GetParam(), .prompt = {1, 5, 9}, .max_tokens = 4};
   BaseOnlySeam seam;
-  EXPECT_THAT(RunGolden(**model, seam, {prompt}, [](const GoldenCase&) { return std::vector<SlotTerm>(); }, {}), IsOk());
+  EXPECT_THAT(RunGolden(**model, seam, {prompt}, [](const GoldenCase&) { return std::vector<SlotTerm>(); }, {}),
+              IsOk());
 }
 
 std::vector<std::string> Folders() {
@@ -40,9 +41,8 @@ std::vector<std::string> Folders() {
   return folders;
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, GoldenModelTest, testing::ValuesIn(Folders()), [](const auto& info) {
-  return info.param.substr(info.param.find('/') + 1);
-});
+INSTANTIATE_TEST_SUITE_P(Folders, GoldenModelTest, testing::ValuesIn(Folders()),
+                         [](const auto& info) { return info.param.substr(info.param.find('/') + 1); });
 
 }  // namespace
 }  // namespace lorad

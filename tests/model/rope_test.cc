@@ -38,8 +38,13 @@ INSTANTIATE_TEST_SUITE_P(
     Kinds, RopeTest,
     testing::Values(RopeConfig{.theta = 10000.0, .rotary_dim = 20},
                     RopeConfig{.theta = 10000.0, .rotary_dim = 64, .scaling = RopeScaling::kLinear, .factor = 4.0},
-                    RopeConfig{.theta = 500000.0, .rotary_dim = 128, .scaling = RopeScaling::kLlama3, .factor = 8.0,
-                               .low_freq_factor = 1.0, .high_freq_factor = 4.0, .original_max_positions = 8192}));
+                    RopeConfig{.theta = 500000.0,
+                               .rotary_dim = 128,
+                               .scaling = RopeScaling::kLlama3,
+                               .factor = 8.0,
+                               .low_freq_factor = 1.0,
+                               .high_freq_factor = 4.0,
+                               .original_max_positions = 8192}));
 
 TEST(RopeTablesTest, GrowWithTheContextAndKeepTheirValues) {
   RopeTables tables({.theta = 10000.0, .rotary_dim = 8}, 100'000, at::kFloat);

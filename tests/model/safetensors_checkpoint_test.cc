@@ -66,21 +66,25 @@ TEST_F(CheckpointTest, NamesAMissingShard) {
 TEST_F(CheckpointTest, NamesATensorThatItsShardLacks) {
   WriteTensor(dir_.File("one.safetensors"), "a", 1.0f);
   WriteIndex(R"({"a":"one.safetensors","b":"one.safetensors"})");
-  EXPECT_THAT(OpenCheckpoint(dir_.path()), IsError(absl::StatusCode::kDataLoss, AllOf(HasSubstr("tensor b"), HasSubstr("one.safetensors"))));
+  EXPECT_THAT(OpenCheckpoint(dir_.path()),
+              IsError(absl::StatusCode::kDataLoss, AllOf(HasSubstr("tensor b"), HasSubstr("one.safetensors"))));
 }
 
 TEST_F(CheckpointTest, RefusesATensorOfTwoShards) {
   WriteTensor(dir_.File("one.safetensors"), "a", 1.0f);
   const float values[2] = {1, 2};
   const auto bytes = absl::MakeConstSpan(reinterpret_cast<const std::byte*>(values), sizeof(float));
-  ASSERT_THAT(WriteSafetensors(dir_.File("two.safetensors"), {{"a", DType::kF32, {1}, bytes}, {"b", DType::kF32, {1}, bytes}}, {}), IsOk());
+  ASSERT_THAT(WriteSafetensors(dir_.File("two.safetensors"),
+                               {{"a", DType::kF32, {1}, bytes}, {"b", DType::kF32, {1}, bytes}}, {}),
+              IsOk());
   WriteIndex(R"({"a":"one.safetensors","b":"two.safetensors"})");
-  EXPECT_THAT(OpenCheckpoint(dir_.path()), IsError(absl::StatusCode::kDataLoss, HasSubstr("two.safetensors: tensor a: in this shard")));
+  EXPECT_THAT(OpenCheckpoint(dir_.path()),
+              IsError(absl::StatusCode::kDataLoss, HasSubstr("two.safetensors: tensor a: in this shard")));
 }
 
 TEST_F(CheckpointTest, RefusesShardsOutsideTheFolder) {
-  for (const char* map : {R"({"a":"../x.safetensors"})", R"({"a":"/etc/passwd"})", R"({"a":""})", R"({"a":".."})", R"({"a":3})",
-                          R"({"a":"x\u0000y"})", "[]", "3"}) {
+  for (const char* map : {R"({"a":"../x.safetensors"})", R"({"a":"/etc/passwd"})", R"({"a":""})", R"({"a":".."})",
+                          R"({"a":3})", R"({"a":"x\u0000y"})", "[]", "3"}) {
     WriteIndex(map);
     EXPECT_THAT(OpenCheckpoint(dir_.path()), IsError(absl::StatusCode::kDataLoss, HasSubstr("index.json"))) << map;
   }

@@ -32,11 +32,13 @@ absl::StatusOr<SafetensorsIndex> Parse(const std::string& header, const std::str
 }
 
 std::string Tensor(const std::string& name, const std::string& dtype, const std::string& shape, int begin, int end) {
-  return absl::StrCat("\"", name, "\":{\"dtype\":\"", dtype, "\",\"shape\":", shape, ",\"data_offsets\":[", begin, ",", end,
-                      "]}");
+  return absl::StrCat("\"", name, "\":{\"dtype\":\"", dtype, "\",\"shape\":", shape, ",\"data_offsets\":[", begin, ",",
+                      end, "]}");
 }
 
-std::string Header(const std::string& a, const std::string& b = "") { return absl::StrCat("{", a, b.empty() ? "" : ",", b, "}"); }
+std::string Header(const std::string& a, const std::string& b = "") {
+  return absl::StrCat("{", a, b.empty() ? "" : ",", b, "}");
+}
 
 TEST(SafetensorsTest, ReadsNamesShapesAndPlaces) {
   const std::string header =
@@ -61,8 +63,9 @@ TEST(SafetensorsTest, ReadsWhatItWrote) {
   const std::string path = dir.File("x.safetensors");
   const std::string text = "0123456789ab";
   const auto bytes = absl::MakeConstSpan(reinterpret_cast<const std::byte*>(text.data()), text.size());
-  ASSERT_THAT(WriteSafetensors(path, {{"one", DType::kF32, {3}, bytes}, {"two", DType::kF16, {2, 3}, bytes}}, {{"k", "v"}}),
-              IsOk());
+  ASSERT_THAT(
+      WriteSafetensors(path, {{"one", DType::kF32, {3}, bytes}, {"two", DType::kF16, {2, 3}, bytes}}, {{"k", "v"}}),
+      IsOk());
   const auto files = LocalFiles();
   const absl::StatusOr<SafetensorsIndex> index = ParseSafetensorsHeader(*files, path);
   ASSERT_THAT(index, IsOk());
@@ -99,8 +102,8 @@ TEST(SafetensorsTest, RefusesALengthBeyondTheFileOrTheLimit) {
 }
 
 TEST(SafetensorsTest, RefusesHeadersThatAreNotJsonObjects) {
-  for (const char* header : {"", "[]", "null", " {}", "{", "{}}", "{} x", "{\"a\":}", "{\"a\":1}", "{\"a\":null}", "{\"a\":[]}",
-                             "{\"a\":{}}", "{\"a\":\"b\"}", "{\"a\":true}", "{\"a\":1e999}"}) {
+  for (const char* header : {"", "[]", "null", " {}", "{", "{}}", "{} x", "{\"a\":}", "{\"a\":1}", "{\"a\":null}",
+                             "{\"a\":[]}", "{\"a\":{}}", "{\"a\":\"b\"}", "{\"a\":true}", "{\"a\":1e999}"}) {
     EXPECT_THAT(Parse(header, ""), IsError(kDataLoss, HasSubstr("x.safetensors"))) << header;
   }
   EXPECT_THAT(Parse("{}", ""), IsOk());
@@ -116,38 +119,47 @@ TEST(SafetensorsTest, RefusesDeepNestingWithoutRecursion) {
   std::string deep(1'000'000, '[');
   EXPECT_THAT(Parse(absl::StrCat("{\"a\":{\"shape\":", deep), ""), IsError(kDataLoss, HasSubstr("tensor a")));
   EXPECT_THAT(Parse("{\"a\":{\"shape\":[[1]],", ""), IsError(kDataLoss, HasSubstr("shape cannot hold an array")));
-  EXPECT_THAT(Parse("{\"__metadata__\":{\"k\":{\"x\":\"y\"}}}", ""), IsError(kDataLoss, HasSubstr("k cannot hold an object")));
+  EXPECT_THAT(Parse("{\"__metadata__\":{\"k\":{\"x\":\"y\"}}}", ""),
+              IsError(kDataLoss, HasSubstr("k cannot hold an object")));
 }
 
 TEST(SafetensorsTest, RefusesDuplicates) {
   const std::string a = Tensor("a", "F32", "[1]", 0, 4);
-  EXPECT_THAT(Parse(Header(a, a), "1234"), IsError(kDataLoss, AllOf(HasSubstr("tensor a"), HasSubstr("duplicate name"))));
+  EXPECT_THAT(Parse(Header(a, a), "1234"),
+              IsError(kDataLoss, AllOf(HasSubstr("tensor a"), HasSubstr("duplicate name"))));
   EXPECT_THAT(Parse(Header(a, "\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}"), "12345678"),
               IsError(kDataLoss, HasSubstr("duplicate name")));
   EXPECT_THAT(Parse("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", "1234"),
               IsError(kDataLoss, HasSubstr("duplicate key: dtype")));
   EXPECT_THAT(Parse("{\"__metadata__\":{},\"__metadata__\":{}}", ""), IsError(kDataLoss, HasSubstr("duplicate name")));
-  EXPECT_THAT(Parse("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", ""), IsError(kDataLoss, HasSubstr("duplicate key: k")));
+  EXPECT_THAT(Parse("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", ""),
+              IsError(kDataLoss, HasSubstr("duplicate key: k")));
 }
 
 TEST(SafetensorsTest, RefusesMissingAndUnknownKeys) {
-  EXPECT_THAT(Parse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", "1234"), IsError(kDataLoss, HasSubstr("missing key: data_offsets")));
-  EXPECT_THAT(Parse("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", "1234"), IsError(kDataLoss, HasSubstr("missing key: shape")));
-  EXPECT_THAT(Parse("{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", "1234"), IsError(kDataLoss, HasSubstr("missing key: dtype")));
+  EXPECT_THAT(Parse("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", "1234"),
+              IsError(kDataLoss, HasSubstr("missing key: data_offsets")));
+  EXPECT_THAT(Parse("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", "1234"),
+              IsError(kDataLoss, HasSubstr("missing key: shape")));
+  EXPECT_THAT(Parse("{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", "1234"),
+              IsError(kDataLoss, HasSubstr("missing key: dtype")));
   EXPECT_THAT(Parse("{\"a\":{\"stride\":[1]}}", "1234"), IsError(kDataLoss, HasSubstr("unknown key: stride")));
 }
 
 TEST(SafetensorsTest, RefusesBadDTypes) {
-  EXPECT_THAT(Parse(Header(Tensor("a", "F33", "[1]", 0, 4)), "1234"), IsError(kDataLoss, HasSubstr("unknown dtype: F33")));
+  EXPECT_THAT(Parse(Header(Tensor("a", "F33", "[1]", 0, 4)), "1234"),
+              IsError(kDataLoss, HasSubstr("unknown dtype: F33")));
   EXPECT_THAT(Parse(Header(Tensor("a", "F8_E4M3", "[4]", 0, 4)), "1234"),
               IsError(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("tensor a"), HasSubstr("F8_E4M3"))));
 }
 
 TEST(SafetensorsTest, RefusesBadShapes) {
   const std::string data(8, 'x');
-  for (const char* shape : {"[-1]", "[1.5]", "[\"2\"]", "[null]", "2", "{}", "[18446744073709551615]", "[9223372036854775808]",
-                            "[4294967296,4294967296]", "[0,9223372036854775807,9]", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,2]"}) {
-    EXPECT_THAT(Parse(Header(Tensor("a", "F32", shape, 0, 8)), data), IsError(kDataLoss, HasSubstr("tensor a"))) << shape;
+  for (const char* shape :
+       {"[-1]", "[1.5]", "[\"2\"]", "[null]", "2", "{}", "[18446744073709551615]", "[9223372036854775808]",
+        "[4294967296,4294967296]", "[0,9223372036854775807,9]", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,2]"}) {
+    EXPECT_THAT(Parse(Header(Tensor("a", "F32", shape, 0, 8)), data), IsError(kDataLoss, HasSubstr("tensor a")))
+        << shape;
   }
   EXPECT_THAT(Parse(Header(Tensor("a", "F32", "[3]", 0, 8)), data),
               IsError(kDataLoss, AllOf(HasSubstr("shape [3] needs bytes: 12"), HasSubstr("data_offsets give: 8"))));
@@ -155,7 +167,8 @@ TEST(SafetensorsTest, RefusesBadShapes) {
 
 TEST(SafetensorsTest, RefusesBadOffsets) {
   const std::string data(8, 'x');
-  EXPECT_THAT(Parse(Header(Tensor("a", "F32", "[2]", 4, 12)), data), IsError(kDataLoss, HasSubstr("outside the file: 4..12")));
+  EXPECT_THAT(Parse(Header(Tensor("a", "F32", "[2]", 4, 12)), data),
+              IsError(kDataLoss, HasSubstr("outside the file: 4..12")));
   EXPECT_THAT(Parse(Header(Tensor("a", "F32", "[2]", 8, 0)), data), IsError(kDataLoss, HasSubstr("outside the file")));
   EXPECT_THAT(Parse("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", data),
               IsError(kDataLoss, HasSubstr("data_offsets must be two numbers; found: 1")));
@@ -168,7 +181,8 @@ TEST(SafetensorsTest, RefusesBadOffsets) {
 TEST(SafetensorsTest, RefusesOverlapsHolesAndTrailingBytes) {
   const std::string data(12, 'x');
   const std::string a = Tensor("a", "F32", "[2]", 0, 8);
-  EXPECT_THAT(Parse(Header(a, Tensor("b", "F32", "[2]", 4, 12)), data), IsError(kDataLoss, HasSubstr("tensor b: overlaps")));
+  EXPECT_THAT(Parse(Header(a, Tensor("b", "F32", "[2]", 4, 12)), data),
+              IsError(kDataLoss, HasSubstr("tensor b: overlaps")));
   EXPECT_THAT(Parse(Header(a, Tensor("b", "F32", "[2]", 0, 8)), data), IsError(kDataLoss, HasSubstr("overlaps")));
   EXPECT_THAT(Parse(Header(Tensor("a", "F32", "[1]", 0, 4), Tensor("b", "F32", "[1]", 8, 12)), data),
               IsError(kDataLoss, AllOf(HasSubstr("tensor b: leaves a hole"), HasSubstr("expected: 4"))));
@@ -185,8 +199,8 @@ TEST(SafetensorsTest, LongOrOddNamesAreShownSafely) {
 }
 
 TEST(SafetensorsTest, EveryFlippedByteOfAHeaderIsRefusedOrHarmless) {
-  const std::string whole =
-      RawSafetensors(Header(Tensor("first", "F32", "[2]", 0, 8), Tensor("second", "F16", "[2,1]", 8, 12)), std::string(12, 'x'));
+  const std::string whole = RawSafetensors(
+      Header(Tensor("first", "F32", "[2]", 0, 8), Tensor("second", "F16", "[2,1]", 8, 12)), std::string(12, 'x'));
   for (size_t at = 0; at < whole.size() - 12; ++at) {
     for (const int flip : {0x01, 0x04, 0x20, 0x80}) {
       std::string broken = whole;

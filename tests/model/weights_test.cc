@@ -99,14 +99,18 @@ TEST_F(WeightsTest, MapsATensorThatIsAlignedForItsElementsOnly) {
 }
 
 TEST_F(WeightsTest, CopiesATensorThatLiesMisaligned) {
-  const std::string header = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"norm":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}})";
-  WriteFile(dir_.File("model.safetensors"), RawSafetensors(header + std::string(header.size() % 8 == 0 ? 0 : 8 - header.size() % 8, ' '),
-                                                           absl::StrCat("x", Floats({5, 6}))));
+  const std::string header =
+      R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"norm":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}})";
+  WriteFile(dir_.File("model.safetensors"),
+            RawSafetensors(header + std::string(header.size() % 8 == 0 ? 0 : 8 - header.size() % 8, ' '),
+                           absl::StrCat("x", Floats({5, 6}))));
   const absl::StatusOr<Checkpoint> checkpoint = OpenCheckpoint(dir_.path());
   ASSERT_THAT(checkpoint, IsOk());
   const MatchedWeights matched = {{{WeightName::kFinalNorm}, checkpoint->at("norm")}};
-  EXPECT_TRUE(at::equal(WeightLoader(matched, at::kFloat, nullptr).Load(WeightName::kFinalNorm), at::tensor({5.0f, 6.0f})));
-  EXPECT_TRUE(at::equal(WeightLoader(matched, at::kBFloat16, nullptr).Load(WeightName::kFinalNorm).to(at::kFloat), at::tensor({5.0f, 6.0f})));
+  EXPECT_TRUE(
+      at::equal(WeightLoader(matched, at::kFloat, nullptr).Load(WeightName::kFinalNorm), at::tensor({5.0f, 6.0f})));
+  EXPECT_TRUE(at::equal(WeightLoader(matched, at::kBFloat16, nullptr).Load(WeightName::kFinalNorm).to(at::kFloat),
+                        at::tensor({5.0f, 6.0f})));
 }
 
 TEST_F(WeightsTest, ListsWhatIsMissingUnexpectedAndWrongShapedInOneMessage) {

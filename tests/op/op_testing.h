@@ -82,7 +82,6 @@ inline at::Tensor Ints(const std::vector<int32_t>& values, std::vector<int64_t> 
   return t;
 }
 
-
 // The bytes of row r of a contiguous 2-d tensor.
 inline std::string RowBytes(const at::Tensor& t, int64_t r) {
   const size_t bytes = static_cast<size_t>(t.size(1) * t.element_size());
@@ -90,7 +89,8 @@ inline std::string RowBytes(const at::Tensor& t, int64_t r) {
 }
 
 // |actual - expected| <= absolute + relative * |expected| everywhere; NaN only where expected.
-inline void ExpectClose(const at::Tensor& actual, const std::vector<double>& expected, double absolute, double relative) {
+inline void ExpectClose(const at::Tensor& actual, const std::vector<double>& expected, double absolute,
+                        double relative) {
   ASSERT_EQ(actual.numel(), static_cast<int64_t>(expected.size()));
   for (size_t i = 0; i < expected.size(); ++i) {
     const double a = At(actual, static_cast<int64_t>(i)), e = expected[i];
@@ -106,21 +106,21 @@ inline std::string DTypeName(const testing::TestParamInfo<at::ScalarType>& info)
 // One rounding of the result.
 inline double Epsilon(at::ScalarType dtype) { return dtype == at::kFloat ? 2e-6 : 1.0 / 256; }
 
-#define EXPECT_OK(expression)                         \
-  do {                                                \
-    const absl::Status status_of = (expression);      \
-    EXPECT_TRUE(status_of.ok()) << status_of;         \
+#define EXPECT_OK(expression)                    \
+  do {                                           \
+    const absl::Status status_of = (expression); \
+    EXPECT_TRUE(status_of.ok()) << status_of;    \
   } while (false)
-#define ASSERT_OK(expression)                         \
-  do {                                                \
-    const absl::Status status_of = (expression);      \
-    ASSERT_TRUE(status_of.ok()) << status_of;         \
+#define ASSERT_OK(expression)                    \
+  do {                                           \
+    const absl::Status status_of = (expression); \
+    ASSERT_TRUE(status_of.ok()) << status_of;    \
   } while (false)
-#define EXPECT_INVALID(expression, words)                                       \
-  do {                                                                          \
-    const absl::Status status_of = (expression);                                \
-    EXPECT_EQ(status_of.code(), absl::StatusCode::kInvalidArgument);            \
-    EXPECT_THAT(std::string(status_of.message()), testing::HasSubstr(words));   \
+#define EXPECT_INVALID(expression, words)                                     \
+  do {                                                                        \
+    const absl::Status status_of = (expression);                              \
+    EXPECT_EQ(status_of.code(), absl::StatusCode::kInvalidArgument);          \
+    EXPECT_THAT(std::string(status_of.message()), testing::HasSubstr(words)); \
   } while (false)
 
 }  // namespace lorad

@@ -30,7 +30,8 @@ struct Problem {
     cu_values.push_back(0);
     int64_t blocks = 0;
     for (const Sequence& seq : shape.sequences) {
-      for (int64_t i = 0; i < seq.rows; ++i) position_values.push_back(static_cast<int32_t>(seq.context - seq.rows + i));
+      for (int64_t i = 0; i < seq.rows; ++i)
+        position_values.push_back(static_cast<int32_t>(seq.context - seq.rows + i));
       row_sequence.resize(position_values.size(), static_cast<int32_t>(cu_values.size()) - 1);
       cu_values.push_back(static_cast<int32_t>(position_values.size()));
       table_columns = std::max(table_columns, (seq.context + 15) / 16);
@@ -100,7 +101,11 @@ TEST_P(PagedAttentionTest, EqualsTheLoopForDecodeAndPrefillMixed) {
            {4, 2, 64}, {3, 3, 8}, {8, 1, 20}, {6, 2, 33}, {1, 1, 128}, {2, 1, 1}, {4, 4, 96}}) {
     for (int64_t window : {0, 1, 5, 16, 40}) {
       Problem p(GetParam(),
-                {heads, kv_heads, head_dim, window, {{1, 1}, {16, 1}, {17, 1}, {100, 1}, {37, 37}, {90, 50}, {33, 2}, {64, 64}}},
+                {heads,
+                 kv_heads,
+                 head_dim,
+                 window,
+                 {{1, 1}, {16, 1}, {17, 1}, {100, 1}, {37, 37}, {90, 50}, {33, 2}, {64, 64}}},
                 static_cast<uint64_t>(heads * 1000 + head_dim + window));
       ASSERT_OK(p.Run());
       ExpectClose(p.y, p.Expected(), 2e-5, 2 * Epsilon(GetParam()));
@@ -119,14 +124,18 @@ TEST_P(PagedAttentionTest, AnEmptySequenceAndNoRowsAreFine) {
 // The same rows as one long prefill, in pieces, and one by one among others.
 TEST_P(PagedAttentionTest, ARowHasTheSameBitsInAnyChunkAndBatch) {
   for (int64_t window : {0, 21}) {
-    for (const auto& [heads, kv_heads, head_dim] : std::vector<std::array<int64_t, 3>>{{4, 2, 64}, {5, 5, 24}, {9, 1, 16}}) {
+    for (const auto& [heads, kv_heads, head_dim] :
+         std::vector<std::array<int64_t, 3>>{{4, 2, 64}, {5, 5, 24}, {9, 1, 16}}) {
       Problem all(GetParam(), {heads, kv_heads, head_dim, window, {{150, 150}}}, 9);
       ASSERT_OK(all.Run());
-      for (const auto& [context, rows] : std::vector<std::array<int64_t, 2>>{{150, 1}, {150, 7}, {90, 33}, {17, 1}, {16, 16}, {1, 1}}) {
+      for (const auto& [context, rows] :
+           std::vector<std::array<int64_t, 2>>{{150, 1}, {150, 7}, {90, 33}, {17, 1}, {16, 16}, {1, 1}}) {
         at::Tensor q = all.q.narrow(0, context - rows, rows), y = at::empty({rows, heads * head_dim}, all.q.options());
-        ASSERT_OK(PagedAttention({q, heads, all.positions.narrow(0, context - rows, rows), Ints({0, static_cast<int32_t>(rows)}),
-                                  all.block_table, 1, window, all.scale, all.cache->view(), y}));
-        for (int64_t r = 0; r < rows; ++r) ASSERT_EQ(RowBytes(y, r), RowBytes(all.y, context - rows + r)) << context << " " << rows;
+        ASSERT_OK(PagedAttention({q, heads, all.positions.narrow(0, context - rows, rows),
+                                  Ints({0, static_cast<int32_t>(rows)}), all.block_table, 1, window, all.scale,
+                                  all.cache->view(), y}));
+        for (int64_t r = 0; r < rows; ++r)
+          ASSERT_EQ(RowBytes(y, r), RowBytes(all.y, context - rows + r)) << context << " " << rows;
       }
     }
   }

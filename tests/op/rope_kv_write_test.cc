@@ -13,8 +13,13 @@ struct Problem {
   std::vector<int32_t> position_values, slot_values;
   TestCache cache;
 
-  Problem(at::ScalarType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim, bool norms, int64_t rows)
-      : heads(heads), kv_heads(kv_heads), head_dim(head_dim), rotary_dim(rotary_dim), cache(dtype, 3, kv_heads, head_dim, 8) {
+  Problem(at::ScalarType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim, bool norms,
+          int64_t rows)
+      : heads(heads),
+        kv_heads(kv_heads),
+        head_dim(head_dim),
+        rotary_dim(rotary_dim),
+        cache(dtype, 3, kv_heads, head_dim, 8) {
     Numbers numbers(static_cast<uint64_t>(head_dim * 10 + rows));
     qkv = Random(dtype, {rows, (heads + 2 * kv_heads) * head_dim}, numbers, 2.0f);
     cos = Random(dtype, {100, rotary_dim / 2}, numbers);
@@ -25,13 +30,15 @@ struct Problem {
     }
     for (int64_t r = 0; r < rows; ++r) {
       position_values.push_back(static_cast<int32_t>(numbers.Below(100)));
-      slot_values.push_back(cache.Block(7 - r / 16) * static_cast<int32_t>(kKvBlockTokens) + static_cast<int32_t>((r * 5) % 16));
+      slot_values.push_back(cache.Block(7 - r / 16) * static_cast<int32_t>(kKvBlockTokens) +
+                            static_cast<int32_t>((r * 5) % 16));
     }
     positions = Ints(position_values);
     kv_slots = Ints(slot_values);
   }
   absl::Status Run(int64_t layer = 1) {
-    return RopeKvWrite({qkv, heads, kv_heads, head_dim, positions, cos, sin, q_norm, k_norm, 1e-6, kv_slots, layer, cache.view()});
+    return RopeKvWrite(
+        {qkv, heads, kv_heads, head_dim, positions, cos, sin, q_norm, k_norm, 1e-6, kv_slots, layer, cache.view()});
   }
   // One head of one row of `before`, normed and rotated.
   std::vector<double> Rotated(const at::Tensor& before, int64_t row, int64_t column, const at::Tensor& norm) const {
@@ -63,8 +70,8 @@ class RopeKvWriteTest : public testing::TestWithParam<at::ScalarType> {
 
 TEST_P(RopeKvWriteTest, EqualsTheLoop) {
   const double near = 4 * Epsilon(GetParam());
-  for (const auto& [heads, kv_heads, head_dim, rotary_dim] :
-       std::vector<std::array<int64_t, 4>>{{4, 2, 64, 64}, {3, 1, 8, 8}, {2, 2, 20, 12}, {8, 2, 128, 64}, {1, 1, 4, 2}}) {
+  for (const auto& [heads, kv_heads, head_dim, rotary_dim] : std::vector<std::array<int64_t, 4>>{
+           {4, 2, 64, 64}, {3, 1, 8, 8}, {2, 2, 20, 12}, {8, 2, 128, 64}, {1, 1, 4, 2}}) {
     for (const bool norms : {false, true}) {
       Problem p(GetParam(), heads, kv_heads, head_dim, rotary_dim, norms, 70);
       const at::Tensor before = p.qkv.clone();

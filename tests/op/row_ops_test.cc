@@ -41,7 +41,8 @@ TEST_P(RowOpsTest, RmsNormEqualsTheLoopWithAndWithoutResidual) {
   for (int64_t width : {1, 5, 16, 33, 100, 2048}) {
     for (const bool with_residual : {false, true}) {
       const int64_t rows = 21;
-      const at::Tensor x = Random(GetParam(), {rows, width}, numbers, 3.0f), weight = Random(GetParam(), {width}, numbers);
+      const at::Tensor x = Random(GetParam(), {rows, width}, numbers, 3.0f),
+                       weight = Random(GetParam(), {width}, numbers);
       at::Tensor residual = Random(GetParam(), {rows, width}, numbers, 3.0f);
       at::Tensor y = at::empty({rows, width}, x.options());
       std::vector<double> sums, expected;

@@ -78,7 +78,8 @@ Input Greedy() {
 const std::vector<float> kLogits = {1.0f, 0.0f, 2.0f, -1.0f, 0.5f, 1.5f, -3.0f, 0.2f};
 
 TEST(PhiloxTest, GivesThePublishedWords) {  // Random123's known answers
-  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}), (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}),
+            (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   EXPECT_EQ(Philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
             (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
@@ -235,7 +236,8 @@ TEST(SamplerTest, ARowWithNanFailsAloneAndNamesItself) {
   Put(logits, 20 + 3, std::numeric_limits<float>::quiet_NaN());
   for (int64_t i = 0; i < 20; ++i) Put(logits, 40 + i, -kInfinity);
   const SamplingOptions greedy = Greedy().options;
-  const std::vector<SampleRow> rows = {{0, &greedy, {}, {}, {}}, {1, &greedy, {}, {}, {}}, {2, &greedy, {}, {}, {}}, {3, &greedy, {}, {}, {}}};
+  const std::vector<SampleRow> rows = {
+      {0, &greedy, {}, {}, {}}, {1, &greedy, {}, {}, {}}, {2, &greedy, {}, {}, {}}, {3, &greedy, {}, {}, {}}};
   const SampleResult result = Sample(logits, rows);
   EXPECT_OK(result.errors[0]);
   EXPECT_EQ(result.errors[1].code(), absl::StatusCode::kInternal);

@@ -17,7 +17,8 @@ TEST_P(SegmentedEmbeddingTest, AddsTheColumnsOfAAndLeavesBaseRows) {
     slots.push_back({static_cast<const std::byte*>(a.back().const_data_ptr()),
                      static_cast<const std::byte*>(b_t.back().const_data_ptr()), rank, 1.5f});
   }
-  const RowSegments rows = {{0, 2, 3, 23, 24, 24}, {0, 1, 1, 3, 4, 5}, {{0, 1.0f}, {2, 0.5f}, {0, 1.0f}, {1, 1.0f}, {2, 1.0f}}};
+  const RowSegments rows = {
+      {0, 2, 3, 23, 24, 24}, {0, 1, 1, 3, 4, 5}, {{0, 1.0f}, {2, 0.5f}, {0, 1.0f}, {1, 1.0f}, {2, 1.0f}}};
   std::vector<int32_t> ids;
   for (int64_t r = 0; r < 24; ++r) ids.push_back(static_cast<int32_t>(numbers.Below(kVocab)));
   at::Tensor y = Random(GetParam(), {24, kColumns}, numbers);

@@ -44,7 +44,8 @@ struct Problem {
   std::vector<std::vector<at::Tensor>> a, b_t;  // [part][slot]
   std::vector<std::vector<SlotWeights>> slots;  // [part][slot]
 
-  Problem(at::ScalarType dtype, Shape s, uint64_t seed) : dtype(dtype), shape(std::move(s)), rows(SegmentsOf(shape.segments)) {
+  Problem(at::ScalarType dtype, Shape s, uint64_t seed)
+      : dtype(dtype), shape(std::move(s)), rows(SegmentsOf(shape.segments)) {
     Numbers numbers(seed);
     int64_t columns = 0;
     for (const PartShape& part : shape.parts) columns = std::max(columns, part.first_column + part.columns);
@@ -116,8 +117,14 @@ TEST_P(SegmentedGemmTest, EqualsTheLoopForOddWidthsAndRanks) {
                 {.in = in,
                  .parts = {{0, out}},
                  .ranks = {1, 3, 8, 64, 513, 2},
-                 .segments = {{1, {{0, 1.0f}}}, {2, {{1, 1.0f}}}, {5, {}}, {3, {{2, 1.0f}}}, {0, {{3, 1.0f}}},
-                              {4, {{3, 1.0f}}}, {1, {{4, 1.0f}}}, {7, {{5, 1.0f}}}}},
+                 .segments = {{1, {{0, 1.0f}}},
+                              {2, {{1, 1.0f}}},
+                              {5, {}},
+                              {3, {{2, 1.0f}}},
+                              {0, {{3, 1.0f}}},
+                              {4, {{3, 1.0f}}},
+                              {1, {{4, 1.0f}}},
+                              {7, {{5, 1.0f}}}}},
                 static_cast<uint64_t>(in * 1000 + out));
       const std::vector<double> expected = p.Expected();
       ASSERT_OK(p.Run());
@@ -144,7 +151,10 @@ TEST_P(SegmentedGemmTest, AddsTermsInOrderAndASlotMayAppearInSeveralSegments) {
             {.in = 64,
              .parts = {{0, 32}, {40, 20}},
              .ranks = {8, 4, 96},
-             .segments = {{3, {{0, 1.0f}, {1, 0.5f}, {0, -0.25f}}}, {2, {{1, 1.0f}}}, {4, {{2, 1.0f}, {0, 2.0f}}}, {1, {{1, 1.0f}}}}},
+             .segments = {{3, {{0, 1.0f}, {1, 0.5f}, {0, -0.25f}}},
+                          {2, {{1, 1.0f}}},
+                          {4, {{2, 1.0f}, {0, 2.0f}}},
+                          {1, {{1, 1.0f}}}}},
             6);
   const std::vector<double> expected = p.Expected();
   ASSERT_OK(p.Run());
@@ -165,7 +175,10 @@ TEST_P(SegmentedGemmTest, ColumnsOutsideThePartsStay) {
 TEST_P(SegmentedGemmTest, BaseOnlyRowsKeepTheirBitsEvenWhenTheyAreNan) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   Problem p(GetParam(),
-            {.in = 48, .parts = {{0, 40}}, .ranks = {8, 3}, .segments = {{2, {}}, {3, {{0, 1.0f}}}, {4, {}}, {1, {{1, 1.0f}}}, {6, {}}}},
+            {.in = 48,
+             .parts = {{0, 40}},
+             .ranks = {8, 3},
+             .segments = {{2, {}}, {3, {{0, 1.0f}}}, {4, {}}, {1, {{1, 1.0f}}}, {6, {}}}},
             8);
   for (int64_t r : {0, 1, 5, 6, 7, 8, 10, 15}) {
     for (int64_t c = 0; c < 48; ++c) Put(p.x, r * 48 + c, nan);
@@ -182,7 +195,8 @@ TEST_P(SegmentedGemmTest, BaseOnlyRowsKeepTheirBitsEvenWhenTheyAreNan) {
 }
 
 TEST_P(SegmentedGemmTest, ASlotOfRankZeroLeavesItsRowsAlone) {
-  Problem p(GetParam(), {.in = 16, .parts = {{0, 16}}, .ranks = {0, 2}, .segments = {{4, {{0, 1.0f}}}, {1, {{1, 1.0f}}}}}, 9);
+  Problem p(GetParam(),
+            {.in = 16, .parts = {{0, 16}}, .ranks = {0, 2}, .segments = {{4, {{0, 1.0f}}}, {1, {{1, 1.0f}}}}}, 9);
   p.slots[0][0].a = nullptr;
   p.slots[0][0].b_t = nullptr;
   const at::Tensor before = p.y.clone();
@@ -260,7 +274,8 @@ TEST_P(SegmentedGemmTest, WritesIntoColumnsOfALargerTensor) {
 }
 
 TEST_P(SegmentedGemmTest, NamesTheBadArgument) {
-  Problem p(GetParam(), {.in = 8, .parts = {{0, 8}}, .ranks = {2, 2}, .segments = {{3, {{0, 1.0f}}}, {1, {{1, 1.0f}}}}}, 13);
+  Problem p(GetParam(), {.in = 8, .parts = {{0, 8}}, .ranks = {2, 2}, .segments = {{3, {{0, 1.0f}}}, {1, {{1, 1.0f}}}}},
+            13);
   at::Tensor short_y = p.y.narrow(0, 0, 3);
   EXPECT_INVALID(p.Run(p.x, short_y, p.rows), "y: [3, 8]");
   at::Tensor narrow_y = p.y.narrow(1, 0, 7);

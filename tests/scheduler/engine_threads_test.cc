@@ -100,7 +100,8 @@ class EngineThreadsTest : public ::testing::Test {
     Request request;
     request.id = next_request_.fetch_add(1);
     request.adapter = adapter;
-    for (int64_t i = 0; i < prompt_tokens; ++i) request.prompt_ids.push_back(static_cast<int32_t>(i * 7 % kFakeVocabulary));
+    for (int64_t i = 0; i < prompt_tokens; ++i)
+      request.prompt_ids.push_back(static_cast<int32_t>(i * 7 % kFakeVocabulary));
     request.sampling.max_tokens = max_tokens;
     request.arrival_us = clock_.NowUs();
     request.sink = std::make_shared<RecordingSink>();
@@ -177,8 +178,12 @@ TEST_F(EngineThreadsTest, ManyThreadsSubmitCancelLoadAndUnloadAndEachRequestIsAn
       if (i % 2 == 0) {
         commands += engine_->Unload({.name = name, .reply = [&](const absl::Status&) { ++replies; }}).ok();
       } else {
-        commands += engine_->Load({.name = name, .path = absl::StrCat(folder_.path(), "/", name), .replace = i % 4 == 1,
-                                   .reply = [&](const auto&) { ++replies; }}).ok();
+        commands += engine_
+                        ->Load({.name = name,
+                                .path = absl::StrCat(folder_.path(), "/", name),
+                                .replace = i % 4 == 1,
+                                .reply = [&](const auto&) { ++replies; }})
+                        .ok();
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -249,8 +254,11 @@ TEST_F(EngineThreadsTest, StopAnswersWhatIsLeft) {
   Request stuck = MakeRequest("stuck", 10, 10);
   ASSERT_TRUE(engine_->Submit(stuck).ok());
   std::atomic<int> replies = 0;
-  ASSERT_TRUE(engine_->Load({.name = "also-stuck", .path = folder_.path() + "/stuck",
-                             .reply = [&](const auto& info) { replies += absl::IsUnavailable(info.status()); }}).ok());
+  ASSERT_TRUE(engine_
+                  ->Load({.name = "also-stuck",
+                          .path = folder_.path() + "/stuck",
+                          .reply = [&](const auto& info) { replies += absl::IsUnavailable(info.status()); }})
+                  .ok());
   engine_->Stop();
   engine_thread_.join();
   EXPECT_TRUE(absl::IsUnavailable(WaitFor(stuck).finish.status));

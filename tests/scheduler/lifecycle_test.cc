@@ -30,8 +30,11 @@ TEST(LifecycleTest, TheSnapshotShowsALoadBeforeItsReplyIsCalled) {
   FakeWorld world({});
   world.Folder("poet", 5);
   bool listed = false;
-  ASSERT_TRUE(world.inbox.PutAdapter(LoadCommand{.name = "poet", .path = FakeWorld::PathOf("poet"),
-                                                 .reply = [&](const auto&) { listed = world.Listed("poet") != nullptr; }}).ok());
+  ASSERT_TRUE(world.inbox
+                  .PutAdapter(LoadCommand{.name = "poet",
+                                          .path = FakeWorld::PathOf("poet"),
+                                          .reply = [&](const auto&) { listed = world.Listed("poet") != nullptr; }})
+                  .ok());
   world.Settle();
   EXPECT_TRUE(listed);
 }

@@ -34,7 +34,8 @@ TEST(PlannerTest, ARunningPromptComesBeforeAWaitingOne) {
 }
 
 TEST(PlannerTest, OnlyTheLastChunkOfAPromptSamples) {
-  EXPECT_THAT(PlanStep(PlanInputBuilder().Running(80, 100).Budget(19).Build()).rows, ElementsAre(Row(1, 80, 19, false)));
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Running(80, 100).Budget(19).Build()).rows,
+              ElementsAre(Row(1, 80, 19, false)));
   EXPECT_THAT(PlanStep(PlanInputBuilder().Running(80, 100).Budget(20).Build()).rows, ElementsAre(Row(1, 80, 20, true)));
 }
 
@@ -49,7 +50,8 @@ TEST(PlannerTest, AWaitingOneThatDoesNotFitIsNotPassedBy) {
 }
 
 TEST(PlannerTest, AWatermarkIsLeftForRunningOnesToGrowInto) {
-  EXPECT_THAT(PlanStep(PlanInputBuilder().Decoding(5).Waiting(32).Pages(3, 2).Build()).rows, ElementsAre(Row(1, 4, 1, true)));
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Decoding(5).Waiting(32).Pages(3, 2).Build()).rows,
+              ElementsAre(Row(1, 4, 1, true)));
   EXPECT_EQ(PlanStep(PlanInputBuilder().Decoding(5).Waiting(32).Pages(4, 2).Build()).rows.size(), 2u);
 }
 

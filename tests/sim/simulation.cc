@@ -6,7 +6,7 @@
 namespace lorad {
 namespace {
 
-constexpr int kNames = 12;      // loaded by command
+constexpr int kNames = 12;       // loaded by command
 constexpr int kFolderNames = 4;  // found in adapter_dir
 
 FakeWorld::Options OptionsOf(uint64_t seed) {
@@ -52,7 +52,8 @@ void Simulation::Arrive() {
   request.priority = static_cast<int32_t>(Draw(-1, 1));
   request.max_tokens_is_default = Chance(10);
   request.sampling.seed = random_();
-  if (Chance(20)) request.sampling.stop_token_ids = {static_cast<int32_t>(Draw(0, 200)), static_cast<int32_t>(Draw(0, 996))};
+  if (Chance(20))
+    request.sampling.stop_token_ids = {static_cast<int32_t>(Draw(0, 200)), static_cast<int32_t>(Draw(0, 996))};
   if (Chance(20)) request.sampling.min_tokens = Draw(0, request.sampling.max_tokens);
   if (Chance(15)) request.sampling.prompt_logprobs = 0;
   if (Chance(15)) request.deadline_us = world_.clock.NowUs() + Draw(1'000, 300'000);
@@ -68,10 +69,8 @@ void Simulation::CancelOne() {
   Client& client = clients_[static_cast<size_t>(Draw(std::max<int64_t>(0, static_cast<int64_t>(clients_.size()) - 20),
                                                      static_cast<int64_t>(clients_.size()) - 1))];
   client.cancelled = true;
-  world_.inbox.Put(CancelCommand{.request = client.request.id,
-                                 .index = Chance(50) ? -1 : 0,
-                                 .reason = "cancelled",
-                                 .as_stop = Chance(30)});
+  world_.inbox.Put(CancelCommand{
+      .request = client.request.id, .index = Chance(50) ? -1 : 0, .reason = "cancelled", .as_stop = Chance(30)});
 }
 
 void Simulation::CommandAdapter() {
@@ -85,8 +84,11 @@ void Simulation::CommandAdapter() {
     case 2: {
       const bool replace = Chance(40);
       if (replace && Chance(50)) world_.Folder(name, next_content_++, Draw(1, 6));
-      (void)world_.inbox.PutAdapter(LoadCommand{.name = name, .path = FakeWorld::PathOf(name), .pinned = Chance(10),
-                                                .replace = replace, .reply = count(Expect("load " + name))});
+      (void)world_.inbox.PutAdapter(LoadCommand{.name = name,
+                                                .path = FakeWorld::PathOf(name),
+                                                .pinned = Chance(10),
+                                                .replace = replace,
+                                                .reply = count(Expect("load " + name))});
       break;
     }
     case 3:
@@ -180,7 +182,8 @@ void Simulation::WindDown() {
   }
   for (int64_t i = 0; i < kNames + kFolderNames; ++i) {
     const auto reply = Expect("last unload " + NameOf(i));
-    (void)world_.inbox.PutAdapter(UnloadCommand{.name = NameOf(i), .reply = [reply](const absl::Status&) { ++reply->times; }});
+    (void)world_.inbox.PutAdapter(
+        UnloadCommand{.name = NameOf(i), .reply = [reply](const absl::Status&) { ++reply->times; }});
   }
   world_.Settle();
 }
@@ -192,7 +195,8 @@ std::vector<std::string> Simulation::Faults() {
     for (int32_t i = 0; i < request.n; ++i) {
       const RecordingSink::Answer answer = FakeWorld::SinkOf(request)->answer(i);
       const std::string who = absl::StrCat("request ", request.id, " of '", request.adapter, "', sequence ", i, ": ");
-      if (answer.finishes != (client.refused ? 0 : 1)) faults.push_back(absl::StrCat(who, "final answers: ", answer.finishes));
+      if (answer.finishes != (client.refused ? 0 : 1))
+        faults.push_back(absl::StrCat(who, "final answers: ", answer.finishes));
       if (answer.told_after_finish) faults.push_back(who + "told more after its end");
       if (!answer.finish.status.ok() && !answer.tokens.empty()) faults.push_back(who + "a status after tokens");
       if (answer.tokens.empty()) continue;
@@ -201,7 +205,8 @@ std::vector<std::string> Simulation::Faults() {
       sampling.seed += static_cast<uint64_t>(i);
       std::vector<int32_t> alone =
           FakeGenerate(request.prompt_ids, version == 0 ? 0 : world_.loader.content_of.at(version), sampling);
-      const bool whole = answer.finish.reason != FinishReason::kAbort && !client.cancelled && !request.max_tokens_is_default;
+      const bool whole =
+          answer.finish.reason != FinishReason::kAbort && !client.cancelled && !request.max_tokens_is_default;
       answered_in_full_ += whole;
       if (!whole) alone.resize(std::min(alone.size(), answer.tokens.size()));
       if (answer.tokens != alone) faults.push_back(who + "other tokens than alone");
@@ -217,7 +222,8 @@ std::vector<std::string> Simulation::Faults() {
   const SchedulerState& state = world_.core.state();
   if (!state.sequences.empty()) faults.push_back(absl::StrCat("sequences left: ", state.sequences.size()));
   if (world_.pages->free_pages() != world_.pages->total_pages()) faults.push_back("pages still owned");
-  if (!state.adapters.versions().empty()) faults.push_back(absl::StrCat("versions left: ", state.adapters.versions().size()));
+  if (!state.adapters.versions().empty())
+    faults.push_back(absl::StrCat("versions left: ", state.adapters.versions().size()));
   if (world_.inbox.queued_sequences() != 0) faults.push_back("the inbox still counts waiting sequences");
   return faults;
 }

@@ -12,7 +12,9 @@ namespace lorad {
 class CountingObserver final : public StepObserver {
  public:
   void OnStep(const StepStats& step) override { steps.push_back(step); }
-  void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) override { tokens_by_adapter[adapter] += tokens; }
+  void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) override {
+    tokens_by_adapter[adapter] += tokens;
+  }
   void OnFinish(const SequenceStats& sequence) override { finished.push_back(sequence); }
   void OnAdapterLoaded(const std::string& name, int64_t load_us) override { ++loaded; }
   void OnAdapterLoadFailed(const std::string& name) override { ++load_failed; }

@@ -15,8 +15,8 @@
 
 namespace lorad {
 
-// Runs the fake model on the real pages: a position's hidden value lies in its KV block, an adapter's content in the first
-// bytes of its A matrix, found through the slot table as kernels find it.
+// Runs the fake model on the real pages: a position's hidden value lies in its KV block, an adapter's content in the
+// first bytes of its A matrix, found through the slot table as kernels find it.
 class FakeExecutor final : public StepExecutor {
  public:
   FakeExecutor(const PagePool* pages, const SlotTable* slots, const KvLayout& layout, FakeClock* clock)

@@ -48,16 +48,21 @@ class FakeLoader final {
   };
 
   LoaderCalls Calls() {
-    return {.stage = [this](AdapterId id, std::string path, std::string digest) {
-              jobs.push_back({.id = id, .path = std::move(path), .expected_digest = std::move(digest)});
-              return absl::OkStatus();
-            },
-            .pack = [this](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                           std::byte* destination) {
-              jobs.push_back({.id = id, .pack = true, .bytes = layout.total_bytes,
-                              .content = content_of.at(id), .destination = destination});
-              return absl::OkStatus();
-            },
+    return {.stage =
+                [this](AdapterId id, std::string path, std::string digest) {
+                  jobs.push_back({.id = id, .path = std::move(path), .expected_digest = std::move(digest)});
+                  return absl::OkStatus();
+                },
+            .pack =
+                [this](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
+                       std::byte* destination) {
+                  jobs.push_back({.id = id,
+                                  .pack = true,
+                                  .bytes = layout.total_bytes,
+                                  .content = content_of.at(id),
+                                  .destination = destination});
+                  return absl::OkStatus();
+                },
             .cancel = [](AdapterId) {}};
   }
 

@@ -95,28 +95,43 @@ class FakeWorld final {
   using LoadAnswer = std::shared_ptr<std::optional<absl::StatusOr<AdapterInfo>>>;
   LoadAnswer StartLoad(const std::string& name, bool pinned = false, bool replace = false) {
     auto answer = std::make_shared<std::optional<absl::StatusOr<AdapterInfo>>>();
-    LORAD_CHECK(inbox.PutAdapter(LoadCommand{.name = name, .path = PathOf(name), .pinned = pinned, .replace = replace,
-                                             .reply = [answer](absl::StatusOr<AdapterInfo> info) {
-                                               LORAD_CHECK(!answer->has_value());
-                                               *answer = std::move(info);
-                                             }}).ok());
+    LORAD_CHECK(inbox
+                    .PutAdapter(LoadCommand{.name = name,
+                                            .path = PathOf(name),
+                                            .pinned = pinned,
+                                            .replace = replace,
+                                            .reply =
+                                                [answer](absl::StatusOr<AdapterInfo> info) {
+                                                  LORAD_CHECK(!answer->has_value());
+                                                  *answer = std::move(info);
+                                                }})
+                    .ok());
     return answer;
   }
   LoadAnswer Pin(const std::string& name, bool pinned) {
     auto answer = std::make_shared<std::optional<absl::StatusOr<AdapterInfo>>>();
-    LORAD_CHECK(inbox.PutAdapter(PinCommand{.name = name, .pinned = pinned, .reply = [answer](absl::StatusOr<AdapterInfo> info) {
-                                              LORAD_CHECK(!answer->has_value());
-                                              *answer = std::move(info);
-                                            }}).ok());
+    LORAD_CHECK(inbox
+                    .PutAdapter(PinCommand{.name = name,
+                                           .pinned = pinned,
+                                           .reply =
+                                               [answer](absl::StatusOr<AdapterInfo> info) {
+                                                 LORAD_CHECK(!answer->has_value());
+                                                 *answer = std::move(info);
+                                               }})
+                    .ok());
     return answer;
   }
   using UnloadAnswer = std::shared_ptr<std::optional<absl::Status>>;
   UnloadAnswer Unload(const std::string& name) {
     auto answer = std::make_shared<std::optional<absl::Status>>();
-    LORAD_CHECK(inbox.PutAdapter(UnloadCommand{.name = name, .reply = [answer](absl::Status status) {
-                                                 LORAD_CHECK(!answer->has_value());
-                                                 *answer = std::move(status);
-                                               }}).ok());
+    LORAD_CHECK(inbox
+                    .PutAdapter(UnloadCommand{.name = name,
+                                              .reply =
+                                                  [answer](absl::Status status) {
+                                                    LORAD_CHECK(!answer->has_value());
+                                                    *answer = std::move(status);
+                                                  }})
+                    .ok());
     return answer;
   }
 

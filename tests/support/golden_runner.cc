@@ -112,16 +112,23 @@ struct StepRows {
     for (const Running* request : requests) width = std::max(width, request->blocks.size());
     std::vector<int32_t> table(requests.size() * width, -1);
     for (size_t s = 0; s < requests.size(); ++s) {
-      std::copy(requests[s]->blocks.begin(), requests[s]->blocks.end(), table.begin() + static_cast<int64_t>(s * width));
+      std::copy(requests[s]->blocks.begin(), requests[s]->blocks.end(),
+                table.begin() + static_cast<int64_t>(s * width));
     }
-    return {Int32(ids), Int32(positions), Int32(cu_rows), Int32(slots),
+    return {Int32(ids),
+            Int32(positions),
+            Int32(cu_rows),
+            Int32(slots),
             Int32(table).view({static_cast<int64_t>(requests.size()), static_cast<int64_t>(width)}),
-            Int32(logit_rows), rows, head_rows, max_context};
+            Int32(logit_rows),
+            rows,
+            head_rows,
+            max_context};
   }
 };
 
-absl::Status RunStep(CausalLm& model, AdapterSeam& seam, const GoldenSchedule& schedule, const std::vector<Running*>& active,
-                     Arena& arena) {
+absl::Status RunStep(CausalLm& model, AdapterSeam& seam, const GoldenSchedule& schedule,
+                     const std::vector<Running*>& active, Arena& arena) {
   StepRows step;
   for (Running* request : active) {
     int64_t count = static_cast<int64_t>(request->ids.size()) - request->computed;
@@ -173,8 +180,9 @@ std::vector<GoldenCase> ReadGoldenCases(const std::string& path) {
   return cases;
 }
 
-absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam& seam, const std::vector<GoldenCase>& cases,
-                                                    const TermsOf& terms_of, const GoldenSchedule& schedule) {
+absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam& seam,
+                                                    const std::vector<GoldenCase>& cases, const TermsOf& terms_of,
+                                                    const GoldenSchedule& schedule) {
   std::vector<Running> running;
   int64_t blocks = 1;
   for (const GoldenCase& golden : cases) {
@@ -187,7 +195,8 @@ absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam
     bool waiting = false;
     for (size_t i = 0; i < running.size(); ++i) {
       if (running[i].done()) continue;
-      const bool joined = schedule.join_every_steps < 0 ? active.empty() : static_cast<int64_t>(i) * schedule.join_every_steps <= step;
+      const bool joined =
+          schedule.join_every_steps < 0 ? active.empty() : static_cast<int64_t>(i) * schedule.join_every_steps <= step;
       if (joined) active.push_back(&running[i]);
       waiting |= !joined;
     }

@@ -32,7 +32,8 @@ class PlanInputBuilder final {
     input_.running.push_back(sequence);
     return *this;
   }
-  PlanInputBuilder& Waiting(int64_t tokens, AdapterReadiness readiness = AdapterReadiness::kReady, int64_t overtaken = 0) {
+  PlanInputBuilder& Waiting(int64_t tokens, AdapterReadiness readiness = AdapterReadiness::kReady,
+                            int64_t overtaken = 0) {
     PlanSequence sequence;
     sequence.id = next_++;
     sequence.known_tokens = tokens;

@@ -28,7 +28,8 @@ class RecordingSink final : public TokenSink {
     answer.told_after_finish |= answer.finishes > 0;
     if (answer.events++ == 0) answer.adapter = event.adapter;
     for (const TokenLogprob& token : event.tokens) answer.tokens.push_back(token.token_id);
-    answer.prompt_logprobs.insert(answer.prompt_logprobs.end(), event.prompt_logprobs.begin(), event.prompt_logprobs.end());
+    answer.prompt_logprobs.insert(answer.prompt_logprobs.end(), event.prompt_logprobs.begin(),
+                                  event.prompt_logprobs.end());
     if (event.finish.has_value()) {
       ++answer.finishes;
       answer.finish = *event.finish;

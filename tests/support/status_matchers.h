@@ -22,7 +22,8 @@ MATCHER(IsOk, "is OK") {
 MATCHER_P2(IsError, code, message_matcher, "") {
   const absl::Status& status = StatusOf(arg);
   *result_listener << status.ToString();
-  return status.code() == code && testing::ExplainMatchResult(message_matcher, std::string(status.message()), result_listener);
+  return status.code() == code &&
+         testing::ExplainMatchResult(message_matcher, std::string(status.message()), result_listener);
 }
 
 }  // namespace lorad

@@ -47,7 +47,8 @@ nlohmann::json ReadJsonFile(const std::string& path) {
 std::vector<std::string> ListDir(const std::string& dir) {
   std::vector<std::string> names;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(dir, error)) names.push_back(entry.path().filename().string());
+  for (const auto& entry : std::filesystem::directory_iterator(dir, error))
+    names.push_back(entry.path().filename().string());
   LORAD_CHECK(!error);
   std::sort(names.begin(), names.end());
   return names;

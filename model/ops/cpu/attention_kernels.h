@@ -7,8 +7,8 @@ namespace lorad::cpu {
 
 // Attention of consecutive rows of one sequence, for the q heads that share one KV head, on one thread.
 //
-// Row i, head g of the group: q + i * q_stride + g * head_dim, at position first_position + i. Keys of the KV head lie at
-// arena + blocks[b] * page_bytes + k_offset_bytes, [16, head_dim]; values likewise. Blocks are visited in ascending
+// Row i, head g of the group: q + i * q_stride + g * head_dim, at position first_position + i. Keys of the KV head lie
+// at arena + blocks[b] * page_bytes + k_offset_bytes, [16, head_dim]; values likewise. Blocks are visited in ascending
 // order with a running softmax, whatever the number of rows: a row's result is the same bits in any tile.
 struct AttendArgs {
   const std::byte* arena;

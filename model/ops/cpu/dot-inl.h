@@ -50,8 +50,8 @@ HWY_INLINE void TileStep(const float* HWY_RESTRICT x, int64_t x_stride, const W*
 
 // sums[r][c] of R packed rows and C weight rows; the order of each sum is that of the packed elements.
 template <int C, int R, typename W>
-HWY_INLINE void Tile(const float* HWY_RESTRICT x, int64_t x_stride, const W* HWY_RESTRICT w, int64_t w_stride, int64_t in,
-                     float (&sums)[R][C]) {
+HWY_INLINE void Tile(const float* HWY_RESTRICT x, int64_t x_stride, const W* HWY_RESTRICT w, int64_t w_stride,
+                     int64_t in, float (&sums)[R][C]) {
   const DF d;
   VF acc[R][C];
   for (int r = 0; r < R; ++r)

@@ -11,7 +11,8 @@ namespace lorad::cpu {
 // bits however the rows and columns around it are cut into tiles.
 int64_t PackedFloats(int64_t elements);
 void PackRows(const float* x, int64_t x_stride, int64_t rows, int64_t elements, float* packed, int64_t packed_stride);
-void PackRows(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t elements, float* packed, int64_t packed_stride);
+void PackRows(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t elements, float* packed,
+              int64_t packed_stride);
 
 // y[r, c] = sum_k x[r, k] w[c, k].   x packed [rows, PackedFloats(in)]; w [columns, in]; y [rows, columns].
 struct DotArgs {

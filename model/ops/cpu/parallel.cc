@@ -40,8 +40,7 @@ void RunRanges(int64_t count, int64_t grain, RangeFn fn, const void* context) {
     fn(context, 0, count);
     return;
   }
-  at::parallel_for(0, count, std::max<int64_t>(grain, 1),
-                   [&](int64_t begin, int64_t end) { fn(context, begin, end); });
+  at::parallel_for(0, count, std::max<int64_t>(grain, 1), [&](int64_t begin, int64_t end) { fn(context, begin, end); });
 }
 
 void RunTasks(int64_t count, RangeFn fn, const void* context) {

@@ -147,9 +147,7 @@ double ExpRowT(const float* x, int64_t n, float shift, float factor, float* y) {
 }
 
 void RmsNormF32(const float* x, const float* w, int64_t n, float eps, float* y) { RmsNormT(x, w, n, eps, y); }
-void RmsNormBf16(const uint16_t* x, const uint16_t* w, int64_t n, float eps, uint16_t* y) {
-  RmsNormT(x, w, n, eps, y);
-}
+void RmsNormBf16(const uint16_t* x, const uint16_t* w, int64_t n, float eps, uint16_t* y) { RmsNormT(x, w, n, eps, y); }
 void AddF32(const float* x, int64_t n, float* residual) { AddT(x, n, residual); }
 void AddBf16(const uint16_t* x, int64_t n, uint16_t* residual) { AddT(x, n, residual); }
 void SiluMulF32(const float* gate, const float* up, int64_t n, float* y) { SiluMulT(gate, up, n, y); }

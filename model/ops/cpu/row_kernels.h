@@ -22,7 +22,6 @@ void SiluMulRow(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y
 void RotateRow(const float* x, const float* cos, const float* sin, int64_t half, int64_t n, float* y);
 void RotateRow(const uint16_t* x, const uint16_t* cos, const uint16_t* sin, int64_t half, int64_t n, uint16_t* y);
 
-
 // The largest element; NaN if any element is.
 float MaxOf(const float* x, int64_t n);
 
