@@ -225,13 +225,9 @@ bool SteppedEngine::DeliverLoaderEvent(uint64_t pick) {
 }
 
 void SteppedEngine::RunUntilIdle() {
-  constexpr int kMostIdleTurns = 1000;  // that act and compute nothing: moving pages
-  int64_t steps = parts_.observer.steps;
-  for (int idle_turns = 0; idle_turns < kMostIdleTurns && !testing::Test::HasFailure();) {
-    const bool acted = Turn();
-    idle_turns = parts_.observer.steps == steps ? idle_turns + 1 : 0;
-    steps = parts_.observer.steps;
-    if (acted || DeliverLoaderEvent()) continue;
+  constexpr int kMostTurns = 100'000;
+  for (int turn = 0; turn < kMostTurns; ++turn) {
+    if (Turn() || DeliverLoaderEvent()) continue;
     if (state().sequences.empty()) return;
     const int64_t wait_us = core_->WaitBudgetUs();
     if (wait_us < 0) break;
