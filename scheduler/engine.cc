@@ -85,7 +85,8 @@ absl::Status Engine::Submit(Request request) {
   SubmitCommand command{.request = std::move(request)};
   const std::string& adapter = command.request.adapter;
   if (!adapter.empty()) RETURN_IF_ERROR(CheckAdapterName(adapter));
-  const bool loaded = listed != nullptr && listed->state != AdapterState::kFailed;
+  const bool loaded = listed != nullptr && listed->state != AdapterState::kFailed &&
+                      listed->state != AdapterState::kDraining;  // unloaded: its folder may load anew
   if (!adapter.empty() && !loaded && !impl_->config.adapter_dir.empty()) {
     absl::StatusOr<std::string> folder = ResolveAdapterPath(adapter, impl_->config.adapter_dir);
     if (!folder.ok() && !absl::IsNotFound(folder.status())) return folder.status();

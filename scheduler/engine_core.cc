@@ -114,8 +114,11 @@ bool EngineCore::Turn() {
     for (const SequenceId id : plan.overtaken) ++state_.sequences.at(id)->overtaken;
     StepStats stats = StatsOf(held);
     const std::vector<ExecRow> rows = held.ExecRows();
-    for (const HeldRow& row : held.rows) row.sequence->in_flight_tokens = row.plan.tokens;
     const int64_t launch_us = clock.NowUs();
+    for (const HeldRow& row : held.rows) {
+      row.sequence->in_flight_tokens = row.plan.tokens;
+      if (row.sequence->first_scheduled_us < 0) row.sequence->first_scheduled_us = launch_us;
+    }
     const Ticket ticket = state_.parts.executor->Launch(rows);
     absl::StatusOr<StepResult> result = state_.parts.executor->Wait(ticket);
     const int64_t commit_us = clock.NowUs();

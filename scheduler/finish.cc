@@ -101,7 +101,6 @@ void Begin(Sequence* sequence, SchedulerState* state) {
   EraseFrom(sequence, &state->waiting);
   if (!sequence->order.begun) {
     sequence->order.begun = true;
-    sequence->first_scheduled_us = state->parts.clock->NowUs();
     state->parts.inbox->SequenceLeftQueue();
   }
   sequence->running = true;

@@ -222,6 +222,19 @@ TEST(ServingTest, ADrainEndsRequestsNormallyUntilItsDeadlineAndThenAborts) {
   EXPECT_EQ(world.pages->free_pages(), world.pages->total_pages());
 }
 
+TEST(ServingTest, TimesAreThoseOfTheFirstStepTheFirstTokenAndTheEnd) {
+  FakeWorld world({.config = {.max_sequences = 1}});
+  world.Generate("", 10, 3);  // steps of 2,000, 1,100 and 1,100 us
+  world.Generate("", 10, 1);
+  world.Settle();
+  ASSERT_EQ(world.observer.finished.size(), 2u);
+  EXPECT_EQ(world.observer.finished[0].queue_us, 0);
+  EXPECT_EQ(world.observer.finished[0].first_token_us, 2'000);
+  EXPECT_EQ(world.observer.finished[0].end_to_end_us, 4'200);
+  EXPECT_EQ(world.observer.finished[1].queue_us, 4'200);
+  EXPECT_EQ(world.observer.finished[1].first_token_us, 6'200);
+}
+
 TEST(ServingTest, PrioritiesGoFirstThenArrival) {
   FakeWorld world({.config = {.max_sequences = 1}});
   Request late = world.MakeRequest("", 4, 2);
