@@ -14,6 +14,21 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kStalledReadUs = 1'000'000;
+constexpr int64_t kCompactBytesPerTry = int64_t{4} << 20;
+
+// Joins free pages that are enough, but scattered. False: nothing can move, or they are too few.
+bool MovePagesFor(const AdapterVersion& version, SchedulerState* state) {
+  PagePool* const pages = state->parts.pages;
+  if (pages->free_pages() < version.pages) return false;
+  bool moved = false;
+  bool moved_adapters = false;
+  const bool more = pages->Compact(kCompactBytesPerTry, [&](PageOwner owner) {
+    moved = true;
+    moved_adapters |= owner == PageOwner::kAdapter;
+  });
+  if (moved_adapters) state->parts.adapters->RefreshAddresses();
+  return moved || more;
+}
 
 void MarkEvicted(AdapterId id, SchedulerState* state) {
   AdapterVersion* const version = state->adapters.Find(id);
@@ -24,13 +39,15 @@ void MarkEvicted(AdapterId id, SchedulerState* state) {
   state->parts.observer->OnAdapterEvicted(version->name);
 }
 
+// True: packing has begun, or the next turn may find the room that this one was making.
 bool StartPacking(AdapterVersion* version, SchedulerState* state) {
   absl::StatusOr<AdapterReservation> reservation = state->parts.adapters->Reserve(version->id, version->layout);
   if (!reservation.ok()) {
     if (reservation.status().code() == absl::StatusCode::kInvalidArgument) {
       FailVersion(reservation.status(), version, state);
+      return false;
     }
-    return false;
+    return MovePagesFor(*version, state);
   }
   // A full queue of the loader: the pages go back, the next turn tries again.
   if (!state->parts.loader.pack(version->id, version->image, version->layout, reservation->data()).ok()) return false;
@@ -70,6 +87,29 @@ std::vector<AdapterVersion*> WantedVersions(const SchedulerState& state, std::un
   return wanted;
 }
 
+void DropStaged(AdapterVersion* version) {
+  LORAD_CHECK(version->phase == WantedPhase::kStaged);
+  version->DropImage();
+  version->phase = WantedPhase::kOnDisk;
+}
+
+// Room for images goes to who waits longest: else later ones that wait for pages keep out earlier ones to be read.
+void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<AdapterVersion*>& wanted) {
+  int64_t in_the_way = 0;
+  bool unread_ahead = false;
+  std::vector<AdapterVersion*> behind;  // staged, nobody waits for a reply
+  for (AdapterVersion* version : wanted) {
+    unread_ahead |= version->phase == WantedPhase::kOnDisk;
+    const bool staged_behind = version->phase == WantedPhase::kStaged && unread_ahead;
+    in_the_way += version->phase == WantedPhase::kReading || staged_behind;
+    if (staged_behind && version->load_replies.empty()) behind.push_back(version);
+  }
+  for (; in_the_way >= max_staged && !behind.empty(); --in_the_way) {
+    DropStaged(behind.back());
+    behind.pop_back();
+  }
+}
+
 // What the residency's decision is made from. A read that lasts too long is left out: it holds no image, may never end,
 // and has no claim on pages.
 ResidencyInput MakeResidencyInput(SchedulerState* state) {
@@ -82,19 +122,7 @@ ResidencyInput MakeResidencyInput(SchedulerState* state) {
   }
   ResidencyInput input;
   if (wanted.empty()) return input;
-  // Room for images goes to who waits longest: else later ones that wait for pages keep out earlier ones to be read.
-  int64_t images = 0;
-  const AdapterVersion* first_unread = nullptr;
-  AdapterVersion* last_staged_behind = nullptr;
-  for (AdapterVersion* version : wanted) {
-    images += version->phase == WantedPhase::kReading || version->phase == WantedPhase::kStaged;
-    if (version->phase == WantedPhase::kOnDisk && first_unread == nullptr) first_unread = version;
-    if (version->phase == WantedPhase::kStaged && first_unread != nullptr) last_staged_behind = version;
-  }
-  if (images >= input.max_staged && last_staged_behind != nullptr && last_staged_behind->load_replies.empty()) {
-    last_staged_behind->DropImage();
-    last_staged_behind->phase = WantedPhase::kOnDisk;
-  }
+  MakeRoomForEarlierImages(input.max_staged, wanted);
   for (const AdapterVersion* version : wanted) {
     input.wanted.push_back({.id = version->id,
                             .phase = version->phase,
@@ -106,18 +134,35 @@ ResidencyInput MakeResidencyInput(SchedulerState* state) {
   return input;
 }
 
-// Loads are answered as soon as it is clear that no room is to be had now; images that nobody waits for go.
-void SettleStaged(SchedulerState* state) {
+// Loads are answered as soon as it is clear that no room is to be had now; images that nobody waits for go, and those
+// beyond what host memory may hold. True: some were.
+bool SettleStaged(SchedulerState* state) {
+  bool settled = false;
+  int64_t kept = 0;
   for (AdapterVersion* version : state->adapters.Watched()) {
     if (version->phase != WantedPhase::kStaged) continue;
     if (!version->load_replies.empty()) {
       SwitchIfReplacing(version, state);
       AnswerLoads(InfoOf(*version), version, state);
+      settled = true;
     }
-    if (version->waiting > 0 || version->pinned || !version->pin_replies.empty()) continue;
-    version->DropImage();
-    version->phase = WantedPhase::kOnDisk;
+    if (version->waiting > 0 || version->pinned || !version->pin_replies.empty()) {
+      ++kept;
+      continue;
+    }
+    DropStaged(version);
+    settled = true;
   }
+  const ResidencyInput bounds;
+  int64_t room = bounds.max_staged + bounds.max_parked;
+  if (kept <= room) return settled;
+  std::unordered_set<AdapterId> overtaken;
+  for (AdapterVersion* version : WantedVersions(*state, &overtaken)) {
+    if (version->phase != WantedPhase::kStaged || --room >= 0) continue;
+    DropStaged(version);
+    settled = true;
+  }
+  return settled;
 }
 
 }  // namespace
@@ -133,7 +178,10 @@ absl::Status StartReading(AdapterVersion* version, SchedulerState* state) {
 
 AdapterReadiness ReadinessOf(const AdapterVersion* version) {
   if (version == nullptr || version->phase == WantedPhase::kResident) return AdapterReadiness::kReady;
-  const bool on_its_way = version->phase == WantedPhase::kReading || version->phase == WantedPhase::kPacking;
+  // Of unknown size before its first read: it has no claim on room.
+  const bool unread = version->phase == WantedPhase::kOnDisk && !version->known;
+  const bool on_its_way =
+      unread || version->phase == WantedPhase::kReading || version->phase == WantedPhase::kPacking;
   return on_its_way ? AdapterReadiness::kReading : AdapterReadiness::kWaitsForRoom;
 }
 
@@ -151,7 +199,7 @@ bool RunResidency(SchedulerState* state) {
     for (const AdapterId id : plan.read) acted |= StartReading(state->adapters.Find(id), state).ok();
   }
   for (const AdapterId id : pool->TakeEvicted()) MarkEvicted(id, state);
-  SettleStaged(state);
+  acted |= SettleStaged(state);
   return acted;
 }
 
@@ -164,6 +212,11 @@ bool SettleAdapters(SchedulerState* state) {
   }
   for (AdapterVersion* version : state->adapters.Watched()) {
     const bool used = version->running + version->waiting > 0 || version->phase == WantedPhase::kPacking;
+    // Whoever named the folder is gone before it was read: the name is unknown again.
+    if (version->state == AdapterState::kLoading && version->phase == WantedPhase::kOnDisk && !used) {
+      state->adapters.Detach(version);
+      MoveTo(version, AdapterState::kDraining);
+    }
     if (version->state != AdapterState::kDraining || used) continue;
     if (pool->IsResident(version->id)) LORAD_CHECK(pool->Remove(version->id).ok());
     MoveTo(version, AdapterState::kGone);

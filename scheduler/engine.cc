@@ -39,11 +39,14 @@ SchedulerParts PartsOf(const Engine::Parts& parts, Inbox* inbox) {
           .kv_layout = parts.kv_layout};
 }
 
-// As listed, or nullptr; the listing is ordered by name.
-const AdapterInfo* FindListed(const AdapterListing& listing, const std::string& name) {
+// What the name means, as listed, or nullptr: also where a load failed, or an old version drains, since the folder may
+// load anew. The listing is ordered by name, what it means first.
+const AdapterInfo* FindLive(const AdapterListing& listing, const std::string& name) {
   const auto found = std::lower_bound(listing.all.begin(), listing.all.end(), name,
                                       [](const auto& info, const std::string& n) { return info->name < n; });
-  return found == listing.all.end() || (*found)->name != name ? nullptr : found->get();
+  if (found == listing.all.end() || (*found)->name != name) return nullptr;
+  const AdapterState state = (*found)->state;
+  return state == AdapterState::kFailed || state == AdapterState::kDraining ? nullptr : found->get();
 }
 
 }  // namespace
@@ -76,8 +79,8 @@ absl::Status Engine::Submit(Request request) {
   LORAD_CHECK(request.sink != nullptr);
   const PagePool& pages = *impl_->parts.pages;
   const std::shared_ptr<const EngineSnapshot> now = snapshot();
-  const AdapterInfo* const listed = FindListed(*now->adapters, request.adapter);
-  RETURN_IF_ERROR(CheckEverFits(request, listed == nullptr ? 0 : pages.PagesFor(listed->bytes),
+  const AdapterInfo* const live = FindLive(*now->adapters, request.adapter);
+  RETURN_IF_ERROR(CheckEverFits(request, live == nullptr ? 0 : pages.PagesFor(live->bytes),
                                 {.max_context_tokens = impl_->config.max_context_tokens,
                                  .queue_limit = impl_->config.queue_limit,
                                  .total_pages = pages.total_pages(),
@@ -85,9 +88,7 @@ absl::Status Engine::Submit(Request request) {
   SubmitCommand command{.request = std::move(request)};
   const std::string& adapter = command.request.adapter;
   if (!adapter.empty()) RETURN_IF_ERROR(CheckAdapterName(adapter));
-  const bool loaded = listed != nullptr && listed->state != AdapterState::kFailed &&
-                      listed->state != AdapterState::kDraining;  // unloaded: its folder may load anew
-  if (!adapter.empty() && !loaded && !impl_->config.adapter_dir.empty()) {
+  if (!adapter.empty() && live == nullptr && !impl_->config.adapter_dir.empty()) {
     absl::StatusOr<std::string> folder = ResolveAdapterPath(adapter, impl_->config.adapter_dir);
     if (!folder.ok() && !absl::IsNotFound(folder.status())) return folder.status();
     if (folder.ok()) command.adapter_folder = *std::move(folder);

@@ -70,6 +70,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->image = std::move(event.image);
   version->layout = std::move(event.layout);
   version->phase = WantedPhase::kStaged;
+  version->error.clear();
   state->adapters.Touch(version);
   if (!first) return;
   const int64_t total = state->parts.pages->total_pages();
@@ -126,15 +127,11 @@ absl::StatusOr<AdapterVersion*> VersionFor(const std::string& name, const std::s
   if (AdapterVersion* const current = state->adapters.Current(name); current != nullptr) return current;
   if (folder.empty()) return absl::NotFoundError(absl::StrCat("adapter: ", name, "; not loaded; load it first"));
   if (state->adapters.names() >= state->config.max_adapters) return TooManyNames(*state);
+  state->adapters.ForgetFailure(name);
   AdapterVersion* const version = state->adapters.Add(name, folder);
   version->from_folder = true;
   MoveTo(version, AdapterState::kLoading);
-  if (absl::Status status = StartReading(version, state); !status.ok()) {
-    state->adapters.Detach(version);
-    state->adapters.Erase(version);
-    return status;
-  }
-  return version;
+  return version;  // unread: the residency reads so many at a time
 }
 
 void ApplyLoad(LoadCommand command, SchedulerState* state) {

@@ -223,6 +223,24 @@ TEST_F(EngineThreadsTest, NamesAndFoldersOfAdapterDirAreChecked) {
   EXPECT_TRUE(absl::IsInvalidArgument(Generate("a1@3", 4, 4).finish.status));
 }
 
+TEST_F(EngineThreadsTest, ANameWhoseLoadFailedForItsSizeIsAsUnknownAsAnyOther) {
+  Start(8);
+  const std::string path = WriteAdapter(folder_.path() + "/wide/wide", {.rank = 32, .modules = {"q_proj", "k_proj", "v_proj"}});
+  std::atomic<bool> failed = false;
+  ASSERT_TRUE(engine_
+                  ->Load({.name = "huge",
+                          .path = path,
+                          .reply = [&](const auto& info) { failed = absl::IsInvalidArgument(info.status()); }})
+                  .ok());
+  for (int i = 0; i < 5'000 && !failed; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ASSERT_TRUE(failed);
+  EXPECT_TRUE(absl::IsNotFound(Generate("huge", 4, 4).finish.status));
+  // A folder of that name that does fit loads at its first use.
+  WriteAdapter(folder_.path() + "/huge", {.rank = 1});
+  EXPECT_EQ(Generate("huge", 4, 4).tokens.size(), 4u);
+  EXPECT_EQ(engine_->snapshot()->adapters->all.size(), 1u);
+}
+
 TEST_F(EngineThreadsTest, WhatCanNeverFitIsRefusedAtOnce) {
   Start(8);
   const absl::Status context = engine_->Submit(MakeRequest("", 500, 13));

@@ -203,6 +203,43 @@ TEST(LifecycleTest, AFolderOfAdapterDirLoadsAtFirstUse) {
   EXPECT_NE(world.Listed("found"), nullptr);
 }
 
+TEST(LifecycleTest, AFolderThatNobodyWaitsForAnyMoreIsForgottenUnread) {
+  FakeWorld world({});
+  std::vector<Request> requests;
+  for (int i = 0; i < 10; ++i) {
+    const std::string name = absl::StrCat("slow-", i);
+    world.Folder(name, 1 + i);
+    world.loader.folders[FakeWorld::PathOf(name)].hangs = true;
+    requests.push_back(world.MakeRequest(name, 8, 20));
+    ASSERT_TRUE(world.Submit(requests.back(), FakeWorld::PathOf(name)).ok());
+  }
+  world.Settle();
+  EXPECT_LT(world.loader.jobs.size(), 10u);
+  ASSERT_NE(world.Listed("slow-9"), nullptr);
+  EXPECT_EQ(world.Listed("slow-9")->state, AdapterState::kLoading);
+  world.inbox.Put(CancelCommand{.request = requests[9].id});
+  world.Settle();
+  EXPECT_EQ(world.Listed("slow-9"), nullptr);
+  // Reads that last long make way for it.
+  world.loader.folders[FakeWorld::PathOf("slow-8")].hangs = false;
+  for (int i = 0; i < 3; ++i) {
+    world.clock.Advance(2'000'000);
+    world.Settle();
+  }
+  EXPECT_EQ(FakeWorld::SinkOf(requests[8])->answer().tokens.size(), 20u);
+}
+
+TEST(LifecycleTest, AFailureIsForgottenWhenTheNameIsFoundInAdapterDir) {
+  FakeWorld world({});
+  ASSERT_FALSE(world.Load("poet").ok());
+  world.Folder("poet", 3);
+  Request request = world.MakeRequest("poet", 8, 20);
+  ASSERT_TRUE(world.Submit(request, FakeWorld::PathOf("poet")).ok());
+  world.Settle();
+  EXPECT_EQ(FakeWorld::SinkOf(request)->answer().tokens.size(), 20u);
+  EXPECT_EQ(world.core.snapshot()->adapters->all.size(), 1u);
+}
+
 TEST(LifecycleTest, AFolderThatCannotBeReadEndsItsRequestsAndTheNameIsUnknownAgain) {
   FakeWorld world({});
   const auto sink = [&] {
@@ -239,6 +276,11 @@ TEST(LifecycleTest, AnEvictedAdapterIsReadAgainAndItsDigestChecked) {
   world.Settle();
   EXPECT_TRUE(absl::IsDataLoss(changed->answer().finish.status));
   EXPECT_THAT(world.Listed("b")->error, HasSubstr("changed on disk"));
+  world.Folder("b", 2, 5);
+  const auto restored = world.Generate("b", 8, 20);
+  world.Settle();
+  EXPECT_EQ(restored->answer().tokens.size(), 20u);
+  EXPECT_EQ(world.Listed("b")->error, "");
 }
 
 TEST(LifecycleTest, ALoadThatFindsNoRoomIsAnsweredAsHost) {

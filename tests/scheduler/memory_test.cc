@@ -153,6 +153,70 @@ TEST(MemoryTest, ScatteredPagesAreJoinedAndTokensStayRight) {
   }
 }
 
+int64_t ImagesIn(const FakeWorld& world) {
+  int64_t images = 0;
+  for (const auto& [id, version] : world.core.state().adapters.versions()) images += version->image != nullptr;
+  return images;
+}
+
+// However many cold adapters are named, and by whom, so many images lie in host memory and no more.
+void ExpectFewImages(bool by_command) {
+  constexpr int kNames = 200;
+  FakeWorld world({.total_pages = 16});
+  const auto busy = world.Generate("", 14 * kKvBlockTokens, 20);
+  world.Turn();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < kNames; ++i) {
+    const std::string name = absl::StrCat("cold-", i);
+    world.Folder(name, 1 + i, 3);
+    if (by_command) world.StartLoad(name);
+    Request request = world.MakeRequest(name, 10, 3);
+    sinks.push_back(FakeWorld::SinkOf(request));
+    ASSERT_TRUE(world.Submit(std::move(request), FakeWorld::PathOf(name)).ok());
+  }
+  int64_t most_images = 0;
+  int64_t most_reads = 0;
+  for (int i = 0; i < 10'000 && !sinks.back()->finished(); ++i) {
+    world.Turn();
+    most_images = std::max(most_images, ImagesIn(world));
+    most_reads = std::max(most_reads, static_cast<int64_t>(world.loader.jobs.size()));
+    world.AnswerLoader();
+  }
+  world.Settle();
+  const ResidencyInput bounds;
+  EXPECT_LE(most_images, bounds.max_staged + bounds.max_parked);
+  if (!by_command) {
+    EXPECT_LE(most_reads, 2 * bounds.max_staged);
+  }
+  for (const auto& sink : sinks) EXPECT_EQ(sink->answer().tokens.size(), 3u);
+  EXPECT_EQ(busy->answer().tokens.size(), 20u);
+  EXPECT_EQ(ImagesIn(world), 0);
+}
+
+TEST(MemoryTest, ManyColdFoldersOfAdapterDirHoldFewImages) { ExpectFewImages(/*by_command=*/false); }
+
+TEST(MemoryTest, ManyLoadsThatRequestsWaitForHoldFewImages) { ExpectFewImages(/*by_command=*/true); }
+
+TEST(MemoryTest, ATurnThatOnlyMovesPagesForAnAdapterSaysSo) {
+  // Too much to move for one turn, and nobody runs: the engine must not sleep in between.
+  constexpr int64_t kPages = 1'025;  // one of them is more than one call of compaction copies
+  FakeWorld world({.total_pages = 80 * kPages});
+  for (int i = 0; i < 80; ++i) {
+    world.Folder(absl::StrCat("a", i), 1 + i, kPages);
+    ASSERT_TRUE(world.Load(absl::StrCat("a", i), /*pinned=*/i % 2 == 0).ok());
+  }
+  for (int i = 1; i < 80; i += 2) world.Unload(absl::StrCat("a", i));
+  world.Settle();
+  world.Folder("wide", 100, 39 * kPages);
+  ASSERT_TRUE(world.Submit(world.MakeRequest("wide", 4, 4), FakeWorld::PathOf("wide")).ok());
+  world.Turn();
+  world.AnswerLoader();
+  int turns = 0;
+  for (; world.loader.jobs.empty() && turns < 20; ++turns) ASSERT_TRUE(world.Turn());
+  EXPECT_GT(turns, 1);
+  EXPECT_LT(turns, 20);
+}
+
 TEST(MemoryTest, AHeadThatNothingCanMakeRoomForIsEndedWithTheNumbers) {
   FakeWorld world({.total_pages = 16, .config = {.max_context_tokens = 240}});
   world.Folder("pinned", 1, 8);
