@@ -105,7 +105,9 @@ void AdapterLoader::RunReader(size_t reader) {
 }
 
 LoaderEvent AdapterLoader::Read(const StageJob& job) const {
-  const AdapterReadOptions read_options{.pool_dtype = options_.pool_dtype, .base_tables = options_.base_tables};
+  const AdapterReadOptions read_options{.pool_dtype = options_.pool_dtype,
+                                        .base_tables = options_.base_tables,
+                                        .max_pool_bytes = options_.max_pool_bytes};
   absl::StatusOr<std::shared_ptr<const AdapterImage>> image =
       Guarded([&] { return ReadAndCompare(job.path, job.expected_digest, base_, *files_, read_options); });
   if (!image.ok()) return AdapterLoadFailed{.id = job.id, .status = image.status()};

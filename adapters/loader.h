@@ -57,6 +57,7 @@ class AdapterLoader final {
     int64_t queue_limit = 4096;
     DType pool_dtype = DType::kF32;
     BaseTables base_tables = nullptr;
+    int64_t max_pool_bytes = 0;  // a larger adapter is refused before its tensors are read; 0: no limit
     int max_readers = 16;
     int64_t replace_after_ms = 10'000;
   };

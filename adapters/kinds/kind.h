@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -18,6 +19,7 @@ using AdapterConfigJson = nlohmann::ordered_json;
 struct AdapterReadOptions {
   DType pool_dtype = DType::kF32;    // weights must stay finite in it
   BaseTables base_tables = nullptr;  // without it a folder that holds a copy of a base table is refused
+  int64_t max_pool_bytes = 0;        // a larger adapter, as it would lie in the pool, is refused unread; 0: no limit
 };
 
 // A kind of adapter: a reader (and, later, a writer) of folders, nothing else. kinds/table.cc lists them.

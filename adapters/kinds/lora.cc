@@ -215,8 +215,39 @@ void AddToDigest(const std::string& path, const ImageSlot& slot, Sha256* digest)
   digest->Update(&slot.scale, sizeof(slot.scale));
 }
 
+// The pairs with their places and shapes; no bytes yet.
+std::vector<ImageSlot> PlanSlots(const Sorted& sorted, const std::map<std::string, TargetedModule>& targets) {
+  const auto unread = [](const SafetensorsEntry& entry) {
+    return HostTensor{.dtype = entry.dtype, .shape = entry.shape};
+  };
+  std::vector<ImageSlot> slots;
+  for (const auto& [path, pair] : sorted.pairs) {
+    const TargetedModule& target = targets.at(path);
+    slots.push_back({.site = target.shape->site,
+                     .layer = target.layer,
+                     .rank = static_cast<int32_t>(target.rank),
+                     .scale = target.scale,
+                     .a = unread(pair.a->second),
+                     .b = unread(pair.b->second)});
+  }
+  return slots;
+}
+
+// Before the tensors are read: an adapter that can never be served takes no memory.
+absl::Status CheckFitsPool(const std::string& path, const std::vector<ImageSlot>& slots,
+                           const AdapterReadOptions& options) {
+  if (options.max_pool_bytes == 0) return absl::OkStatus();
+  AdapterImage unread;
+  unread.slots = slots;
+  const int64_t bytes = PlanLayout(unread, options.pool_dtype).total_bytes;
+  if (bytes <= options.max_pool_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": adapter larger than the memory for KV and adapters: bytes: ", bytes,
+                   "; limit: ", options.max_pool_bytes, "; raise --memory-bytes"));
+}
+
 absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Sorted& sorted,
-                                       const std::map<std::string, TargetedModule>& targets, FileSource& files,
+                                       std::vector<ImageSlot> slots, FileSource& files,
                                        const AdapterReadOptions& options) {
   PairReader reader(files, index.path);
   for (const auto& [path, pair] : sorted.pairs) {
@@ -230,21 +261,18 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Sort
   image.rank_min = kMaxStoredRank;
   Sha256 digest;
   digest.Update("lora");
+  size_t i = 0;
   for (const auto& [path, pair] : sorted.pairs) {
-    const TargetedModule& target = targets.at(path);
-    ImageSlot slot{.site = target.shape->site,
-                   .layer = target.layer,
-                   .rank = static_cast<int32_t>(target.rank),
-                   .scale = target.scale,
-                   .a = reader.Get(pair.a->second),
-                   .b = reader.Get(pair.b->second)};
+    ImageSlot& slot = slots[i++];
+    slot.a = reader.Get(pair.a->second);
+    slot.b = reader.Get(pair.b->second);
     RETURN_IF_ERROR(CheckFinite(index, *pair.a, slot.a, options.pool_dtype));
     RETURN_IF_ERROR(CheckFinite(index, *pair.b, slot.b, options.pool_dtype));
     AddToDigest(path, slot, &digest);
     image.rank_min = std::min(image.rank_min, slot.rank);
     image.rank_max = std::max(image.rank_max, slot.rank);
-    image.slots.push_back(std::move(slot));
   }
+  image.slots = std::move(slots);
   image.digest = digest.HexDigest();
   std::sort(image.slots.begin(), image.slots.end(), [](const ImageSlot& x, const ImageSlot& y) {
     return std::pair(x.site, x.layer) < std::pair(y.site, y.layer);
@@ -287,11 +315,13 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   Sorted sorted;
   for (const Tensor& tensor : index.tensors) RETURN_IF_ERROR(SortTensor(index, tensor, modules, &sorted));
   RETURN_IF_ERROR(CheckPairs(index, targets, sorted.pairs));
+  std::vector<ImageSlot> slots = PlanSlots(sorted, targets);
+  RETURN_IF_ERROR(CheckFitsPool(path, slots, options));
   for (const Table& table : sorted.tables) {
     RETURN_IF_ERROR(
         CheckEqualsBaseTable(files, path, table.tensor->first, table.tensor->second, table.site, options.base_tables));
   }
-  return ReadImage(index, sorted, targets, files, options);
+  return ReadImage(index, sorted, std::move(slots), files, options);
 }
 
 }  // namespace lorad

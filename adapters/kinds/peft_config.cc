@@ -143,17 +143,19 @@ absl::StatusOr<double> AlphaOf(const std::string& key, const Json& value) {
   return alpha;
 }
 
+absl::Status CheckCount(const char* key, const Json& list) {
+  if (list.size() <= kMaxConfigEntries) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("adapter_config.json: ", key, ": entries: ", list.size(), "; limit: ", kMaxConfigEntries));
+}
+
 template <typename T>
 absl::Status ReadPattern(const Json& json, const char* key, absl::StatusOr<T> (*read)(const std::string&, const Json&),
                          std::vector<std::pair<std::string, T>>* pattern) {
-  constexpr size_t kMaxEntries = 100'000;
   const Json* value = FindSet(json, key);
   if (value == nullptr) return absl::OkStatus();
   if (!value->is_object()) return Invalid(key, *value, "must be an object of expressions and numbers");
-  if (value->size() > kMaxEntries) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter_config.json: ", key, ": entries: ", value->size(), "; limit: ", kMaxEntries));
-  }
+  RETURN_IF_ERROR(CheckCount(key, *value));
   for (const auto& [expression, number] : value->items()) {
     ASSIGN_OR_RETURN(const T parsed, read(absl::StrCat(key, ": ", Printable(expression)), number));
     pattern->emplace_back(expression, parsed);
@@ -164,6 +166,7 @@ absl::Status ReadPattern(const Json& json, const char* key, absl::StatusOr<T> (*
 // A string, or a list of strings; `empty_list` when the list may be empty.
 absl::Status ReadNames(const char* key, const Json& value, std::vector<std::string>* names) {
   if (!value.is_array()) return Invalid(key, value, "must be a string or a list of strings");
+  RETURN_IF_ERROR(CheckCount(key, value));
   for (const Json& name : value) {
     if (!name.is_string()) return Invalid(key, value, "must be a string or a list of strings");
     names->push_back(name.get<std::string>());
@@ -205,6 +208,7 @@ absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLo
 absl::Status ReadLayers(const Json& json, PeftLoraConfig* config) {
   if (const Json* layers = FindSet(json, "layers_to_transform"); layers != nullptr) {
     const Json list = layers->is_array() ? *layers : Json::array({*layers});
+    RETURN_IF_ERROR(CheckCount("layers_to_transform", list));
     std::vector<int64_t> numbers;
     for (const Json& layer : list) {
       if (!layer.is_number_integer()) {

@@ -13,6 +13,7 @@ namespace lorad {
 
 inline constexpr int64_t kMaxConfigRank = 512;
 inline constexpr int64_t kMaxStoredRank = 1024;
+inline constexpr size_t kMaxConfigEntries = 4096;  // of one list, or of rank_pattern or alpha_pattern
 
 // PEFT's LoraConfig as far as it changes an answer; every key that is not here was checked to change nothing.
 struct PeftLoraConfig {

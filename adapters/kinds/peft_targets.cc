@@ -20,6 +20,9 @@ namespace {
 
 using Regex = std::unique_ptr<RE2>;
 
+constexpr int64_t kMaxRegexBytes = 256 << 10;
+constexpr int64_t kMaxPatternInstructions = 1 << 20;  // of all expressions of a pattern; 16 bytes each
+
 // Parts of Python's syntax that need backtracking.
 bool NeedsBacktracking(const std::string& expression) {
   for (const char* part : {"(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "(?P="}) {
@@ -42,14 +45,18 @@ absl::StatusOr<Regex> Compile(const char* key, const std::string& expression, co
   }
   RE2::Options options;
   options.set_log_errors(false);
+  options.set_max_mem(kMaxRegexBytes);
   auto regex = std::make_unique<RE2>(absl::StrReplaceAll(wrap, {{"$0", expression}}), options);
   if (regex->ok()) return regex;
+  if (regex->error_code() == RE2::ErrorPatternTooLarge) {
+    return absl::InvalidArgumentError(absl::StrCat(what, "; too large when compiled; limit: ", kMaxRegexBytes,
+                                                   " bytes; use fewer or smaller repeats, or name the modules"));
+  }
   const std::string message = absl::StrCat(what, "; not an expression: ", Printable(regex->error()));
   switch (regex->error_code()) {
     case RE2::ErrorBadEscape:
     case RE2::ErrorBadPerlOp:
     case RE2::ErrorRepeatSize:
-    case RE2::ErrorPatternTooLarge:
       return absl::UnimplementedError(absl::StrCat(message, "; the syntax is RE2's"));
     default:
       return absl::InvalidArgumentError(message);
@@ -131,8 +138,15 @@ class Pattern final {
  public:
   static absl::StatusOr<Pattern> Make(const char* key, const std::vector<std::pair<std::string, T>>& entries) {
     Pattern pattern;
+    int64_t instructions = 0;
     for (const auto& [expression, value] : entries) {
       ASSIGN_OR_RETURN(Regex regex, Compile(key, expression, R"(^(.*\.)?($0)$)"));
+      instructions += regex->ProgramSize();
+      if (instructions > kMaxPatternInstructions) {
+        return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", key, ": ", Printable(expression),
+                                                       "; instructions when compiled up to here: ", instructions,
+                                                       "; limit: ", kMaxPatternInstructions));
+      }
       pattern.entries_.emplace_back(std::move(regex), value);
     }
     return pattern;

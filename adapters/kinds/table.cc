@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,11 +11,54 @@ namespace lorad {
 namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
-constexpr int64_t kMaxConfigBytes = 16 << 20;
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+// What works on a parsed value goes as deep as the value does, and an object with its keys in order is searched from
+// end to end for each key that is added.
+constexpr int64_t kMaxNesting = 64;
+constexpr int64_t kMaxKeys = 16'384;
 
 constexpr AdapterKind kKinds[] = {
     {.name = "lora", .recognises = &RecognisesLora, .read = &ReadLora},
 };
+
+struct JsonExtent {
+  int64_t nesting = 0;  // of the deepest value
+  int64_t keys = 0;     // of all objects together
+};
+
+// Of valid JSON; what is not valid gets at least what its valid beginning has.
+JsonExtent ExtentOf(const std::string& text) {
+  JsonExtent extent;
+  int64_t nesting = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      in_string = !in_string;
+    } else if (!in_string) {
+      if (c == '[' || c == '{') extent.nesting = std::max(extent.nesting, ++nesting);
+      if (c == ']' || c == '}') --nesting;
+      if (c == ':') ++extent.keys;
+    }
+  }
+  return extent;
+}
+
+absl::StatusOr<AdapterConfigJson> ParseConfig(const std::string& path, const std::string& text) {
+  const auto broken = [&] { return absl::DataLossError(absl::StrCat(path, ": not valid JSON")); };
+  const auto refuse = [&](const char* what, int64_t value, int64_t limit) {
+    if (!AdapterConfigJson::accept(text)) return broken();  // keeps nothing of what it reads
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what, ": ", value, "; limit: ", limit));
+  };
+  const JsonExtent extent = ExtentOf(text);
+  if (extent.nesting > kMaxNesting) return refuse("nesting", extent.nesting, kMaxNesting);
+  if (extent.keys > kMaxKeys) return refuse("keys", extent.keys, kMaxKeys);
+  AdapterConfigJson config = AdapterConfigJson::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (config.is_discarded()) return broken();
+  return config;
+}
 
 // What a config that no kind recognises calls itself.
 absl::Status RefuseByName(const AdapterConfigJson& config) {
@@ -42,8 +86,7 @@ absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape
                                          const AdapterReadOptions& options) {
   const std::string path = absl::StrCat(dir, "/", kConfigFile);
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(files, path, kMaxConfigBytes));
-  const AdapterConfigJson config = AdapterConfigJson::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (config.is_discarded()) return absl::DataLossError(absl::StrCat(path, ": not valid JSON"));
+  ASSIGN_OR_RETURN(const AdapterConfigJson config, ParseConfig(path, text));
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": must hold an object"));
   for (const AdapterKind& kind : AdapterKinds()) {
     if (kind.recognises(config)) return kind.read(dir, config, base, files, options);

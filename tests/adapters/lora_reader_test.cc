@@ -67,6 +67,90 @@ TEST_F(LoraReaderTest, AWeightTooLargeForTheServingTypeIsRefused) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("BF16"));
 }
 
+// Fails the test when more than a header is read.
+class HeaderOnlyFiles final : public FileSource {
+ public:
+  bool Exists(const std::string& path) override { return files_->Exists(path); }
+  absl::StatusOr<int64_t> SizeBytes(const std::string& path) override { return files_->SizeBytes(path); }
+  absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
+    EXPECT_LE(size, 4096) << path;
+    return files_->ReadAt(path, offset, size, destination);
+  }
+
+ private:
+  std::unique_ptr<FileSource> files_ = LocalFiles();
+};
+
+TEST_F(LoraReaderTest, AnAdapterLargerThanThePoolIsRefusedUnread) {
+  const std::string dir = WriteAdapter(dir_.path() + "/a", {.rank = 64});
+  const int64_t bytes = PlanLayout(ReadAdapter(dir, base_, *files_).value(), DType::kF32).total_bytes;
+  EXPECT_TRUE(ReadAdapter(dir, base_, *files_, {.max_pool_bytes = bytes}).ok());
+  HeaderOnlyFiles header_only;
+  const absl::Status status = ReadAdapter(dir, base_, header_only, {.max_pool_bytes = bytes - 1}).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("bytes: " + std::to_string(bytes) +
+                                                       "; limit: " + std::to_string(bytes - 1)));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--memory-bytes"));
+}
+
+// A folder whose config is `text`.
+absl::Status StatusOfConfig(const std::string& dir, const std::string& text) {
+  WriteAdapter(dir, {});
+  std::ofstream(dir + "/adapter_config.json") << text;
+  return ReadAdapter(dir, TinyBase(), *LocalFiles()).status();
+}
+
+TEST_F(LoraReaderTest, ADeeplyNestedConfigIsRefusedBeforeItIsKept) {
+  const auto nested = [&](size_t depth, const std::string& end) {
+    return StatusOfConfig(dir_.path() + "/a", "{\"peft_type\":\"LORA\",\"r\":2,\"task_name\":\"[[{\\\"[\",\"x\":" +
+                                                  std::string(depth - 1, '[') + std::string(depth - 1, ']') + end);
+  };
+  const absl::Status status = nested(200'000, "}");
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("nesting: 200000; limit: 64"));
+  EXPECT_EQ(nested(65, "}").code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(nested(64, "}").code(), StatusCode::kUnimplemented) << "x is an unknown key";
+  EXPECT_EQ(nested(200'000, "").code(), StatusCode::kDataLoss) << "not valid JSON, however deep";
+}
+
+TEST_F(LoraReaderTest, AConfigOfManyKeysOrEntriesIsRefused) {
+  const std::string dir = dir_.path() + "/a";
+  const auto with = [&](const std::string& more) {
+    return StatusOfConfig(dir, "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 4" + more + "}");
+  };
+  const auto pattern = [](const std::string& key, int entries) {
+    std::string text = ", \"" + key + "\": {\"e\": 1";
+    for (int i = 1; i < entries; ++i) text += ", \"e" + std::to_string(i) + "\": 1";
+    return text + "}, \"target_modules\": [\"q_proj\", \"v_proj\"]";
+  };
+  const auto refusal = [&](const std::string& more) {
+    const absl::Status status = with(more);
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  };
+  EXPECT_TRUE(with(pattern("rank_pattern", 4096)).ok());
+  EXPECT_THAT(refusal(pattern("rank_pattern", 4097)), HasSubstr("rank_pattern: entries: 4097; limit: 4096"));
+  EXPECT_THAT(refusal(pattern("alpha_pattern", 4097)), HasSubstr("alpha_pattern: entries: 4097; limit: 4096"));
+  EXPECT_THAT(refusal(pattern("loftq_config", 20'000)), HasSubstr("; limit: 16384"));
+  std::string names = ", \"target_modules\": [\"q_proj\"", layers = ", \"layers_to_transform\": [0";
+  for (int i = 0; i < 4096; ++i) names += ", \"q_proj\"", layers += ", 0";
+  EXPECT_THAT(refusal(names + "]"), HasSubstr("target_modules: entries: 4097; limit: 4096"));
+  EXPECT_THAT(refusal(layers + "], \"target_modules\": [\"q_proj\"]"), HasSubstr("entries: 4097; limit: 4096"));
+  EXPECT_THAT(refusal(", \"task_name\": \"" + std::string(1 << 20, 'x') + "\""), HasSubstr("limit: 1048576"));
+}
+
+TEST_F(LoraReaderTest, ExpressionsThatGrowWhenCompiledAreRefused) {
+  const std::string grows = "((\\\\pL{1,30}){1,30})";
+  const absl::Status one = Read({.more_config = ", \"exclude_modules\": \"" + grows + "\""}).status();
+  EXPECT_EQ(one.code(), StatusCode::kInvalidArgument) << one;
+  EXPECT_THAT(std::string(one.message()), HasSubstr("too large when compiled; limit: 262144 bytes"));
+  std::string many = ", \"rank_pattern\": {\"none\": 1";
+  for (int i = 0; i < 4000; ++i) many += ", \"(a{1,30}){1,30}" + std::to_string(i) + "\": 1";
+  const absl::Status all = Read({.more_config = many + "}"}).status();
+  EXPECT_EQ(all.code(), StatusCode::kInvalidArgument) << all;
+  EXPECT_THAT(std::string(all.message()), HasSubstr("limit: 1048576"));
+}
+
 TEST_F(LoraReaderTest, TiedWeightsAreOnBothSidesOrRefused) {
   base_.tied_embeddings = true;
   const std::string tie = ", \"ensure_weight_tying\": true";
