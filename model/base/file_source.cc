@@ -4,8 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
@@ -67,7 +71,46 @@ class LocalFileSource final : public FileSource {
   }
 };
 
+class RootedFileSource final : public FileSource {
+ public:
+  explicit RootedFileSource(std::string root) : root_(std::move(root)) {}
+
+  // One that leads outside exists: reading it then says why it is refused.
+  bool Exists(const std::string& path) override { return !absl::IsNotFound(Resolve(path).status()); }
+
+  absl::StatusOr<int64_t> SizeBytes(const std::string& path) override {
+    ASSIGN_OR_RETURN(const std::string real, Resolve(path));
+    return files_.SizeBytes(real);
+  }
+
+  absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
+    ASSIGN_OR_RETURN(const std::string real, Resolve(path));
+    return files_.ReadAt(real, offset, size, destination);
+  }
+
+ private:
+  absl::StatusOr<std::string> Resolve(const std::string& path) const {
+    std::error_code error;
+    const std::filesystem::path root = std::filesystem::canonical(root_, error);
+    if (error) return FileError("open", root_, error.value());
+    const std::filesystem::path real = std::filesystem::canonical(path, error);
+    if (error) return FileError("open", path, error.value());
+    if (std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("file leads outside its root: ", path, "; must lie under: ", root.string()));
+    }
+    return real.string();
+  }
+
+  const std::string root_;
+  LocalFileSource files_;
+};
+
 }  // namespace
+
+std::unique_ptr<FileSource> RootedFiles(std::string root) {
+  return std::make_unique<RootedFileSource>(std::move(root));
+}
 
 std::unique_ptr<FileSource> LocalFiles() { return std::make_unique<LocalFileSource>(); }
 

@@ -24,6 +24,10 @@ class FileSource {
 
 std::unique_ptr<FileSource> LocalFiles();
 
+// Reads only files whose real path, every symbolic link resolved, lies under the folder `root`; any other is
+// InvalidArgument. Links that stay under the root may be used.
+std::unique_ptr<FileSource> RootedFiles(std::string root);
+
 // The whole file; refuses one larger than `limit_bytes`.
 absl::StatusOr<std::string> ReadWholeFile(FileSource& files, const std::string& path, int64_t limit_bytes);
 

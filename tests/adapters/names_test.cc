@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "adapters/kinds/kind.h"
+#include "model/base/file_source.h"
 #include "tests/adapters/adapter_folder.h"
 
 namespace lorad {
@@ -61,6 +63,33 @@ TEST_F(AdapterPathTest, RefusesWhateverLeavesTheRoot) {
   fs::create_directories(root_ + "x/one");
   EXPECT_EQ(ResolveAdapterPath(root_ + "x/one", root_).status().code(), StatusCode::kInvalidArgument);
   fs::remove_all(root_ + "x");
+}
+
+TEST_F(AdapterPathTest, AFileOfAFolderInsideMayNotLeadOutside) {
+  const auto files = RootedFiles(root_);
+  const std::string inside = WriteAdapter(root_ + "/org/one", {});
+  EXPECT_TRUE(ReadAdapter(inside, TinyBase(), *files).ok());
+  const std::string outside = WriteAdapter(outside_.path() + "/secret", {});
+  EXPECT_EQ(ReadAdapter(outside, TinyBase(), *files).status().code(), StatusCode::kInvalidArgument);
+
+  // As a hub's cache: links to files elsewhere under the root.
+  fs::create_directories(root_ + "/linked");
+  for (const char* name : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    fs::create_symlink(inside + name, root_ + "/linked" + name);
+  }
+  EXPECT_TRUE(ReadAdapter(root_ + "/linked", TinyBase(), *files).ok());
+
+  for (const char* name : {"/adapter_config.json", "/adapter_model.safetensors"}) {
+    fs::remove(root_ + "/linked" + name);
+    fs::create_symlink(outside + name, root_ + "/linked" + name);
+    const absl::Status status = ReadAdapter(root_ + "/linked", TinyBase(), *files).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(std::string("/linked") + name));
+    EXPECT_THAT(std::string(status.message()), testing::Not(testing::HasSubstr(outside)));
+    fs::remove(root_ + "/linked" + name);
+    fs::create_symlink(inside + name, root_ + "/linked" + name);
+  }
+  EXPECT_EQ(ReadAdapter(root_ + "/none", TinyBase(), *files).status().code(), StatusCode::kNotFound);
 }
 
 TEST_F(AdapterPathTest, SaysWhenThereIsNoSuchFolder) {
