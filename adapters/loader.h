@@ -1,18 +1,12 @@
 #pragma once
 
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <variant>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "adapters/base_tables.h"
@@ -60,9 +54,15 @@ class AdapterLoader final {
     int64_t max_pool_bytes = 0;  // a larger adapter is refused before its tensors are read; 0: no limit
     int max_readers = 16;
     int64_t replace_after_ms = 10'000;
+    int64_t end_patience_ms = 2000;
   };
+  AdapterLoader(const Options& options, BaseShape base, std::shared_ptr<FileSource> files,
+                std::function<void(LoaderEvent)> on_event);
+  // `files` is the caller's and may go when the loader does: the loader then waits for every read, however long.
   AdapterLoader(const Options& options, BaseShape base, FileSource* files, std::function<void(LoaderEvent)> on_event);
-  ~AdapterLoader();  // lets running jobs end, drops the others
+  // Drops the queued jobs and the answers of running reads, and waits for these up to end_patience_ms; a read that is
+  // not done by then (a dead network mount) is left behind with its thread. `on_event` is not called any more.
+  ~AdapterLoader();
 
   // `expected_digest`: not empty when an evicted adapter is read again; a folder that changed meanwhile is DataLoss.
   absl::Status Stage(AdapterId id, std::string path, std::string expected_digest);
@@ -73,37 +73,12 @@ class AdapterLoader final {
   bool Cancel(AdapterId id);
 
  private:
-  struct StageJob {
-    AdapterId id;
-    std::string path;
-    std::string expected_digest;
-  };
-  struct PackJob {
-    AdapterId id;
-    std::shared_ptr<const AdapterImage> image;
-    PackedLayout layout;
-    std::byte* destination;
-  };
-  using Time = std::chrono::steady_clock::time_point;
+  // What the threads use; theirs too, so that a reader that is left behind finds it.
+  struct State;
 
-  void RunReader(size_t reader);
-  void RunPacker();
-  void StartReader();
-  bool EveryReaderIsStuck(Time now) const;
-  LoaderEvent Read(const StageJob& job) const;
+  void Start();
 
-  const Options options_;
-  const BaseShape base_;
-  FileSource* const files_;
-  const std::function<void(LoaderEvent)> on_event_;
-  std::mutex mutex_;
-  std::condition_variable readers_wake_;
-  std::condition_variable packer_wakes_;
-  std::deque<StageJob> stage_jobs_;
-  std::deque<PackJob> pack_jobs_;
-  bool stopping_ = false;
-  std::vector<std::optional<Time>> busy_since_;  // by reader
-  std::vector<std::thread> readers_;
+  const std::shared_ptr<State> state_;
   std::thread packer_;
 };
 

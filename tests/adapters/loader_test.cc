@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -54,11 +55,19 @@ class StuckFiles final : public FileSource {
   bool Exists(const std::string& path) override { return files_->Exists(path); }
   absl::StatusOr<int64_t> SizeBytes(const std::string& path) override {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (path.find("stuck") != std::string::npos) released_cv_.wait(lock, [this] { return released_; });
+    if (path.find("stuck") != std::string::npos) {
+      ++stuck_;
+      stuck_cv_.notify_all();
+      released_cv_.wait(lock, [this] { return released_; });
+    }
     return files_->SizeBytes(path);
   }
   absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
     return files_->ReadAt(path, offset, size, destination);
+  }
+  void WaitUntilStuck() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    stuck_cv_.wait(lock, [this] { return stuck_ > 0; });
   }
   void Release() {
     {
@@ -72,6 +81,8 @@ class StuckFiles final : public FileSource {
   std::unique_ptr<FileSource> files_ = LocalFiles();
   std::mutex mutex_;
   std::condition_variable released_cv_;
+  std::condition_variable stuck_cv_;
+  int stuck_ = 0;
   bool released_ = false;
 };
 
@@ -191,6 +202,29 @@ TEST_F(LoaderTest, ManyThreadsMayAskAtOnce) {
   for (AdapterId t = 0; t < 4; ++t) {
     for (AdapterId i = 0; i < 25; ++i) EXPECT_TRUE(std::holds_alternative<AdapterStaged>(events_.Wait(100 * t + i)));
   }
+}
+
+TEST_F(LoaderTest, GoingAwayLeavesAReadBehindThatNeverReturns) {
+  const std::string stuck = WriteAdapter(dir_.path() + "/stuck", {});
+  const std::string good = WriteAdapter(dir_.path() + "/good", {});
+  auto files = std::make_shared<StuckFiles>();
+  {
+    AdapterLoader::Options options;
+    options.end_patience_ms = 50;
+    AdapterLoader loader(options, TinyBase(), std::shared_ptr<FileSource>(files),
+                         [this](LoaderEvent event) { events_.Add(std::move(event)); });
+    ASSERT_TRUE(loader.Stage(1, stuck, "").ok());
+    ASSERT_TRUE(loader.Stage(2, good, "").ok());
+    EXPECT_TRUE(std::holds_alternative<AdapterStaged>(events_.Wait(2)));
+    files->WaitUntilStuck();
+  }
+  EXPECT_GT(files.use_count(), 1) << "the reader that is left behind keeps what it reads from";
+  files->Release();
+  const std::weak_ptr<StuckFiles> watch = files;
+  files.reset();
+  for (int i = 0; i < 30'000 && !watch.expired(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(watch.expired()) << "when the read returns after all, its thread ends";
+  EXPECT_FALSE(events_.Has(1)) << "nobody is told any more";
 }
 
 TEST_F(LoaderTest, GoingAwayDropsWhatIsQueued) {
