@@ -122,7 +122,7 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string
 // In the order in which each needs those before it.
 struct Serving::Parts {
   SteadyClock clock;
-  std::unique_ptr<FileSource> files = LocalFiles();
+  std::shared_ptr<FileSource> files;
   std::unique_ptr<CausalLm> model;
   std::unique_ptr<PagePool> pages;
   std::unique_ptr<AdapterPool> adapters;
@@ -200,8 +200,10 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
       parts.model.get(), KvView{parts.pages->arena(), parts.pages->page_bytes(), layout}, parts.seam.get());
   AdapterLoader::Options loader_options;
   loader_options.pool_dtype = parts.model->dtype();
+  loader_options.max_pool_bytes = parts.pages->total_pages() * parts.pages->page_bytes();
   ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape));
-  parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files.get(), [&parts](LoaderEvent event) {
+  parts.files = config.adapter_root.empty() ? LocalFiles() : RootedFiles(config.adapter_root);
+  parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files, [&parts](LoaderEvent event) {
     parts.engine->OnLoaderEvent(std::move(event));
   });
   ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
