@@ -57,12 +57,13 @@ void AddIds(const std::vector<int32_t>& ids, std::vector<int32_t>* to) {
 void ReadGenerationConfig(ConfigFields& fields, ModelConfig* config) {
   AddIds(fields.Ids("eos_token_id", config->vocab_size), &config->eos_token_ids);
   ModelConfig::GenerationDefaults& defaults = config->generation;
-  defaults.temperature = static_cast<float>(fields.Number("temperature", 0.0, 1e3, defaults.temperature));
+  // The limits of a request, so that no default is refused when a request leaves it out.
+  defaults.temperature = static_cast<float>(fields.Number("temperature", 0.0, 100.0, defaults.temperature));
   defaults.top_p = static_cast<float>(fields.Number("top_p", 1e-9, 1.0, defaults.top_p));
   defaults.top_k = fields.Int("top_k", 0, INT32_MAX, defaults.top_k);
   defaults.min_p = static_cast<float>(fields.Number("min_p", 0.0, 1.0, defaults.min_p));
   defaults.repetition_penalty =
-      static_cast<float>(fields.Number("repetition_penalty", 1e-3, 1e3, defaults.repetition_penalty));
+      static_cast<float>(fields.Number("repetition_penalty", 0.01, 100.0, defaults.repetition_penalty));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <functional>
 #include <limits>
 
+#include "model/base/check.h"
 #include "model/ops/cpu/row_kernels.h"
 
 namespace lorad {
@@ -103,6 +104,7 @@ std::vector<Candidate> CandidatesOf(const SamplingOptions& options, absl::Span<c
 }
 
 int32_t Draw(absl::Span<const Candidate> candidates, double uniform) {
+  LORAD_CHECK(!candidates.empty());
   double total = 0;
   for (const Candidate& c : candidates) total += c.weight;
   const double target = uniform * total;

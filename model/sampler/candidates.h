@@ -23,13 +23,14 @@ void ApplyProcessors(const SamplingOptions& options, absl::Span<const int32_t> p
                      absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
                      std::vector<float>& logits);
 
-// What temperature, top_k, top_p and min_p leave of the row, in that order; temperature > 0, at least one finite logit.
+// What temperature, top_k, top_p and min_p leave of the row, in that order. The caller sees to
+// temperature >= kLeastTemperature and to a finite largest logit; then at least one is left.
 //   top_k: the k largest; equal to the k-th stay too.
 //   top_p: most likely first (equal ones by id) until their share reaches top_p; at least one.
 //   min_p: those whose weight is at least min_p of the largest.
 std::vector<Candidate> CandidatesOf(const SamplingOptions& options, absl::Span<const float> logits, float max_logit);
 
-// The candidate at `uniform` in [0, 1) of the weights' running sum.
+// The candidate (one or more) at `uniform` in [0, 1) of the weights' running sum.
 int32_t Draw(absl::Span<const Candidate> candidates, double uniform);
 
 }  // namespace lorad

@@ -48,11 +48,15 @@ absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t in
     if (absl::Status status = CheckMax(max, index, "after bias and penalties"); !status.ok()) return status;
   }
   int32_t token;
-  if (options.temperature <= 0.0f || options.top_k == 1) {
+  if (options.temperature < kLeastTemperature || options.top_k == 1) {
     token = static_cast<int32_t>(std::find(scores, scores + vocab, max) - scores);  // of equal ones the lowest id
   } else {
-    token = Draw(CandidatesOf(options, absl::MakeConstSpan(scores, static_cast<size_t>(vocab)), max),
-                 UniformAt(options.seed, row.generated_ids.size()));
+    const std::vector<Candidate> candidates =
+        CandidatesOf(options, absl::MakeConstSpan(scores, static_cast<size_t>(vocab)), max);
+    if (candidates.empty()) {
+      return absl::InternalError(absl::StrCat("sampler: row ", index, ": tokens left to draw from: 0; limit: 1 or more"));
+    }
+    token = Draw(candidates, UniformAt(options.seed, row.generated_ids.size()));
   }
   if (options.logprobs >= 0) {
     out = LogprobOf(logits, row.logit_row, token, options.logprobs);

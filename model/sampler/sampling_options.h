@@ -7,11 +7,14 @@
 
 namespace lorad {
 
+// Below it the draw is greedy: the division of logits by it says nothing more, and must not overflow.
+inline constexpr float kLeastTemperature = 1e-5f;
+
 // How the next token is chosen; every field resolved (the model's generation defaults applied). Torch-free.
 struct SamplingOptions {
   int64_t max_tokens = 16;
   int64_t min_tokens = 0;
-  float temperature = 1.0f;  // 0 = greedy
+  float temperature = 1.0f;  // below kLeastTemperature = greedy
   float top_p = 1.0f;
   int64_t top_k = 0;  // 0 = off
   float min_p = 0.0f;

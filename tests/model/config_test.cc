@@ -171,6 +171,13 @@ TEST(ConfigTest, ReadsGenerationDefaults) {
               IsError(kInvalid, AllOf(HasSubstr("generation_config.json"), HasSubstr("hot"))));
 }
 
+TEST(ConfigTest, RefusesGenerationDefaultsThatNoRequestMayHave) {
+  for (const char* defaults : {R"({"repetition_penalty":0.001})", R"({"repetition_penalty":101})",
+                               R"({"temperature":101})", R"({"temperature":-1})", R"({"top_p":0})", R"({"min_p":2})"}) {
+    EXPECT_THAT(Read(Llama(), defaults), IsError(kInvalid, HasSubstr("generation_config.json"))) << defaults;
+  }
+}
+
 TEST(ConfigTest, RefusesByNameWhatWouldChangeTheAnswer) {
   const json llama = Llama();
   EXPECT_THAT(Read(With(llama, "architectures", {"PhiForCausalLM"})),

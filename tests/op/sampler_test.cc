@@ -105,6 +105,23 @@ TEST(SamplerTest, DrawsFollowTheTemperature) {
   }
 }
 
+TEST(SamplerTest, TinyOptionsStillGiveAToken) {
+  for (float tiny : {1e-45f, 1e-40f, 1e-38f, 1e-6f, 1e-5f}) {
+    Input cold;
+    cold.options.temperature = tiny;
+    EXPECT_EQ(TokenOf(kLogits, cold), 2) << tiny;
+    EXPECT_EQ(TokenOf({-kInfinity, -1e30f, 1e30f, 3e38f}, cold), 3) << tiny;
+    Input truncated;
+    truncated.options.top_p = tiny;
+    EXPECT_EQ(TokenOf(kLogits, truncated), 2) << tiny;
+    truncated.options.min_p = tiny;
+    EXPECT_EQ(TokenOf(kLogits, truncated), 2) << tiny;
+    Input floored;
+    floored.options.min_p = tiny;
+    ExpectDistribution(Counts(kLogits, floored, 5000), Softmax(kLogits));
+  }
+}
+
 TEST(SamplerTest, TopKKeepsTheLargestAndTheirEquals) {
   Input in;
   in.options.top_k = 3;
