@@ -22,8 +22,8 @@ grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const
 // here.
 class AdapterReactor final : public grpc::ServerUnaryReactor {
  public:
-  AdapterReactor(v1::Adapter* response, Log* log, std::string what, std::string name)
-      : response_(response), log_(log), what_(std::move(what)), name_(std::move(name)) {}
+  AdapterReactor(v1::Adapter* response, Log* log, std::string what, const std::string& name)
+      : response_(response), log_(log), what_(std::move(what)), name_(name.substr(0, kMaxAdapterNameBytes)) {}
 
   void End(const absl::Status& status) {
     if (status.ok()) {
@@ -87,14 +87,19 @@ absl::Status FillPage(const AdapterListing& listing, const v1::ListAdaptersReque
 }
 
 absl::Status FindAdapter(const AdapterListing& listing, const std::string& name, v1::Adapter* response) {
-  bool found = false;
+  RETURN_IF_ERROR(CheckAdapterName(name));
+  // The version that new requests get comes first, then one that drains; a remembered failure last.
+  const auto rank = [](AdapterState state) {
+    return state == AdapterState::kFailed ? 2 : state == AdapterState::kDraining ? 1 : 0;
+  };
+  const AdapterInfo* best = nullptr;
   for (const auto& info : listing.all) {
-    if (info->name != name) continue;
-    if (found && info->state == AdapterState::kDraining) continue;  // The version that new requests get comes first.
-    *response = ToProto(*info);
-    found = true;
+    if (info->name == name && (best == nullptr || rank(info->state) < rank(best->state))) best = info.get();
   }
-  if (found) return absl::OkStatus();
+  if (best != nullptr) {
+    *response = ToProto(*best);
+    return absl::OkStatus();
+  }
   return absl::NotFoundError(absl::StrCat("adapter: ", name, "; limit: a known name; load it first"));
 }
 

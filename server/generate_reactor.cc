@@ -1,5 +1,7 @@
 #include "server/generate_reactor.h"
 
+#include <grpc/support/time.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -19,6 +21,7 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto,
   if (backend.tokenizer == nullptr) {
     return absl::FailedPreconditionError("text: the model's folder has no tokenizer; send token_ids");
   }
+  RETURN_IF_ERROR(CheckText(proto.text(), backend.model));
   ASSIGN_OR_RETURN(std::vector<int32_t> ids, backend.tokenizer->Encode(proto.text(), /*add_special_tokens=*/true));
   if (ids.empty())
     return absl::InvalidArgumentError("prompt: no tokens; limit: at least one; the tokenizer made none of the text");
@@ -31,12 +34,15 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto,
   return ids;
 }
 
-// The call's own deadline, on our clock.
+constexpr int64_t kFarSeconds = int64_t{10} * 365 * 24 * 3600;
+
+// The call's own deadline, on our clock; a far one is none, as clocks of nanoseconds cannot hold it.
 std::optional<int64_t> DeadlineUs(const grpc::CallbackServerContext& context, int64_t now_us) {
-  const auto deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
-  const auto left = std::chrono::duration_cast<std::chrono::microseconds>(deadline - std::chrono::system_clock::now());
-  return now_us + left.count();
+  const gpr_timespec deadline = context.raw_deadline();
+  const gpr_timespec left =
+      deadline.clock_type == GPR_TIMESPAN ? deadline : gpr_time_sub(deadline, gpr_now(deadline.clock_type));
+  if (left.tv_sec > kFarSeconds) return std::nullopt;
+  return now_us + std::max<int64_t>(left.tv_sec, -kFarSeconds) * 1'000'000 + left.tv_nsec / 1000;
 }
 
 PieceDecoder DecoderFor(const Backend& backend, absl::Span<const int32_t> prompt_ids) {
@@ -127,14 +133,15 @@ void GenerateReactor::Handle(const TokenEvent& event) {
   ReplyBuilder::Reply reply = builder_->Build(event);
   if (reply.stopped) backend_->engine->Cancel(id_, event.index, "stop string", /*as_stop=*/true);
   Enqueue(std::move(reply.messages));
+  if (!writing_) SendNext();  // Only what waits behind a write says that the client is slow.
   if (!ended_ && !builder_->complete() && unsent_bytes_ > kMaxUnsentBytes) {
     const std::string detail = absl::StrCat("client reads too slowly: unsent bytes: ", unsent_bytes_,
                                             "; limit: ", kMaxUnsentBytes, "; read faster");
     log_->Warning("slow_client", {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes_}});
     backend_->engine->Cancel(id_, -1, detail);
     Enqueue(builder_->AbortRest(detail));
+    if (!writing_) SendNext();
   }
-  if (!writing_) SendNext();
   if (!ended_ && builder_->complete() && !std::exchange(lingering_, true)) {
     backend_->pump->PostAfter(kLinger, [weak = weak_from_this()] {
       const auto self = weak.lock();
@@ -147,8 +154,9 @@ void GenerateReactor::Handle(const TokenEvent& event) {
 
 void GenerateReactor::Enqueue(std::vector<v1::GenerateResponse> messages) {
   for (v1::GenerateResponse& message : messages) {
-    unsent_bytes_ += message.ByteSizeLong();
-    unsent_.push_back(std::move(message));
+    const size_t counted_bytes = message.prompt_logprobs().empty() ? message.ByteSizeLong() : 0;
+    unsent_bytes_ += counted_bytes;
+    unsent_.push_back({std::move(message), counted_bytes});
   }
 }
 
@@ -156,7 +164,8 @@ void GenerateReactor::SendNext() {
   if (ended_) return;
   if (!unsent_.empty()) {
     writing_ = true;
-    StartWrite(&unsent_.front());
+    unsent_bytes_ -= unsent_.front().counted_bytes;
+    StartWrite(&unsent_.front().message);
   } else if (builder_->complete()) {
     End(builder_->status());
   }
@@ -165,7 +174,6 @@ void GenerateReactor::SendNext() {
 void GenerateReactor::OnWriteDone(bool ok) {
   const std::lock_guard<std::mutex> lock(mutex_);
   writing_ = false;
-  unsent_bytes_ -= std::min(unsent_bytes_, unsent_.front().ByteSizeLong());
   unsent_.pop_front();
   if (ok) {
     SendNext();

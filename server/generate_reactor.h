@@ -30,8 +30,9 @@ class RequestNumbers final {
   std::mt19937_64 seeds_{std::random_device{}()};
 };
 
-// One Generate call: takes the engine's events, sends messages, and never holds more than kMaxUnsentBytes of them for a
-// client that does not read.
+// One Generate call: takes the engine's events, sends messages, and never holds more than kMaxUnsentBytes of them
+// behind the one being written for a client that does not read. A message with the prompt's log-probabilities, at most
+// one a sequence, is not counted: it was asked for as a whole.
 //
 // Threads  OnEvent on the engine thread, which only hands the event to the pump; the rest on the pump's and on gRPC's.
 // Lives    until gRPC says OnDone and the engine has let go of the sink.
@@ -77,8 +78,12 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::mutex mutex_;
   grpc::CallbackServerContext* context_ = nullptr;  // until OnDone
   std::unique_ptr<ReplyBuilder> builder_;
-  std::deque<v1::GenerateResponse> unsent_;  // the first is being written while writing_
-  size_t unsent_bytes_ = 0;
+  struct Unsent {
+    v1::GenerateResponse message;
+    size_t counted_bytes;
+  };
+  std::deque<Unsent> unsent_;  // the first is being written while writing_
+  size_t unsent_bytes_ = 0;    // counted bytes of those behind the one being written
   bool writing_ = false;
   bool lingering_ = false;
   bool ended_ = false;  // Finish was called: nothing may be sent any more

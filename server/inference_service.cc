@@ -24,15 +24,17 @@ absl::Status CheckTokenizer(const Backend& backend, const std::string& adapter) 
         "tokenizer: none; limit: a model folder with tokenizer.json or tokenizer.model");
   }
   if (adapter.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckRequestedAdapter(adapter));
   const std::shared_ptr<const EngineSnapshot> snapshot = backend.engine->snapshot();
   for (const auto& info : snapshot->adapters->all) {
-    if (info->name == adapter) return absl::OkStatus();
+    if (info->name == adapter && info->state != AdapterState::kFailed) return absl::OkStatus();
   }
   return absl::NotFoundError(absl::StrCat("adapter: ", adapter, "; limit: a loaded one; load it first"));
 }
 
 absl::Status TokenizeText(const Backend& backend, const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
   RETURN_IF_ERROR(CheckTokenizer(backend, request.adapter()));
+  RETURN_IF_ERROR(CheckText(request.text(), backend.model));
   const bool add_special_tokens = !request.has_add_special_tokens() || request.add_special_tokens();
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids, backend.tokenizer->Encode(request.text(), add_special_tokens));
   response->mutable_token_ids()->Add(ids.begin(), ids.end());

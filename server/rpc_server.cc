@@ -2,6 +2,7 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
@@ -13,6 +14,7 @@ namespace lorad {
 namespace {
 
 constexpr int kMaxRequestBytes = 16 << 20;
+constexpr size_t kMaxCallBytes = size_t{1} << 30;  // of all calls' buffers together; beyond it reads wait
 constexpr int kKeepaliveMs = 60'000;  // A client that vanished is noticed within this and the timeout.
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMinClientPingMs = 10'000;
@@ -20,6 +22,7 @@ constexpr const char* kHealthNames[] = {"lorad.v1.Inference", "lorad.v1.Adapters
 
 void SetLimits(const RpcServer::Options& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMaxRequestBytes);
+  builder->SetResourceQuota(grpc::ResourceQuota("lorad").Resize(kMaxCallBytes));
   builder->SetMaxSendMessageSize(-1);  // Lists and prompt log-probabilities are as long as what was asked for.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // One daemon a port: the second one must fail.
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,

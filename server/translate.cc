@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/names.h"
 #include "model/base/status_macros.h"
+#include "model/safetensors.h"
 #include "server/version.h"
 
 namespace lorad {
@@ -18,6 +20,7 @@ constexpr int64_t kMaxStopTokens = 256;
 constexpr int64_t kMaxLogitBias = 1024;
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxRequestIdBytes = 128;
+constexpr int64_t kMaxTextBytesPerToken = 64;  // far above what tokenizers make of text
 
 absl::Status Wrong(absl::string_view field, const absl::AlphaNum& value, absl::string_view limit,
                    absl::string_view hint) {
@@ -67,7 +70,7 @@ absl::Status CheckNumbers(const SamplingOptions& options) {
   RETURN_IF_ERROR(CheckFloat("temperature", options.temperature, 0, 100, "0 is greedy"));
   RETURN_IF_ERROR(CheckPositive("top_p", options.top_p, 1, "1 turns it off"));
   RETURN_IF_ERROR(CheckFloat("min_p", options.min_p, 0, 1, "0 turns it off"));
-  RETURN_IF_ERROR(CheckPositive("repetition_penalty", options.repetition_penalty, 100, "1 turns it off"));
+  RETURN_IF_ERROR(CheckFloat("repetition_penalty", options.repetition_penalty, 0.01f, 100, "1 turns it off"));
   RETURN_IF_ERROR(CheckFloat("presence_penalty", options.presence_penalty, -2, 2, "0 turns it off"));
   return CheckFloat("frequency_penalty", options.frequency_penalty, -2, 2, "0 turns it off");
 }
@@ -122,6 +125,22 @@ absl::Status TranslateLengths(const v1::SamplingParams& params, const ModelFacts
 
 }  // namespace
 
+absl::Status CheckRequestedAdapter(const std::string& adapter) {
+  if (adapter.empty()) return absl::OkStatus();
+  const size_t at = adapter.find('@');
+  RETURN_IF_ERROR(CheckAdapterName(std::string_view(adapter).substr(0, at)));
+  if (at == std::string::npos) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("adapter: ", Printable(adapter),
+                   "; limit: a name without revision; revisions are not supported in this version"));
+}
+
+absl::Status CheckText(const std::string& text, const ModelFacts& model) {
+  const int64_t most_bytes = model.max_context_tokens * kMaxTextBytesPerToken;
+  return CheckCount("text bytes", static_cast<int64_t>(text.size()), 0, most_bytes,
+                    "that is more than the context can hold");
+}
+
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   if (request.adapters_size() > 0 && !request.adapter().empty()) {
@@ -131,11 +150,7 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
   if (request.adapters_size() > 0) {
     return absl::UnimplementedError("adapters: compositions are not supported in this version; name one in `adapter`");
   }
-  if (request.adapter().find('@') != std::string::npos) {
-    return absl::UnimplementedError(
-        absl::StrCat("adapter: ", request.adapter(),
-                     "; limit: a name without revision; revisions are not supported in this version"));
-  }
+  RETURN_IF_ERROR(CheckRequestedAdapter(request.adapter()));
   RETURN_IF_ERROR(
       CheckCount("logprobs", request.has_logprobs() ? request.logprobs() : 0, 0, kMaxLogprobs, "alternatives a token"));
   RETURN_IF_ERROR(CheckCount("prompt_logprobs", request.has_prompt_logprobs() ? request.prompt_logprobs() : 0, 0,

@@ -20,6 +20,12 @@ namespace lorad {
 // Between the protos and our own types: pure functions. Errors are InvalidArgument for a value out of its limits and
 // Unimplemented for a feature that is not there, both by field name.
 
+// "" (the base) or a well-formed name; Unimplemented with a revision. What is repeated in the error is cut when long.
+absl::Status CheckRequestedAdapter(const std::string& adapter);
+
+// Refuses text far longer than the context, so that it is not tokenised at all.
+absl::Status CheckText(const std::string& text, const ModelFacts& model);
+
 // All that can be said of a request before its prompt is tokenised.
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request);
 

@@ -54,7 +54,8 @@ absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t in
     const std::vector<Candidate> candidates =
         CandidatesOf(options, absl::MakeConstSpan(scores, static_cast<size_t>(vocab)), max);
     if (candidates.empty()) {
-      return absl::InternalError(absl::StrCat("sampler: row ", index, ": tokens left to draw from: 0; limit: 1 or more"));
+      return absl::InternalError(
+          absl::StrCat("sampler: row ", index, ": tokens left to draw from: 0; limit: 1 or more"));
     }
     token = Draw(candidates, UniformAt(options.seed, row.generated_ids.size()));
   }

@@ -1,7 +1,7 @@
 #include "server/http/http_server.h"
 
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/strand.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
@@ -24,6 +24,10 @@ using boost::system::error_code;
 constexpr uint64_t kMaxRequestBytes = 8 << 10;
 constexpr std::chrono::seconds kTimeout{10};
 constexpr int kMaxConnections = 64;
+constexpr std::chrono::milliseconds kAcceptPause{100};
+constexpr char kTooMany[] =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 45\r\n"
+    "Connection: close\r\n\r\nconnections: too many; limit: 64; retry later";
 
 // One connection: read a request, write its answer, again while the client keeps it open. Lives as long as its
 // operations; the io_context has one thread.
@@ -58,8 +62,6 @@ class Connection final : public std::enable_shared_from_this<Connection> {
     HttpResponse answer;
     if (request.method() != http::verb::get && !head) {
       answer = {405, "text/plain; charset=utf-8", "method: not GET; limit: GET and HEAD\n"};
-    } else if (*connections_ > kMaxConnections) {
-      answer = {503, "text/plain; charset=utf-8", "connections: too many; limit: 64; retry later\n"};
     } else {
       answer = (*handler_)(target.substr(0, target.find('?')));
     }
@@ -131,15 +133,35 @@ struct HttpServer::Impl {
   void Accept() {
     acceptor.async_accept([this](error_code error, tcp::socket socket) {
       if (error == asio::error::operation_aborted) return;
-      if (!error) std::make_shared<Connection>(std::move(socket), &handler, &connections)->Read();
+      if (error) {  // Out of descriptors or memory: at once it would fail again.
+        pause.expires_after(kAcceptPause);
+        pause.async_wait([this](error_code cancelled) {
+          if (!cancelled) Accept();
+        });
+        return;
+      }
+      if (connections < kMaxConnections) {
+        std::make_shared<Connection>(std::move(socket), &handler, &connections)->Read();
+      } else {
+        Refuse(&socket);
+      }
       Accept();
     });
+  }
+
+  // Nothing is kept for it; what its buffer does not take at once is lost.
+  static void Refuse(tcp::socket* socket) {
+    error_code ignored;
+    socket->non_blocking(true, ignored);
+    if (!ignored) socket->write_some(asio::buffer(kTooMany, sizeof(kTooMany) - 1), ignored);
+    socket->shutdown(tcp::socket::shutdown_send, ignored);
   }
 
   const Handler handler;
   int connections = 0;
   asio::io_context context{1};
   tcp::acceptor acceptor{context};
+  asio::steady_timer pause{context};
   std::thread thread;
 };
 

@@ -18,7 +18,7 @@ struct HttpResponse {
 // Serves GET for a few paths, for Prometheus and for probes.
 //
 // Threads  one light thread runs everything, the handler too: it must not block.
-// Limits   8 KiB of request, 10 s for each read or write, 64 connections; more are refused with 503.
+// Limits   8 KiB of request, 10 s for each read or write, 64 connections; more are closed with 503.
 class HttpServer final {
  public:
   // `target` is the path without its query.

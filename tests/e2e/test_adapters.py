@@ -69,7 +69,13 @@ def test_a_known_name_is_already_there_unless_replaced(start_daemon, llama3, cas
     assert tokens(daemon, case, "a") == case["tokens"]
     # A replacement that cannot be loaded leaves the old one in its place.
     refusal(lambda: load(daemon, "a", llama3 / "nowhere", replace=True))
+    refusal(lambda: load(daemon, "a", llama3.parent.parent / "refused/r_zero", replace=True))
     assert tokens(daemon, case, "a") == case["tokens"]
+    shown = daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="a"))
+    assert shown.state == adapters_pb2.ADAPTER_STATE_RESIDENT and not shown.error
+    for name in ("a" * 9000, "", "../a"):
+        error = refusal(lambda: daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name=name)))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and len(error.details()) < 1000
     assert daemon.stop() == 0
 
 

@@ -1,10 +1,15 @@
 """The daemon as a process: start, health, reflection, metrics, drain, what goes wrong at start."""
 
 import concurrent.futures
+import contextlib
+import os
+import pathlib
 import re
+import resource
 import signal
 import socket
 import subprocess
+import time
 
 import grpc
 import pytest
@@ -16,6 +21,11 @@ from support import WAIT_SECONDS, collect, generate, refusal, request, wait_unti
 
 def run(build_dir, *flags):
     return subprocess.run([build_dir / "bin/lorad", *flags], capture_output=True, text=True, timeout=WAIT_SECONDS)
+
+
+def processor_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_health_says_serving_by_service_and_in_all(daemon):
@@ -92,6 +102,29 @@ def test_the_http_port_answers_its_paths_and_refuses_the_rest(daemon):
             assert connection.recv(4096).split()[1] == expected
 
 
+def test_the_http_port_outlives_too_many_connections_and_too_few_descriptors(start_daemon):
+    daemon = start_daemon()
+    host, port = daemon.metrics_address.rsplit(":", 1)
+    address = (host, int(port))
+    with contextlib.ExitStack() as stack:
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(address, timeout=WAIT_SECONDS))
+        with socket.create_connection(address, timeout=WAIT_SECONDS) as one_more:
+            assert one_more.recv(4096).split()[1] == b"503"
+    wait_until(lambda: daemon.http("/health")[0] == 200)
+
+    pid = daemon.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    with socket.create_connection(address, timeout=WAIT_SECONDS):
+        before = processor_seconds(pid)
+        time.sleep(1)
+        assert processor_seconds(pid) - before < 0.5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        assert daemon.http("/health") == (200, "ok\n")
+    assert daemon.stop() == 0
+
+
 def test_metrics_can_be_turned_off(start_daemon):
     daemon = start_daemon("--metrics=")
     assert daemon.metrics_address == "none"
@@ -140,6 +173,9 @@ PORTS = ("--listen=127.0.0.1:0", "--metrics=")
 
 
 def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
+    def good(count, prefix="a"):
+        return [f"--adapter={prefix}{i}={golden}/llama3/adapters/q_v" for i in range(count)]
+
     for flags, code, text in (
         ([], 2, "--model"),
         ([f"--model={model}", "--device=cuda"], 2, "--device: cuda"),
@@ -147,7 +183,10 @@ def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
         ([f"--model={tmp_path}", *PORTS], 1, "config.json"),
         ([f"--model={model}", "--dtype=float16", *PORTS], 1, "float16"),
         ([f"--model={model}", f"--adapter-dir={tmp_path}/nowhere", *PORTS], 1, "nowhere"),
-        ([f"--model={model}", f"--adapter=a={golden}/refused/r_zero", *PORTS], 1, "a"),
+        ([f"--model={model}", f"--adapter=a={golden}/refused/r_zero", *PORTS], 1, "--adapter=a: "),
+        ([f"--model={model}", *good(8), f"--adapter=b={golden}/missing", *good(8, "z"), *PORTS], 1, "--adapter=b: "),
+        ([f"--model={model}", *good(8), f"--adapter=b={golden}/refused/r_zero", *PORTS], 1, "--adapter=b: "),
+        ([f"--model={model}", *good(2), "--adapter=..=x", *PORTS], 1, "adapter name: .."),
     ):
         failed = run(build_dir, *flags)
         assert failed.returncode == code, (flags, failed.stderr)

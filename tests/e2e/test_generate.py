@@ -134,6 +134,10 @@ REFUSED = [
     ("logprobs: 21", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "logprobs", 21)),
     ("nobody", grpc.StatusCode.NOT_FOUND, lambda r: setattr(r, "adapter", "nobody")),
     ("q_v@2", grpc.StatusCode.UNIMPLEMENTED, lambda r: setattr(r, "adapter", "q_v@2")),
+    ("adapter: q_v@111", grpc.StatusCode.UNIMPLEMENTED, lambda r: setattr(r, "adapter", "q_v@" + "1" * 9000)),
+    ("adapter name: aaa", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "adapter", "a" * 9000 + "@1")),
+    ("repetition_penalty: 9", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "repetition_penalty", 1e-40)),
+    ("text bytes: 16385; limit: 0 to 16384", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "text", "w" * 16385)),
     ("compositions", grpc.StatusCode.UNIMPLEMENTED, lambda r: r.adapters.add(name="q_v")),
 ]
 
@@ -190,6 +194,11 @@ def test_a_deadline_frees_everything(daemon):
     wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
 
 
+@pytest.mark.parametrize("years", [1, 250, 292, 1000])
+def test_a_far_deadline_is_none(daemon, years):
+    assert generate(daemon, [3], timeout=years * 365.25 * 24 * 3600, max_tokens=2, ignore_eos=True).finish[0] == LENGTH
+
+
 def test_a_client_that_does_not_read_is_given_up(daemon):
     """Its messages stay bounded in the daemon, and the others go on."""
     small_windows = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
@@ -204,6 +213,37 @@ def test_a_client_that_does_not_read_is_given_up(daemon):
         assert inference_pb2.FINISH_REASON_ABORT in answer.finish
         assert "client reads too slowly" in next(detail for detail in answer.abort_detail if detail)
     assert generate(daemon, [1], max_tokens=2).finish[0] is not None
+
+
+def longer(model, folder, context):
+    """The same base, with a longer context."""
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    return folder
+
+
+def test_log_probabilities_of_a_long_prompt_reach_a_client_that_reads(start_daemon, model, tmp_path):
+    daemon = start_daemon(model_dir=longer(model, tmp_path / "longer", 4096))
+    prompt = [3 + i % 90 for i in range(3000)]
+    answer = generate(daemon, prompt, n=4, max_tokens=8, ignore_eos=True, logprobs=20, prompt_logprobs=20)
+    assert answer.finish == [LENGTH] * 4
+    for tokens in answer.prompt_logprobs:
+        assert [token.token_id for token in tokens] == prompt
+        assert all(len(token.top) == 20 for token in tokens[1:])
+        assert sum(token.ByteSize() for token in tokens) > 256 << 10
+    assert not any("slow_client" in line for line in daemon.log)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("tiny", [1e-45, 1e-40, 1e-30, 1e-6])
+def test_tiny_options_are_served(daemon, cases, tiny):
+    case = cases["base-1"]
+    assert golden_case(daemon, case, temperature=tiny).token_ids[0] == case["tokens"]
+    assert golden_case(daemon, case, temperature=1, top_p=tiny, min_p=tiny).token_ids[0] == case["tokens"]
 
 
 @pytest.mark.parametrize("base", ["llama2", "llama_linear", "mistral", "qwen2", "qwen2_sliding", "qwen3"])
@@ -228,6 +268,9 @@ def test_tokenize_and_detokenize(daemon):
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     error = refusal(lambda: daemon.inference.Tokenize(inference_pb2.TokenizeRequest(text="w5", adapter="nobody")))
     assert error.code() == grpc.StatusCode.NOT_FOUND
+    for wrong in (dict(text="w5", adapter="a" * 9000), dict(text="w" * 16385)):
+        error = refusal(lambda: daemon.inference.Tokenize(inference_pb2.TokenizeRequest(**wrong)))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "limit" in error.details()
 
 
 def test_model_info(daemon):

@@ -89,7 +89,10 @@ TEST(TranslateTest, EveryFieldOutOfItsLimitsIsNamed) {
       {"top_p: 0; limit: above 0", [](auto* r) { r->mutable_sampling()->set_top_p(0); }},
       {"top_p: 1.5", [](auto* r) { r->mutable_sampling()->set_top_p(1.5f); }},
       {"min_p: 2", [](auto* r) { r->mutable_sampling()->set_min_p(2); }},
-      {"repetition_penalty: 0", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(0); }},
+      {"repetition_penalty: 0; limit: 0.01 to 100",
+       [](auto* r) { r->mutable_sampling()->set_repetition_penalty(0); }},
+      {"repetition_penalty: 9.99995e-41", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(1e-40f); }},
+      {"repetition_penalty: 101", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(101); }},
       {"presence_penalty: 3", [](auto* r) { r->mutable_sampling()->set_presence_penalty(3); }},
       {"frequency_penalty: -3", [](auto* r) { r->mutable_sampling()->set_frequency_penalty(-3); }},
       {"max_tokens: 0; limit: 1", [](auto* r) { r->mutable_sampling()->set_max_tokens(0); }},
@@ -136,6 +139,23 @@ TEST(TranslateTest, WhatIsNotThereYetIsUnimplementedByName) {
   request.set_adapter("a@3");
   EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(MessageOf(CheckGenerateRequest(request)), HasSubstr("a@3"));
+}
+
+TEST(TranslateTest, AdapterNamesAreCheckedBeforeTheyAreRepeated) {
+  for (const std::string& name : {std::string(9000, 'a'), "a@" + std::string(9000, '1'), std::string(9000, 'a') + "@1",
+                                  std::string("@1"), std::string("../a"), std::string("a\nb")}) {
+    const absl::Status status = CheckRequestedAdapter(name);
+    EXPECT_FALSE(status.ok()) << name;
+    EXPECT_LT(status.message().size(), 1000u);
+  }
+  EXPECT_EQ(CheckRequestedAdapter("").code(), absl::StatusCode::kOk);
+  EXPECT_EQ(CheckRequestedAdapter("team/a:1").code(), absl::StatusCode::kOk);
+}
+
+TEST(TranslateTest, TextThatCannotFitTheContextIsRefused) {
+  EXPECT_EQ(CheckText(std::string(6400, 'x'), Model()).code(), absl::StatusCode::kOk);
+  EXPECT_THAT(MessageOf(CheckText(std::string(6401, 'x'), Model())),
+              HasSubstr("text bytes: 6401; limit: 0 to 6400"));
 }
 
 TEST(TranslateTest, IdsStayBelowTheVocabulary) {
