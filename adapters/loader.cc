@@ -165,8 +165,8 @@ absl::Status AdapterLoader::Pack(AdapterId id, std::shared_ptr<const AdapterImag
 
 bool AdapterLoader::Cancel(AdapterId id) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  const auto found =
-      std::find_if(state_->stage_jobs.begin(), state_->stage_jobs.end(), [id](const StageJob& job) { return job.id == id; });
+  const auto found = std::find_if(state_->stage_jobs.begin(), state_->stage_jobs.end(),
+                                  [id](const StageJob& job) { return job.id == id; });
   if (found == state_->stage_jobs.end()) return false;
   state_->stage_jobs.erase(found);
   return true;
@@ -205,9 +205,8 @@ void AdapterLoader::State::RunReader(const std::shared_ptr<State>& state, size_t
 }
 
 LoaderEvent AdapterLoader::State::Read(const StageJob& job) const {
-  const AdapterReadOptions read_options{.pool_dtype = options.pool_dtype,
-                                        .base_tables = options.base_tables,
-                                        .max_pool_bytes = options.max_pool_bytes};
+  const AdapterReadOptions read_options{
+      .pool_dtype = options.pool_dtype, .base_tables = options.base_tables, .max_pool_bytes = options.max_pool_bytes};
   absl::StatusOr<std::shared_ptr<const AdapterImage>> image =
       Guarded([&] { return ReadAndCompare(job.path, job.expected_digest, base, *files, read_options); });
   if (!image.ok()) return AdapterLoadFailed{.id = job.id, .status = image.status()};

@@ -180,8 +180,7 @@ AdapterReadiness ReadinessOf(const AdapterVersion* version) {
   if (version == nullptr || version->phase == WantedPhase::kResident) return AdapterReadiness::kReady;
   // Of unknown size before its first read: it has no claim on room.
   const bool unread = version->phase == WantedPhase::kOnDisk && !version->known;
-  const bool on_its_way =
-      unread || version->phase == WantedPhase::kReading || version->phase == WantedPhase::kPacking;
+  const bool on_its_way = unread || version->phase == WantedPhase::kReading || version->phase == WantedPhase::kPacking;
   return on_its_way ? AdapterReadiness::kReading : AdapterReadiness::kWaitsForRoom;
 }
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kMaxRequestBytes = 16 << 20;
 constexpr size_t kMaxCallBytes = size_t{1} << 30;  // of all calls' buffers together; beyond it reads wait
-constexpr int kKeepaliveMs = 60'000;  // A client that vanished is noticed within this and the timeout.
+constexpr int kKeepaliveMs = 60'000;               // A client that vanished is noticed within this and the timeout.
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMinClientPingMs = 10'000;
 constexpr const char* kHealthNames[] = {"lorad.v1.Inference", "lorad.v1.Adapters"};

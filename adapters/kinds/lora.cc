@@ -241,9 +241,8 @@ absl::Status CheckFitsPool(const std::string& path, const std::vector<ImageSlot>
   unread.slots = slots;
   const int64_t bytes = PlanLayout(unread, options.pool_dtype).total_bytes;
   if (bytes <= options.max_pool_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": adapter larger than the memory for KV and adapters: bytes: ", bytes,
-                   "; limit: ", options.max_pool_bytes, "; raise --memory-bytes"));
+  return absl::InvalidArgumentError(absl::StrCat(path, ": adapter larger than the memory for KV and adapters: bytes: ",
+                                                 bytes, "; limit: ", options.max_pool_bytes, "; raise --memory-bytes"));
 }
 
 absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Sorted& sorted,

@@ -88,8 +88,8 @@ TEST_F(LoraReaderTest, AnAdapterLargerThanThePoolIsRefusedUnread) {
   HeaderOnlyFiles header_only;
   const absl::Status status = ReadAdapter(dir, base_, header_only, {.max_pool_bytes = bytes - 1}).status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("bytes: " + std::to_string(bytes) +
-                                                       "; limit: " + std::to_string(bytes - 1)));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("bytes: " + std::to_string(bytes) + "; limit: " + std::to_string(bytes - 1)));
   EXPECT_THAT(std::string(status.message()), HasSubstr("--memory-bytes"));
 }
 

@@ -225,7 +225,8 @@ TEST_F(EngineThreadsTest, NamesAndFoldersOfAdapterDirAreChecked) {
 
 TEST_F(EngineThreadsTest, ANameWhoseLoadFailedForItsSizeIsAsUnknownAsAnyOther) {
   Start(8);
-  const std::string path = WriteAdapter(folder_.path() + "/wide/wide", {.rank = 32, .modules = {"q_proj", "k_proj", "v_proj"}});
+  const std::string path =
+      WriteAdapter(folder_.path() + "/wide/wide", {.rank = 32, .modules = {"q_proj", "k_proj", "v_proj"}});
   std::atomic<bool> failed = false;
   ASSERT_TRUE(engine_
                   ->Load({.name = "huge",

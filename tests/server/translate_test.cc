@@ -89,8 +89,7 @@ TEST(TranslateTest, EveryFieldOutOfItsLimitsIsNamed) {
       {"top_p: 0; limit: above 0", [](auto* r) { r->mutable_sampling()->set_top_p(0); }},
       {"top_p: 1.5", [](auto* r) { r->mutable_sampling()->set_top_p(1.5f); }},
       {"min_p: 2", [](auto* r) { r->mutable_sampling()->set_min_p(2); }},
-      {"repetition_penalty: 0; limit: 0.01 to 100",
-       [](auto* r) { r->mutable_sampling()->set_repetition_penalty(0); }},
+      {"repetition_penalty: 0; limit: 0.01 to 100", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(0); }},
       {"repetition_penalty: 9.99995e-41", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(1e-40f); }},
       {"repetition_penalty: 101", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(101); }},
       {"presence_penalty: 3", [](auto* r) { r->mutable_sampling()->set_presence_penalty(3); }},
@@ -154,8 +153,7 @@ TEST(TranslateTest, AdapterNamesAreCheckedBeforeTheyAreRepeated) {
 
 TEST(TranslateTest, TextThatCannotFitTheContextIsRefused) {
   EXPECT_EQ(CheckText(std::string(6400, 'x'), Model()).code(), absl::StatusCode::kOk);
-  EXPECT_THAT(MessageOf(CheckText(std::string(6401, 'x'), Model())),
-              HasSubstr("text bytes: 6401; limit: 0 to 6400"));
+  EXPECT_THAT(MessageOf(CheckText(std::string(6401, 'x'), Model())), HasSubstr("text bytes: 6401; limit: 0 to 6400"));
 }
 
 TEST(TranslateTest, IdsStayBelowTheVocabulary) {
