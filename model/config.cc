@@ -66,6 +66,32 @@ void ReadGenerationConfig(ConfigFields& fields, ModelConfig* config) {
       static_cast<float>(fields.Number("repetition_penalty", 0.01, 100.0, defaults.repetition_penalty));
 }
 
+const WeightRow* FindRow(const std::vector<WeightRow>& rows, WeightName name) {
+  const auto row = std::find_if(rows.begin(), rows.end(), [&](const WeightRow& r) { return r.name == name; });
+  return row == rows.end() ? nullptr : &*row;
+}
+
+// Router and experts: weights that are no modules of their own to transformers 5.
+void AddRoutedSites(const std::vector<WeightRow>& rows, BaseShape* shape) {
+  const WeightRow* router = FindRow(rows, WeightName::kRouter);
+  if (router == nullptr) return;
+  const auto add = [&](Site site, const WeightRow& row, int64_t out_features, int64_t experts, const char* parameter) {
+    shape->sites.push_back({.site = site,
+                            .module_path = row.module,
+                            .in_features = row.shape[1],
+                            .out_features = out_features,
+                            .layers = row.layers,
+                            .experts = experts,
+                            .parameter = parameter});
+  };
+  add(Site::kRouter, *router, router->shape[0], 1, "weight");
+  const WeightRow& gate = *FindRow(rows, WeightName::kExpertGate);
+  const WeightRow& up = *FindRow(rows, WeightName::kExpertUp);
+  const WeightRow& down = *FindRow(rows, WeightName::kExpertDown);
+  add(Site::kExpertGateUp, gate, gate.shape[0] + up.shape[0], gate.experts, "gate_up_proj");
+  add(Site::kExpertDown, down, down.shape[0], down.experts, "down_proj");
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& model_dir) {
@@ -107,6 +133,10 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
       {Site::kGateProj, WeightName::kGateProj, WeightName::kGateBias},
       {Site::kUpProj, WeightName::kUpProj, WeightName::kUpBias},
       {Site::kDownProj, WeightName::kDownProj, WeightName::kDownBias},
+      {Site::kSharedGateProj, WeightName::kSharedGateProj, WeightName::kSharedGateProj},
+      {Site::kSharedUpProj, WeightName::kSharedUpProj, WeightName::kSharedUpProj},
+      {Site::kSharedDownProj, WeightName::kSharedDownProj, WeightName::kSharedDownProj},
+      {Site::kSharedGate, WeightName::kSharedGate, WeightName::kSharedGate},
       {Site::kEmbedTokens, WeightName::kEmbedTokens, WeightName::kEmbedTokens},
       {Site::kLmHead, WeightName::kLmHead, WeightName::kLmHead},
   };
@@ -115,11 +145,7 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
   BaseShape shape{config.model_type,  config.num_layers,      config.vocab_size,
                   config.hidden_size, config.tied_embeddings, {}};
   const std::vector<WeightRow> rows = architecture->weights(config);
-  const auto find = [&](WeightName name) -> const WeightRow* {
-    for (const WeightRow& row : rows)
-      if (row.name == name) return &row;
-    return nullptr;
-  };
+  const auto find = [&](WeightName name) { return FindRow(rows, name); };
   for (const SiteRow& site : kSites) {
     const WeightRow* row = find(site.weight);
     if (row == nullptr) continue;
@@ -128,8 +154,9 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
     shape.sites.push_back({site.site, row->stored_name.substr(0, row->stored_name.size() - kSuffixLength),
                            /*in_features=*/row->shape[is_embedding ? 0 : 1],
                            /*out_features=*/row->shape[is_embedding ? 1 : 0], row->per_layer(),
-                           site.bias != site.weight && find(site.bias) != nullptr});
+                           site.bias != site.weight && find(site.bias) != nullptr, row->layers});
   }
+  AddRoutedSites(rows, &shape);
   return shape;
 }
 

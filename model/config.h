@@ -25,6 +25,17 @@ struct RopeConfig {
   int64_t original_max_positions = 0;
 };
 
+// An FFN whose rows pass through some of many experts each.
+// Source: HF Mixtral, Qwen2-MoE, Qwen3-MoE: softmax in fp32 over all experts, then the best few.
+struct RoutedFfnConfig {
+  int64_t experts = 0;  // 0 = no layer is routed
+  int64_t experts_per_token = 0;
+  int64_t intermediate_size = 0;         // of one expert
+  int64_t shared_intermediate_size = 0;  // of an expert for every row, weighted by a sigmoid; 0 = there is none
+  bool renormalise = true;               // the weights of a row's experts sum to 1
+  std::vector<int32_t> layers;           // the routed ones, ascending; the others are dense
+};
+
 // A decoder as a row of choices; config.json's own names appear only in the readers (model/arch).
 // Source: HF transformers configs, versions 4 (rope_theta, rope_scaling, torch_dtype) and 5 (rope_parameters, dtype).
 struct ModelConfig {
@@ -46,6 +57,7 @@ struct ModelConfig {
   bool o_bias = false;
   bool mlp_bias = false;
   bool qk_norm = false;  // RMS over head_dim before rope
+  RoutedFfnConfig routed;
   bool tied_embeddings = false;
   double attention_scale = 0.0;        // head_dim^-0.5 unless the architecture says otherwise
   std::vector<int64_t> window_tokens;  // [num_layers]; q attends to k with q - k < window; 0 = all

@@ -17,10 +17,17 @@ enum class Site : uint8_t {
   kGateProj,
   kUpProj,
   kDownProj,
+  kRouter,
+  kExpertGateUp,  // a stack of all experts' gate | up
+  kExpertDown,
+  kSharedGateProj,
+  kSharedUpProj,
+  kSharedDownProj,
+  kSharedGate,
   kEmbedTokens,
   kLmHead,
 };
-inline constexpr int kNumSites = 9;
+inline constexpr int kNumSites = 16;
 
 std::string_view Name(Site site);  // "q_proj", …
 
@@ -32,6 +39,10 @@ struct SiteShape {
   int64_t out_features = 0;  // for an embedding: hidden_size
   bool per_layer = true;
   bool has_bias = false;
+  std::vector<int32_t> layers = {};  // the layers that have it; empty = every one
+  int64_t experts = 1;               // of a stack [experts, out_features, in_features]
+  // Of a weight that is no Linear's or Embedding's: its name in the module, by which PEFT's target_parameters find it.
+  std::string parameter = {};
 };
 
 // What an adapter must fit: the base as its readers see it. Torch-free; made by the architecture's config reader.

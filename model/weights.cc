@@ -80,8 +80,8 @@ WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Progres
   for (const auto& [key, tensor] : weights_) total_bytes_ += tensor.size_bytes;
 }
 
-const StoredTensor& WeightLoader::Find(WeightName name, int32_t layer) const {
-  const auto it = weights_.find({name, layer});
+const StoredTensor& WeightLoader::Find(WeightName name, int32_t layer, int32_t expert) const {
+  const auto it = weights_.find({name, layer, expert});
   LORAD_CHECK(it != weights_.end());  // MatchWeights found every row that is not optional.
   return it->second;
 }
@@ -92,8 +92,8 @@ void WeightLoader::Count(int64_t stored_bytes, const at::Tensor& loaded) {
   if (progress_) progress_(done_bytes_, total_bytes_);
 }
 
-at::Tensor WeightLoader::Load(WeightName name, int32_t layer) {
-  const StoredTensor& stored = Find(name, layer);
+at::Tensor WeightLoader::Load(WeightName name, int32_t layer, int32_t expert) {
+  const StoredTensor& stored = Find(name, layer, expert);
   at::Tensor loaded;
   if (ToScalarType(stored.dtype) == dtype_ && IsAligned(stored)) {
     ReadIn(stored);

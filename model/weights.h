@@ -21,7 +21,7 @@ class WeightLoader final {
   WeightLoader(MatchedWeights weights, at::ScalarType dtype, Progress progress);
 
   bool Has(WeightName name, int32_t layer = -1) const { return weights_.contains({name, layer}); }
-  at::Tensor Load(WeightName name, int32_t layer = -1);
+  at::Tensor Load(WeightName name, int32_t layer = -1, int32_t expert = -1);
   // Undefined when the architecture has no such tensor.
   at::Tensor LoadIfAny(WeightName name, int32_t layer = -1);
   // The parts one below the other: [sum of rows, in], or [sum] for biases. Undefined when there is none of them.
@@ -30,7 +30,7 @@ class WeightLoader final {
   int64_t loaded_bytes() const { return loaded_bytes_; }  // of the model's tensors, mapped or copied
 
  private:
-  const StoredTensor& Find(WeightName name, int32_t layer) const;
+  const StoredTensor& Find(WeightName name, int32_t layer, int32_t expert = -1) const;
   void Count(int64_t stored_bytes, const at::Tensor& loaded);
 
   const MatchedWeights weights_;

@@ -1,6 +1,7 @@
 #include "model/weights_match.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <string>
 
@@ -27,6 +28,23 @@ void AppendList(const char* what, const std::vector<std::string>& names, std::ve
                                 names.size() > kShownNames ? ", …" : ""));
 }
 
+// The tensors that a row stands for, layer by layer.
+std::vector<WeightKey> KeysOf(const WeightRow& row, int64_t num_layers) {
+  std::vector<int32_t> layers = row.layers;
+  if (!row.per_layer()) {
+    layers = {-1};
+  } else if (layers.empty()) {
+    layers.resize(static_cast<size_t>(num_layers));
+    std::iota(layers.begin(), layers.end(), 0);
+  }
+  std::vector<WeightKey> keys;
+  for (const int32_t layer : layers) {
+    if (row.experts == 0) keys.push_back({row.name, layer});
+    for (int32_t expert = 0; expert < row.experts; ++expert) keys.push_back({row.name, layer, expert});
+  }
+  return keys;
+}
+
 }  // namespace
 
 absl::StatusOr<MatchedWeights> MatchWeights(const std::vector<WeightRow>& rows, int64_t num_layers,
@@ -35,9 +53,9 @@ absl::StatusOr<MatchedWeights> MatchWeights(const std::vector<WeightRow>& rows, 
   std::set<std::string> wanted;
   std::vector<std::string> missing, unexpected, wrong_shape, wrong_dtype;
   for (const WeightRow& row : rows) {
-    const int32_t layers = row.per_layer() ? static_cast<int32_t>(num_layers) : 1;
-    for (int32_t layer = 0; layer < layers; ++layer) {
-      const std::string name = absl::StrReplaceAll(row.stored_name, {{"{}", absl::StrCat(layer)}});
+    for (const WeightKey& key : KeysOf(row, num_layers)) {
+      const std::string name = absl::StrReplaceAll(
+          row.stored_name, {{"{}", absl::StrCat(key.layer)}, {"{expert}", absl::StrCat(key.expert)}});
       wanted.insert(name);
       const auto it = checkpoint.find(name);
       if (it == checkpoint.end()) {
@@ -51,7 +69,7 @@ absl::StatusOr<MatchedWeights> MatchWeights(const std::vector<WeightRow>& rows, 
       if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16) {
         wrong_dtype.push_back(name);
       }
-      matched[{row.name, row.per_layer() ? layer : -1}] = tensor;
+      matched[key] = tensor;
     }
   }
   for (const auto& [name, tensor] : checkpoint) {

@@ -30,6 +30,14 @@ enum class WeightName : uint8_t {
   kUpBias,
   kDownProj,
   kDownBias,
+  kRouter,
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
+  kSharedGateProj,
+  kSharedUpProj,
+  kSharedDownProj,
+  kSharedGate,
   kFinalNorm,
   kLmHead,
 };
@@ -37,9 +45,12 @@ enum class WeightName : uint8_t {
 // One row of an architecture's table of tensors.
 struct WeightRow {
   WeightName name;
-  std::string stored_name;  // HF's; "{}" stands for the layer
+  std::string stored_name;  // HF's; "{}" stands for the layer, "{expert}" for the expert
   std::vector<int64_t> shape;
-  bool optional = false;  // may be absent from the checkpoint
+  bool optional = false;             // may be absent from the checkpoint
+  std::vector<int32_t> layers = {};  // the layers that have it; empty = every one
+  int64_t experts = 0;               // of "{expert}"
+  std::string module = {};           // HF's module, where stored_name does not tell
 
   bool per_layer() const { return stored_name.find("{}") != std::string::npos; }
 };

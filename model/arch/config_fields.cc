@@ -119,6 +119,25 @@ std::vector<std::string> ConfigFields::Strings(const char* key) {
   return strings;
 }
 
+std::vector<int32_t> ConfigFields::Ints(const char* key, int32_t highest) {
+  std::vector<int32_t> numbers;
+  const nlohmann::json* value = Find(key);
+  if (value == nullptr) return numbers;
+  const auto wrong = [&] { Wrong(key, absl::StrCat("a list of integers from 0 to ", highest)); };
+  if (!value->is_array()) {
+    wrong();
+    return numbers;
+  }
+  for (const nlohmann::json& item : *value) {
+    if (!item.is_number_integer() || item < 0 || item > highest) {
+      wrong();
+      return {};
+    }
+    numbers.push_back(item.get<int32_t>());
+  }
+  return numbers;
+}
+
 std::vector<int32_t> ConfigFields::Ids(const char* key, int64_t vocab_size) {
   std::vector<int32_t> ids;
   const nlohmann::json* value = Find(key);

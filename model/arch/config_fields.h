@@ -29,7 +29,8 @@ class ConfigFields final {
   double Number(const char* key, double lowest, double highest, double absent);
   bool Bool(const char* key, bool absent);
   std::string String(const char* key, absl::string_view absent);
-  std::vector<std::string> Strings(const char* key);  // empty when absent
+  std::vector<std::string> Strings(const char* key);            // empty when absent
+  std::vector<int32_t> Ints(const char* key, int32_t highest);  // from 0; empty when absent
   // One id or a list of them, as eos_token_id; empty when absent.
   std::vector<int32_t> Ids(const char* key, int64_t vocab_size);
   // An object, or an empty one when absent; wrapped with this one's place in messages.

@@ -1,5 +1,6 @@
 #include "model/arch/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -9,9 +10,7 @@
 namespace lorad {
 namespace {
 
-// Far above any model there is, and low enough that no product of sizes overflows.
 constexpr int64_t kMaxVocab = int64_t{1} << 24;
-constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxHeadDim = 1024;
@@ -158,6 +157,15 @@ void ReadQwenWindows(ConfigFields& fields, ModelConfig* config) {
   }
 }
 
+std::vector<int32_t> DenseLayers(const ModelConfig& config) {
+  const std::vector<int32_t>& routed = config.routed.layers;  // ascending
+  std::vector<int32_t> dense;
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!std::binary_search(routed.begin(), routed.end(), layer)) dense.push_back(layer);
+  }
+  return dense;
+}
+
 std::vector<WeightRow> DecoderWeights(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = config.num_heads * config.head_dim;
@@ -184,9 +192,14 @@ std::vector<WeightRow> DecoderWeights(const ModelConfig& config) {
     add(W::kKNorm, "model.layers.{}.self_attn.k_norm.weight", {config.head_dim});
   }
   add(W::kPostAttentionNorm, "model.layers.{}.post_attention_layernorm.weight", {hidden});
-  add_linear(W::kGateProj, W::kGateBias, config.mlp_bias, "mlp.gate_proj", config.intermediate_size, hidden);
-  add_linear(W::kUpProj, W::kUpBias, config.mlp_bias, "mlp.up_proj", config.intermediate_size, hidden);
-  add_linear(W::kDownProj, W::kDownBias, config.mlp_bias, "mlp.down_proj", hidden, config.intermediate_size);
+  const std::vector<int32_t> dense = DenseLayers(config);
+  const size_t first_dense_row = rows.size();
+  if (!dense.empty()) {
+    add_linear(W::kGateProj, W::kGateBias, config.mlp_bias, "mlp.gate_proj", config.intermediate_size, hidden);
+    add_linear(W::kUpProj, W::kUpBias, config.mlp_bias, "mlp.up_proj", config.intermediate_size, hidden);
+    add_linear(W::kDownProj, W::kDownBias, config.mlp_bias, "mlp.down_proj", hidden, config.intermediate_size);
+  }
+  for (size_t i = first_dense_row; i < rows.size(); ++i) rows[i].layers = dense;
   add(W::kFinalNorm, "model.norm.weight", {hidden});
   add(W::kLmHead, "lm_head.weight", {config.vocab_size, hidden});
   rows.back().optional = config.tied_embeddings;

@@ -21,9 +21,14 @@ void ReadQwenWindows(ConfigFields& fields, ModelConfig* config);
 // The same window on every layer; 0 = none.
 void SetWindow(int64_t window_tokens, ModelConfig* config);
 
-// "model.layers.{}.self_attn.q_proj.weight" and so on, with the biases and norms that `config` has.
+// The layers whose FFN is not routed.
+std::vector<int32_t> DenseLayers(const ModelConfig& config);
+
+// "model.layers.{}.self_attn.q_proj.weight" and so on, with the biases and norms that `config` has, without experts.
 std::vector<WeightRow> DecoderWeights(const ModelConfig& config);
 
+// Far above any model there is, and low enough that no product of sizes overflows.
 inline constexpr int64_t kMaxContextTokens = int64_t{1} << 24;
+inline constexpr int64_t kMaxWidth = int64_t{1} << 20;
 
 }  // namespace lorad

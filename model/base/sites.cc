@@ -18,6 +18,20 @@ std::string_view Name(Site site) {
       return "up_proj";
     case Site::kDownProj:
       return "down_proj";
+    case Site::kRouter:
+      return "gate";
+    case Site::kExpertGateUp:
+      return "experts.gate_up_proj";
+    case Site::kExpertDown:
+      return "experts.down_proj";
+    case Site::kSharedGateProj:
+      return "shared_expert.gate_proj";
+    case Site::kSharedUpProj:
+      return "shared_expert.up_proj";
+    case Site::kSharedDownProj:
+      return "shared_expert.down_proj";
+    case Site::kSharedGate:
+      return "shared_expert_gate";
     case Site::kEmbedTokens:
       return "embed_tokens";
     case Site::kLmHead:

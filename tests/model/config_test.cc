@@ -248,7 +248,7 @@ TEST(BaseShapeTest, NamesModulesAndWidths) {
   const BaseShape shape = BaseShapeOf(*config);
   EXPECT_EQ(shape.num_layers, 3);
   EXPECT_TRUE(shape.tied_embeddings);
-  ASSERT_EQ(static_cast<int>(shape.sites.size()), kNumSites);
+  ASSERT_EQ(shape.sites.size(), 9u);
   const SiteShape* k = shape.Find(Site::kKProj);
   EXPECT_EQ(k->module_path, "model.layers.{}.self_attn.k_proj");
   EXPECT_EQ(k->in_features, 64);
