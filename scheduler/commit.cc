@@ -47,9 +47,12 @@ std::optional<FinishReason> EndOf(const Sequence& sequence) {
 void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
   const int64_t now_us = state->parts.clock->NowUs();
   sequence->tokens.push_back(token.token_id);
+  if (sequence->first_token_us < 0) {
+    sequence->first_token_us = now_us;
+    state->parts.observer->OnFirstToken(now_us - sequence->request->arrival_us);
+  }
   state->parts.observer->OnToken(sequence->request->adapter, 1,
                                  sequence->last_token_us < 0 ? -1 : now_us - sequence->last_token_us);
-  if (sequence->first_token_us < 0) sequence->first_token_us = now_us;
   sequence->last_token_us = now_us;
 
   TokenEvent event = EventOf(*sequence);

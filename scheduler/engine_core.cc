@@ -117,7 +117,10 @@ bool EngineCore::Turn() {
     const int64_t launch_us = clock.NowUs();
     for (const HeldRow& row : held.rows) {
       row.sequence->in_flight_tokens = row.plan.tokens;
-      if (row.sequence->first_scheduled_us < 0) row.sequence->first_scheduled_us = launch_us;
+      if (row.sequence->first_scheduled_us < 0) {
+        row.sequence->first_scheduled_us = launch_us;
+        state_.parts.observer->OnScheduled(launch_us - row.sequence->request->arrival_us);
+      }
     }
     const Ticket ticket = state_.parts.executor->Launch(rows);
     absl::StatusOr<StepResult> result = state_.parts.executor->Wait(ticket);

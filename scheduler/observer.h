@@ -29,11 +29,15 @@ struct SequenceStats {
   int64_t end_to_end_us = -1;
 };
 
-// Told of what happened, on the engine thread: implementations only count.
+// Told of what happened when it happens, on the engine thread: implementations only count.
 class StepObserver {
  public:
   virtual ~StepObserver() = default;
   virtual void OnStep(const StepStats& step) = 0;
+  // A sequence was scheduled for the first time, so long after its arrival.
+  virtual void OnScheduled(int64_t queue_us) = 0;
+  // A sequence got its first token, so long after its arrival; OnToken follows.
+  virtual void OnFirstToken(int64_t first_token_us) = 0;
   // A sequence got tokens: `gap_us` since its previous token (or -1 for its first).
   virtual void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) = 0;
   virtual void OnFinish(const SequenceStats& sequence) = 0;

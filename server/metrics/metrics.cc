@@ -4,6 +4,7 @@
 #include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
@@ -213,67 +214,100 @@ void Metrics::SetModel(const std::string& model_name, const std::string& version
   series_ = std::make_unique<Series>(model_name, version);
 }
 
-void Metrics::CountRefused(absl::StatusCode code) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+void Metrics::Tell(Told told) {
+  const std::lock_guard<std::mutex> lock(told_mutex_);
+  told_.push_back(std::move(told));
+}
+
+void Metrics::CountToldIfFree() {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock.owns_lock()) CountTold();
+}
+
+void Metrics::CountTold() {
+  std::vector<Told> told;
+  {
+    const std::lock_guard<std::mutex> lock(told_mutex_);
+    told.swap(told_);
+  }
   if (!series_) return;
-  series_->refused.Add({{"code", absl::StatusCodeToString(code)}}).Increment();
+  for (const Told& each : told) each(series_.get());
 }
 
 std::string Metrics::Text(const EngineSnapshot* snapshot, double unix_seconds) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (!series_) return "";
-  if (snapshot != nullptr) series_->Refresh(*snapshot, unix_seconds);
+  std::vector<prometheus::MetricFamily> families;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    CountTold();
+    if (!series_) return "";
+    if (snapshot != nullptr) series_->Refresh(*snapshot, unix_seconds);
+    families = series_->registry.Collect();
+  }
   std::ostringstream out;
-  prometheus::TextSerializer().Serialize(out, series_->registry.Collect());
+  prometheus::TextSerializer().Serialize(out, families);
   return out.str();
 }
 
+void Metrics::CountRefused(absl::StatusCode code) {
+  Tell([code](Series* series) { series->refused.Add({{"code", absl::StatusCodeToString(code)}}).Increment(); });
+  CountToldIfFree();
+}
+
 void Metrics::OnStep(const StepStats& step) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (!series_) return;
-  series_->step_seconds.Observe(Seconds(step.plan_us + step.execute_us + step.commit_us));
-  series_->step_overhead.Observe(Seconds(step.plan_us + step.commit_us));
-  series_->step_sequences.Observe(static_cast<double>(step.sequences));
-  series_->step_adapters.Observe(static_cast<double>(step.distinct_adapters));
-  series_->iteration_tokens.Observe(static_cast<double>(step.rows_tokens));
+  Tell([step](Series* series) {
+    series->step_seconds.Observe(Seconds(step.plan_us + step.execute_us + step.commit_us));
+    series->step_overhead.Observe(Seconds(step.plan_us + step.commit_us));
+    series->step_sequences.Observe(static_cast<double>(step.sequences));
+    series->step_adapters.Observe(static_cast<double>(step.distinct_adapters));
+    series->iteration_tokens.Observe(static_cast<double>(step.rows_tokens));
+  });
+  CountToldIfFree();  // Once a step: what a step tells is counted together.
+}
+
+void Metrics::OnScheduled(int64_t queue_us) {
+  Tell([queue_us](Series* series) { series->queue_time.Observe(Seconds(queue_us)); });
+}
+
+void Metrics::OnFirstToken(int64_t first_token_us) {
+  Tell([first_token_us](Series* series) { series->first_token.Observe(Seconds(first_token_us)); });
 }
 
 void Metrics::OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (!series_) return;
-  series_->generation_tokens.Increment(static_cast<double>(tokens));
-  if (gap_us >= 0) series_->inter_token.Observe(Seconds(gap_us));
-  series_->CountAdapterTokens(adapter, tokens);
+  Tell([adapter, tokens, gap_us](Series* series) {
+    series->generation_tokens.Increment(static_cast<double>(tokens));
+    if (gap_us >= 0) series->inter_token.Observe(Seconds(gap_us));
+    series->CountAdapterTokens(adapter, tokens);
+  });
 }
 
 void Metrics::OnFinish(const SequenceStats& sequence) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (!series_ || !sequence.begun) return;
-  series_->finished[static_cast<size_t>(sequence.reason)]->Increment();
-  series_->prompt_tokens.Increment(static_cast<double>(sequence.usage.prompt_tokens));
-  if (sequence.queue_us >= 0) series_->queue_time.Observe(Seconds(sequence.queue_us));
-  if (sequence.first_token_us >= 0) series_->first_token.Observe(Seconds(sequence.first_token_us));
-  if (sequence.end_to_end_us >= 0) series_->end_to_end.Observe(Seconds(sequence.end_to_end_us));
+  if (sequence.begun) {
+    Tell([reason = sequence.reason, prompt_tokens = sequence.usage.prompt_tokens,
+          end_to_end_us = sequence.end_to_end_us](Series* series) {
+      series->finished[static_cast<size_t>(reason)]->Increment();
+      series->prompt_tokens.Increment(static_cast<double>(prompt_tokens));
+      if (end_to_end_us >= 0) series->end_to_end.Observe(Seconds(end_to_end_us));
+    });
+  }
+  CountToldIfFree();  // Not every end has a step.
 }
 
 void Metrics::OnAdapterLoaded(const std::string& name, int64_t load_us) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (series_) series_->load_seconds.Observe(Seconds(load_us));
+  Tell([load_us](Series* series) { series->load_seconds.Observe(Seconds(load_us)); });
+  CountToldIfFree();
 }
 
 void Metrics::OnAdapterLoadFailed(const std::string& name) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (series_) series_->load_failures.Increment();
+  Tell([](Series* series) { series->load_failures.Increment(); });
+  CountToldIfFree();
 }
 
 void Metrics::OnAdapterEvicted(const std::string& name) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (series_) series_->evictions.Increment();
+  Tell([](Series* series) { series->evictions.Increment(); });
 }
 
 void Metrics::OnPreempted(const std::string& adapter) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (series_) series_->preemptions.Increment();
+  Tell([](Series* series) { series->preemptions.Increment(); });
 }
 
 }  // namespace lorad

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "scheduler/observer.h"
@@ -14,7 +16,10 @@ namespace lorad {
 // Counts what happens and writes it as Prometheus text (version 0.0.4). The vllm: names are those that dashboards and
 // gateways read; their label model_name is the base's name. server/README.md lists all of them.
 //
-// Threads  the observer's functions on the engine thread; the rest from any.
+// Threads  the observer's functions on the engine thread, the rest from any. Whoever tells of something never waits for
+// a
+//          scrape: it is queued, and counted by the next one who finds the series free, the scrape itself at the
+//          latest.
 class Metrics final : public StepObserver {
  public:
   Metrics();
@@ -30,6 +35,8 @@ class Metrics final : public StepObserver {
   std::string Text(const EngineSnapshot* snapshot, double unix_seconds);
 
   void OnStep(const StepStats& step) override;
+  void OnScheduled(int64_t queue_us) override;
+  void OnFirstToken(int64_t first_token_us) override;
   void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) override;
   void OnFinish(const SequenceStats& sequence) override;
   void OnAdapterLoaded(const std::string& name, int64_t load_us) override;
@@ -38,8 +45,17 @@ class Metrics final : public StepObserver {
   void OnPreempted(const std::string& adapter) override;
 
  private:
+  friend class MetricsPeer;  // tests: holds the series as a scrape does
   struct Series;
-  std::mutex mutex_;
+  using Told = std::function<void(Series*)>;
+
+  void Tell(Told told);
+  void CountToldIfFree();
+  void CountTold();  // needs mutex_
+
+  std::mutex told_mutex_;  // held for a push or a swap, never longer
+  std::vector<Told> told_;
+  std::mutex mutex_;                // a scrape holds it; taken before told_mutex_
   std::unique_ptr<Series> series_;  // null before SetModel
 };
 

@@ -50,6 +50,8 @@ class StuckFiles final : public FileSource {
 class SilentObserver final : public StepObserver {
  public:
   void OnStep(const StepStats&) override {}
+  void OnScheduled(int64_t) override {}
+  void OnFirstToken(int64_t) override {}
   void OnToken(const std::string&, int64_t, int64_t) override {}
   void OnFinish(const SequenceStats&) override { ++finished; }
   void OnAdapterLoaded(const std::string&, int64_t) override {}

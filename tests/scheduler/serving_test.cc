@@ -235,6 +235,19 @@ TEST(ServingTest, TimesAreThoseOfTheFirstStepTheFirstTokenAndTheEnd) {
   EXPECT_EQ(world.observer.finished[1].first_token_us, 6'200);
 }
 
+TEST(ServingTest, TimesAreToldWhenTheyHappenNotAtTheEnd) {
+  FakeWorld world({.config = {.max_sequences = 1}});
+  world.Generate("", 10, 3);
+  world.Generate("", 10, 1);
+  world.Turn();
+  EXPECT_TRUE(world.observer.finished.empty());
+  EXPECT_THAT(world.observer.queue_times_us, ::testing::ElementsAre(0));
+  EXPECT_THAT(world.observer.first_tokens_us, ::testing::ElementsAre(2'000));
+  world.Settle();
+  EXPECT_THAT(world.observer.queue_times_us, ::testing::ElementsAre(0, 4'200));
+  EXPECT_THAT(world.observer.first_tokens_us, ::testing::ElementsAre(2'000, 6'200));
+}
+
 TEST(ServingTest, PrioritiesGoFirstThenArrival) {
   FakeWorld world({.config = {.max_sequences = 1}});
   Request late = world.MakeRequest("", 4, 2);

@@ -8,10 +8,19 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 
 #include "server/metrics/busy_names.h"
 
 namespace lorad {
+
+class MetricsPeer {
+ public:
+  static std::unique_lock<std::mutex> HoldAsAScrape(Metrics* metrics) {
+    return std::unique_lock<std::mutex>(metrics->mutex_);
+  }
+};
+
 namespace {
 
 using ::testing::HasSubstr;
@@ -70,13 +79,15 @@ TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
   metrics.SetModel("tiny \"quoted\"", "0.1");
   metrics.OnStep(
       {.rows_tokens = 7, .sequences = 2, .distinct_adapters = 1, .plan_us = 10, .execute_us = 5000, .commit_us = 20});
+  metrics.OnScheduled(100);
+  metrics.OnFirstToken(2000);
   metrics.OnToken("sql", 1, -1);
   metrics.OnToken("sql", 1, 30'000);
   metrics.OnToken("", 1, 30'000);
   SequenceStats ended;
   ended.reason = FinishReason::kLength;
   ended.usage.prompt_tokens = 5;
-  ended.queue_us = 100;
+  ended.queue_us = 100;  // Told before, and not counted twice.
   ended.first_token_us = 2000;
   ended.end_to_end_us = 9000;
   metrics.OnFinish(ended);
@@ -158,6 +169,38 @@ TEST(MetricsTest, AThousandAdaptersTakeAHundredSeriesAndLoseNoToken) {
   EXPECT_EQ(series, 101);
   EXPECT_EQ(sum, static_cast<double>(total));
   for (int i = 950; i < 1000; ++i) EXPECT_THAT(text, HasSubstr("adapter=\"adapter-" + std::to_string(i) + "\""));
+}
+
+TEST(MetricsTest, AScrapeKeepsNobodyWaitingAndNothingIsLost) {
+  Metrics metrics;
+  metrics.SetModel("m", "0.1");
+  {
+    const std::unique_lock<std::mutex> scrape = MetricsPeer::HoldAsAScrape(&metrics);
+    // Would never end if any of these waited for the scrape.
+    std::thread engine([&] {
+      for (int i = 0; i < 1000; ++i) metrics.OnToken("a", 1, 10);
+      metrics.OnScheduled(1);
+      metrics.OnFirstToken(1);
+      metrics.OnStep({});
+      metrics.OnFinish({});
+      metrics.OnAdapterLoaded("a", 1);
+      metrics.OnAdapterEvicted("a");
+      metrics.OnPreempted("a");
+      metrics.CountRefused(absl::StatusCode::kUnavailable);
+    });
+    engine.join();
+  }
+  const auto values = Parse(metrics.Text(nullptr, 1));
+  for (const auto& [series, expected] : std::map<std::string, double>{{"vllm:generation_tokens_total", 1000},
+                                                                      {"vllm:time_to_first_token_seconds_count", 1},
+                                                                      {"vllm:request_queue_time_seconds_count", 1},
+                                                                      {"vllm:e2e_request_latency_seconds_count", 0},
+                                                                      {"lorad_step_seconds_count", 1},
+                                                                      {"lorad_adapter_load_seconds_count", 1},
+                                                                      {"lorad_adapter_evictions_total", 1},
+                                                                      {"vllm:num_preemptions_total", 1}}) {
+    EXPECT_EQ(values.at(series + "{model_name=\"m\"}"), expected) << series;
+  }
 }
 
 TEST(MetricsTest, NothingIsSaidBeforeTheModelIsKnown) {

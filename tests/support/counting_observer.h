@@ -12,6 +12,8 @@ namespace lorad {
 class CountingObserver final : public StepObserver {
  public:
   void OnStep(const StepStats& step) override { steps.push_back(step); }
+  void OnScheduled(int64_t queue_us) override { queue_times_us.push_back(queue_us); }
+  void OnFirstToken(int64_t first_token_us) override { first_tokens_us.push_back(first_token_us); }
   void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) override {
     tokens_by_adapter[adapter] += tokens;
   }
@@ -22,6 +24,8 @@ class CountingObserver final : public StepObserver {
   void OnPreempted(const std::string& adapter) override { ++preempted; }
 
   std::vector<StepStats> steps;
+  std::vector<int64_t> queue_times_us;
+  std::vector<int64_t> first_tokens_us;
   std::map<std::string, int64_t> tokens_by_adapter;
   std::vector<SequenceStats> finished;
   int64_t loaded = 0;

@@ -71,6 +71,8 @@ class CountingObserver final : public StepObserver {
 
  private:
   void OnStep(const StepStats& step) override;
+  void OnScheduled(int64_t queue_us) override {}
+  void OnFirstToken(int64_t first_token_us) override {}
   void OnToken(const std::string& adapter, int64_t count, int64_t gap_us) override { tokens += count; }
   void OnFinish(const SequenceStats& sequence) override { ++finished; }
   void OnAdapterLoaded(const std::string& name, int64_t load_us) override { ++loads; }
