@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "model/base/arguments.h"
 #include "model/base/status_macros.h"
 #include "server/version.h"
 
@@ -125,6 +126,7 @@ absl::Status Check(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(CheckRange("--max-sequences", config->max_sequences, 1, 65536, "sequences running at once"));
   RETURN_IF_ERROR(
       CheckRange("--queue-limit", config->queue_limit, 1, 1 << 24, "sequences accepted and not yet running"));
+  RETURN_IF_ERROR(CheckRange("--drain-seconds", config->drain_seconds, 0, 86'400, "what runs then is aborted"));
   return CheckRange("--threads", config->threads, 1, 1024, "computing threads; as many as cores is best");
 }
 
@@ -149,23 +151,11 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--queue-limit", config->queue_limit, "Most sequences waiting; one more is RESOURCE_EXHAUSTED")
       ->capture_default_str();
   app->add_option("--threads", config->threads, "Computing threads")->capture_default_str();
+  app->add_option("--drain-seconds", config->drain_seconds,
+                  "How long requests may go on after SIGTERM; keep it below what the supervisor waits before it kills")
+      ->capture_default_str();
   app->add_option("--state-dir", config->state_dir, "Folder for what outlives the daemon; this version keeps nothing");
   app->add_option("--log-level", raw->log_level, "debug, info, warning or error")->capture_default_str();
-}
-
-// CLI11 reads "--metrics=" as a flag whose value comes next; it is a flag with an empty value.
-std::vector<std::string> Arguments(int argc, const char* const* argv) {
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {  // CLI11 wants them last first.
-    const std::string text = argv[i];
-    if (text.size() > 3 && text.compare(0, 2, "--") == 0 && text.find('=') == text.size() - 1) {
-      arguments.push_back("");
-      arguments.push_back(text.substr(0, text.size() - 1));
-    } else {
-      arguments.push_back(text);
-    }
-  }
-  return arguments;
 }
 
 }  // namespace
@@ -183,7 +173,7 @@ std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* 
   Describe(&app, &config, &raw);
   // CLI11 tells by exceptions; they end here.
   try {
-    app.parse(Arguments(argc, argv));
+    app.parse(ArgumentsForCli(argc, argv));
   } catch (const CLI::CallForHelp&) {
     return ConfigExit{0, app.help()};
   } catch (const CLI::CallForVersion&) {

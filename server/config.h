@@ -34,6 +34,7 @@ struct ServerConfig {
   int64_t max_sequences = 64;
   int64_t queue_limit = 1024;
   int64_t threads = 1;
+  int64_t drain_seconds = 25;  // Kubernetes kills after 30
   std::string state_dir;
   LogLevel log_level = LogLevel::kInfo;
 };

@@ -19,8 +19,7 @@
 namespace lorad {
 namespace {
 
-constexpr std::chrono::seconds kDrainPatience{25};  // Kubernetes kills after 30.
-constexpr std::chrono::seconds kFlushPatience{3};   // For answers that are made and not yet read.
+constexpr std::chrono::seconds kFlushPatience{3};  // For answers that are made and not yet read.
 
 double UnixSeconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -72,10 +71,10 @@ absl::Status Run(const ServerConfig& config, Signals* signals, Log* log) {
   SayReady(*rpc, http.get(), serving->backend()->model);
 
   signals->Wait();
-  log->Info("draining", {{"patience_s", kDrainPatience.count()}});
+  log->Info("draining", {{"patience_s", config.drain_seconds}});
   readiness.StartDraining();
   rpc->SetServing(false);
-  serving->Drain(std::chrono::microseconds(kDrainPatience).count());
+  serving->Drain(std::chrono::microseconds(std::chrono::seconds(config.drain_seconds)).count());
   rpc->Shutdown(kFlushPatience);
   log->Info("ended");
   return absl::OkStatus();

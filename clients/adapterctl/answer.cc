@@ -10,6 +10,8 @@
 namespace lorad::adapterctl {
 namespace {
 
+constexpr double kFarSeconds = 10 * 365.25 * 24 * 3600;  // As good as never, and within what clocks can hold.
+
 nlohmann::ordered_json TokensJson(const std::vector<v1::TokenLogprob>& tokens) {
   nlohmann::ordered_json array = nlohmann::ordered_json::array();
   for (const v1::TokenLogprob& token : tokens) array.push_back(ToJson(token));
@@ -24,7 +26,7 @@ Answer Generate(const std::shared_ptr<grpc::Channel>& channel, const v1::Generat
   answer.adapter = request.adapter();
   const auto stub = v1::Inference::NewStub(channel);
   grpc::ClientContext context;
-  if (timeout_seconds > 0) {
+  if (timeout_seconds > 0 && timeout_seconds < kFarSeconds) {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::milliseconds(static_cast<int64_t>(timeout_seconds * 1000)));
   }

@@ -5,6 +5,7 @@
 
 #include "clients/adapterctl/session.h"
 #include "clients/adapterctl/verbs.h"
+#include "model/base/arguments.h"
 
 int main(int argc, char** argv) {
   using namespace lorad::adapterctl;  // NOLINT: this file is the program's table of contents.
@@ -25,7 +26,7 @@ int main(int argc, char** argv) {
   }
   // CLI11 tells by exceptions; they end here.
   try {
-    app.parse(argc, argv);
+    app.parse(lorad::ArgumentsForCli(argc, argv));
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {

@@ -92,6 +92,14 @@ def test_compare_shows_base_and_adapters(daemon, cases):
     assert [answer["adapter"] for answer in answers] == ["", "q_v"]
 
 
+def test_an_empty_value_is_a_value(daemon, cases):
+    case = cases["base-2"]
+    said = ok(daemon, "generate", "--temperature=0", "--max-tokens=4", "--ignore-eos", "--adapter=", text_of(case["prompt"]))
+    assert said.split() == text_of(case["tokens"][:4]).split()
+    said = ok(daemon, "generate", "--temperature=0", "--max-tokens=1", "--ignore-eos", "--", "w1")
+    assert len(said.split()) == 1
+
+
 def test_exit_codes_and_hints(daemon, build_dir):
     missing = daemon.ctl("show", "nobody")
     assert missing.returncode == 1 and "NOT_FOUND" in missing.stderr and "hint" in missing.stderr

@@ -28,13 +28,15 @@ ConfigExit Refused(std::vector<const char*> flags) {
 }
 
 TEST(ConfigTest, EveryFlagTakesItsValue) {
-  const ServerConfig config = Parsed(
-      {"--model=/m", "--listen=0.0.0.0:1", "--metrics=", "--device=cpu", "--dtype=bfloat16", "--adapter=a=/x",
-       "--adapter=b/c=/y=z", "--adapter-dir=/d", "--adapter-root=/r", "--memory-bytes=4GiB", "--max-batch-tokens=7",
-       "--max-sequences=8", "--queue-limit=9", "--threads=3", "--state-dir=/s", "--log-level=error"});
+  const ServerConfig config =
+      Parsed({"--model=/m", "--listen=0.0.0.0:1", "--metrics=", "--device=cpu", "--dtype=bfloat16", "--adapter=a=/x",
+              "--adapter=b/c=/y=z", "--adapter-dir=/d", "--adapter-root=/r", "--memory-bytes=4GiB",
+              "--max-batch-tokens=7", "--max-sequences=8", "--queue-limit=9", "--threads=3", "--drain-seconds=0",
+              "--state-dir=/s", "--log-level=error"});
   EXPECT_EQ(config.model_dir, "/m");
   EXPECT_EQ(config.listen, "0.0.0.0:1");
   EXPECT_EQ(config.metrics, "");
+  EXPECT_EQ(config.drain_seconds, 0);
   EXPECT_EQ(config.dtype, DTypeChoice::kBFloat16);
   ASSERT_EQ(config.adapters.size(), 2u);
   EXPECT_EQ(config.adapters[1].name, "b/c");
