@@ -17,7 +17,10 @@ Completions::~Completions() {
 
 void Completions::Post(std::function<void()> call) {
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (std::this_thread::get_id() != thread_.get_id()) {
+      room_.wait(lock, [this] { return calls_.size() < kMaxWaiting; });
+    }
     calls_.push_back(std::move(call));
   }
   wake_.notify_one();
@@ -31,6 +34,7 @@ void Completions::Run() {
     std::deque<std::function<void()>> calls;
     calls.swap(calls_);
     lock.unlock();
+    room_.notify_all();
     for (std::function<void()>& call : calls) {
       call();
       call = nullptr;

@@ -25,6 +25,15 @@ class AdapterReactor final : public grpc::ServerUnaryReactor {
   AdapterReactor(v1::Adapter* response, Log* log, std::string what, const std::string& name)
       : response_(response), log_(log), what_(std::move(what)), name_(name.substr(0, kMaxAdapterNameBytes)) {}
 
+  // ResourceExhausted when this is one more than `limit` of the calls that are counted in `open`, which outlives them.
+  absl::Status CountIn(std::atomic<int>* open, int limit) {
+    open_ = open;
+    const int others = open_->fetch_add(1);
+    if (others < limit) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("calls under way of this kind: ", others, "; limit: ", limit, "; retry later"));
+  }
+
   void End(const absl::Status& status) {
     if (status.ok()) {
       log_->Info(what_, {{"adapter", name_}});
@@ -37,9 +46,13 @@ class AdapterReactor final : public grpc::ServerUnaryReactor {
     if (info.ok() && response_ != nullptr) *response_ = ToProto(*info);
     End(info.status());
   }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (open_ != nullptr) open_->fetch_sub(1);
+    delete this;
+  }
 
  private:
+  std::atomic<int>* open_ = nullptr;
   v1::Adapter* const response_;
   Log* const log_;
   const std::string what_;
@@ -109,7 +122,8 @@ grpc::ServerUnaryReactor* AdapterService::LoadAdapter(grpc::CallbackServerContex
                                                       const v1::LoadAdapterRequest* request, v1::Adapter* response) {
   auto* reactor = new AdapterReactor(response, log_, "adapter_loaded", request->name());
   const absl::StatusOr<const Backend*> backend = readiness_->Get();
-  const absl::Status status = backend.ok() ? StartLoad(**backend, *request, reactor) : backend.status();
+  absl::Status status = reactor->CountIn(&open_loads_, kMaxOpenLoads);
+  if (status.ok()) status = backend.ok() ? StartLoad(**backend, *request, reactor) : backend.status();
   if (!status.ok()) reactor->End(status);
   return reactor;
 }

@@ -12,6 +12,7 @@
 #include "server/metrics/metrics.h"
 #include "server/model_facts.h"
 #include "server/stream_pump.h"
+#include "server/unread_answers.h"
 
 namespace lorad {
 
@@ -22,6 +23,7 @@ struct Backend {
   ModelFacts model;
   std::string adapter_root;  // "": any path
   StreamPump* pump = nullptr;
+  UnreadAnswers* unread = nullptr;
   const Clock* clock = nullptr;
 };
 

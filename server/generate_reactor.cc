@@ -128,7 +128,7 @@ void GenerateReactor::OnEvent(TokenEvent event) {
 }
 
 void GenerateReactor::Handle(const TokenEvent& event) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   if (ended_ || builder_->complete()) return;
   ReplyBuilder::Reply reply = builder_->Build(event);
   if (reply.stopped) backend_->engine->Cancel(id_, event.index, "stop string", /*as_stop=*/true);
@@ -142,21 +142,38 @@ void GenerateReactor::Handle(const TokenEvent& event) {
     Enqueue(builder_->AbortRest(detail));
     if (!writing_) SendNext();
   }
-  if (!ended_ && builder_->complete() && !std::exchange(lingering_, true)) {
-    backend_->pump->PostAfter(kLinger, [weak = weak_from_this()] {
-      const auto self = weak.lock();
-      if (!self) return;
-      const std::lock_guard<std::mutex> lock(self->mutex_);
-      self->GiveUpOnReader();
-    });
+  if (!ended_ && builder_->complete() && !std::exchange(waiting_for_reader_, true)) {
+    last_read_us_ = backend_->clock->NowUs();
+    lock.unlock();
+    WaitForReader();
   }
+}
+
+void GenerateReactor::WaitForReader() {
+  const std::weak_ptr<GenerateReactor> weak = weak_from_this();
+  backend_->unread->Add(
+      [weak]() -> std::optional<UnreadAnswer> {
+        const auto self = weak.lock();
+        return self ? self->Unread() : std::nullopt;
+      },
+      [weak] {
+        if (const auto self = weak.lock()) self->GiveUpOnReader();
+      });
+}
+
+std::optional<UnreadAnswer> GenerateReactor::Unread() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return std::nullopt;
+  return UnreadAnswer{static_cast<int64_t>(unread_bytes_), backend_->clock->NowUs() - last_read_us_};
 }
 
 void GenerateReactor::Enqueue(std::vector<v1::GenerateResponse> messages) {
   for (v1::GenerateResponse& message : messages) {
-    const size_t counted_bytes = message.prompt_logprobs().empty() ? message.ByteSizeLong() : 0;
+    const size_t bytes = message.ByteSizeLong();
+    const size_t counted_bytes = message.prompt_logprobs().empty() ? bytes : 0;
+    unread_bytes_ += bytes;
     unsent_bytes_ += counted_bytes;
-    unsent_.push_back({std::move(message), counted_bytes});
+    unsent_.push_back({std::move(message), bytes, counted_bytes});
   }
 }
 
@@ -174,7 +191,9 @@ void GenerateReactor::SendNext() {
 void GenerateReactor::OnWriteDone(bool ok) {
   const std::lock_guard<std::mutex> lock(mutex_);
   writing_ = false;
+  unread_bytes_ -= unsent_.front().bytes;
   unsent_.pop_front();
+  last_read_us_ = backend_->clock->NowUs();
   if (ok) {
     SendNext();
   } else if (!ended_) {
@@ -201,8 +220,9 @@ void GenerateReactor::End(const absl::Status& status) {
 }
 
 void GenerateReactor::GiveUpOnReader() {
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_ || context_ == nullptr) return;
-  log_->Warning("client_never_read", {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes_}});
+  log_->Warning("client_never_read", {{"request_id", request_id_}, {"unread_bytes", unread_bytes_}});
   context_->TryCancel();  // OnCancel follows.
 }
 

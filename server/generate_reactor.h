@@ -3,11 +3,11 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <string>
 
@@ -41,8 +41,6 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
                               public std::enable_shared_from_this<GenerateReactor> {
  public:
   static constexpr size_t kMaxUnsentBytes = size_t{256} << 10;
-  // How long what is left may take to be read once nothing more is made.
-  static constexpr std::chrono::seconds kLinger{60};
 
   // Checks, tokenises and submits the request; what is refused ends the call at once.
   static GenerateReactor* Start(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
@@ -61,12 +59,15 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
       : backend_(backend), metrics_(metrics), log_(log) {}
 
   absl::Status Begin(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto, RequestNumbers* numbers);
-  void Handle(const TokenEvent& event);  // on the pump
+  // On the pump.
+  void Handle(const TokenEvent& event);
+  void WaitForReader();
+  std::optional<UnreadAnswer> Unread();
+  void GiveUpOnReader();
   // The rest need mutex_.
   void Enqueue(std::vector<v1::GenerateResponse> messages);
   void SendNext();
   void End(const absl::Status& status);
-  void GiveUpOnReader();
 
   const Backend* const backend_;
   Metrics* const metrics_;
@@ -80,12 +81,15 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::unique_ptr<ReplyBuilder> builder_;
   struct Unsent {
     v1::GenerateResponse message;
+    size_t bytes;
     size_t counted_bytes;
   };
   std::deque<Unsent> unsent_;  // the first is being written while writing_
+  size_t unread_bytes_ = 0;    // of all of them
   size_t unsent_bytes_ = 0;    // counted bytes of those behind the one being written
+  int64_t last_read_us_ = 0;   // when a message was last taken
   bool writing_ = false;
-  bool lingering_ = false;
+  bool waiting_for_reader_ = false;
   bool ended_ = false;  // Finish was called: nothing may be sent any more
 };
 

@@ -128,6 +128,7 @@ struct Serving::Parts {
   std::unique_ptr<AdapterPool> adapters;
   std::unique_ptr<SlotSeam> seam;
   std::unique_ptr<ModelExecutor> executor;
+  UnreadAnswers unread{&pump};  // The pump's thread uses it to the end.
   StreamPump pump;
   Completions completions;
   std::unique_ptr<Engine> engine;
@@ -227,6 +228,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.backend.model = FactsOf(config, *parts.model);
   parts.backend.adapter_root = config.adapter_root;
   parts.backend.pump = &parts.pump;
+  parts.backend.unread = &parts.unread;
   parts.backend.clock = &parts.clock;
   metrics->SetModel(parts.backend.model.name, kVersion);
   parts.engine_thread = std::thread([&parts] { parts.engine->Run(); });

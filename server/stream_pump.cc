@@ -18,7 +18,10 @@ StreamPump::~StreamPump() {
 void StreamPump::Post(std::function<void()> work) {
   bool was_empty = false;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (std::this_thread::get_id() != thread_.get_id()) {
+      room_.wait(lock, [this] { return work_.size() < kMaxWaiting; });
+    }
     was_empty = work_.empty();
     work_.push_back(std::move(work));
   }
@@ -44,6 +47,7 @@ void StreamPump::Run() {
     if (!work_.empty()) {
       std::deque<std::function<void()>> batch = std::exchange(work_, {});
       lock.unlock();
+      room_.notify_all();
       for (auto& work : batch) work();
       batch.clear();  // What it holds may take locks when it goes.
       lock.lock();

@@ -12,11 +12,15 @@
 namespace lorad {
 
 // One light thread between the engine and the streams: it detokenises and starts writes, so that neither runs on the
-// engine thread. Work for one stream is done in the order it came.
+// engine thread. Work for one stream is done in the order it came. At most kMaxWaiting pieces wait: when writing is
+// slower than computing, whoever posts one more waits, and so the steps become slower, not the memory larger.
 //
-// Threads  Post and PostAfter from any; what they are given runs on the pump's thread and must not block.
+// Threads  Post and PostAfter from any; what they are given runs on the pump's thread and must not block. There Post
+//          never waits.
 class StreamPump final {
  public:
+  static constexpr size_t kMaxWaiting = size_t{1} << 16;
+
   StreamPump();
   ~StreamPump();  // does what was posted, drops what waits for its time, then joins
 
@@ -29,6 +33,7 @@ class StreamPump final {
 
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::condition_variable room_;
   std::deque<std::function<void()>> work_;
   std::multimap<TimePoint, std::function<void()>> later_;
   bool stopping_ = false;

@@ -20,6 +20,8 @@ constexpr int64_t kMaxStopTokens = 256;
 constexpr int64_t kMaxLogitBias = 1024;
 constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxRequestIdBytes = 128;
+// gRPC takes 8 KiB of trailing metadata, in which a byte may take three.
+constexpr size_t kMaxStatusBytes = 2000;
 constexpr int64_t kMaxTextBytesPerToken = 64;  // far above what tokenizers make of text
 
 absl::Status Wrong(absl::string_view field, const absl::AlphaNum& value, absl::string_view limit,
@@ -194,8 +196,14 @@ absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::Repeat
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
-                      std::string(status.message().data(), status.message().size()));
+  std::string message(status.message().data(), status.message().size());
+  if (message.size() > kMaxStatusBytes) {
+    size_t end = kMaxStatusBytes;
+    while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;  // not inside a character
+    message.resize(end);
+    message += "…";
+  }
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
 }
 
 v1::Adapter ToProto(const AdapterInfo& info) {

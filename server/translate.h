@@ -38,6 +38,7 @@ absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& req
 absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids,
                                                   int64_t vocab_size, const char* field);
 
+// A message too long for gRPC's trailing metadata is cut.
 grpc::Status ToGrpc(const absl::Status& status);
 v1::Adapter ToProto(const AdapterInfo& info);
 v1::ModelInfo ToProto(const ModelFacts& facts);

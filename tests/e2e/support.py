@@ -1,6 +1,7 @@
 """A daemon as a test sees it."""
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -175,3 +176,14 @@ def wait_until(condition, seconds=WAIT_SECONDS):
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
+
+
+def longer(model, folder, context):
+    """The same base, with a longer context."""
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    return folder

@@ -9,7 +9,7 @@ import sys
 import grpc
 import pytest
 from lorad.v1 import inference_pb2
-from support import collect, generate, refusal, request, wait_until
+from support import collect, generate, longer, refusal, request, wait_until
 
 STOP = inference_pb2.FINISH_REASON_STOP
 LENGTH = inference_pb2.FINISH_REASON_LENGTH
@@ -194,11 +194,6 @@ def test_a_deadline_frees_everything(daemon):
     wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
 
 
-@pytest.mark.parametrize("years", [1])
-def test_a_far_deadline_is_none(daemon, years):
-    assert generate(daemon, [3], timeout=years * 365.25 * 24 * 3600, max_tokens=2, ignore_eos=True).finish[0] == LENGTH
-
-
 def test_a_client_that_does_not_read_is_given_up(daemon):
     """Its messages stay bounded in the daemon, and the others go on."""
     small_windows = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
@@ -213,17 +208,6 @@ def test_a_client_that_does_not_read_is_given_up(daemon):
         assert inference_pb2.FINISH_REASON_ABORT in answer.finish
         assert "client reads too slowly" in next(detail for detail in answer.abort_detail if detail)
     assert generate(daemon, [1], max_tokens=2).finish[0] is not None
-
-
-def longer(model, folder, context):
-    """The same base, with a longer context."""
-    folder.mkdir()
-    for file in model.iterdir():
-        (folder / file.name).symlink_to(file)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
-    return folder
 
 
 def test_log_probabilities_of_a_long_prompt_reach_a_client_that_reads(start_daemon, model, tmp_path):

@@ -172,6 +172,14 @@ TEST(TranslateTest, StatusKeepsItsCodeAndMessage) {
   EXPECT_EQ(status.error_message(), "queue: 5; limit: 5; retry later");
 }
 
+TEST(TranslateTest, AMessageThatGrpcCouldNotCarryIsCutBetweenCharacters) {
+  std::string text;
+  while (text.size() < 9000) text += "é";
+  const std::string message = ToGrpc(absl::InvalidArgumentError("a" + text)).error_message();
+  EXPECT_LT(message.size() * 3, 8192u);
+  EXPECT_EQ(message, ("a" + text).substr(0, 1999) + "…");
+}
+
 TEST(TranslateTest, AdapterStatesMap) {
   AdapterInfo info;
   info.state = AdapterState::kResident;
