@@ -10,8 +10,19 @@
 
 namespace lorad {
 
-enum class NormKind : uint8_t { kRms };
-enum class Activation : uint8_t { kSilu };
+enum class NormKind : uint8_t { kRms, kLayer };
+// Where a layer's norms are.
+enum class BlockKind : uint8_t {
+  kPreNorm,   // x += attention(norm(x)), then x += ffn(norm(x))
+  kPostNorm,  // x = norm(x + attention(x)), then x = norm(x + ffn(x))
+  kParallel,  // x += attention(n) + ffn(n), n = norm(x)
+};
+enum class Activation : uint8_t {
+  kSilu,
+  kGeluTanh,  // HF's gelu_new and gelu_pytorch_tanh
+  kGelu,      // by the error function
+  kRelu,
+};
 enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3 };
 
 // C.3 of HF's rotary embeddings: angles in fp32, cos and sin cast to the model's dtype, half-split rotation.
@@ -44,6 +55,7 @@ struct ModelConfig {
   DType checkpoint_dtype = DType::kF32;
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
+  int64_t embedding_size = 0;  // width of embed_tokens and lm_head; projected to hidden_size and back where it differs
   int64_t intermediate_size = 0;
   int64_t num_layers = 0;
   int64_t num_heads = 0;
@@ -52,6 +64,10 @@ struct ModelConfig {
   int64_t max_context_tokens = 0;
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-6;
+  bool norm_weights = true;  // false: norms have none
+  bool final_norm = true;
+  BlockKind block = BlockKind::kPreNorm;
+  bool gated_ffn = true;  // down(act(gate(x)) * up(x)), else down(act(up(x)))
   Activation activation = Activation::kSilu;
   bool qkv_bias = false;
   bool o_bias = false;
@@ -61,7 +77,8 @@ struct ModelConfig {
   bool tied_embeddings = false;
   double attention_scale = 0.0;        // head_dim^-0.5 unless the architecture says otherwise
   std::vector<int64_t> window_tokens;  // [num_layers]; q attends to k with q - k < window; 0 = all
-  RopeConfig rope;
+  RopeConfig rope;                     // rotary_dim 0 = none
+  int64_t position_offset = 0;         // of a table of learned positions: the row of position 0
   std::vector<int32_t> eos_token_ids;  // union of generation_config.json, config.json
   int32_t bos_token_id = -1;
 

@@ -1,7 +1,10 @@
 #pragma once
 
+#include "model/ops/activate.h"
+#include "model/ops/add_positions.h"
 #include "model/ops/embedding.h"
 #include "model/ops/gated_activation.h"
+#include "model/ops/layer_norm.h"
 #include "model/ops/linear.h"
 #include "model/ops/paged_attention.h"
 #include "model/ops/rms_norm.h"
@@ -10,8 +13,11 @@
 // The CPU form of every op; arguments are checked before.
 namespace lorad::cpu {
 
+absl::Status Activate(const ActivateArgs& args);
+absl::Status AddPositions(const AddPositionsArgs& args);
 absl::Status Embedding(const EmbeddingArgs& args);
 absl::Status GatedActivation(const GatedActivationArgs& args);
+absl::Status LayerNorm(const LayerNormArgs& args);
 absl::Status Linear(const LinearArgs& args);
 // Many rows of bf16 on a processor that multiplies bf16 (AVX-512 BF16, AMX): LibTorch's oneDNN has kernels for it.
 // There alone a row's bits may depend on whether it is computed among many rows or few.

@@ -8,8 +8,11 @@
 
 namespace lorad {
 
+struct ActivateArgs;
+struct AddPositionsArgs;
 struct EmbeddingArgs;
 struct GatedActivationArgs;
+struct LayerNormArgs;
 struct LinearArgs;
 struct PagedAttentionArgs;
 struct RmsNormArgs;
@@ -20,8 +23,11 @@ struct SegmentedEmbeddingArgs;
 // The CUDA form of every op. The CUDA shared object, when it is opened, hands its table to InstallCudaOps before the
 // first call of Torch; an entry left null, or no table at all, means Unimplemented.
 struct CudaOps {
+  absl::Status (*activate)(const ActivateArgs&) = nullptr;
+  absl::Status (*add_positions)(const AddPositionsArgs&) = nullptr;
   absl::Status (*embedding)(const EmbeddingArgs&) = nullptr;
   absl::Status (*gated_activation)(const GatedActivationArgs&) = nullptr;
+  absl::Status (*layer_norm)(const LayerNormArgs&) = nullptr;
   absl::Status (*linear)(const LinearArgs&) = nullptr;
   absl::Status (*paged_attention)(const PagedAttentionArgs&) = nullptr;
   absl::Status (*rms_norm)(const RmsNormArgs&) = nullptr;

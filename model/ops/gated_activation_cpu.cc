@@ -1,7 +1,7 @@
 #include <algorithm>
 
+#include "model/ops/cpu/activation_kernels.h"
 #include "model/ops/cpu/parallel.h"
-#include "model/ops/cpu/row_kernels.h"
 #include "model/ops/cpu_ops.h"
 
 namespace lorad::cpu {
@@ -22,7 +22,7 @@ void Run(const GatedActivationArgs& args) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t r = i / pieces, first = i % pieces * piece;
       const T* g = gate + r * gate_stride + first;
-      SiluMulRow(g, g + n, std::min(piece, n - first), y + r * y_stride + first);
+      ActivateMulRow(args.activation, g, g + n, std::min(piece, n - first), y + r * y_stride + first);
     }
   });
 }
@@ -31,10 +31,6 @@ void Run(const GatedActivationArgs& args) {
 
 absl::Status GatedActivation(const GatedActivationArgs& args) {
   if (args.y.numel() == 0) return absl::OkStatus();
-  switch (args.activation) {
-    case Activation::kSilu:
-      break;
-  }
   if (args.y.scalar_type() == at::kFloat) {
     Run<float>(args);
   } else {

@@ -1,8 +1,10 @@
-// Embedding, RMS norm and the gated activation.
+// Embedding, learned positions and the norms.
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
 
+#include "model/ops/add_positions.h"
 #include "model/ops/embedding.h"
-#include "model/ops/gated_activation.h"
+#include "model/ops/layer_norm.h"
 #include "model/ops/rms_norm.h"
 #include "tests/op/op_testing.h"
 
@@ -81,39 +83,90 @@ TEST_P(RowOpsTest, RmsNormInPlaceAndNansOfOneRowStayThere) {
   EXPECT_INVALID(RmsNorm({x, weight.narrow(0, 0, 39), 1e-6, nullptr, x}), "weight: [39]");
 }
 
-TEST_P(RowOpsTest, GatedActivationEqualsTheLoop) {
+TEST_P(RowOpsTest, LayerNormEqualsTheLoopWithAndWithoutResidualAndWeights) {
   Numbers numbers(5);
-  for (int64_t width : {1, 9, 64, 5000}) {
-    for (int64_t rows : {1, 6}) {
-      at::Tensor gate_up = Random(GetParam(), {rows, 2 * width}, numbers, 8.0f);
-      Put(gate_up, 0, -100.0f);  // the exponential of 100 is near the end of its range
-      at::Tensor y = at::empty({rows, width}, gate_up.options());
-      std::vector<double> expected;
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t i = 0; i < width; ++i) {
-          const double gate = At(gate_up, r * 2 * width + i);
-          expected.push_back(RoundTo(GetParam(), static_cast<float>(gate / (1 + std::exp(-gate)))) *
-                             At(gate_up, r * 2 * width + width + i));
+  const double eps = 1e-5;
+  const at::Tensor none;
+  for (int64_t width : {2, 5, 16, 33, 100, 2048}) {
+    for (const bool with_residual : {false, true}) {
+      for (const int weights : {0, 1, 2}) {  // none, weight, weight and bias
+        const int64_t rows = 21;
+        // A mean far from zero: squares less the square of the mean would lose digits.
+        const at::Tensor x = Filled(GetParam(), {rows, width}, [&](int64_t) { return numbers.Uniform(5.0f, 9.0f); });
+        const at::Tensor weight = Random(GetParam(), {width}, numbers), bias = Random(GetParam(), {width}, numbers);
+        at::Tensor residual = Random(GetParam(), {rows, width}, numbers, 3.0f);
+        at::Tensor y = at::empty({rows, width}, x.options());
+        std::vector<double> sums, expected;
+        for (int64_t r = 0; r < rows; ++r) {
+          double mean = 0, variance = 0;
+          for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+            sums.push_back(with_residual ? RoundTo(GetParam(), At(x, i) + At(residual, i)) : At(x, i));
+            mean += sums.back() / static_cast<double>(width);
+          }
+          for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+            variance += (sums[i] - mean) * (sums[i] - mean) / static_cast<double>(width);
+          }
+          for (int64_t i = 0; i < width; ++i) {
+            const double normed = (sums[r * width + i] - mean) / std::sqrt(variance + eps);
+            expected.push_back(normed * (weights > 0 ? At(weight, i) : 1.0) + (weights > 1 ? At(bias, i) : 0.0));
+          }
         }
+        ASSERT_OK(LayerNorm(
+            {x, weights > 0 ? weight : none, weights > 1 ? bias : none, eps, with_residual ? &residual : nullptr, y}));
+        ExpectClose(y, expected, 1e-5, Epsilon(GetParam()));  // the mean is 7 deviations off
+        if (with_residual) ExpectClose(residual, sums, 0, 0);
       }
-      ASSERT_OK(GatedActivation({gate_up, Activation::kSilu, y}));
-      ExpectClose(y, expected, 1e-6, 2 * Epsilon(GetParam()));
     }
   }
 }
 
-TEST_P(RowOpsTest, GatedActivationKeepsNanAndTheEndsOfTheRange) {
-  const float infinity = std::numeric_limits<float>::infinity();
-  const std::vector<float> gates = {std::numeric_limits<float>::quiet_NaN(), 3e38f, -3e38f, infinity, 0.0f};
-  at::Tensor gate_up = Filled(GetParam(), {1, 10}, [&](int64_t i) { return i < 5 ? gates[i] : 0.5f; });
-  at::Tensor y = at::empty({1, 5}, gate_up.options());
-  ASSERT_OK(GatedActivation({gate_up, Activation::kSilu, y}));
-  EXPECT_TRUE(std::isnan(At(y, 0)));
-  EXPECT_GT(At(y, 1), 1e38f);
-  EXPECT_NEAR(At(y, 2), 0.0f, 0.2f);
-  EXPECT_EQ(At(y, 3), infinity);
-  EXPECT_EQ(At(y, 4), 0.0f);
-  EXPECT_INVALID(GatedActivation({gate_up.narrow(1, 0, 9), Activation::kSilu, y}), "gate_up: [1, 9]");
+TEST_P(RowOpsTest, LayerNormWritesOverItsOperandsAndNansOfOneRowStayThere) {
+  Numbers numbers(6);
+  at::Tensor x = Random(GetParam(), {5, 41}, numbers), residual = Random(GetParam(), {5, 41}, numbers);
+  const at::Tensor weight = Random(GetParam(), {41}, numbers), bias = Random(GetParam(), {41}, numbers);
+  Put(x, 2 * 41 + 40, std::numeric_limits<float>::quiet_NaN());
+  at::Tensor sum = residual.clone(), apart = at::empty_like(x);
+  ASSERT_OK(LayerNorm({x, weight, bias, 1e-5, &sum, apart}));
+  ASSERT_OK(LayerNorm({x, weight, bias, 1e-5, &residual, residual}));
+  ASSERT_OK(LayerNorm({sum, weight, bias, 1e-5, nullptr, sum}));
+  for (int64_t r = 0; r < 5; ++r) {
+    if (r != 2) {
+      EXPECT_EQ(RowBytes(residual, r), RowBytes(apart, r));
+      EXPECT_EQ(RowBytes(sum, r), RowBytes(apart, r));
+    }
+    for (int64_t i = 0; i < 41; ++i) EXPECT_EQ(std::isnan(At(residual, r * 41 + i)), r == 2);
+  }
+  EXPECT_INVALID(LayerNorm({x, weight.narrow(0, 0, 39), bias, 1e-5, nullptr, x}), "weight: [39]");
+  EXPECT_INVALID(LayerNorm({x, weight, bias.narrow(0, 0, 39), 1e-5, nullptr, x}), "bias: [39]");
+  at::Tensor narrow = at::empty({4, 41}, x.options());
+  EXPECT_INVALID(LayerNorm({x, weight, bias, 1e-5, &narrow, x}), "residual: [4, 41]");
+}
+
+TEST_P(RowOpsTest, AddPositionsAddsRowsOfTheTable) {
+  Numbers numbers(7);
+  for (int64_t width : {1, 7, 64, 2048}) {
+    for (int64_t offset : {0, 2}) {
+      const at::Tensor table = Random(GetParam(), {20, width}, numbers);
+      const std::vector<int32_t> positions = {0, 17, 3, 3, 1};
+      at::Tensor y = Random(GetParam(), {5, width}, numbers);
+      std::vector<double> expected;
+      for (int64_t i = 0; i < y.numel(); ++i) {
+        const int64_t row = positions[static_cast<size_t>(i / width)] + offset;
+        expected.push_back(RoundTo(GetParam(), At(y, i) + At(table, row * width + i % width)));
+      }
+      ASSERT_OK(AddPositions({Ints(positions), table, offset, y}));
+      ExpectClose(y, expected, 0, 0);
+    }
+  }
+}
+
+TEST_P(RowOpsTest, AddPositionsRefusesPositionsOutsideTheTable) {
+  Numbers numbers(8);
+  const at::Tensor table = Random(GetParam(), {6, 8}, numbers);
+  at::Tensor y = Random(GetParam(), {2, 8}, numbers);
+  EXPECT_INVALID(AddPositions({Ints({0, 4}), table, 2, y}), "positions: 4 in row 1; limit: 0 to 3");
+  EXPECT_INVALID(AddPositions({Ints({-1, 0}), table, 2, y}), "positions: -1 in row 0");
+  EXPECT_INVALID(AddPositions({Ints({0}), table, 2, y}), "y: [2, 8]");
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, RowOpsTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);

@@ -16,24 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace lorad::cpu {
 namespace HWY_NAMESPACE {
 
-// The operands of one step: whole pairs of vectors, or a tail with zeros behind it.
-template <typename T>
-HWY_INLINE void LoadPart(const T* p, int64_t n, VF& a, VF& b) {
-  if (n >= kPair) {
-    Load2(p, a, b);
-  } else {
-    Load2Tail(p, n, a, b);
-  }
-}
-template <typename T>
-HWY_INLINE void StorePart(VF a, VF b, T* p, int64_t n) {
-  if (n >= kPair) {
-    Store2(a, b, p);
-  } else {
-    Store2Tail(a, b, p, n);
-  }
-}
-
 template <typename T>
 void RmsNormT(const T* x, const T* weight, int64_t n, float eps, T* y) {
   const DF d;
@@ -55,29 +37,47 @@ void RmsNormT(const T* x, const T* weight, int64_t n, float eps, T* y) {
 }
 
 template <typename T>
+void LayerNormT(const T* x, const T* weight, const T* bias, int64_t n, float eps, T* y) {
+  const DF d;
+  VF sum0 = hn::Zero(d), sum1 = hn::Zero(d);
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b;
+    LoadPart(x + i, n - i, a, b);
+    sum0 = hn::Add(a, sum0);
+    sum1 = hn::Add(b, sum1);
+  }
+  const VF mean = hn::Set(d, SumLanes(hn::Add(sum0, sum1)) / static_cast<float>(n));
+  VF squares0 = hn::Zero(d), squares1 = hn::Zero(d);
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b;
+    LoadPart(x + i, n - i, a, b);
+    a = hn::Sub(a, mean);
+    b = hn::Sub(b, mean);
+    if (n - i < kPair) ZeroPast(x, n - i, a, b);
+    squares0 = hn::MulAdd(a, a, squares0);
+    squares1 = hn::MulAdd(b, b, squares1);
+  }
+  const float variance = SumLanes(hn::Add(squares0, squares1)) / static_cast<float>(n);
+  const VF factor = hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Set(d, variance + eps)));
+  for (int64_t i = 0; i < n; i += kPair) {
+    VF a, b;
+    LoadPart(x + i, n - i, a, b);
+    VF w0 = hn::Set(d, 1.0f), w1 = w0, b0 = hn::Zero(d), b1 = b0;
+    if (weight != nullptr) LoadPart(weight + i, n - i, w0, w1);
+    if (bias != nullptr) LoadPart(bias + i, n - i, b0, b1);
+    a = hn::MulAdd(hn::Mul(hn::Sub(a, mean), factor), w0, b0);
+    b = hn::MulAdd(hn::Mul(hn::Sub(b, mean), factor), w1, b1);
+    StorePart(a, b, y + i, n - i);
+  }
+}
+
+template <typename T>
 void AddT(const T* x, int64_t n, T* residual) {
   for (int64_t i = 0; i < n; i += kPair) {
     VF a, b, r0, r1;
     LoadPart(x + i, n - i, a, b);
     LoadPart(residual + i, n - i, r0, r1);
     StorePart(hn::Add(r0, a), hn::Add(r1, b), residual + i, n - i);
-  }
-}
-
-HWY_INLINE VF Silu(VF v) {
-  const DF d;
-  // hn::Exp is for arguments up to 104; below -88 the result is 0 in f32 all the same. NaN passes.
-  const VF limit = hn::Set(d, -88.0f);
-  const VF silu = hn::Div(v, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Neg(hn::Max(v, limit)))));
-  return hn::IfThenElse(hn::Lt(v, limit), hn::Zero(d), silu);
-}
-template <typename T>
-void SiluMulT(const T* gate, const T* up, int64_t n, T* y) {
-  for (int64_t i = 0; i < n; i += kPair) {
-    VF a, b, u0, u1;
-    LoadPart(gate + i, n - i, a, b);
-    LoadPart(up + i, n - i, u0, u1);
-    StorePart(hn::Mul(RoundTo(y, Silu(a)), u0), hn::Mul(RoundTo(y, Silu(b)), u1), y + i, n - i);
   }
 }
 
@@ -148,10 +148,14 @@ double ExpRowT(const float* x, int64_t n, float shift, float factor, float* y) {
 
 void RmsNormF32(const float* x, const float* w, int64_t n, float eps, float* y) { RmsNormT(x, w, n, eps, y); }
 void RmsNormBf16(const uint16_t* x, const uint16_t* w, int64_t n, float eps, uint16_t* y) { RmsNormT(x, w, n, eps, y); }
+void LayerNormF32(const float* x, const float* w, const float* b, int64_t n, float eps, float* y) {
+  LayerNormT(x, w, b, n, eps, y);
+}
+void LayerNormBf16(const uint16_t* x, const uint16_t* w, const uint16_t* b, int64_t n, float eps, uint16_t* y) {
+  LayerNormT(x, w, b, n, eps, y);
+}
 void AddF32(const float* x, int64_t n, float* residual) { AddT(x, n, residual); }
 void AddBf16(const uint16_t* x, int64_t n, uint16_t* residual) { AddT(x, n, residual); }
-void SiluMulF32(const float* gate, const float* up, int64_t n, float* y) { SiluMulT(gate, up, n, y); }
-void SiluMulBf16(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y) { SiluMulT(gate, up, n, y); }
 void RotateF32(const float* x, const float* cos, const float* sin, int64_t half, int64_t n, float* y) {
   RotateT(x, cos, sin, half, n, y);
 }
@@ -168,10 +172,10 @@ namespace lorad::cpu {
 
 HWY_EXPORT(RmsNormF32);
 HWY_EXPORT(RmsNormBf16);
+HWY_EXPORT(LayerNormF32);
+HWY_EXPORT(LayerNormBf16);
 HWY_EXPORT(AddF32);
 HWY_EXPORT(AddBf16);
-HWY_EXPORT(SiluMulF32);
-HWY_EXPORT(SiluMulBf16);
 HWY_EXPORT(RotateF32);
 HWY_EXPORT(RotateBf16);
 HWY_EXPORT(MaxOfT);
@@ -183,14 +187,14 @@ void RmsNormRow(const float* x, const float* weight, int64_t n, float eps, float
 void RmsNormRow(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y) {
   HWY_DYNAMIC_DISPATCH(RmsNormBf16)(x, weight, n, eps, y);
 }
+void LayerNormRow(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y) {
+  HWY_DYNAMIC_DISPATCH(LayerNormF32)(x, weight, bias, n, eps, y);
+}
+void LayerNormRow(const uint16_t* x, const uint16_t* weight, const uint16_t* bias, int64_t n, float eps, uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(LayerNormBf16)(x, weight, bias, n, eps, y);
+}
 void AddRow(const float* x, int64_t n, float* residual) { HWY_DYNAMIC_DISPATCH(AddF32)(x, n, residual); }
 void AddRow(const uint16_t* x, int64_t n, uint16_t* residual) { HWY_DYNAMIC_DISPATCH(AddBf16)(x, n, residual); }
-void SiluMulRow(const float* gate, const float* up, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(SiluMulF32)(gate, up, n, y);
-}
-void SiluMulRow(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y) {
-  HWY_DYNAMIC_DISPATCH(SiluMulBf16)(gate, up, n, y);
-}
 void RotateRow(const float* x, const float* cos, const float* sin, int64_t half, int64_t n, float* y) {
   HWY_DYNAMIC_DISPATCH(RotateF32)(x, cos, sin, half, n, y);
 }

@@ -10,13 +10,13 @@ namespace lorad::cpu {
 void RmsNormRow(const float* x, const float* weight, int64_t n, float eps, float* y);
 void RmsNormRow(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y);
 
+// y[i] = T((x[i] - mean) / sqrt(variance + eps) * weight[i] + bias[i]); weight and bias may be null. y may be x.
+void LayerNormRow(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);
+void LayerNormRow(const uint16_t* x, const uint16_t* weight, const uint16_t* bias, int64_t n, float eps, uint16_t* y);
+
 // residual[i] = T(residual[i] + x[i]).
 void AddRow(const float* x, int64_t n, float* residual);
 void AddRow(const uint16_t* x, int64_t n, uint16_t* residual);
-
-// y[i] = T(T(silu(gate[i])) * up[i]).
-void SiluMulRow(const float* gate, const float* up, int64_t n, float* y);
-void SiluMulRow(const uint16_t* gate, const uint16_t* up, int64_t n, uint16_t* y);
 
 // Half-split rotation of the first 2 `half` elements of x into y (may be x); the rest of n is copied.
 void RotateRow(const float* x, const float* cos, const float* sin, int64_t half, int64_t n, float* y);

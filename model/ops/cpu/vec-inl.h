@@ -6,6 +6,7 @@
 #define LORAD_MODEL_OPS_CPU_VEC_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -89,6 +90,36 @@ HWY_INLINE void Store2Tail(VF a, VF b, T* p, int64_t n) {
   alignas(64) T buffer[kPair];
   Store2(a, b, buffer);
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+}
+
+// The operands of one step: whole pairs of vectors, or a tail with zeros behind it.
+template <typename T>
+HWY_INLINE void LoadPart(const T* p, int64_t n, VF& a, VF& b) {
+  if (n >= kPair) {
+    Load2(p, a, b);
+  } else {
+    Load2Tail(p, n, a, b);
+  }
+}
+template <typename T>
+HWY_INLINE void StorePart(VF a, VF b, T* p, int64_t n) {
+  if (n >= kPair) {
+    Store2(a, b, p);
+  } else {
+    Store2Tail(a, b, p, n);
+  }
+}
+
+// Zeros in the lanes of a and b that LoadPart(p, n < 2N, a, b) did not load; T says in which order they are.
+template <typename T>
+HWY_INLINE void ZeroPast(const T*, int64_t n, VF& a, VF& b) {
+  static constexpr T kOne = sizeof(T) == sizeof(float) ? static_cast<T>(1) : static_cast<T>(0x3F80);
+  T ones[kPair];
+  std::fill(ones, ones + kPair, kOne);
+  VF a_kept, b_kept;
+  Load2Tail(ones, n, a_kept, b_kept);
+  a = hn::IfThenZeroElse(hn::Eq(a_kept, hn::Zero(DF())), a);
+  b = hn::IfThenZeroElse(hn::Eq(b_kept, hn::Zero(DF())), b);
 }
 
 HWY_INLINE float SumLanes(VF v) { return hn::GetLane(hn::SumOfLanes(DF(), v)); }
