@@ -5,8 +5,6 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/index_select.h>
 #include <c10/core/InferenceMode.h>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +16,7 @@
 #include "model/base/status_macros.h"
 #include "model/layers/block.h"
 #include "model/layers/embedding.h"
+#include "model/layers/head.h"
 #include "model/safetensors_checkpoint.h"
 #include "model/weights.h"
 
@@ -93,12 +92,9 @@ struct CausalLm::Impl {
         shape(BaseShapeOf(config)),
         dtype(options.dtype),
         rope(config.rope, config.max_context_tokens, ToScalarType(dtype)),
-        embed_table(weights.Load(WeightName::kEmbedTokens)),
-        embed(embed_table),
+        embed(config, weights),
         blocks(LoadBlocks(config, weights)),
-        final_norm(weights.Load(WeightName::kFinalNorm), config.norm_eps),
-        lm_head(config.tied_embeddings ? embed_table : weights.Load(WeightName::kLmHead), at::Tensor(),
-                {-1, -1, {{Site::kLmHead, 0, config.vocab_size}}}),
+        head(config, embed.table(), weights),
         weight_bytes(weights.loaded_bytes()) {}
 
   static std::vector<BlockLayer> LoadBlocks(const ModelConfig& config, WeightLoader& weights) {
@@ -114,11 +110,9 @@ struct CausalLm::Impl {
   const BaseShape shape;
   const DType dtype;
   RopeTables rope;
-  const at::Tensor embed_table;  // [V, H], also the head's when tied
   const EmbeddingLayer embed;
   const std::vector<BlockLayer> blocks;
-  const NormLayer final_norm;
-  const LinearLayer lm_head;
+  const HeadLayer head;
   const int64_t weight_bytes;
   std::string digest;
 };
@@ -126,18 +120,10 @@ struct CausalLm::Impl {
 at::Tensor CausalLm::Impl::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
   rope.Reserve(batch.max_context_tokens);
   const StepContext step{batch, kv, seam, rope};
-  at::Tensor residual = embed.Forward(batch.token_ids, seam, batch.rows);
+  at::Tensor residual = embed.Forward(batch, seam);
   at::Tensor pending;
   for (const BlockLayer& block : blocks) pending = block.Forward(residual, pending, step);
-
-  const int64_t wanted = batch.logit_rows.numel();
-  if (wanted == 0) return at::empty({0, config.vocab_size}, residual.options().dtype(at::kFloat));
-  if (wanted < residual.size(0)) {  // ascending, so as many as rows are all of them
-    residual = at::index_select(residual, 0, batch.logit_rows);
-    pending = at::index_select(pending, 0, batch.logit_rows);
-  }
-  const at::Tensor x = final_norm.AddAndForward(pending, residual);
-  return lm_head.Forward(x, seam, batch.head_rows).to(at::kFloat);
+  return head.Forward(std::move(residual), std::move(pending), step);
 }
 
 CausalLm::CausalLm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -138,7 +138,9 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
       {Site::kSharedDownProj, WeightName::kSharedDownProj, WeightName::kSharedDownProj},
       {Site::kSharedGate, WeightName::kSharedGate, WeightName::kSharedGate},
       {Site::kEmbedTokens, WeightName::kEmbedTokens, WeightName::kEmbedTokens},
-      {Site::kLmHead, WeightName::kLmHead, WeightName::kLmHead},
+      {Site::kLmHead, WeightName::kLmHead, WeightName::kLmHeadBias},
+      {Site::kProjectIn, WeightName::kProjectIn, WeightName::kProjectIn},
+      {Site::kProjectOut, WeightName::kProjectOut, WeightName::kProjectOut},
   };
   const Architecture* architecture = FindArchitecture(config.architecture);
   LORAD_CHECK(architecture != nullptr);

@@ -26,8 +26,10 @@ enum class Site : uint8_t {
   kSharedGate,
   kEmbedTokens,
   kLmHead,
+  kProjectIn,   // between embed_tokens and the layers, where their widths differ
+  kProjectOut,  // between the layers and lm_head
 };
-inline constexpr int kNumSites = 16;
+inline constexpr int kNumSites = 18;
 
 std::string_view Name(Site site);  // "q_proj", …
 
@@ -36,7 +38,7 @@ struct SiteShape {
   Site site;
   std::string module_path;   // HF's, "{}" stands for the layer: "model.layers.{}.self_attn.q_proj", "lm_head"
   int64_t in_features = 0;   // for an embedding: the vocabulary
-  int64_t out_features = 0;  // for an embedding: hidden_size
+  int64_t out_features = 0;  // for an embedding: its width
   bool per_layer = true;
   bool has_bias = false;
   std::vector<int32_t> layers = {};  // the layers that have it; empty = every one

@@ -12,7 +12,10 @@ namespace lorad {
 // Our names of a decoder's tensors.
 enum class WeightName : uint8_t {
   kEmbedTokens,
+  kProjectIn,
+  kPositions,
   kInputNorm,
+  kInputNormBias,
   kQProj,
   kQBias,
   kKProj,
@@ -24,6 +27,7 @@ enum class WeightName : uint8_t {
   kQNorm,
   kKNorm,
   kPostAttentionNorm,
+  kPostAttentionNormBias,
   kGateProj,
   kGateBias,
   kUpProj,
@@ -39,7 +43,10 @@ enum class WeightName : uint8_t {
   kSharedDownProj,
   kSharedGate,
   kFinalNorm,
+  kFinalNormBias,
+  kProjectOut,
   kLmHead,
+  kLmHeadBias,
 };
 
 // One row of an architecture's table of tensors.

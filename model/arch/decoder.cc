@@ -69,34 +69,62 @@ void ReadRopeScaling(ConfigFields& rope, const ModelConfig& config, RopeConfig* 
       rope.Int("original_max_position_embeddings", 1, kMaxContextTokens, config.max_context_tokens);
 }
 
+// Of a head: how many coordinates are rotated.
+int64_t ReadRotaryDim(ConfigFields& rope, ConfigFields& fields, std::optional<double> absent_factor, int64_t head_dim) {
+  const char* key = "partial_rotary_factor";
+  if (!absent_factor.has_value()) {
+    for (ConfigFields* from : {&rope, &fields}) {
+      if (from->Number(key, 0.0, 1.0, 1.0) != 1.0) from->Refuse(key, "this architecture rotates whole heads");
+    }
+    return head_dim;
+  }
+  const double factor = rope.Number(key, 0.0, 1.0, fields.Number(key, 0.0, 1.0, *absent_factor));
+  const int64_t rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * factor);
+  if (rotary_dim % 2 != 0 || rotary_dim == 0) {
+    fields.Fail(absl::InvalidArgumentError(absl::StrCat((rope.Has(key) ? rope : fields).Describe(key),
+                                                        "; of head_dim: ", head_dim, " it is: ", rotary_dim,
+                                                        "; must be even, above 0")));
+  }
+  return rotary_dim;
+}
+
+}  // namespace
+
 // Version 5 has rope_parameters; version 4 rope_scaling (which wins when a file has both, as in HF) and rope_theta.
-void ReadRope(ConfigFields& fields, ModelConfig* config) {
+void ReadRope(ConfigFields& fields, std::optional<double> absent_partial_factor, ModelConfig* config) {
   const bool old_style = fields.Has("rope_scaling") && !fields.json()["rope_scaling"].empty();
   ConfigFields rope = fields.Object(old_style ? "rope_scaling" : "rope_parameters");
   const auto read_theta = [](ConfigFields& from, double absent) {
     return from.Number("rope_theta", 1.0, 1e15, absent);
   };
   config->rope.theta = read_theta(rope, read_theta(fields, 10000.0));
-  config->rope.rotary_dim = config->head_dim;
-  for (ConfigFields* from : {&rope, &fields}) {
-    if (from->Number("partial_rotary_factor", 0.0, 1.0, 1.0) != 1.0) {
-      from->Refuse("partial_rotary_factor", "this architecture rotates whole heads");
-    }
-  }
+  config->rope.rotary_dim = ReadRotaryDim(rope, fields, absent_partial_factor, config->head_dim);
   ReadRopeScaling(rope, *config, &config->rope);
   fields.Fail(rope.status());
 }
 
-}  // namespace
+Activation ReadActivation(ConfigFields& fields, const char* key, const char* absent) {
+  static constexpr std::pair<const char*, Activation> kNames[] = {
+      {"silu", Activation::kSilu},         {"swish", Activation::kSilu},
+      {"gelu_new", Activation::kGeluTanh}, {"gelu_pytorch_tanh", Activation::kGeluTanh},
+      {"gelu", Activation::kGelu},         {"relu", Activation::kRelu},
+  };
+  const std::string name = fields.String(key, absent);
+  for (const auto& [known, activation] : kNames) {
+    if (name == known) return activation;
+  }
+  fields.Refuse(key, "silu, swish, gelu, gelu_new, gelu_pytorch_tanh and relu are");
+  return Activation::kSilu;
+}
 
-void ReadDecoderFields(ConfigFields& fields, int64_t absent_head_dim, ModelConfig* config) {
+void ReadSizes(ConfigFields& fields, int64_t absent_head_dim, ModelConfig* config) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (fields.Has(key)) fields.Refuse(key, "weights must be float32, float16 or bfloat16");
   }
   config->checkpoint_dtype = ReadDType(fields);
   config->vocab_size = fields.RequiredInt("vocab_size", 1, kMaxVocab);
   config->hidden_size = fields.RequiredInt("hidden_size", 1, kMaxWidth);
-  config->intermediate_size = fields.RequiredInt("intermediate_size", 1, kMaxWidth);
+  config->embedding_size = config->hidden_size;
   config->num_layers = fields.RequiredInt("num_hidden_layers", 1, kMaxLayers);
   config->num_heads = fields.RequiredInt("num_attention_heads", 1, kMaxHeads);
   if (!fields.Has("head_dim") && absent_head_dim == 0) {
@@ -110,10 +138,15 @@ void ReadDecoderFields(ConfigFields& fields, int64_t absent_head_dim, ModelConfi
   }
   config->attention_scale = 1.0 / std::sqrt(static_cast<double>(config->head_dim));
   config->max_context_tokens = fields.Int("max_position_embeddings", 1, kMaxContextTokens, 2048);
+}
+
+void ReadDecoderFields(ConfigFields& fields, int64_t absent_head_dim, ModelConfig* config) {
+  ReadSizes(fields, absent_head_dim, config);
+  config->intermediate_size = fields.RequiredInt("intermediate_size", 1, kMaxWidth);
   config->norm_eps = fields.Number("rms_norm_eps", 0.0, 1.0, 1e-6);
   if (fields.String("hidden_act", "silu") != "silu") fields.Refuse("hidden_act", "silu is");
   config->tied_embeddings = fields.Bool("tie_word_embeddings", false);
-  ReadRope(fields, config);
+  ReadRope(fields, /*absent_partial_factor=*/std::nullopt, config);
 }
 
 void ReadKvHeads(ConfigFields& fields, bool defaults_to_heads, ModelConfig* config) {
@@ -166,6 +199,18 @@ std::vector<int32_t> DenseLayers(const ModelConfig& config) {
   return dense;
 }
 
+void AddLinear(WeightName weight, WeightName bias, bool has_bias, const std::string& module, int64_t out, int64_t in,
+               std::vector<WeightRow>* rows) {
+  rows->push_back({weight, absl::StrCat(module, ".weight"), {out, in}});
+  if (has_bias) rows->push_back({bias, absl::StrCat(module, ".bias"), {out}});
+}
+
+void AddLayerNorm(WeightName weight, WeightName bias, const std::string& module, int64_t width,
+                  std::vector<WeightRow>* rows) {
+  rows->push_back({weight, absl::StrCat(module, ".weight"), {width}});
+  rows->push_back({bias, absl::StrCat(module, ".bias"), {width}});
+}
+
 std::vector<WeightRow> DecoderWeights(const ModelConfig& config) {
   const int64_t hidden = config.hidden_size;
   const int64_t q_width = config.num_heads * config.head_dim;
@@ -176,9 +221,7 @@ std::vector<WeightRow> DecoderWeights(const ModelConfig& config) {
   };
   const auto add_linear = [&](WeightName weight, WeightName bias, bool has_bias, const char* module, int64_t out,
                               int64_t in) {
-    const std::string path = absl::StrCat("model.layers.{}.", module);
-    rows.push_back({weight, absl::StrCat(path, ".weight"), {out, in}});
-    if (has_bias) rows.push_back({bias, absl::StrCat(path, ".bias"), {out}});
+    AddLinear(weight, bias, has_bias, absl::StrCat("model.layers.{}.", module), out, in, &rows);
   };
   using W = WeightName;
   add(W::kEmbedTokens, "model.embed_tokens.weight", {config.vocab_size, hidden});

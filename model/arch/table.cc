@@ -5,11 +5,13 @@ namespace lorad {
 // Each is defined in the file of its name.
 extern const Architecture kLlama;
 extern const Architecture kMistral;
+extern const Architecture kOpt;
+extern const Architecture kPhi;
 extern const Architecture kQwen2;
 extern const Architecture kQwen3;
 
 absl::Span<const Architecture> Architectures() {
-  static const Architecture all[] = {kLlama, kMistral, kQwen2, kQwen3};
+  static const Architecture all[] = {kLlama, kMistral, kOpt, kPhi, kQwen2, kQwen3};
   return all;
 }
 

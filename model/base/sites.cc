@@ -36,6 +36,10 @@ std::string_view Name(Site site) {
       return "embed_tokens";
     case Site::kLmHead:
       return "lm_head";
+    case Site::kProjectIn:
+      return "project_in";
+    case Site::kProjectOut:
+      return "project_out";
   }
   return "?";
 }

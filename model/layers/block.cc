@@ -3,15 +3,33 @@
 namespace lorad {
 
 BlockLayer::BlockLayer(const ModelConfig& config, int layer, WeightLoader& weights)
-    : input_norm_(weights.Load(WeightName::kInputNorm, layer), config.norm_eps),
+    : kind_(config.block),
+      input_norm_(NormLayer::Load(config, WeightName::kInputNorm, WeightName::kInputNormBias, layer, weights)),
       attention_(config, layer, weights),
-      post_attention_norm_(weights.Load(WeightName::kPostAttentionNorm, layer), config.norm_eps),
+      post_attention_norm_(
+          NormLayer::Load(config, WeightName::kPostAttentionNorm, WeightName::kPostAttentionNormBias, layer, weights)),
       mlp_(config, layer, weights) {}
 
 at::Tensor BlockLayer::Forward(at::Tensor& residual, const at::Tensor& pending, const StepContext& step) const {
-  const at::Tensor x = pending.defined() ? input_norm_.AddAndForward(pending, residual) : input_norm_.Forward(residual);
-  const at::Tensor attended = attention_.Forward(x, step);
-  return mlp_.Forward(post_attention_norm_.AddAndForward(attended, residual), step);
+  const auto first_norm = [&] {
+    return pending.defined() ? input_norm_.AddAndForward(pending, residual) : input_norm_.Forward(residual);
+  };
+  switch (kind_) {
+    case BlockKind::kPreNorm: {
+      const at::Tensor attended = attention_.Forward(first_norm(), step);
+      return mlp_.Forward(post_attention_norm_.AddAndForward(attended, residual), step);
+    }
+    case BlockKind::kPostNorm: {
+      input_norm_.AddInto(attention_.Forward(residual, step), residual);
+      post_attention_norm_.AddInto(mlp_.Forward(residual, step), residual);
+      return at::Tensor();
+    }
+    case BlockKind::kParallel: {
+      const at::Tensor x = first_norm();
+      return attention_.Forward(x, step).add_(mlp_.Forward(x, step));
+    }
+  }
+  return at::Tensor();
 }
 
 }  // namespace lorad

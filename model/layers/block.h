@@ -8,19 +8,21 @@
 
 namespace lorad {
 
-// One pre-norm decoder layer. The residual stream is summed inside the norms: a block takes what the one before it
-// has not added yet and leaves its own FFN's output for the next norm.
+// One decoder layer of any BlockKind. Where a norm follows a sum, the sum is the norm's: a block takes what the one
+// before it has not added yet and leaves its own output for the next norm.
 class BlockLayer final {
  public:
   BlockLayer(const ModelConfig& config, int layer, WeightLoader& weights);
 
-  // residual [T, H] in place; `pending` [T, H] is to be added to it first, or undefined. Returns the new pending rows.
+  // residual [T, H] in place; `pending` [T, H] is to be added to it first, or undefined. Returns the new pending rows,
+  // undefined if there are none.
   at::Tensor Forward(at::Tensor& residual, const at::Tensor& pending, const StepContext& step) const;
 
  private:
-  NormLayer input_norm_;
+  const BlockKind kind_;
+  NormLayer input_norm_;  // of a post-norm block: behind the attention
   AttentionLayer attention_;
-  NormLayer post_attention_norm_;
+  NormLayer post_attention_norm_;  // of a post-norm block: behind the FFN; a parallel one has none
   MlpLayer mlp_;
 };
 

@@ -5,16 +5,27 @@
 #include <ATen/ops/empty.h>
 
 #include "model/base/guarded.h"
+#include "model/ops/add_positions.h"
 #include "model/ops/embedding.h"
 
 namespace lorad {
 
-EmbeddingLayer::EmbeddingLayer(at::Tensor table) : table_(std::move(table)) {}
+EmbeddingLayer::EmbeddingLayer(const ModelConfig& config, WeightLoader& weights)
+    : table_(weights.Load(WeightName::kEmbedTokens)),
+      position_table_(weights.LoadIfAny(WeightName::kPositions)),
+      position_offset_(config.position_offset) {
+  if (!weights.Has(WeightName::kProjectIn)) return;
+  project_in_.emplace(weights.Load(WeightName::kProjectIn), at::Tensor(),
+                      SiteGroup{-1, -1, {{Site::kProjectIn, 0, config.hidden_size}}});
+}
 
-at::Tensor EmbeddingLayer::Forward(const at::Tensor& ids, AdapterSeam& seam, const RowSegments& rows) const {
-  at::Tensor y = at::empty({ids.size(0), table_.size(1)}, table_.options());
-  ThrowIfError(Embedding({ids, table_, y}));
-  return seam.FinishEmbedding(ids, std::move(y), rows);
+at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam) const {
+  at::Tensor y = at::empty({batch.token_ids.size(0), table_.size(1)}, table_.options());
+  ThrowIfError(Embedding({batch.token_ids, table_, y}));
+  y = seam.FinishEmbedding(batch.token_ids, std::move(y), batch.rows);
+  if (project_in_.has_value()) y = project_in_->Forward(y, seam, batch.rows);
+  if (position_table_.defined()) ThrowIfError(AddPositions({batch.positions, position_table_, position_offset_, y}));
+  return y;
 }
 
 }  // namespace lorad

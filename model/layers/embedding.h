@@ -1,21 +1,33 @@
 #pragma once
 
+#include <optional>
+
 #include <ATen/core/Tensor.h>
 
 #include "model/adapter_seam.h"
+#include "model/config.h"
+#include "model/forward_batch.h"
+#include "model/layers/linear.h"
+#include "model/weights.h"
 
 namespace lorad {
 
-// Token ids to rows of the base table, then the seam.
+// What enters the first layer: rows of the token table, the seam behind them; where the model has them, the projection
+// to its width and learned positions.
 class EmbeddingLayer final {
  public:
-  explicit EmbeddingLayer(at::Tensor table);  // [V, H]
+  EmbeddingLayer(const ModelConfig& config, WeightLoader& weights);
 
-  // ids [R] int32 -> [R, H]
-  at::Tensor Forward(const at::Tensor& ids, AdapterSeam& seam, const RowSegments& rows) const;
+  // The T rows of the batch -> [T, H]
+  at::Tensor Forward(const ForwardBatch& batch, AdapterSeam& seam) const;
+
+  const at::Tensor& table() const { return table_; }  // [V, embedding_size]
 
  private:
   at::Tensor table_;
+  std::optional<LinearLayer> project_in_;
+  at::Tensor position_table_;  // [>= max_context_tokens + position_offset, H] or undefined
+  int64_t position_offset_;
 };
 
 }  // namespace lorad

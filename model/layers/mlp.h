@@ -9,8 +9,8 @@
 
 namespace lorad {
 
-// down(act(gate(x)) * up(x)), gate and up fused. A routed adapter may give the rows between gate_up and down other
-// segments than the step's.
+// down(act(gate(x)) * up(x)), gate and up fused, or down(act(up(x))) without a gate. A routed adapter may give the rows
+// between up and down other segments than the step's.
 class MlpLayer final {
  public:
   MlpLayer(const ModelConfig& config, int layer, WeightLoader& weights);
@@ -22,7 +22,8 @@ class MlpLayer final {
   const int layer_;
   const int64_t intermediate_size_;
   const Activation activation_;
-  LinearLayer gate_up_;
+  const bool gated_;
+  LinearLayer up_;  // columns gate | up where there is a gate
   LinearLayer down_;
 };
 

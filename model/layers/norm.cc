@@ -5,22 +5,40 @@
 #include <ATen/ops/empty_like.h>
 
 #include "model/base/guarded.h"
+#include "model/ops/layer_norm.h"
 #include "model/ops/rms_norm.h"
 
 namespace lorad {
 
-NormLayer::NormLayer(at::Tensor weight, double eps) : weight_(std::move(weight)), eps_(eps) {}
+NormLayer::NormLayer(NormKind kind, double eps, at::Tensor weight, at::Tensor bias)
+    : kind_(kind), eps_(eps), weight_(std::move(weight)), bias_(std::move(bias)) {}
+
+NormLayer NormLayer::Load(const ModelConfig& config, WeightName weight, WeightName bias, int layer,
+                          WeightLoader& weights) {
+  return NormLayer(config.norm, config.norm_eps, weights.LoadIfAny(weight, layer), weights.LoadIfAny(bias, layer));
+}
+
+void NormLayer::Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y) const {
+  switch (kind_) {
+    case NormKind::kRms:
+      return ThrowIfError(RmsNorm({x, weight_, eps_, residual, y}));
+    case NormKind::kLayer:
+      return ThrowIfError(LayerNorm({x, weight_, bias_, eps_, residual, y}));
+  }
+}
 
 at::Tensor NormLayer::Forward(const at::Tensor& x) const {
   at::Tensor y = at::empty_like(x);
-  ThrowIfError(RmsNorm({x, weight_, eps_, nullptr, y}));
+  Run(x, nullptr, y);
   return y;
 }
 
 at::Tensor NormLayer::AddAndForward(const at::Tensor& x, at::Tensor& residual) const {
   at::Tensor y = at::empty_like(x);
-  ThrowIfError(RmsNorm({x, weight_, eps_, &residual, y}));
+  Run(x, &residual, y);
   return y;
 }
+
+void NormLayer::AddInto(const at::Tensor& x, at::Tensor& residual) const { Run(x, &residual, residual); }
 
 }  // namespace lorad

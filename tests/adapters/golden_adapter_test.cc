@@ -99,9 +99,7 @@ TEST_P(GoldenAdapterTest, RequestsOfManyAdaptersJoinAndLeaveWhileOthersRun) {
   ExpectAnswers(served, cases, {.chunk_tokens = 3, .join_every_steps = 0});
 }
 
-INSTANTIATE_TEST_SUITE_P(Bases, GoldenAdapterTest,
-                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding",
-                                         "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Bases, GoldenAdapterTest, testing::ValuesIn(GoldenBases(kGolden)),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

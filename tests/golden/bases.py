@@ -19,6 +19,10 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -140,6 +144,58 @@ BASES = [
         stored=torch.bfloat16,
         must_matter={"theta": {"rope_parameters": rope(500.0)}},
     ),
+    Base(
+        name="opt",
+        model_class=OPTForCausalLM,
+        config=OPTConfig(
+            **COMMON | dict(max_position_embeddings=176), vocab_size=103, hidden_size=48, ffn_dim=76,
+            num_attention_heads=4, tie_word_embeddings=True,
+        ),
+        seed=9,
+        left_out=("word_embed_proj_dim", "tie_word_embeddings", "enable_bias", "layer_norm_elementwise_affine", "_remove_final_layer_norm"),
+        must_matter={
+            "relu": {"activation_function": "gelu"}, "final norm": {"_remove_final_layer_norm": True},
+            "norms before": {"do_layer_norm_before": False},
+        },
+    ),
+    Base(
+        name="opt_post",
+        model_class=OPTForCausalLM,
+        config=OPTConfig(
+            **COMMON | dict(max_position_embeddings=170), vocab_size=117, hidden_size=56, ffn_dim=84,
+            num_attention_heads=4, word_embed_proj_dim=30, do_layer_norm_before=False, tie_word_embeddings=True,
+        ),
+        seed=10,
+        stored=torch.float16,
+        must_matter={"norms behind": {"do_layer_norm_before": True, "_remove_final_layer_norm": True}},
+    ),
+    Base(
+        name="opt_bare",
+        model_class=OPTForCausalLM,
+        config=OPTConfig(
+            **COMMON | dict(max_position_embeddings=168), vocab_size=99, hidden_size=40, ffn_dim=84,
+            num_attention_heads=2, word_embed_proj_dim=26, activation_function="gelu", enable_bias=False,
+            layer_norm_elementwise_affine=False, _remove_final_layer_norm=True, tie_word_embeddings=False,
+        ),
+        seed=11,
+        stored=torch.bfloat16,
+        must_matter={"gelu": {"activation_function": "relu"}, "no final norm": {"_remove_final_layer_norm": False}},
+    ),
+    Base(
+        name="phi",
+        model_class=PhiForCausalLM,
+        config=PhiConfig(
+            **COMMON, vocab_size=107, hidden_size=40, intermediate_size=72, num_attention_heads=2,
+            rope_parameters=rope(10000.0, partial_rotary_factor=0.4), tie_word_embeddings=False,
+        ),
+        seed=12,
+        stored=torch.bfloat16,
+        left_out=("num_key_value_heads", "qk_layernorm"),
+        must_matter={
+            "gelu_new": {"hidden_act": "relu"}, "partial rotation": {"rope_parameters": rope(10000.0, partial_rotary_factor=0.8)},
+            "eps": {"layer_norm_eps": 0.1},
+        },
+    ),
 ]
 
 
@@ -152,8 +208,10 @@ def draw_weights(model, seed: int) -> None:
             value = 1 + 0.25 * noise
         elif name.endswith(".bias"):
             value = 0.4 * noise
-        elif "embed_tokens" in name or "lm_head" in name:
+        elif "embed_" in name or "lm_head" in name:
             value = 3.0 * noise / hidden**0.5
+        elif "project_out" in name and model.config._remove_final_layer_norm:
+            value = 0.2 * noise / parameter.shape[-1] ** 0.5  # of rows that no norm made small
         else:
             gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.3
             value = gain * noise / parameter.shape[-1] ** 0.5
@@ -178,9 +236,12 @@ def write_base(base: Base, folder: pathlib.Path) -> None:
 
 def version_4_spelling(config: dict, left_out: tuple) -> dict:
     old = dict(config)
-    parameters = dict(old.pop("rope_parameters"))
-    old["rope_theta"] = parameters.pop("rope_theta")
-    old["rope_scaling"] = parameters if parameters["rope_type"] != "default" else None
+    if "rope_parameters" in old:
+        parameters = dict(old.pop("rope_parameters"))
+        old["rope_theta"] = parameters.pop("rope_theta")
+        if "partial_rotary_factor" in parameters:
+            old["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
+        old["rope_scaling"] = parameters if parameters["rope_type"] != "default" else None
     old["torch_dtype"] = old.pop("dtype")
     old["transformers_version"] = "4.46.3"
     old.pop("layer_types", None)

@@ -93,6 +93,21 @@ KEYS = [
 ]
 RANK_512 = Variant("rank_512", lora(["q_proj"], r=512, alpha=64, layers_to_transform=[1]), strength=2.0)
 
+# The same for bases whose modules have other names.
+OPT_LINEARS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+PHI_LINEARS = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
+
+
+def singles(names) -> list:
+    return [Variant(f"only_{name}", lora([name])) for name in names]
+
+
+FC2_AND_HEAD = Variant("head_pair_only", lora(["lm_head", "fc2"]), save_embeddings=False)
+FC_PATTERNS = Variant("fc_patterns", lora(
+    ["q_proj", "fc1", "fc2"], r=5, alpha=7, use_rslora=True, rank_pattern={"layers.0.*fc1": 2, "fc2": 9}, alpha_pattern={"q_proj": 3},
+))
+FC_REGEX = Variant("fc_regex", lora(r".*layers\.1\.(mlp\.)?fc[12]"))
+
 BY_BASE = {
     "llama3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS],
     "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0]],
@@ -101,6 +116,10 @@ BY_BASE = {
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1]],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0]],
+    "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX],
+    "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
+    "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
+    "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX],
 }
 
 

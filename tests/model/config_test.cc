@@ -180,8 +180,8 @@ TEST(ConfigTest, RefusesGenerationDefaultsThatNoRequestMayHave) {
 
 TEST(ConfigTest, RefusesByNameWhatWouldChangeTheAnswer) {
   const json llama = Llama();
-  EXPECT_THAT(Read(With(llama, "architectures", {"PhiForCausalLM"})),
-              IsError(kUnimplemented, AllOf(HasSubstr("PhiForCausalLM"), HasSubstr("Qwen3ForCausalLM"))));
+  EXPECT_THAT(Read(With(llama, "architectures", {"GPTNeoXForCausalLM"})),
+              IsError(kUnimplemented, AllOf(HasSubstr("GPTNeoXForCausalLM"), HasSubstr("Qwen3ForCausalLM"))));
   EXPECT_THAT(Read(With(llama, "architectures", {"LlamaForSequenceClassification"})),
               IsError(kUnimplemented, HasSubstr("LlamaForSequenceClassification")));
   EXPECT_THAT(Read(With(llama, "hidden_act", "gelu")), IsError(kUnimplemented, HasSubstr("hidden_act: \"gelu\"")));

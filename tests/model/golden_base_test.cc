@@ -106,9 +106,7 @@ TEST_P(GoldenBaseTest, Bf16IsLooselyNear) {
   EXPECT_LT(largest, kBf16Tolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(Bases, GoldenBaseTest,
-                         testing::Values("llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen2_sliding",
-                                         "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Bases, GoldenBaseTest, testing::ValuesIn(GoldenBases(kGolden)),
                          [](const auto& info) { return info.param; });
 
 TEST(CausalLmTest, SaysWhatItLoaded) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <utility>
 
@@ -178,6 +179,17 @@ std::vector<GoldenCase> ReadGoldenCases(const std::string& path) {
     cases.push_back(std::move(golden));
   }
   return cases;
+}
+
+std::vector<std::string> GoldenBases(const std::string& golden_dir) {
+  std::vector<std::string> bases;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(golden_dir, error)) {
+    if (std::filesystem::exists(entry.path() / "cases.json")) bases.push_back(entry.path().filename().string());
+  }
+  LORAD_CHECK(!error && !bases.empty());
+  std::sort(bases.begin(), bases.end());
+  return bases;
 }
 
 absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam& seam,

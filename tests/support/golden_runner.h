@@ -26,6 +26,9 @@ struct GoldenCase {
 
 std::vector<GoldenCase> ReadGoldenCases(const std::string& path);
 
+// The folders of `golden_dir` that have cases: every base there is.
+std::vector<std::string> GoldenBases(const std::string& golden_dir);
+
 struct GoldenAnswer {
   std::vector<int32_t> tokens;
   std::vector<double> logprobs;

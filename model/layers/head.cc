@@ -1,0 +1,40 @@
+#include "model/layers/head.h"
+
+#include <utility>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+
+namespace lorad {
+
+HeadLayer::HeadLayer(const ModelConfig& config, const at::Tensor& embed_table, WeightLoader& weights)
+    : lm_head_(config.tied_embeddings ? embed_table : weights.Load(WeightName::kLmHead),
+               weights.LoadIfAny(WeightName::kLmHeadBias), {-1, -1, {{Site::kLmHead, 0, config.vocab_size}}}),
+      vocab_size_(config.vocab_size) {
+  if (config.final_norm) {
+    norm_ = NormLayer::Load(config, WeightName::kFinalNorm, WeightName::kFinalNormBias, /*layer=*/-1, weights);
+  }
+  if (!weights.Has(WeightName::kProjectOut)) return;
+  project_out_.emplace(weights.Load(WeightName::kProjectOut), at::Tensor(),
+                       SiteGroup{-1, -1, {{Site::kProjectOut, 0, config.embedding_size}}});
+}
+
+at::Tensor HeadLayer::Forward(at::Tensor residual, at::Tensor pending, const StepContext& step) const {
+  const ForwardBatch& batch = step.batch;
+  const int64_t wanted = batch.logit_rows.numel();
+  if (wanted == 0) return at::empty({0, vocab_size_}, residual.options().dtype(at::kFloat));
+  if (wanted < residual.size(0)) {  // ascending, so as many as rows are all of them
+    residual = at::index_select(residual, 0, batch.logit_rows);
+    if (pending.defined()) pending = at::index_select(pending, 0, batch.logit_rows);
+  }
+  at::Tensor x;
+  if (!norm_.has_value()) {
+    x = pending.defined() ? residual.add_(pending) : residual;
+  } else {
+    x = pending.defined() ? norm_->AddAndForward(pending, residual) : norm_->Forward(residual);
+  }
+  if (project_out_.has_value()) x = project_out_->Forward(x, step.seam, batch.head_rows);
+  return lm_head_.Forward(x, step.seam, batch.head_rows).to(at::kFloat);
+}
+
+}  // namespace lorad
