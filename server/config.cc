@@ -131,6 +131,9 @@ absl::Status Check(const RawFlags& raw, ServerConfig* config) {
 }
 
 void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
+  app->set_config("--config", "",
+                  "File with flags: a line flag = value each, # begins a comment; flags given here win");
+  app->allow_config_extras(CLI::config_extras_mode::error);
   app->add_option("--model", config->model_dir, "Folder of the base model: config.json, safetensors, tokenizer")
       ->required();
   app->add_option("--listen", config->listen, "gRPC address; port 0 takes a free one")->capture_default_str();

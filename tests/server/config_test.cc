@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <fstream>
+#include <string>
 #include <vector>
 
 namespace lorad {
@@ -50,6 +53,49 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.threads, 3);
   EXPECT_EQ(config.state_dir, "/s");
   EXPECT_EQ(config.log_level, LogLevel::kError);
+}
+
+// A file that is gone with the test.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& text) : path_(::testing::TempDir() + "lorad_config_test.toml") {
+    std::ofstream(path_) << text;
+    flag_ = "--config=" + path_;
+  }
+  ~ConfigFile() { std::remove(path_.c_str()); }
+  const char* flag() const { return flag_.c_str(); }
+
+ private:
+  const std::string path_;
+  std::string flag_;
+};
+
+TEST(ConfigTest, AFileHoldsFlagsAndTheCommandLineWins) {
+  const ConfigFile file(
+      "# a comment\n"
+      "model = \"/m\"\n"
+      "memory-bytes = \"4GiB\"\n"
+      "max-sequences = 8\n"
+      "adapter = [\"a=/x\", \"b/c=/y=z\"]\n");
+  const ServerConfig config = Parsed({file.flag(), "--max-sequences=9"});
+  EXPECT_EQ(config.model_dir, "/m");
+  EXPECT_EQ(config.memory_bytes, int64_t{4} << 30);
+  EXPECT_EQ(config.max_sequences, 9);
+  ASSERT_EQ(config.adapters.size(), 2u);
+  EXPECT_EQ(config.adapters[0].name, "a");
+  EXPECT_EQ(config.adapters[1].path, "/y=z");
+}
+
+TEST(ConfigTest, AFileIsCheckedLikeTheCommandLine) {
+  EXPECT_THAT(Refused({ConfigFile("model = \"/m\"\nmax-sequences = 0\n").flag()}).text,
+              HasSubstr("--max-sequences: 0; limit: 1 to"));
+  EXPECT_THAT(Refused({ConfigFile("model = \"/m\"\nmax-sequence = 8\n").flag()}).text, HasSubstr("max-sequence"));
+  EXPECT_THAT(Refused({"--config=/nowhere.toml", "--model=/m"}).text, HasSubstr("/nowhere.toml"));
+}
+
+TEST(ConfigTest, TheExampleConfigurationIsValid) {
+  const ServerConfig config = Parsed({"--config=" LORAD_SOURCE_DIR "/deploy/lorad.toml"});
+  EXPECT_FALSE(config.model_dir.empty());
 }
 
 TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
