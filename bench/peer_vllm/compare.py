@@ -53,7 +53,7 @@ SETUPS = {
 ROUNDS = {
     "off": (("lorad", "off", "off"), ("vllm", "off", "off"), ("lorad", "off", "off")),
     "r8x32": (("lorad", "off", "off"), ("lorad", "r8x32", "r8x32"), ("lorad", "r8x32", "loads"), ("lorad", "r8x32", "r8x32"),
-              ("vllm", "r8x32", "r8x32"), ("vllm", "r8x32", "loads")),
+              ("vllm", "r8x32", "r8x32")),
     "r8x100": (("lorad", "off", "off"), ("lorad", "r8x100", "r8x100"), ("lorad", "r8x100", "base100"),
                ("lorad", "off", "off"), ("lorad", "r8x100", "r8x100"), ("lorad", "r8x100", "base100"),
                ("vllm", "r8x100", "base100"), ("vllm", "r8x100", "r8x100")),
@@ -76,6 +76,7 @@ class Comparison:
         self.build = arguments.build_dir
         self.base = make_model.make_base(arguments.data, arguments.shape)
         self.quiet = QuietMachine(arguments.run_under)
+        self.starting = QuietMachine(arguments.start_under)
         self.points = {}  # (round, server, point) -> Point
         self.rss = {}     # (server, setup) -> bytes
         self.loads = {}   # server -> what became of them
@@ -104,13 +105,16 @@ class Comparison:
     def run_round(self, name):
         order = [entry for entry in ROUNDS[name] if not (self.arguments.skip_peer and entry[0] == "vllm")]
         with contextlib.ExitStack() as stack:
+            stack.callback(self.starting.release)
+            stack.callback(self.quiet.release)
             running = {}
             for server, setup, _ in order:
                 if (server, setup) not in running:
+                    self.starting.need(0)
                     running[server, setup] = stack.enter_context(self.start(server, setup))
                     self.warm(running[server, setup], setup)
                     running[server, setup].pause()
-            stack.callback(self.quiet.release)
+            self.starting.release()
             self.quiet.need(20)
             self.bandwidth.append(self.read_bandwidth())
             for server, setup, point in order:
@@ -118,6 +122,7 @@ class Comparison:
                 self.measure(name, server, setup, point, running[server, setup])
                 running[server, setup].pause()
                 self.write()
+            self.quiet.release()
             for (server, setup), process in running.items():
                 self.rss[server, setup] = max(self.rss.get((server, setup), 0), process.peak_rss_bytes())
         self.write()
@@ -194,6 +199,7 @@ def main():
     parser.add_argument("--skip-peer", action="store_true")
     parser.add_argument("--peer-python", default=cache / "peer-vllm/bin/python", help="printed by bench/peer_vllm/install")
     parser.add_argument("--run-under", default="", help="on a shared machine: a command that waits until it is quiet, then runs another")
+    parser.add_argument("--start-under", default="", help="the same for starting servers and warming them up")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(arguments)
