@@ -54,8 +54,7 @@ def run_once(loadgen, server, flags, check=True):
     """One report of the load generator, as its JSON. With `check`, a request without a proper end raises."""
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.json"
-        command = [loadgen, f"--server={server.address}", f"--protocol={server.protocol}", f"--base-model={server.base_model}",
-                   f"--json={report}", *flags]
+        command = [loadgen, f"--server={server.address}", f"--protocol={server.protocol}", f"--json={report}", *flags]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in ((0,) if check else (0, 1)):
             raise RuntimeError(f"{shlex.join(map(str, command))}: {done.stdout} {done.stderr}")

@@ -90,7 +90,6 @@ class Server:
 
 class Lorad(Server):
     protocol = "grpc"
-    base_model = ""
 
     def __init__(self, build_dir, model, adapters=None, count=0, log="lorad.log", flags=()):
         """`adapters` is a folder with lora-0 ...; the first `count` are loaded at start."""
@@ -114,7 +113,6 @@ class Lorad(Server):
 
 class VllmCpu(Server):
     protocol = "http"
-    base_model = "base"
 
     def __init__(self, python, model, adapters=None, count=0, max_rank=8, log="vllm.log", concurrency=16, flags=()):
         """`max_rank` as vllm wants it: at least the highest of any adapter."""
