@@ -14,6 +14,7 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kStalledReadUs = 1'000'000;
+constexpr int64_t kNoSeatsKeptAfterHangUs = 60'000'000;
 constexpr int64_t kCompactBytesPerTry = int64_t{4} << 20;
 
 // Joins free pages that are enough, but scattered. False: nothing can move, or they are too few.
@@ -110,6 +111,16 @@ void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<AdapterVersi
   }
 }
 
+void NoteHangingReads(SchedulerState* state) {
+  const int64_t now_us = state->parts.clock->NowUs();
+  for (AdapterVersion* version : state->adapters.Watched()) {
+    if (version->phase != WantedPhase::kReading || version->hangs) continue;
+    if (now_us - version->started_us < state->config.hanging_read_us) continue;
+    version->hangs = true;
+    state->last_hang_us = now_us;
+  }
+}
+
 // What the residency's decision is made from. A read that lasts too long is left out: it holds no image, may never end,
 // and has no claim on pages.
 ResidencyInput MakeResidencyInput(SchedulerState* state) {
@@ -173,18 +184,25 @@ absl::Status StartReading(AdapterVersion* version, SchedulerState* state) {
   version->phase = WantedPhase::kReading;
   state->adapters.Watch(version);
   version->started_us = state->parts.clock->NowUs();
+  version->hangs = false;
   return absl::OkStatus();
 }
 
 AdapterReadiness ReadinessOf(const AdapterVersion* version) {
   if (version == nullptr || version->phase == WantedPhase::kResident) return AdapterReadiness::kReady;
+  if (version->phase == WantedPhase::kReading && version->hangs) return AdapterReadiness::kHanging;
   // Of unknown size before its first read: it has no claim on room.
   const bool unread = version->phase == WantedPhase::kOnDisk && !version->known;
   const bool on_its_way = unread || version->phase == WantedPhase::kReading || version->phase == WantedPhase::kPacking;
   return on_its_way ? AdapterReadiness::kReading : AdapterReadiness::kWaitsForRoom;
 }
 
+bool MayKeepSeat(const SchedulerState& state) {
+  return state.last_hang_us < 0 || state.parts.clock->NowUs() - state.last_hang_us > kNoSeatsKeptAfterHangUs;
+}
+
 bool RunResidency(SchedulerState* state) {
+  NoteHangingReads(state);
   AdapterPool* const pool = state->parts.adapters;
   bool acted = false;
   const ResidencyInput input = MakeResidencyInput(state);

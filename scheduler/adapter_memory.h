@@ -21,4 +21,8 @@ bool SettleAdapters(SchedulerState* state);
 
 AdapterReadiness ReadinessOf(const AdapterVersion* version);
 
+// Whether a seat may be kept for a request whose adapter is being read: no read began to hang lately. Where one folder
+// hangs, others on the same mount do too, and seats kept for one after the other would hold everyone back.
+bool MayKeepSeat(const SchedulerState& state);
+
 }  // namespace lorad

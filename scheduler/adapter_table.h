@@ -33,6 +33,7 @@ struct AdapterVersion {
   int64_t running = 0;  // sequences
   int64_t waiting = 0;
   int64_t started_us = 0;  // of the load under way
+  bool hangs = false;      // that load lasts so long that it may never end
 
   std::string error;  // why it could not be read again
 

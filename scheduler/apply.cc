@@ -53,8 +53,21 @@ int64_t MaxTokensOf(const Request& request, int64_t adapter_pages, const Admissi
   return std::max<int64_t>(1, std::min({max_tokens, in_context, in_memory}));
 }
 
+// An adapter's own share of the queue; the base has no limit but the queue's.
+absl::Status CheckWaitingLimit(const Request& request, const SchedulerState& state) {
+  const int64_t limit = state.config.max_waiting_per_adapter;
+  if (limit == 0 || request.adapter.empty()) return absl::OkStatus();
+  const Account* const account = state.accounts.Find(request.adapter);
+  const int64_t waiting = account == nullptr ? 0 : account->not_begun;
+  if (waiting + request.n <= limit) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("sequences waiting for adapter ", request.adapter, ": ", waiting,
+                                                   "; wanted: ", request.n, "; limit: ", limit,
+                                                   "; retry later or raise --max-waiting-per-adapter"));
+}
+
 void ApplySubmit(SubmitCommand command, SchedulerState* state) {
   const auto request = std::make_shared<const Request>(std::move(command.request));
+  if (absl::Status status = CheckWaitingLimit(*request, *state); !status.ok()) return Refuse(status, *request, state);
   AdapterVersion* version = nullptr;
   if (!request->adapter.empty()) {
     absl::StatusOr<AdapterVersion*> found = VersionFor(request->adapter, command.adapter_folder, state);
@@ -66,6 +79,9 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
   if (absl::Status status = CheckEverFits(*request, adapter_pages, limits); !status.ok()) {
     return Refuse(status, *request, state);
   }
+  Account* const account = state->accounts.For(request->adapter);
+  account->sequences += request->n;
+  account->not_begun += request->n;
   for (int32_t index = 0; index < request->n; ++index) {
     auto owned = std::make_unique<Sequence>();
     Sequence* const sequence = owned.get();
@@ -76,6 +92,7 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
     sequence->sampling.seed += static_cast<uint64_t>(index);
     sequence->sampling.max_tokens = MaxTokensOf(*request, adapter_pages, limits);
     sequence->adapter = version;
+    sequence->account = account;
     sequence->order = {.priority = request->priority, .arrival_us = request->arrival_us, .number = sequence->id};
     sequence->tokens = request->prompt_ids;
     sequence->prompt_tokens = static_cast<int64_t>(request->prompt_ids.size());
@@ -84,7 +101,7 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
       state->adapters.Touch(version);
     }
     state->by_request[request->id].push_back(sequence->id);
-    InsertInOrder(*state->order, sequence, &state->waiting);
+    state->waiting.push_back(sequence);
     state->sequences.emplace(sequence->id, std::move(owned));
   }
 }

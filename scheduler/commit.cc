@@ -51,6 +51,7 @@ void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
     sequence->first_token_us = now_us;
     state->parts.observer->OnFirstToken(now_us - sequence->request->arrival_us);
   }
+  state->accounts.ChargeGenerated(1, sequence->account);
   state->parts.observer->OnToken(sequence->request->adapter, 1,
                                  sequence->last_token_us < 0 ? -1 : now_us - sequence->last_token_us);
   sequence->last_token_us = now_us;

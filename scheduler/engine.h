@@ -9,6 +9,7 @@
 #include "adapters/pool.h"
 #include "model/kv/kv_layout.h"
 #include "model/memory/page_pool.h"
+#include "scheduler/account.h"
 #include "scheduler/clock.h"
 #include "scheduler/command.h"
 #include "scheduler/completions.h"
@@ -19,16 +20,22 @@
 namespace lorad {
 
 struct EngineConfig {
-  int64_t max_batch_tokens = 512;    // upper bound of a step's tokens
-  int64_t target_step_us = 150'000;  // the budget of a step comes from its fitted time; max_batch_tokens bounds it
-  int64_t max_sequences = 64;        // running at once
-  int64_t queue_limit = 1024;        // sequences accepted and not yet running
-  int64_t command_limit = 1024;      // adapter commands waiting
-  int64_t max_overtakes = 64;        // how many later requests may begin before one whose adapter is loading
-  int64_t max_adapters = 1'000'000;  // names known
-  int64_t max_context_tokens = 0;    // the model's
-  bool check_invariants = false;     // after each turn, and abort when one is broken: for tests and development
-  std::string adapter_dir = {};      // "" = none; a sub-folder loads by name at its first use
+  int64_t max_batch_tokens = 512;       // upper bound of a step's tokens
+  int64_t target_step_us = 150'000;     // the budget of a step comes from its fitted time; max_batch_tokens bounds it
+  int64_t max_sequences = 64;           // running at once
+  int64_t queue_limit = 1024;           // sequences accepted and not yet running
+  int64_t command_limit = 1024;         // adapter commands waiting
+  int64_t max_overtakes = 64;           // how many later requests may begin before one whose adapter is loading
+  int64_t max_adapters = 1'000'000;     // names known
+  int64_t max_context_tokens = 0;       // the model's
+  std::string order = "fcfs";           // a name of scheduler/order/table.cc
+  ServicePrices prices = {};            // for orders that share
+  int64_t max_running_per_adapter = 0;  // sequences; 0 = no limit. The base has none
+  int64_t max_waiting_per_adapter = 0;  // accepted and not begun; the same
+  int64_t slo_first_token_us = 0;       // 0 = none: end what can no longer make its first token so soon
+  int64_t hanging_read_us = 5'000'000;  // a read that lasts longer may never end
+  bool check_invariants = false;        // after each turn, and abort when one is broken: for tests and development
+  std::string adapter_dir = {};         // "" = none; a sub-folder loads by name at its first use
 };
 
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.

@@ -9,6 +9,7 @@
 #include "model/base/check.h"
 #include "scheduler/adapter_memory.h"
 #include "scheduler/apply.h"
+#include "scheduler/arrange.h"
 #include "scheduler/commit.h"
 #include "scheduler/finish.h"
 #include "scheduler/invariants.h"
@@ -33,6 +34,7 @@ PlanSequence PlanViewOf(const Sequence& sequence) {
   view.blocks = static_cast<int64_t>(sequence.blocks.size());
   if (sequence.sampling.prompt_logprobs >= 0 && !sequence.answered) view.row_limit_tokens = kPromptLogprobRowTokens;
   if (sequence.adapter != nullptr) view.adapter = sequence.adapter->id;
+  view.account = sequence.request->adapter.empty() ? 0 : sequence.account->id;
   view.overtaken = sequence.overtaken;
   return view;
 }
@@ -62,7 +64,8 @@ PlanInput MakePlanInput(const SchedulerState& state) {
     PlanSequence view = PlanViewOf(*sequence);
     if (const AdapterVersion* adapter = sequence->adapter; adapter != nullptr) {
       view.readiness = ReadinessOf(adapter);
-      if (adapter->running == 0 && !adapter->pinned) view.idle_adapter_pages = adapter->pages;
+      const bool placed = adapter->running > 0 || adapter->pinned || adapter->phase == WantedPhase::kPacking;
+      if (!placed) view.idle_adapter_pages = adapter->pages;
     }
     input.waiting.push_back(view);
   }
@@ -74,6 +77,8 @@ PlanInput MakePlanInput(const SchedulerState& state) {
   input.pages_per_block = state.pages_per_block();
   input.watermark_pages = WatermarkPages(state);
   input.max_overtakes = config.max_overtakes;
+  input.max_running_per_account = config.max_running_per_adapter;
+  input.may_keep_seat = MayKeepSeat(state);
   return input;
 }
 
@@ -87,7 +92,8 @@ EngineCore::EngineCore(const EngineConfig& config, SchedulerParts parts) : publi
   // Every running sequence has a row's token in a step.
   state_.config.max_sequences = std::min(config.max_sequences, config.max_batch_tokens);
   state_.parts = std::move(parts);
-  state_.order = FindSequenceOrder("fcfs");
+  state_.order = FindSequenceOrder(config.order);
+  state_.accounts = Accounts(config.prices);
   LORAD_CHECK(state_.order != nullptr);
   Publish();
 }
@@ -101,6 +107,7 @@ bool EngineCore::Turn() {
   const int64_t begin_us = clock.NowUs();
   ExpireDeadlines(&state_);
   bool acted = SettleAdapters(&state_);
+  ArrangeWaiting(&state_);
   acted |= RunResidency(&state_);
   if (!state_.replies.empty()) Publish();  // a reply does not wait for the step
 

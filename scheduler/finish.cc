@@ -56,7 +56,13 @@ void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state
     state->adapters.Touch(adapter);
   }
   EraseFrom(sequence, sequence->running ? &state->running : &state->waiting);
-  if (!sequence->order.begun) state->parts.inbox->SequenceLeftQueue();
+  Account* const account = sequence->account;
+  --account->sequences;
+  if (sequence->running) --account->running;
+  if (!sequence->order.begun) {
+    --account->not_begun;
+    state->parts.inbox->SequenceLeftQueue();
+  }
   Forget(sequence, state);
 }
 
@@ -87,7 +93,8 @@ void Preempt(Sequence* sequence, SchedulerState* state) {
   sequence->lease = AdapterLease();
   sequence->computed_tokens = 0;
   sequence->running = false;
-  InsertInOrder(*state->order, sequence, &state->waiting);
+  state->waiting.push_back(sequence);
+  --sequence->account->running;
   if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
     --adapter->running;
     ++adapter->waiting;
@@ -101,10 +108,13 @@ void Begin(Sequence* sequence, SchedulerState* state) {
   EraseFrom(sequence, &state->waiting);
   if (!sequence->order.begun) {
     sequence->order.begun = true;
+    --sequence->account->not_begun;
+    state->accounts.ChargeToBegin(sequence->prompt_tokens, sequence->account);
     state->parts.inbox->SequenceLeftQueue();
   }
   sequence->running = true;
-  InsertInOrder(*state->order, sequence, &state->running);
+  ++sequence->account->running;
+  InsertInOrder(sequence, &state->running);
   if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
     --adapter->waiting;
     ++adapter->running;

@@ -40,11 +40,9 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
 absl::Status CheckLists(const SchedulerState& state) {
   if (state.running.size() + state.waiting.size() != state.sequences.size())
     return Broken("a sequence is on no list, or two");
-  const auto in_order = [&state](const Sequence* a, const Sequence* b) {
-    return state.order->Before(a->order, b->order);
-  };
-  if (!std::is_sorted(state.running.begin(), state.running.end(), in_order)) return Broken("running is out of order");
-  if (!std::is_sorted(state.waiting.begin(), state.waiting.end(), in_order)) return Broken("waiting is out of order");
+  const auto came_before = [](const Sequence* a, const Sequence* b) { return CameBefore(a->order, b->order); };
+  if (!std::is_sorted(state.running.begin(), state.running.end(), came_before))
+    return Broken("running is out of order");
   if (static_cast<int64_t>(state.running.size()) > state.config.max_sequences) return Broken("too many run");
   size_t by_request = 0;
   for (const auto& [id, sequences] : state.by_request) by_request += sequences.size();
@@ -112,12 +110,42 @@ absl::Status CheckUsers(const SchedulerState& state) {
   return absl::OkStatus();
 }
 
+absl::Status CheckAccounts(const SchedulerState& state) {
+  struct Counted {
+    int64_t sequences = 0;
+    int64_t running = 0;
+    int64_t not_begun = 0;
+  };
+  std::unordered_map<const Account*, Counted> counted;
+  for (const auto& [id, sequence] : state.sequences) {
+    Counted& of_account = counted[sequence->account];
+    ++of_account.sequences;
+    of_account.running += sequence->running;
+    of_account.not_begun += !sequence->order.begun;
+  }
+  const int64_t most_running = state.config.max_running_per_adapter;
+  const int64_t most_waiting = state.config.max_waiting_per_adapter;
+  for (const auto& [name, account] : state.accounts.all()) {
+    const Counted& of_account = counted[account.get()];
+    if (account->sequences != of_account.sequences || account->running != of_account.running ||
+        account->not_begun != of_account.not_begun) {
+      return Broken(absl::StrCat("account ", name, ": users miscounted"));
+    }
+    if (name.empty()) continue;
+    if (most_running > 0 && account->running > most_running) return Broken("an adapter runs beyond its limit");
+    if (most_waiting > 0 && account->not_begun > most_waiting) return Broken("an adapter waits beyond its limit");
+  }
+  if (counted.size() > state.accounts.all().size()) return Broken("a sequence of a forgotten account");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckInvariants(const SchedulerState& state) {
   RETURN_IF_ERROR(CheckLists(state));
   for (const auto& [id, sequence] : state.sequences) RETURN_IF_ERROR(CheckSequence(*sequence, state));
   RETURN_IF_ERROR(CheckPages(state));
+  RETURN_IF_ERROR(CheckAccounts(state));
   return CheckUsers(state);
 }
 

@@ -1,7 +1,9 @@
 #include "scheduler/planner.h"
 
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "model/kv/kv_layout.h"
 
@@ -105,6 +107,7 @@ class Planner final {
         continue;
       }
       ++seats_taken_;
+      ++running_of_[s.account];
       leased_.insert(s.adapter);
       // What running prompts still need is spoken for.
       pages_ -= (std::max(BlocksFor(s.known_tokens), s.blocks + draft.new_blocks) - s.blocks - draft.new_blocks) *
@@ -118,21 +121,39 @@ class Planner final {
         {.sequence = s.id, .first_position = s.computed_tokens, .tokens = tokens, .sample = tokens == Pending(s)});
   }
 
+  bool IsAtLimit(const PlanSequence& s) {
+    return input_.max_running_per_account > 0 && s.account != 0 &&
+           running_of_[s.account] >= input_.max_running_per_account;
+  }
+
+  // What it takes to begin: its blocks, and its adapter's pages if nobody has them leased.
+  int64_t PagesToBegin(const PlanSequence& s) const {
+    const int64_t adapter_pages = leased_.contains(s.adapter) ? 0 : s.idle_adapter_pages;
+    return BlocksFor(s.known_tokens) * input_.pages_per_block + adapter_pages;
+  }
+
   void PlanWaiting() {
     std::vector<SequenceId> passed_by;
+    bool may_keep = input_.may_keep_seat;
     for (const PlanSequence& s : input_.waiting) {
       if (seats_taken_ >= input_.max_sequences || budget_ <= 0) return;
+      if (IsAtLimit(s)) continue;
       if (s.readiness != AdapterReadiness::kReady) {
-        if (s.readiness == AdapterReadiness::kWaitsForRoom && s.overtaken >= input_.max_overtakes) return;
+        const bool enough = s.overtaken >= input_.max_overtakes;
+        if (enough && s.readiness == AdapterReadiness::kWaitsForRoom) return;
+        if (enough && s.readiness == AdapterReadiness::kReading && std::exchange(may_keep, false)) {
+          ++seats_taken_;
+          pages_ -= PagesToBegin(s);
+        }
         passed_by.push_back(s.id);
         continue;
       }
-      const int64_t adapter_pages = leased_.contains(s.adapter) ? 0 : s.idle_adapter_pages;
-      const int64_t pages = BlocksFor(s.known_tokens) * input_.pages_per_block + adapter_pages;
+      const int64_t pages = PagesToBegin(s);
       const int64_t watermark_pages = seats_taken_ == 0 ? 0 : input_.watermark_pages;
       if (pages + watermark_pages > pages_) return;
       pages_ -= pages;
       ++seats_taken_;
+      ++running_of_[s.account];
       leased_.insert(s.adapter);
       const int64_t tokens = ChunkOf(s);
       budget_ -= tokens;
@@ -147,6 +168,7 @@ class Planner final {
   int64_t seats_taken_ = 0;
   std::vector<Draft> drafts_;
   std::unordered_set<AdapterId> leased_;
+  std::unordered_map<uint64_t, int64_t> running_of_;  // by account
   StepPlan plan_;
 };
 

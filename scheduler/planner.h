@@ -12,6 +12,7 @@ namespace lorad {
 enum class AdapterReadiness : uint8_t {
   kReady,
   kReading,       // a loader reads it: nothing that the scheduler holds back would make that faster
+  kHanging,       // the same, for so long that it may never end
   kWaitsForRoom,  // others who begin take the memory that it waits for
 };
 
@@ -23,9 +24,10 @@ struct PlanSequence {
   int64_t blocks = 0;            // KV blocks held
   int64_t row_limit_tokens = 0;  // most tokens in one row; 0 = no limit
   AdapterId adapter = 0;         // 0 = base
+  uint64_t account = 0;          // whose running limit counts; 0 = nobody's
   // Waiting sequences only.
   AdapterReadiness readiness = AdapterReadiness::kReady;
-  int64_t idle_adapter_pages = 0;  // pages that could be evicted until this sequence begins
+  int64_t idle_adapter_pages = 0;  // of its adapter, that beginning takes out of available_pages
   int64_t overtaken = 0;           // later ones that began before it
 };
 
@@ -38,14 +40,18 @@ struct PlanInput {
   int64_t pages_per_block = 1;
   int64_t watermark_pages = 0;  // left free when a sequence begins, for the running ones to grow into
   int64_t max_overtakes = 0;
+  int64_t max_running_per_account = 0;  // 0 = no limit
+  bool may_keep_seat = true;            // false: reads hang, and nobody knows how long a kept seat would stay empty
 };
 
 // Decides one step. Pure.
 //
 // Running decodes first, then prompts of running sequences in chunks, then waiting ones in order, as far as tokens,
 // seats and memory go; a running sequence without room for its next token takes that of the last in order (preempted:
-// it will be computed again). A waiting sequence whose adapter is not there is passed by, at most max_overtakes times
-// while it waits for room; then nothing behind it begins. One that does not fit is never passed by.
+// it will be computed again). One of an account that runs as many as it may is passed by. A waiting sequence whose
+// adapter is not there is passed by, and counted as overtaken. After max_overtakes, if it waits for room, nothing
+// behind it begins; if its adapter is being read, a seat and its memory are kept for the first such, so that those
+// behind it begin beside it, not instead of it. One that does not fit is never passed by.
 StepPlan PlanStep(const PlanInput& input);
 
 }  // namespace lorad

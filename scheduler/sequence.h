@@ -12,6 +12,7 @@
 
 namespace lorad {
 
+struct Account;
 struct AdapterVersion;
 
 // One of a request's n generations, from acceptance to its Finish. Engine thread only.
@@ -21,6 +22,7 @@ struct Sequence {
   int32_t index = 0;
   SamplingOptions sampling;           // the request's, with this sequence's seed
   AdapterVersion* adapter = nullptr;  // nullptr = base
+  Account* account = nullptr;         // of the name, whatever version it runs on
   OrderKey order;
 
   std::vector<int32_t> tokens;  // prompt, then generated

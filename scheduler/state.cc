@@ -11,10 +11,10 @@ int64_t WatermarkPages(const SchedulerState& state) {
   return state.parts.pages->total_pages() / kDivisor;
 }
 
-void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list) {
-  const auto place =
-      std::upper_bound(list->begin(), list->end(), sequence,
-                       [&order](const Sequence* a, const Sequence* b) { return order.Before(a->order, b->order); });
+void InsertInOrder(Sequence* sequence, std::vector<Sequence*>* list) {
+  const auto place = std::upper_bound(list->begin(), list->end(), sequence, [](const Sequence* a, const Sequence* b) {
+    return CameBefore(a->order, b->order);
+  });
   list->insert(place, sequence);
 }
 

@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "scheduler/account.h"
 #include "scheduler/adapter_table.h"
 #include "scheduler/engine.h"
 #include "scheduler/inbox.h"
@@ -47,10 +48,12 @@ struct SchedulerState {
 
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences;
   std::unordered_map<RequestId, std::vector<SequenceId>> by_request;
-  std::vector<Sequence*> running;  // both in order
-  std::vector<Sequence*> waiting;
+  std::vector<Sequence*> running;  // by CameBefore
+  std::vector<Sequence*> waiting;  // as ArrangeWaiting left it, new ones behind
+  Accounts accounts;
   AdapterTable adapters;
   StepTimeModel step_time;
+  int64_t last_hang_us = -1;                   // when a read was last found to hang; -1 = never
   std::vector<std::function<void()>> replies;  // to be posted once the snapshot shows what they tell
   SequenceId next_sequence = 1;
   bool draining = false;
@@ -62,8 +65,8 @@ struct SchedulerState {
 // Left free when a sequence begins, for the running ones to grow into.
 int64_t WatermarkPages(const SchedulerState& state);
 
-// Puts `sequence` at its place in `list`, or takes it out.
-void InsertInOrder(const SequenceOrder& order, Sequence* sequence, std::vector<Sequence*>* list);
+// Puts `sequence` at its place by CameBefore in `list`, or takes it out of one in any order.
+void InsertInOrder(Sequence* sequence, std::vector<Sequence*>* list);
 void EraseFrom(Sequence* sequence, std::vector<Sequence*>* list);
 
 }  // namespace lorad

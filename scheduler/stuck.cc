@@ -31,7 +31,8 @@ bool FailHeadIfStuck(SchedulerState* state) {
   const int64_t room_pages = state->parts.pages->free_pages() + state->parts.adapters->evictable_pages();
   for (Sequence* sequence : state->waiting) {
     const AdapterReadiness readiness = ReadinessOf(sequence->adapter);
-    if (readiness == AdapterReadiness::kReading) continue;  // it does not stand in the way
+    const bool reading = readiness == AdapterReadiness::kReading || readiness == AdapterReadiness::kHanging;
+    if (reading) continue;  // it does not stand in the way
     const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
     // A ready one's adapter, if pinned, takes none of the room.
     const bool counts =

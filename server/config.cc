@@ -12,9 +12,12 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "adapters/names.h"
 #include "model/base/arguments.h"
 #include "model/base/status_macros.h"
+#include "scheduler/order/order.h"
 #include "server/version.h"
 
 namespace lorad {
@@ -31,6 +34,8 @@ struct RawFlags {
   std::string log_level = "info";
   std::string memory_bytes;
   std::vector<std::string> adapters;
+  std::vector<std::string> weights;
+  double slo_first_token_seconds = 0.0;
 };
 
 int64_t UsableCores() {
@@ -109,6 +114,44 @@ absl::Status CheckAdapters(const RawFlags& raw, ServerConfig* config) {
   return absl::OkStatus();
 }
 
+absl::Status CheckReal(absl::string_view flag, double value, double low, double high, absl::string_view hint) {
+  if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
+  return FlagError(flag, absl::StrCat(value), absl::StrCat(low, " to ", high), hint);
+}
+
+absl::Status CheckWeights(const RawFlags& raw, ServerConfig* config) {
+  for (const std::string& text : raw.weights) {
+    const size_t equals = text.rfind('=');
+    const std::string name = text.substr(0, equals);
+    double weight = 0.0;
+    if (equals == std::string::npos || !absl::SimpleAtod(text.substr(equals + 1), &weight)) {
+      return FlagError("--adapter-weight", text, "NAME=WEIGHT", "for example --adapter-weight=gold=4; the rest have 1");
+    }
+    if (name != kBaseAccount) RETURN_IF_ERROR(CheckAdapterName(name));
+    RETURN_IF_ERROR(CheckReal("--adapter-weight", weight, 1e-3, 1e6, "of twice the weight is twice the service"));
+    if (!config->prices.weights.emplace(name, weight).second)
+      return FlagError("--adapter-weight", name, "each name once", "leave one out");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOrder(const RawFlags& raw, ServerConfig* config) {
+  constexpr double kMostSeconds = 86'400.0;
+  if (FindSequenceOrder(config->order) == nullptr) {
+    std::vector<std::string> names;
+    for (const SequenceOrder* order : SequenceOrders()) names.emplace_back(order->name());
+    return FlagError("--order", config->order, absl::StrJoin(names, ", "), "fair_share shares among adapters");
+  }
+  RETURN_IF_ERROR(CheckWeights(raw, config));
+  RETURN_IF_ERROR(CheckReal("--input-token-price", config->prices.input_token, 0.0, 1e6, "of a prompt's token"));
+  RETURN_IF_ERROR(CheckReal("--output-token-price", config->prices.output_token, 1e-3, 1e6, "of a generated token"));
+  RETURN_IF_ERROR(CheckRange("--max-running-per-adapter", config->max_running_per_adapter, 0, 65536, "0: no limit"));
+  RETURN_IF_ERROR(CheckRange("--max-waiting-per-adapter", config->max_waiting_per_adapter, 0, 1 << 24, "0: no limit"));
+  RETURN_IF_ERROR(CheckReal("--slo-first-token", raw.slo_first_token_seconds, 0.0, kMostSeconds, "seconds; 0: none"));
+  config->slo_first_token_us = static_cast<int64_t>(raw.slo_first_token_seconds * 1e6);
+  return absl::OkStatus();
+}
+
 absl::Status Check(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(CheckChoices(raw, config));
   RETURN_IF_ERROR(CheckAdapters(raw, config));
@@ -127,6 +170,7 @@ absl::Status Check(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(
       CheckRange("--queue-limit", config->queue_limit, 1, 1 << 24, "sequences accepted and not yet running"));
   RETURN_IF_ERROR(CheckRange("--drain-seconds", config->drain_seconds, 0, 86'400, "what runs then is aborted"));
+  RETURN_IF_ERROR(CheckOrder(raw, config));
   return CheckRange("--threads", config->threads, 1, 1024, "computing threads; as many as cores is best");
 }
 
@@ -152,6 +196,22 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->capture_default_str();
   app->add_option("--max-sequences", config->max_sequences, "Most sequences running at once")->capture_default_str();
   app->add_option("--queue-limit", config->queue_limit, "Most sequences waiting; one more is RESOURCE_EXHAUSTED")
+      ->capture_default_str();
+  app->add_option("--order", config->order, "fcfs, or fair_share: adapters share the service by their weights")
+      ->capture_default_str();
+  app->add_option("--adapter-weight", raw->weights,
+                  "NAME=WEIGHT of an adapter, or of (base), under fair_share; repeatable; the rest have 1")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app->add_option("--input-token-price", config->prices.input_token, "What a prompt's token counts under fair_share")
+      ->capture_default_str();
+  app->add_option("--output-token-price", config->prices.output_token, "What a generated token counts there")
+      ->capture_default_str();
+  app->add_option("--max-running-per-adapter", config->max_running_per_adapter,
+                  "Most sequences of one adapter running at once; 0: no limit")
+      ->capture_default_str();
+  app->add_option("--max-waiting-per-adapter", config->max_waiting_per_adapter,
+                  "Most sequences of one adapter waiting; one more is RESOURCE_EXHAUSTED; 0: no limit")
       ->capture_default_str();
   app->add_option("--threads", config->threads, "Computing threads")->capture_default_str();
   app->add_option("--drain-seconds", config->drain_seconds,

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "model/base/dtype.h"
+#include "scheduler/account.h"
 #include "server/log.h"
 
 namespace lorad {
@@ -33,6 +34,11 @@ struct ServerConfig {
   int64_t max_batch_tokens = 512;
   int64_t max_sequences = 64;
   int64_t queue_limit = 1024;
+  std::string order = "fcfs";
+  ServicePrices prices;
+  int64_t max_running_per_adapter = 0;  // 0 = no limit
+  int64_t max_waiting_per_adapter = 0;
+  int64_t slo_first_token_us = 0;  // 0 = none
   int64_t threads = 1;
   int64_t drain_seconds = 25;  // Kubernetes kills after 30
   std::string state_dir;

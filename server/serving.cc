@@ -86,6 +86,11 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   engine.max_batch_tokens = config.max_batch_tokens;
   engine.max_sequences = config.max_sequences;
   engine.queue_limit = config.queue_limit;
+  engine.order = config.order;
+  engine.prices = config.prices;
+  engine.max_running_per_adapter = config.max_running_per_adapter;
+  engine.max_waiting_per_adapter = config.max_waiting_per_adapter;
+  engine.slo_first_token_us = config.slo_first_token_us;
   engine.max_context_tokens = model.config().max_context_tokens;
   if (!config.adapter_dir.empty()) {
     ASSIGN_OR_RETURN(engine.adapter_dir, ResolveAdapterPath(config.adapter_dir, config.adapter_root));

@@ -4,11 +4,11 @@
 
 namespace lorad {
 
-// Lower priority number first, then who has begun already, then who came first.
+// As they came, within a priority.
 class FirstComeFirstServed final : public SequenceOrder {
  public:
   std::string_view name() const override { return "fcfs"; }
-  bool Before(const OrderKey& a, const OrderKey& b) const override;
+  std::vector<size_t> Arrange(absl::Span<const OrderKey> waiting, bool latest_first) const override;
 };
 
 }  // namespace lorad

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "absl/types/span.h"
 
@@ -13,14 +15,24 @@ struct OrderKey {
   bool begun = false;  // ran before and was preempted
   int64_t arrival_us = 0;
   uint64_t number = 0;  // in the order of acceptance
+  // For orders that share: whose it is (scheduler/account.h). All keys of an account have the same `served`.
+  uint64_t account = 0;
+  double served = 0.0;  // what the account has had, by its weight
+  double cost = 0.0;    // what beginning this one adds to that
 };
 
-// Who goes first: of the waiting, and, read backwards, who of the running is preempted. Pure and total.
+// Lower priority number first, then who has begun already, then who came first. Read backwards it says who of the
+// running is preempted, whatever the order of the waiting. Total.
+bool CameBefore(const OrderKey& a, const OrderKey& b);
+
+// Who of the waiting goes first. Pure.
 class SequenceOrder {
  public:
   virtual ~SequenceOrder() = default;
   virtual std::string_view name() const = 0;
-  virtual bool Before(const OrderKey& a, const OrderKey& b) const = 0;
+  // The places in `waiting`, which is sorted by CameBefore, in the order in which they begin. `latest_first`: among
+  // those that are equal but for their arrival, and have not begun, the last to come goes first.
+  virtual std::vector<size_t> Arrange(absl::Span<const OrderKey> waiting, bool latest_first) const = 0;
 };
 
 absl::Span<const SequenceOrder* const> SequenceOrders();

@@ -1,3 +1,4 @@
+#include "scheduler/order/fair_share.h"
 #include "scheduler/order/fcfs.h"
 #include "scheduler/order/order.h"
 
@@ -5,7 +6,8 @@ namespace lorad {
 
 absl::Span<const SequenceOrder* const> SequenceOrders() {
   static const FirstComeFirstServed fcfs;
-  static const SequenceOrder* const orders[] = {&fcfs};
+  static const FairShare fair_share;
+  static const SequenceOrder* const orders[] = {&fcfs, &fair_share};
   return orders;
 }
 

@@ -95,8 +95,61 @@ TEST(PlannerTest, NothingBeginsBehindOneThatWasOvertakenOftenEnoughAndWaitsForRo
 }
 
 TEST(PlannerTest, WhileAnAdapterIsReadNobodyIsHeldBackForIt) {
-  const PlanInput input = PlanInputBuilder().Waiting(5, AdapterReadiness::kReading, 99).Waiting(5).Build();
+  const PlanInput input = PlanInputBuilder().Waiting(5, AdapterReadiness::kReading, 1).Waiting(5).Seats(1).Build();
   EXPECT_THAT(PlanStep(input).rows, ElementsAre(Row(2, 0, 5, true)));
+}
+
+TEST(PlannerTest, OnceOvertakenOftenEnoughASeatIsKeptWhileItsAdapterIsRead) {
+  // Those behind it begin beside it, not instead of it.
+  const PlanInput input =
+      PlanInputBuilder().Waiting(5, AdapterReadiness::kReading, 2).Waiting(6).Waiting(7).Seats(2).Build();
+  EXPECT_THAT(PlanStep(input).rows, ElementsAre(Row(2, 0, 6, true)));
+}
+
+TEST(PlannerTest, MemoryIsKeptWithTheSeat) {
+  const auto two = [] {  // 4 pages for the first, 3 of them for its adapter; 1 for the second
+    return PlanInputBuilder().Waiting(16, AdapterReadiness::kReading, 2).OnIdleAdapter(7, 3).Waiting(16);
+  };
+  EXPECT_THAT(PlanStep(two().Pages(4).Build()).rows, IsEmpty());
+  EXPECT_THAT(PlanStep(two().Pages(5).Build()).rows, ElementsAre(Row(2, 0, 16, true)));
+}
+
+TEST(PlannerTest, OneSeatIsKeptAtMost) {
+  const PlanInput input = PlanInputBuilder()
+                              .Waiting(5, AdapterReadiness::kReading, 2)
+                              .Waiting(5, AdapterReadiness::kReading, 2)
+                              .Waiting(6)
+                              .Seats(2)
+                              .Build();
+  EXPECT_THAT(PlanStep(input).rows, ElementsAre(Row(3, 0, 6, true)));
+}
+
+TEST(PlannerTest, NoSeatIsKeptForAReadThatHangsNorWhileReadsHang) {
+  const auto hanging = PlanInputBuilder().Waiting(5, AdapterReadiness::kHanging, 99).Waiting(6).Seats(1).Build();
+  EXPECT_THAT(PlanStep(hanging).rows, ElementsAre(Row(2, 0, 6, true)));
+  PlanInput others_hang = PlanInputBuilder().Waiting(5, AdapterReadiness::kReading, 99).Waiting(6).Seats(1).Build();
+  others_hang.may_keep_seat = false;
+  EXPECT_THAT(PlanStep(others_hang).rows, ElementsAre(Row(2, 0, 6, true)));
+}
+
+TEST(PlannerTest, AnAccountAtItsRunningLimitIsPassedByAndHoldsNobodyBack) {
+  const PlanInput input = PlanInputBuilder()
+                              .Decoding(5)
+                              .OfAccount(1)
+                              .Waiting(6)
+                              .OfAccount(1)
+                              .Waiting(7, AdapterReadiness::kWaitsForRoom, 99)
+                              .OfAccount(1)
+                              .Waiting(8)
+                              .OfAccount(2)
+                              .Waiting(9)
+                              .OfAccount(2)
+                              .Waiting(10)
+                              .RunningLimit(1)
+                              .Build();
+  const StepPlan plan = PlanStep(input);
+  EXPECT_THAT(plan.rows, ElementsAre(Row(1, 4, 1, true), Row(4, 0, 8, true), Row(6, 0, 10, true)));
+  EXPECT_THAT(plan.overtaken, IsEmpty());
 }
 
 TEST(PlannerTest, ARunningOneWithoutRoomTakesThatOfTheLastInOrder) {

@@ -11,7 +11,9 @@
 namespace lorad {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 std::variant<ServerConfig, ConfigExit> Parse(std::vector<const char*> flags) {
   flags.insert(flags.begin(), "lorad");
@@ -31,11 +33,30 @@ ConfigExit Refused(std::vector<const char*> flags) {
 }
 
 TEST(ConfigTest, EveryFlagTakesItsValue) {
-  const ServerConfig config =
-      Parsed({"--model=/m", "--listen=0.0.0.0:1", "--metrics=", "--device=cpu", "--dtype=bfloat16", "--adapter=a=/x",
-              "--adapter=b/c=/y=z", "--adapter-dir=/d", "--adapter-root=/r", "--memory-bytes=4GiB",
-              "--max-batch-tokens=7", "--max-sequences=8", "--queue-limit=9", "--threads=3", "--drain-seconds=0",
-              "--state-dir=/s", "--log-level=error"});
+  const ServerConfig config = Parsed({"--model=/m",
+                                      "--listen=0.0.0.0:1",
+                                      "--metrics=",
+                                      "--device=cpu",
+                                      "--dtype=bfloat16",
+                                      "--adapter=a=/x",
+                                      "--adapter=b/c=/y=z",
+                                      "--adapter-dir=/d",
+                                      "--adapter-root=/r",
+                                      "--memory-bytes=4GiB",
+                                      "--max-batch-tokens=7",
+                                      "--max-sequences=8",
+                                      "--queue-limit=9",
+                                      "--threads=3",
+                                      "--drain-seconds=0",
+                                      "--state-dir=/s",
+                                      "--log-level=error",
+                                      "--order=fair_share",
+                                      "--adapter-weight=gold/a=4",
+                                      "--adapter-weight=(base)=0.5",
+                                      "--input-token-price=0.5",
+                                      "--output-token-price=3",
+                                      "--max-running-per-adapter=5",
+                                      "--max-waiting-per-adapter=6"});
   EXPECT_EQ(config.model_dir, "/m");
   EXPECT_EQ(config.listen, "0.0.0.0:1");
   EXPECT_EQ(config.metrics, "");
@@ -53,6 +74,12 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.threads, 3);
   EXPECT_EQ(config.state_dir, "/s");
   EXPECT_EQ(config.log_level, LogLevel::kError);
+  EXPECT_EQ(config.order, "fair_share");
+  EXPECT_THAT(config.prices.weights, ElementsAre(Pair("(base)", 0.5), Pair("gold/a", 4.0)));
+  EXPECT_EQ(config.prices.input_token, 0.5);
+  EXPECT_EQ(config.prices.output_token, 3.0);
+  EXPECT_EQ(config.max_running_per_adapter, 5);
+  EXPECT_EQ(config.max_waiting_per_adapter, 6);
 }
 
 // A file that is gone with the test.
@@ -111,6 +138,14 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=4QiB"}).text, HasSubstr("--memory-bytes: 4QiB"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=1K"}).text, HasSubstr("at least 1MiB"));
   EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
+  EXPECT_THAT(Refused({"--model=/m", "--order=lottery"}).text, HasSubstr("--order: lottery; limit: fcfs, fair_share"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a"}).text, HasSubstr("NAME=WEIGHT"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=0"}).text, HasSubstr("--adapter-weight: 0; limit: 0.001 to"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=nan"}).text, HasSubstr("--adapter-weight: nan; limit"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=../a=1"}).text, HasSubstr("adapter name"));
+  EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=1", "--adapter-weight=a=2"}).text,
+              HasSubstr("each name once"));
+  EXPECT_THAT(Refused({"--model=/m", "--max-running-per-adapter=-1"}).text, HasSubstr("--max-running-per-adapter: -1"));
 }
 
 TEST(ConfigTest, HelpAndVersionEndWell) {

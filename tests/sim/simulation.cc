@@ -171,7 +171,7 @@ void Simulation::WindDown() {
   // Reads that hang make way for others after a while.
   for (int i = 0; i < 3; ++i) {
     world_.Settle();
-    world_.clock.Advance(2'000'000);
+    world_.clock.Advance(6'000'000);
   }
   for (const auto& [id, sequence] : world_.core.state().sequences) {
     const AdapterVersion* const adapter = sequence->adapter;

@@ -47,6 +47,15 @@ class PlanInputBuilder final {
     input_.waiting.back().idle_adapter_pages = pages;
     return *this;
   }
+  // Of the one named last; without, it counts for nobody.
+  PlanInputBuilder& OfAccount(uint64_t account) {
+    (input_.waiting.empty() ? input_.running : input_.waiting).back().account = account;
+    return *this;
+  }
+  PlanInputBuilder& RunningLimit(int64_t sequences) {
+    input_.max_running_per_account = sequences;
+    return *this;
+  }
   PlanInputBuilder& RowLimit(int64_t tokens) {
     (input_.waiting.empty() ? input_.running : input_.waiting).back().row_limit_tokens = tokens;
     return *this;
