@@ -63,6 +63,9 @@ class PagePool final {
   // moved run's owner side, so that tables that hold addresses can be renewed. Never while a step is in flight.
   bool Compact(int64_t max_bytes, const std::function<void(PageOwner owner)>& moved);
 
+  // Stamps for what was used last: one order over both sides, so that whoever needs pages can take the oldest of all.
+  int64_t NextUse() { return ++uses_; }
+
   std::byte* arena() const { return arena_; }
   int64_t page_bytes() const { return page_bytes_; }
   int64_t total_pages() const { return total_pages_; }
@@ -114,6 +117,7 @@ class PagePool final {
   std::map<int64_t, int32_t> live_;   // first page -> id, in address order
   std::map<int64_t, int64_t> holes_;  // first page -> pages; neighbours are always joined
   int64_t used_pages_[2] = {0, 0};
+  int64_t uses_ = 0;
 };
 
 }  // namespace lorad

@@ -1,0 +1,222 @@
+#include "model/kv/prefix_cache.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "model/base/check.h"
+
+namespace lorad {
+
+// A node of a tree; the root has no run and no parent.
+struct CachedBlock {
+  struct Hasher {
+    BlockHash hash;
+    size_t operator()(const BlockTokens& tokens) const { return hash(tokens); }
+  };
+  using Followers = std::unordered_map<BlockTokens, std::unique_ptr<CachedBlock>, Hasher>;
+
+  explicit CachedBlock(BlockHash hash) : followers(0, Hasher{hash}) {}
+
+  CachedBlock* parent = nullptr;
+  const BlockTokens* tokens = nullptr;  // its key among the parent's followers
+  PageRun run;
+  int64_t holders = 0;
+  int64_t last_use = 0;                          // when it became idle
+  std::list<CachedBlock*>::iterator idle_place;  // while idle
+  Followers followers;
+};
+
+namespace {
+
+CachedBlock* FollowerOf(const CachedBlock& block, const BlockTokens& tokens) {
+  const auto found = block.followers.find(tokens);
+  return found == block.followers.end() ? nullptr : found->second.get();
+}
+
+uint64_t KeyOf(const CachedBlock* before, const BlockTokens& tokens) { return absl::HashOf(before, tokens) | 1; }
+
+// All blocks below the root, each after the one that it follows.
+std::vector<CachedBlock*> AllBelow(const CachedBlock& root) {
+  std::vector<CachedBlock*> all;
+  const auto put_followers = [&all](const CachedBlock& block) {
+    for (const auto& [tokens, follower] : block.followers) all.push_back(follower.get());
+  };
+  put_followers(root);
+  for (size_t i = 0; i < all.size(); ++i) put_followers(*all[i]);
+  return all;
+}
+
+}  // namespace
+
+size_t HashOfBlock(const BlockTokens& tokens) { return absl::HashOf(tokens); }
+
+BlockTokens TokensOfBlock(absl::Span<const int32_t> tokens, int64_t block) {
+  BlockTokens of_block;
+  const absl::Span<const int32_t> from = tokens.subspan(block * kKvBlockTokens, kKvBlockTokens);
+  LORAD_CHECK_EQ(from.size(), of_block.size());
+  std::copy(from.begin(), from.end(), of_block.begin());
+  return of_block;
+}
+
+PrefixTree::PrefixTree(PrefixCache* cache, std::string content)
+    : cache_(cache), content_(std::move(content)), root_(std::make_unique<CachedBlock>(cache->hash_)) {}
+
+PrefixTree::~PrefixTree() { cache_->Clear(this); }
+
+PrefixChain::PrefixChain(PrefixChain&& other) noexcept
+    : tree_(std::move(other.tree_)), blocks_(std::exchange(other.blocks_, {})) {}
+
+PrefixChain& PrefixChain::operator=(PrefixChain&& other) noexcept {
+  if (this != &other) {
+    Release();
+    tree_ = std::move(other.tree_);
+    blocks_ = std::exchange(other.blocks_, {});
+  }
+  return *this;
+}
+
+PrefixChain::~PrefixChain() { Release(); }
+
+void PrefixChain::Release() {
+  for (; !blocks_.empty(); blocks_.pop_back()) tree_->cache_->LetGo(blocks_.back());
+  tree_ = nullptr;
+}
+
+int64_t PrefixChain::first_page(int64_t block) const { return blocks_[static_cast<size_t>(block)]->run.first_page(); }
+
+int64_t PrefixChain::sole_blocks() const {
+  // Who holds a block holds all before it: those of one holder are the last ones.
+  const auto first =
+      std::partition_point(blocks_.begin(), blocks_.end(), [](const CachedBlock* b) { return b->holders > 1; });
+  return blocks_.end() - first;
+}
+
+void PrefixChain::Extend(const BlockTokens& tokens, PageRun run) {
+  LORAD_CHECK(has_tree() && !run.empty());
+  PrefixCache* const cache = tree_->cache_;
+  CachedBlock* const last = blocks_.empty() ? tree_->root_.get() : blocks_.back();
+  const auto [found, added] = last->followers.try_emplace(tokens, nullptr);
+  if (added) {
+    found->second = std::make_unique<CachedBlock>(cache->hash_);
+    CachedBlock* const block = found->second.get();
+    block->parent = last;
+    block->tokens = &found->first;
+    block->run = std::move(run);
+    block->holders = 1;
+    ++cache->stats_.blocks;
+  } else {
+    cache->Hold(found->second.get());
+  }
+  blocks_.push_back(found->second.get());
+}
+
+uint64_t PrefixChain::KeyOfNext(const BlockTokens& tokens) const {
+  LORAD_CHECK(has_tree());
+  return KeyOf(blocks_.empty() ? tree_->root_.get() : blocks_.back(), tokens);
+}
+
+PrefixCache::PrefixCache(PagePool* pages, BlockHash hash) : pages_(pages), hash_(hash) {}
+
+PrefixCache::~PrefixCache() { LORAD_CHECK(trees_.empty()); }
+
+PrefixTreePtr PrefixCache::TreeOf(const std::string& content) {
+  std::weak_ptr<PrefixTree>& known = trees_[content];
+  PrefixTreePtr tree = known.lock();
+  if (tree == nullptr) {
+    tree = PrefixTreePtr(new PrefixTree(this, content));
+    known = tree;
+  }
+  return tree;
+}
+
+PrefixMatch PrefixCache::Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens,
+                               int64_t limit_tokens) const {
+  PrefixMatch match;
+  if (tree == nullptr) return match;
+  const CachedBlock* last = tree->root_.get();
+  const int64_t full_blocks = std::min(limit_tokens, static_cast<int64_t>(tokens.size())) / kKvBlockTokens;
+  for (; match.blocks < full_blocks; ++match.blocks) {
+    const BlockTokens wanted = TokensOfBlock(tokens, match.blocks);
+    const CachedBlock* const next = FollowerOf(*last, wanted);
+    if (next == nullptr) {
+      match.next_block = KeyOf(last, wanted);
+      break;
+    }
+    match.idle_blocks += next->holders == 0;
+    last = next;
+  }
+  return match;
+}
+
+PrefixChain PrefixCache::Acquire(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t blocks) {
+  PrefixChain chain(tree);
+  if (tree == nullptr) return chain;
+  chain.blocks_.reserve(static_cast<size_t>(blocks));
+  CachedBlock* last = tree->root_.get();
+  for (int64_t i = 0; i < blocks; ++i) {
+    last = FollowerOf(*last, TokensOfBlock(tokens, i));
+    LORAD_CHECK(last != nullptr);
+    Hold(last);
+    chain.blocks_.push_back(last);
+  }
+  return chain;
+}
+
+void PrefixCache::Hold(CachedBlock* block) {
+  if (block->holders++ > 0) return;
+  idle_.erase(block->idle_place);
+  idle_pages_ -= block->run.pages();
+  --stats_.idle_blocks;
+}
+
+void PrefixCache::LetGo(CachedBlock* block) {
+  LORAD_CHECK_GT(block->holders, 0);
+  if (--block->holders > 0) return;
+  block->last_use = pages_->NextUse();
+  block->idle_place = idle_.insert(idle_.end(), block);
+  idle_pages_ += block->run.pages();
+  ++stats_.idle_blocks;
+}
+
+void PrefixCache::Remove(CachedBlock* block) {
+  LORAD_CHECK(block->holders == 0 && block->followers.empty());
+  idle_.erase(block->idle_place);
+  idle_pages_ -= block->run.pages();
+  --stats_.idle_blocks;
+  --stats_.blocks;
+  const auto place = block->parent->followers.find(*block->tokens);
+  block->parent->followers.erase(place);
+}
+
+bool PrefixCache::EvictOldest() {
+  if (idle_.empty()) return false;
+  Remove(idle_.front());
+  ++stats_.evicted_blocks;
+  return true;
+}
+
+int64_t PrefixCache::oldest_use() const { return idle_.empty() ? -1 : idle_.front()->last_use; }
+
+void PrefixCache::Clear(PrefixTree* tree) {
+  const std::vector<CachedBlock*> blocks = AllBelow(*tree->root_);
+  for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) Remove(*block);
+  // Another tree of that content may have been asked for meanwhile.
+  const auto known = trees_.find(tree->content_);
+  if (known != trees_.end() && known->second.expired()) trees_.erase(known);
+}
+
+std::vector<PrefixCache::View> PrefixCache::Blocks() const {
+  std::vector<View> views;
+  for (const auto& [content, weak] : trees_) {
+    const PrefixTreePtr tree = weak.lock();
+    if (tree == nullptr) continue;
+    for (const CachedBlock* block : AllBelow(*tree->root_)) {
+      views.push_back({.first_page = block->run.first_page(), .pages = block->run.pages(), .holders = block->holders});
+    }
+  }
+  return views;
+}
+
+}  // namespace lorad
