@@ -41,6 +41,7 @@ struct AdapterPool::Impl {
     PageRun run;
     int32_t slot = -1;
     int64_t leases = 0;
+    int64_t last_use = 0;  // when it became idle
     bool pinned = false;
     std::list<AdapterId>::iterator place;  // in leased when leases > 0, else in idle
   };
@@ -167,6 +168,7 @@ void AdapterPool::Commit(AdapterReservation reservation) {
   entry.run.SetMovable(true);
   entry.slot = impl_->TakeSlot();
   entry.place = impl_->idle.insert(impl_->idle.end(), id);
+  entry.last_use = impl_->pages->NextUse();
   impl_->evictable_pages += entry.run.pages();
   impl_->PutIntoTable(entry);
 }
@@ -189,6 +191,7 @@ void AdapterPool::Release(AdapterId id) {
   LORAD_CHECK_GT(entry.leases, 0);
   if (--entry.leases > 0) return;
   impl_->idle.splice(impl_->idle.end(), impl_->leased, entry.place);
+  entry.last_use = impl_->pages->NextUse();
   if (!entry.pinned) impl_->evictable_pages += entry.run.pages();
 }
 
@@ -211,6 +214,11 @@ absl::Status AdapterPool::Remove(AdapterId id) {
   return absl::OkStatus();
 }
 
+void AdapterPool::Evict(AdapterId id) {
+  LORAD_CHECK(Remove(id).ok());
+  impl_->evicted.push_back(id);
+}
+
 std::vector<AdapterId> AdapterPool::EvictUntilFree(int64_t pages) {
   const size_t before = impl_->evicted.size();
   while (impl_->pages->free_pages() < pages && impl_->EvictOldest()) {
@@ -222,9 +230,17 @@ std::vector<IdleAdapter> AdapterPool::Idle() const {
   std::vector<IdleAdapter> idle;
   for (const AdapterId id : impl_->idle) {
     const Impl::Entry& entry = impl_->entries.at(id);
-    if (!entry.pinned) idle.push_back({.id = id, .pages = entry.run.pages()});
+    if (!entry.pinned) idle.push_back({.id = id, .pages = entry.run.pages(), .last_use = entry.last_use});
   }
   return idle;
+}
+
+int64_t AdapterPool::oldest_use() const {
+  for (const AdapterId id : impl_->idle) {
+    const Impl::Entry& entry = impl_->entries.at(id);
+    if (!entry.pinned) return entry.last_use;
+  }
+  return -1;
 }
 
 int64_t AdapterPool::evictable_pages() const { return impl_->evictable_pages; }

@@ -42,10 +42,13 @@ class AdapterPool final {
   void SetPinned(AdapterId id, bool pinned);
   // Takes an idle adapter out (unload). FailedPrecondition while leased.
   absl::Status Remove(AdapterId id);
+  // Takes an idle adapter out for the sake of its pages; TakeEvicted tells of it.
+  void Evict(AdapterId id);
   // Evicts idle, unpinned adapters, oldest first, until `pages` are free in all or none is left; returns the evicted.
   std::vector<AdapterId> EvictUntilFree(int64_t pages);
 
   std::vector<IdleAdapter> Idle() const;  // unpinned, oldest use first
+  int64_t oldest_use() const;             // of the first of them; -1: there is none
 
   // Pages that evicting every idle, unpinned adapter would give.
   int64_t evictable_pages() const;

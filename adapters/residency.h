@@ -27,6 +27,7 @@ struct WantedAdapter {
 struct IdleAdapter {
   AdapterId id = 0;
   int64_t pages = 0;
+  int64_t last_use = 0;  // PagePool::NextUse
 };
 
 struct ResidencyInput {

@@ -7,6 +7,7 @@
 #include "adapters/residency.h"
 #include "model/base/check.h"
 #include "model/kv/kv_layout.h"
+#include "scheduler/eviction.h"
 #include "scheduler/lifecycle.h"
 #include "scheduler/replies.h"
 
@@ -141,7 +142,7 @@ ResidencyInput MakeResidencyInput(SchedulerState* state) {
                             .overtakable = !overtaken.contains(version->id)});
   }
   input.idle = state->parts.adapters->Idle();
-  input.free_pages = state->parts.pages->free_pages();
+  input.free_pages = state->parts.pages->free_pages() + state->prefix_cache->idle_pages();
   return input;
 }
 
@@ -208,11 +209,14 @@ bool RunResidency(SchedulerState* state) {
   const ResidencyInput input = MakeResidencyInput(state);
   if (!input.wanted.empty()) {
     const ResidencyPlan plan = PlanResidency(input);
-    for (const AdapterId id : plan.evict) {
-      LORAD_CHECK(pool->Remove(id).ok());
-      MarkEvicted(id, state);
+    for (const AdapterId id : plan.evict) pool->Evict(id);
+    std::unordered_set<AdapterId> wanted;
+    for (const WantedAdapter& adapter : input.wanted) wanted.insert(adapter.id);
+    for (const AdapterId id : plan.pack) {
+      AdapterVersion* const version = state->adapters.Find(id);
+      EvictUntilFree(version->pages, wanted, state);
+      acted |= StartPacking(version, state);
     }
-    for (const AdapterId id : plan.pack) acted |= StartPacking(state->adapters.Find(id), state);
     for (const AdapterId id : plan.read) acted |= StartReading(state->adapters.Find(id), state).ok();
   }
   for (const AdapterId id : pool->TakeEvicted()) MarkEvicted(id, state);

@@ -1,23 +1,27 @@
 #include "scheduler/commit.h"
 
 #include <algorithm>
-#include <iterator>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
 #include "scheduler/finish.h"
+#include "scheduler/prefix_reuse.h"
 
 namespace lorad {
 namespace {
 
 void TakeMemory(HeldRow* row, SchedulerState* state) {
   Sequence* const sequence = row->sequence;
-  std::move(row->new_blocks.begin(), row->new_blocks.end(), std::back_inserter(sequence->blocks));
+  if (!sequence->running) {
+    sequence->blocks.Adopt(std::move(row->prefix));
+    if (!sequence->order.begun) CountPrefix(row->plan.first_position, sequence, state);
+    Begin(sequence, state);
+  }
+  for (PageRun& block : row->new_blocks) sequence->blocks.Append(std::move(block));
   if (!row->new_lease.empty()) sequence->lease = std::move(row->new_lease);
-  if (!sequence->running) Begin(sequence, state);
-  sequence->computed_tokens += row->plan.tokens;
+  sequence->computed_tokens = row->plan.first_position + row->plan.tokens;
   sequence->in_flight_tokens = 0;
 }
 
@@ -92,6 +96,7 @@ void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState
       continue;
     }
     sequence->begun = true;
+    sequence->blocks.Share(sequence->tokens, sequence->computed_tokens);
     RowResult& row_result = result->rows[i];
     GatherPromptLogprobs(row.plan, std::move(row_result.prompt_logprobs), sequence);
     if (row.plan.sample) {

@@ -11,9 +11,11 @@
 #include "scheduler/apply.h"
 #include "scheduler/arrange.h"
 #include "scheduler/commit.h"
+#include "scheduler/eviction.h"
 #include "scheduler/finish.h"
 #include "scheduler/invariants.h"
 #include "scheduler/lifecycle.h"
+#include "scheduler/prefix_reuse.h"
 #include "scheduler/reserve.h"
 #include "scheduler/stuck.h"
 
@@ -31,12 +33,20 @@ PlanSequence PlanViewOf(const Sequence& sequence) {
   view.id = sequence.id;
   view.computed_tokens = sequence.computed_tokens + sequence.in_flight_tokens;
   view.known_tokens = sequence.known_tokens();
-  view.blocks = static_cast<int64_t>(sequence.blocks.size());
+  view.blocks = sequence.blocks.size();
+  view.sole_blocks = sequence.blocks.sole_blocks();
   if (sequence.sampling.prompt_logprobs >= 0 && !sequence.answered) view.row_limit_tokens = kPromptLogprobRowTokens;
   if (sequence.adapter != nullptr) view.adapter = sequence.adapter->id;
   view.account = sequence.request->adapter.empty() ? 0 : sequence.account->id;
   view.overtaken = sequence.overtaken;
   return view;
+}
+
+void AddPrefix(const PrefixMatch& match, PlanSequence* view) {
+  view->computed_tokens = match.blocks * kKvBlockTokens;
+  view->blocks = match.blocks;
+  view->idle_blocks = match.idle_blocks;
+  view->next_block = match.next_block;
 }
 
 StepStats StatsOf(const HeldStep& held) {
@@ -56,10 +66,17 @@ StepStats StatsOf(const HeldStep& held) {
 }  // namespace
 
 PlanInput MakePlanInput(const SchedulerState& state) {
-  const SchedulerParts& parts = state.parts;
   const EngineConfig& config = state.config;
   PlanInput input;
-  for (const Sequence* sequence : state.running) input.running.push_back(PlanViewOf(*sequence));
+  for (const Sequence* sequence : state.running) {
+    input.running.push_back(PlanViewOf(*sequence));
+    // One that goes in short rows would keep others waiting for longer than they take themselves.
+    PlanSequence& view = input.running.back();
+    if (view.row_limit_tokens == 0) view.next_block = sequence->blocks.NextBlock(sequence->tokens);
+  }
+  // Of thousands who wait, those far behind will not begin in this step; none will without a seat.
+  const bool seats = config.max_sequences > static_cast<int64_t>(state.running.size());
+  int64_t lookups = seats ? 2 * config.max_sequences : 0;
   for (const Sequence* sequence : state.waiting) {
     PlanSequence view = PlanViewOf(*sequence);
     if (const AdapterVersion* adapter = sequence->adapter; adapter != nullptr) {
@@ -67,13 +84,14 @@ PlanInput MakePlanInput(const SchedulerState& state) {
       const bool placed = adapter->running > 0 || adapter->pinned || adapter->phase == WantedPhase::kPacking;
       if (!placed) view.idle_adapter_pages = adapter->pages;
     }
+    if (view.readiness == AdapterReadiness::kReady && lookups-- > 0) AddPrefix(MatchPrefix(*sequence, state), &view);
     input.waiting.push_back(view);
   }
   const auto running = static_cast<int64_t>(state.running.size());
   input.token_budget = std::max(running, state.step_time.TokensFor(config.target_step_us, running + kLeastPrefillTokens,
                                                                    config.max_batch_tokens));
   input.max_sequences = config.max_sequences;
-  input.available_pages = parts.pages->free_pages() + parts.adapters->evictable_pages();
+  input.available_pages = AvailablePages(state);
   input.pages_per_block = state.pages_per_block();
   input.watermark_pages = WatermarkPages(state);
   input.max_overtakes = config.max_overtakes;
@@ -92,6 +110,8 @@ EngineCore::EngineCore(const EngineConfig& config, SchedulerParts parts) : publi
   // Every running sequence has a row's token in a step.
   state_.config.max_sequences = std::min(config.max_sequences, config.max_batch_tokens);
   state_.parts = std::move(parts);
+  state_.prefix_cache = std::make_unique<PrefixCache>(state_.parts.pages);
+  if (config.prefix_cache) state_.base_prefixes = state_.prefix_cache->TreeOf("base");
   state_.order = FindSequenceOrder(config.order);
   state_.accounts = Accounts(config.prices);
   LORAD_CHECK(state_.order != nullptr);
@@ -178,7 +198,12 @@ void EngineCore::Publish() {
   snapshot->waiting_sequences = static_cast<int64_t>(state_.waiting.size());
   snapshot->total_pages = pages.total_pages();
   snapshot->free_pages = pages.free_pages();
-  snapshot->kv_pages = pages.used_pages(PageOwner::kKv);
+  snapshot->kv_pages = pages.used_pages(PageOwner::kKv) - state_.prefix_cache->idle_pages();
+  snapshot->cached_pages = state_.prefix_cache->idle_pages();
+  snapshot->prefix_cache = {.cached_blocks = state_.prefix_cache->stats().blocks,
+                            .evicted_blocks = state_.prefix_cache->stats().evicted_blocks,
+                            .query_tokens = state_.prefix_counts.query_tokens,
+                            .hit_tokens = state_.prefix_counts.hit_tokens};
   snapshot->adapter_pages = pages.used_pages(PageOwner::kAdapter);
   snapshot->page_bytes = pages.page_bytes();
   snapshot->pages_per_kv_block = state_.pages_per_block();

@@ -38,7 +38,10 @@ TokenEvent EventOf(const Sequence& sequence) {
   TokenEvent event;
   event.request = sequence.request->id;
   event.index = sequence.index;
-  if (!sequence.answered) event.adapter = AdapterNameOf(sequence);
+  if (!sequence.answered) {
+    event.adapter = AdapterNameOf(sequence);
+    event.cached_tokens = sequence.cached_tokens;
+  }
   return event;
 }
 
@@ -46,10 +49,11 @@ void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state
   LORAD_CHECK(event.finish.has_value());
   event.finish->usage.prompt_tokens = sequence->prompt_tokens;
   event.finish->usage.completion_tokens = sequence->generated_tokens();
+  event.finish->usage.cached_tokens = sequence->cached_tokens;
   TellObserver(*event.finish, *sequence, state);
   sequence->request->sink->OnEvent(std::move(event));
 
-  sequence->blocks.clear();
+  sequence->blocks.Clear();
   sequence->lease = AdapterLease();
   if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
     --(sequence->running ? adapter->running : adapter->waiting);
@@ -89,7 +93,7 @@ void FinishAsStop(Sequence* sequence, SchedulerState* state) {
 void Preempt(Sequence* sequence, SchedulerState* state) {
   LORAD_CHECK(sequence->running && sequence->in_flight_tokens == 0);
   EraseFrom(sequence, &state->running);
-  sequence->blocks.clear();
+  sequence->blocks.Clear();
   sequence->lease = AdapterLease();
   sequence->computed_tokens = 0;
   sequence->running = false;

@@ -15,7 +15,7 @@ absl::Status Broken(const std::string& what) { return absl::InternalError(absl::
 
 absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state) {
   const std::string who = absl::StrCat("sequence ", sequence.id, ": ");
-  const auto blocks = static_cast<int64_t>(sequence.blocks.size());
+  const int64_t blocks = sequence.blocks.size();
   if (sequence.in_flight_tokens != 0) return Broken(who + "tokens in flight between turns");
   if (!sequence.running) {
     if (blocks != 0 || !sequence.lease.empty() || sequence.computed_tokens != 0)
@@ -31,8 +31,8 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
   if (sequence.adapter != nullptr && !state.parts.adapters->IsResident(sequence.adapter->id)) {
     return Broken(who + "runs on an adapter that is not resident");
   }
-  for (const PageRun& block : sequence.blocks) {
-    if (block.pages() != state.pages_per_block()) return Broken(who + "block of another size");
+  if (sequence.blocks.shared_blocks() * kKvBlockTokens > sequence.computed_tokens) {
+    return Broken(who + "shares a block that is not full");
   }
   return absl::OkStatus();
 }
@@ -52,14 +52,32 @@ absl::Status CheckLists(const SchedulerState& state) {
 
 absl::Status CheckPages(const SchedulerState& state) {
   const PagePool& pages = *state.parts.pages;
-  std::unordered_set<int64_t> seen;
-  int64_t kv_pages = 0;
+  const int64_t block_pages = state.pages_per_block();
+  std::unordered_set<int64_t> owned;            // first pages of blocks of one sequence's own
+  std::unordered_map<int64_t, int64_t> shared;  // of the others: sequences that hold them
   for (const Sequence* sequence : state.running) {
-    for (const PageRun& block : sequence->blocks) {
-      if (!seen.insert(block.first_page()).second) return Broken("a block belongs to two sequences");
-      kv_pages += block.pages();
+    const BlockTable& blocks = sequence->blocks;
+    for (int64_t b = 0; b < blocks.shared_blocks(); ++b) ++shared[blocks.first_page(b)];
+    for (int64_t b = blocks.shared_blocks(); b < blocks.size(); ++b) {
+      if (!owned.insert(blocks.first_page(b)).second) return Broken("a block belongs to two sequences");
     }
   }
+  int64_t idle_pages = 0;
+  for (const PrefixCache::View& block : state.prefix_cache->Blocks()) {
+    if (block.pages != block_pages) return Broken("cached block of another size");
+    if (block.holders == 0) idle_pages += block.pages;
+    const auto held = shared.find(block.first_page);
+    if (block.holders != (held == shared.end() ? 0 : held->second)) {
+      return Broken(absl::StrCat("cached block: holders counted: ", block.holders,
+                                 "; sequences that hold it: ", held == shared.end() ? 0 : held->second));
+    }
+    if (!owned.insert(block.first_page).second)
+      return Broken("a cached block belongs to a sequence, or is cached twice");
+    if (held != shared.end()) shared.erase(held);
+  }
+  if (!shared.empty()) return Broken("a sequence holds a block that is not cached");
+  if (idle_pages != state.prefix_cache->idle_pages()) return Broken("idle blocks miscounted");
+  const int64_t kv_pages = static_cast<int64_t>(owned.size()) * block_pages;
   int64_t adapter_pages = 0;
   int64_t resident = 0;
   for (const auto& [id, version] : state.adapters.versions()) {
@@ -75,8 +93,8 @@ absl::Status CheckPages(const SchedulerState& state) {
       return Broken("image kept beside pages");
   }
   if (kv_pages != pages.used_pages(PageOwner::kKv)) {
-    return Broken(
-        absl::StrCat("KV pages of sequences: ", kv_pages, "; of the pool: ", pages.used_pages(PageOwner::kKv)));
+    return Broken(absl::StrCat("KV pages of sequences and cache: ", kv_pages,
+                               "; of the pool: ", pages.used_pages(PageOwner::kKv)));
   }
   if (adapter_pages != pages.used_pages(PageOwner::kAdapter)) {
     return Broken(absl::StrCat("adapter pages of versions: ", adapter_pages,

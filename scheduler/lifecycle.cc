@@ -89,6 +89,8 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
     version->pinned = true;
   }
   version->known = true;
+  LORAD_CHECK(!version->digest.empty());  // ours: every reader digests what it reads
+  if (state->config.prefix_cache) version->prefixes = state->prefix_cache->TreeOf("adapter " + version->digest);
   if (version->state == AdapterState::kLoading) MoveTo(version, AdapterState::kHost);
   RefuseThoseThatNeverFit(version, state);
 }

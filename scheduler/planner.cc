@@ -58,7 +58,7 @@ class Planner final {
     for (size_t i = drafts_.size(); i-- > keep + 1;) {
       Draft& victim = drafts_[i];
       if (victim.preempted) continue;
-      pages_ += (victim.sequence->blocks + victim.new_blocks) * input_.pages_per_block;
+      pages_ += (victim.sequence->sole_blocks + victim.new_blocks) * input_.pages_per_block;
       budget_ += victim.tokens;
       victim.tokens = 0;
       victim.preempted = true;
@@ -78,7 +78,7 @@ class Planner final {
         Take(&draft, 1);
       } else if (i > 0) {
         draft.preempted = true;
-        pages_ += draft.sequence->blocks * input_.pages_per_block;
+        pages_ += draft.sequence->sole_blocks * input_.pages_per_block;
       }
     }
   }
@@ -109,6 +109,7 @@ class Planner final {
       ++seats_taken_;
       ++running_of_[s.account];
       leased_.insert(s.adapter);
+      being_computed_.insert(s.next_block);
       // What running prompts still need is spoken for.
       pages_ -= (std::max(BlocksFor(s.known_tokens), s.blocks + draft.new_blocks) - s.blocks - draft.new_blocks) *
                 input_.pages_per_block;
@@ -126,10 +127,12 @@ class Planner final {
            running_of_[s.account] >= input_.max_running_per_account;
   }
 
-  // What it takes to begin: its blocks, and its adapter's pages if nobody has them leased.
+  // What it takes to begin: the blocks that are not cached, those cached ones that nobody holds yet, and its adapter's
+  // pages if nobody has them leased.
   int64_t PagesToBegin(const PlanSequence& s) const {
     const int64_t adapter_pages = leased_.contains(s.adapter) ? 0 : s.idle_adapter_pages;
-    return BlocksFor(s.known_tokens) * input_.pages_per_block + adapter_pages;
+    const int64_t blocks = BlocksFor(s.known_tokens) - s.blocks + s.idle_blocks;
+    return blocks * input_.pages_per_block + adapter_pages;
   }
 
   void PlanWaiting() {
@@ -148,6 +151,7 @@ class Planner final {
         passed_by.push_back(s.id);
         continue;
       }
+      if (s.next_block != 0 && being_computed_.contains(s.next_block)) continue;
       const int64_t pages = PagesToBegin(s);
       const int64_t watermark_pages = seats_taken_ == 0 ? 0 : input_.watermark_pages;
       if (pages + watermark_pages > pages_) return;
@@ -155,6 +159,7 @@ class Planner final {
       ++seats_taken_;
       ++running_of_[s.account];
       leased_.insert(s.adapter);
+      being_computed_.insert(s.next_block);
       const int64_t tokens = ChunkOf(s);
       budget_ -= tokens;
       WriteRow(s, tokens);
@@ -169,6 +174,7 @@ class Planner final {
   std::vector<Draft> drafts_;
   std::unordered_set<AdapterId> leased_;
   std::unordered_map<uint64_t, int64_t> running_of_;  // by account
+  std::unordered_set<uint64_t> being_computed_;  // next blocks of those that have begun
   StepPlan plan_;
 };
 

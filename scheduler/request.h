@@ -33,8 +33,9 @@ struct Finish {
 // What one step made for one sequence of a request.
 struct TokenEvent {
   RequestId request = 0;
-  int32_t index = 0;    // which of n
-  std::string adapter;  // first event of a sequence: the name (with revision) that answers; "" = base
+  int32_t index = 0;          // which of n
+  std::string adapter;        // first event of a sequence: the name (with revision) that answers; "" = base
+  int64_t cached_tokens = 0;  // first event: Usage::cached_tokens, for who ends the sequence before the engine does
   std::vector<TokenLogprob>
       prompt_logprobs;               // first event, when asked for: one a prompt token, the first without a value
   std::vector<TokenLogprob> tokens;  // generated, in order; the stop token that ended it is the last one, if any

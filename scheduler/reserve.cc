@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "model/base/check.h"
+#include "scheduler/eviction.h"
 #include "scheduler/finish.h"
+#include "scheduler/prefix_reuse.h"
 
 namespace lorad {
 namespace {
@@ -12,6 +14,8 @@ namespace {
 // About 3 ms of memory bandwidth a turn.
 constexpr int64_t kCompactBytesPerTurn = int64_t{16} << 20;
 constexpr int64_t kCompactBytesPerCall = int64_t{4} << 20;
+
+int32_t NumberOf(int64_t first_page) { return static_cast<int32_t>(first_page); }
 
 // Joins free pages until one block fits. True: it does.
 bool CompactFor(int64_t pages, int64_t* budget_bytes, bool* more, SchedulerState* state) {
@@ -33,9 +37,10 @@ class Reserver final {
 
   bool moving() const { return moving_; }
 
-  // All that `row` needs, or false.
+  // The adapter of `row` and the blocks that it begins with, or false. Neither takes memory.
   bool Lease(HeldRow* row) {
     Sequence* const sequence = row->sequence;
+    if (!sequence->running) row->prefix = TakePrefix(*sequence, row->plan.first_position, state_);
     if (sequence->adapter == nullptr || !sequence->lease.empty()) return true;
     absl::StatusOr<AdapterLease> lease = state_->parts.adapters->Acquire(sequence->adapter->id);
     if (!lease.ok()) return false;
@@ -43,10 +48,12 @@ class Reserver final {
     return true;
   }
 
+  // Memory for the rest of its blocks, or false.
   bool Blocks(HeldRow* row) {
     const int64_t end = row->plan.first_position + row->plan.tokens;
     const int64_t wanted = (end + kKvBlockTokens - 1) / kKvBlockTokens;
-    while (static_cast<int64_t>(row->sequence->blocks.size() + row->new_blocks.size()) < wanted) {
+    const int64_t there = row->sequence->blocks.size() + row->prefix.blocks();
+    while (there + static_cast<int64_t>(row->new_blocks.size()) < wanted) {
       absl::StatusOr<PageRun> run = Block();
       if (!run.ok()) return false;
       row->new_blocks.push_back(*std::move(run));
@@ -57,8 +64,8 @@ class Reserver final {
  private:
   absl::StatusOr<PageRun> Block() {
     PagePool* const pages = state_->parts.pages;
-    AdapterPool* const adapters = state_->parts.adapters;
-    if (pages->free_pages() < block_pages_) adapters->EvictUntilFree(block_pages_);
+    while (pages->free_pages() < block_pages_ && EvictOldest(state_)) {
+    }
     while (pages->free_pages() >= block_pages_ && pages->largest_free_run() < block_pages_) {
       bool more = false;
       if (CompactFor(block_pages_, &compact_budget_bytes_, &more, state_)) break;
@@ -66,8 +73,8 @@ class Reserver final {
         moving_ = true;
         break;
       }
-      // Scattered around runs that cannot move now: take what the next idle adapter has.
-      if (adapters->EvictUntilFree(pages->free_pages() + 1).empty()) break;
+      // Scattered around runs that cannot move now: take more of what is idle.
+      if (!EvictOldest(state_)) break;
     }
     return pages->Reserve(block_pages_, PageOwner::kKv);
   }
@@ -90,8 +97,10 @@ std::vector<ExecRow> HeldStep::ExecRows() const {
     row.sequence = sequence.id;
     row.first_position = held.plan.first_position;
     row.token_ids = tokens.subspan(held.plan.first_position, held.plan.tokens);
-    for (const PageRun& block : sequence.blocks) row.blocks.push_back(static_cast<int32_t>(block.first_page()));
-    for (const PageRun& block : held.new_blocks) row.blocks.push_back(static_cast<int32_t>(block.first_page()));
+    LORAD_CHECK_GE(row.first_position, (sequence.blocks.shared_blocks() + held.prefix.blocks()) * kKvBlockTokens);
+    for (int64_t b = 0; b < sequence.blocks.size(); ++b) row.blocks.push_back(NumberOf(sequence.blocks.first_page(b)));
+    for (int64_t b = 0; b < held.prefix.blocks(); ++b) row.blocks.push_back(NumberOf(held.prefix.first_page(b)));
+    for (const PageRun& block : held.new_blocks) row.blocks.push_back(NumberOf(block.first_page()));
     row.slot = held.slot();
     row.sample = held.plan.sample;
     row.sampling = &sequence.sampling;
@@ -109,7 +118,7 @@ HeldStep Reserve(const StepPlan& plan, SchedulerState* state, bool* moving) {
   for (const SequenceId id : plan.preempt) Preempt(state->sequences.at(id).get(), state);
   HeldStep held;
   Reserver reserver(state);
-  // Leases first: an eviction for one row must not take the adapter of another.
+  // Leases first: an eviction for one row must not take the adapter or the cached blocks of another.
   for (const PlanRow& row : plan.rows) {
     HeldRow held_row{.sequence = state->sequences.at(row.sequence).get(), .plan = row};
     if (reserver.Lease(&held_row)) held.rows.push_back(std::move(held_row));

@@ -13,6 +13,7 @@ namespace lorad {
 struct HeldRow {
   Sequence* sequence = nullptr;
   PlanRow plan;
+  PrefixChain prefix = {};  // of a sequence that begins: what it begins with
   std::vector<PageRun> new_blocks = {};
   AdapterLease new_lease = {};
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "adapters/lease.h"
-#include "model/memory/page_pool.h"
+#include "model/kv/block_table.h"
 #include "scheduler/order/order.h"
 #include "scheduler/plan.h"
 #include "scheduler/request.h"
@@ -29,13 +29,14 @@ struct Sequence {
   int64_t prompt_tokens = 0;
   int64_t computed_tokens = 0;   // their k and v lie in `blocks`
   int64_t in_flight_tokens = 0;  // being computed by the launched step
-  std::vector<PageRun> blocks;   // kKvBlockTokens positions each, in order
+  BlockTable blocks;             // kKvBlockTokens positions each
   AdapterLease lease;
 
   bool running = false;
   bool begun = false;     // a step of it was committed, once
   bool answered = false;  // an event went out
   int64_t overtaken = 0;
+  int64_t cached_tokens = 0;                  // of the prompt, found computed when it first began
   std::vector<TokenLogprob> prompt_logprobs;  // gathered until the first event
 
   int64_t first_scheduled_us = -1;

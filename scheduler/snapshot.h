@@ -19,16 +19,26 @@ struct AdapterListing {
   std::vector<std::string> waiting;   // names that waiting requests want
 };
 
+// Of the prefix cache; evictions and tokens since the start.
+struct PrefixCacheSnapshot {
+  int64_t cached_blocks = 0;  // held by sequences or idle
+  int64_t evicted_blocks = 0;
+  int64_t query_tokens = 0;  // of prompts looked up
+  int64_t hit_tokens = 0;    // of them, found
+};
+
 // State of the engine after a step, immutable; what lists, metrics and health read without entering the engine.
 struct EngineSnapshot {
   int64_t running_sequences = 0;
   int64_t waiting_sequences = 0;
   int64_t total_pages = 0;
   int64_t free_pages = 0;
-  int64_t kv_pages = 0;
+  int64_t kv_pages = 0;      // in use by sequences
+  int64_t cached_pages = 0;  // of KV blocks that are kept in case somebody needs them again
   int64_t adapter_pages = 0;
   int64_t page_bytes = 0;
   int64_t pages_per_kv_block = 0;
+  PrefixCacheSnapshot prefix_cache;
   bool draining = false;
   std::shared_ptr<const AdapterListing> adapters = std::make_shared<const AdapterListing>();  // never null
 };

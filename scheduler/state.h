@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "model/kv/prefix_cache.h"
 #include "scheduler/account.h"
 #include "scheduler/adapter_table.h"
 #include "scheduler/engine.h"
@@ -39,6 +40,12 @@ struct SchedulerParts {
   KvLayout kv_layout;
 };
 
+// Tokens of prompts that were looked up in the prefix cache, and of them those found there.
+struct PrefixCounts {
+  int64_t query_tokens = 0;
+  int64_t hit_tokens = 0;
+};
+
 // All scheduling state. Plain data with one owner, the engine thread; what happens to it is written in the functions of
 // this folder: Apply* (apply.h), lifecycle.h, reserve.h, commit.h, finish.h.
 struct SchedulerState {
@@ -46,6 +53,9 @@ struct SchedulerState {
   SchedulerParts parts;
   const SequenceOrder* order = nullptr;
 
+  std::unique_ptr<PrefixCache> prefix_cache;  // never null; outlives those below, who hold its blocks
+  PrefixTreePtr base_prefixes;                // null: nothing is cached
+  PrefixCounts prefix_counts;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences;
   std::unordered_map<RequestId, std::vector<SequenceId>> by_request;
   std::vector<Sequence*> running;  // by CameBefore

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/kv/kv_layout.h"
 #include "scheduler/adapter_memory.h"
+#include "scheduler/eviction.h"
 #include "scheduler/finish.h"
 
 namespace lorad {
@@ -25,10 +26,10 @@ bool FailHeadIfStuck(SchedulerState* state) {
   const int64_t block_pages = state->pages_per_block();
   if (!state->running.empty()) {
     Sequence* const first = state->running.front();
-    GiveUp(NoMemoryLeft(*first, (static_cast<int64_t>(first->blocks.size()) + 1) * block_pages, *state), first, state);
+    GiveUp(NoMemoryLeft(*first, (first->blocks.size() + 1) * block_pages, *state), first, state);
     return true;
   }
-  const int64_t room_pages = state->parts.pages->free_pages() + state->parts.adapters->evictable_pages();
+  const int64_t room_pages = AvailablePages(*state);
   for (Sequence* sequence : state->waiting) {
     const AdapterReadiness readiness = ReadinessOf(sequence->adapter);
     const bool reading = readiness == AdapterReadiness::kReading || readiness == AdapterReadiness::kHanging;

@@ -193,7 +193,8 @@ TEST_F(EngineThreadsTest, ManyThreadsSubmitCancelLoadAndUnloadAndEachRequestIsAn
   threads.emplace_back([&] {
     for (int i = 0; i < 200; ++i) {
       const std::shared_ptr<const EngineSnapshot> snapshot = engine_->snapshot();
-      EXPECT_EQ(snapshot->kv_pages + snapshot->adapter_pages + snapshot->free_pages, snapshot->total_pages);
+      EXPECT_EQ(snapshot->kv_pages + snapshot->cached_pages + snapshot->adapter_pages + snapshot->free_pages,
+                snapshot->total_pages);
       for (const auto& info : snapshot->adapters->all) EXPECT_FALSE(info->name.empty());
       std::this_thread::yield();
     }
@@ -202,7 +203,7 @@ TEST_F(EngineThreadsTest, ManyThreadsSubmitCancelLoadAndUnloadAndEachRequestIsAn
   engine_->Drain(clock_.NowUs() + 10'000'000);
   engine_thread_.join();
   EXPECT_GT(right, 20);
-  EXPECT_EQ(pages_->used_pages(PageOwner::kKv), 0);
+  EXPECT_EQ(engine_->snapshot()->kv_pages, 0);
   for (int i = 0; i < 5'000 && replies < commands; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_EQ(replies, commands);
 }

@@ -191,6 +191,45 @@ TEST(PlannerTest, ARowLimitIsKept) {
   EXPECT_THAT(PlanStep(PlanInputBuilder().Waiting(200).RowLimit(64).Build()).rows, ElementsAre(Row(1, 0, 64, false)));
 }
 
+TEST(PlannerTest, AWaitingOneBeginsBehindItsCachedTokens) {
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Waiting(50).Cached(3, 3).Build()).rows, ElementsAre(Row(1, 48, 2, true)));
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Waiting(50).Cached(1, 1).Budget(20).Build()).rows,
+              ElementsAre(Row(1, 16, 20, false)));
+}
+
+TEST(PlannerTest, CachedBlocksThatOthersHoldTakeNoMemoryAndIdleOnesDo) {
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Waiting(64).Cached(3, 0).Pages(1).Build()).rows,
+              ElementsAre(Row(1, 48, 16, true)));
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Waiting(64).Cached(3, 2).Pages(2).Build()).rows, IsEmpty());
+  EXPECT_THAT(PlanStep(PlanInputBuilder().Waiting(64).Cached(3, 2).Pages(3).Build()).rows,
+              ElementsAre(Row(1, 48, 16, true)));
+}
+
+TEST(PlannerTest, PreemptingFreesOnlyWhatNobodyElseHolds) {
+  // Blocks for the next token of the first: the last gives none, the one before it gives one.
+  const StepPlan plan =
+      PlanStep(PlanInputBuilder().Decoding(17).Decoding(20).Sharing(1).Decoding(20).Sharing(2).Pages(0).Build());
+  EXPECT_THAT(plan.preempt, ElementsAre(2, 3));
+  EXPECT_THAT(plan.rows, ElementsAre(Row(1, 16, 1, true)));
+}
+
+TEST(PlannerTest, WhoseNextBlockIsBeingComputedWaitsForItAndHoldsBackNobody) {
+  const PlanInput input =
+      PlanInputBuilder().Waiting(40).NextBlock(7).Waiting(40).NextBlock(7).Waiting(40).NextBlock(8).Build();
+  const StepPlan plan = PlanStep(input);
+  EXPECT_THAT(plan.rows, ElementsAre(Row(1, 0, 40, true), Row(3, 0, 40, true)));
+  EXPECT_THAT(plan.overtaken, IsEmpty());
+}
+
+TEST(PlannerTest, APromptThatRunsIsWaitedForToo) {
+  const PlanInput input = PlanInputBuilder().Running(16, 100).NextBlock(7).Waiting(40).NextBlock(7).Build();
+  EXPECT_THAT(PlanStep(input).rows, ElementsAre(Row(1, 16, 84, true)));
+}
+
+TEST(PlannerTest, WithoutACommonBlockNobodyWaitsForAnother) {
+  EXPECT_EQ(PlanStep(PlanInputBuilder().Waiting(40).Waiting(40).Build()).rows.size(), 2u);
+}
+
 TEST(PlannerTest, APlanDependsOnItsInputAlone) {
   const PlanInput input = PlanInputBuilder().Decoding(17).Running(3, 90).Waiting(7).Budget(30).Build();
   const StepPlan a = PlanStep(input);

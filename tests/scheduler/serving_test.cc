@@ -24,7 +24,7 @@ TEST(ServingTest, ARequestOfTheBaseGetsTheTokensItGetsAlone) {
   EXPECT_EQ(sink->answer().finish.reason, FinishReason::kLength);
   EXPECT_EQ(sink->answer().finish.usage.prompt_tokens, 40);
   EXPECT_EQ(sink->answer().finish.usage.completion_tokens, 20);
-  EXPECT_EQ(world.pages->free_pages(), world.pages->total_pages());
+  EXPECT_EQ(world.unused_pages(), world.pages->total_pages());
 }
 
 TEST(ServingTest, ManyRequestsOfManyAdaptersGetTheTokensTheyGetAlone) {
@@ -47,7 +47,7 @@ TEST(ServingTest, ManyRequestsOfManyAdaptersGetTheTokensTheyGetAlone) {
   world.Settle();
   for (size_t i = 0; i < sinks.size(); ++i) EXPECT_EQ(sinks[i]->answer().tokens, expected[i]) << i;
   EXPECT_GT(world.observer.steps.size(), 10u);
-  EXPECT_EQ(world.pages->used_pages(PageOwner::kKv), 0);
+  EXPECT_EQ(world.pages->used_pages(PageOwner::kKv), world.core.state().prefix_cache->idle_pages());
 }
 
 TEST(ServingTest, AStopTokenEndsASequenceAndIsItsLastToken) {
@@ -128,7 +128,7 @@ TEST(ServingTest, ACancelFreesEverythingAtOnce) {
   world.Turn();
   world.inbox.Put(CancelCommand{.request = id, .reason = "the caller went away"});
   world.Turn();
-  EXPECT_EQ(world.pages->free_pages(), world.pages->total_pages());
+  EXPECT_EQ(world.unused_pages(), world.pages->total_pages());
   EXPECT_EQ(sink->answer().finishes, 1);
   EXPECT_TRUE(sink->answer().finish.status.ok());
   EXPECT_EQ(sink->answer().finish.reason, FinishReason::kAbort);
@@ -219,7 +219,7 @@ TEST(ServingTest, ADrainEndsRequestsNormallyUntilItsDeadlineAndThenAborts) {
   EXPECT_TRUE(world.core.drained());
   EXPECT_EQ(quick->answer().finish.reason, FinishReason::kLength);
   EXPECT_EQ(slow->answer().finish.reason, FinishReason::kAbort);
-  EXPECT_EQ(world.pages->free_pages(), world.pages->total_pages());
+  EXPECT_EQ(world.unused_pages(), world.pages->total_pages());
 }
 
 TEST(ServingTest, TimesAreThoseOfTheFirstStepTheFirstTokenAndTheEnd) {

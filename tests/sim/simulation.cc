@@ -19,6 +19,7 @@ FakeWorld::Options OptionsOf(uint64_t seed) {
   options.config.max_overtakes = static_cast<int64_t>(seed % 5) * 3;
   options.config.target_step_us = 8'000;
   options.config.max_context_tokens = 200;
+  options.config.prefix_cache = seed % 5 != 0;
   return options;
 }
 
@@ -43,11 +44,32 @@ std::shared_ptr<Simulation::Reply> Simulation::Expect(std::string what) {
   return replies_.back();
 }
 
+// Prompts that begin alike: one of a few long instructions, or an earlier prompt with its answer, and then words of its
+// own.
+std::vector<int32_t> Simulation::LikeBefore(std::vector<int32_t> own) {
+  std::vector<int32_t> prompt;
+  if (Chance(30) && !clients_.empty()) {
+    const Client& before = clients_[static_cast<size_t>(Draw(0, static_cast<int64_t>(clients_.size()) - 1))];
+    prompt = before.request.prompt_ids;
+    const std::vector<int32_t> answer = FakeWorld::SinkOf(before.request)->answer().tokens;
+    prompt.insert(prompt.end(), answer.begin(), answer.end());
+  } else {
+    const int64_t instruction = Draw(0, 2);
+    for (int64_t i = Draw(10, 80); i > 0; --i) prompt.push_back(static_cast<int32_t>(instruction + i * i % 90));
+    std::reverse(prompt.begin(), prompt.end());
+  }
+  own.resize(own.size() % 20);
+  prompt.insert(prompt.end(), own.begin(), own.end());
+  prompt.resize(std::clamp<size_t>(prompt.size(), 1, 120));
+  return prompt;
+}
+
 void Simulation::Arrive() {
   const std::string name = Chance(25) ? "" : Chance(3) ? "nobody" : AnyName();
   Client client;
   client.request = world_.MakeRequest(name, Draw(1, 90), Draw(1, 40));
   Request& request = client.request;
+  if (Chance(60)) request.prompt_ids = LikeBefore(std::move(request.prompt_ids));
   request.n = static_cast<int32_t>(Chance(15) ? Draw(2, 3) : 1);
   request.priority = static_cast<int32_t>(Draw(-1, 1));
   request.max_tokens_is_default = Chance(10);
@@ -199,6 +221,12 @@ std::vector<std::string> Simulation::Faults() {
         faults.push_back(absl::StrCat(who, "final answers: ", answer.finishes));
       if (answer.told_after_finish) faults.push_back(who + "told more after its end");
       if (!answer.finish.status.ok() && !answer.tokens.empty()) faults.push_back(who + "a status after tokens");
+      const Usage& usage = answer.finish.usage;
+      if (usage.cached_tokens % kKvBlockTokens != 0 ||
+          usage.cached_tokens > std::max<int64_t>(0, usage.prompt_tokens - 1) ||
+          (usage.cached_tokens > 0 && request.sampling.prompt_logprobs >= 0)) {
+        faults.push_back(absl::StrCat(who, "cached tokens: ", usage.cached_tokens, " of ", usage.prompt_tokens));
+      }
       if (answer.tokens.empty()) continue;
       const AdapterId version = client.versions[static_cast<size_t>(i)];
       SamplingOptions sampling = request.sampling;
@@ -221,7 +249,7 @@ std::vector<std::string> Simulation::Faults() {
   if (held_back_ > 0) faults.push_back(absl::StrCat("sequences that waited for nothing: ", held_back_));
   const SchedulerState& state = world_.core.state();
   if (!state.sequences.empty()) faults.push_back(absl::StrCat("sequences left: ", state.sequences.size()));
-  if (world_.pages->free_pages() != world_.pages->total_pages()) faults.push_back("pages still owned");
+  if (world_.unused_pages() != world_.pages->total_pages()) faults.push_back("pages still owned");
   if (!state.adapters.versions().empty())
     faults.push_back(absl::StrCat("versions left: ", state.adapters.versions().size()));
   if (world_.inbox.queued_sequences() != 0) faults.push_back("the inbox still counts waiting sequences");

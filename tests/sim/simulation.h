@@ -41,6 +41,7 @@ class Simulation final {
   int64_t Draw(int64_t least, int64_t most);  // both included
   bool Chance(int percent) { return Draw(1, 100) <= percent; }
   std::string AnyName();
+  std::vector<int32_t> LikeBefore(std::vector<int32_t> own);
   void Arrive();
   void CancelOne();
   void CommandAdapter();

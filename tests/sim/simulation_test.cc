@@ -26,6 +26,8 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
   int64_t preempted = 0;
   int64_t evicted = 0;
   int64_t loaded = 0;
+  int64_t hit_tokens = 0;
+  int64_t blocks_evicted = 0;
   const uint64_t first = FromEnvironment("LORAD_SIM_FIRST_SEED", 1);
   const uint64_t seeds = FromEnvironment("LORAD_SIM_SEEDS", 100);
   std::signal(SIGABRT, TellSeed);
@@ -40,6 +42,9 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
     preempted += simulation.world().observer.preempted;
     evicted += simulation.world().observer.evicted;
     loaded += simulation.world().observer.loaded;
+    const PrefixCacheSnapshot prefixes = simulation.world().core.snapshot()->prefix_cache;
+    hit_tokens += prefixes.hit_tokens;
+    blocks_evicted += prefixes.evicted_blocks;
   }
   // The runs reach what they are meant to reach.
   if (seeds < 100) return;
@@ -47,6 +52,8 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
   EXPECT_GT(preempted, 100);
   EXPECT_GT(evicted, 100);
   EXPECT_GT(loaded, 1000);
+  EXPECT_GT(hit_tokens, 10'000);
+  EXPECT_GT(blocks_evicted, 1000);
 }
 
 }  // namespace

@@ -173,6 +173,9 @@ class FakeWorld final {
     return true;
   }
 
+  // Pages that nobody uses: free, or of cached blocks that no sequence holds.
+  int64_t unused_pages() const { return pages->free_pages() + core.state().prefix_cache->idle_pages(); }
+
   const AdapterInfo* Listed(const std::string& name) {
     listing_ = core.snapshot()->adapters;
     for (const auto& info : listing_->all) {

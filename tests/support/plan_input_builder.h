@@ -28,6 +28,7 @@ class PlanInputBuilder final {
     sequence.computed_tokens = computed_tokens;
     sequence.known_tokens = known_tokens;
     sequence.blocks = (computed_tokens + kKvBlockTokens - 1) / kKvBlockTokens;
+    sequence.sole_blocks = sequence.blocks;
     sequence.adapter = adapter;
     input_.running.push_back(sequence);
     return *this;
@@ -54,6 +55,24 @@ class PlanInputBuilder final {
   }
   PlanInputBuilder& RunningLimit(int64_t sequences) {
     input_.max_running_per_account = sequences;
+    return *this;
+  }
+  // Of the waiting one named last: blocks that the prefix cache has, `idle` of them held by nobody.
+  PlanInputBuilder& Cached(int64_t blocks, int64_t idle) {
+    PlanSequence& sequence = input_.waiting.back();
+    sequence.computed_tokens = blocks * kKvBlockTokens;
+    sequence.blocks = blocks;
+    sequence.idle_blocks = idle;
+    return *this;
+  }
+  // Of the running one named last: blocks that others hold too.
+  PlanInputBuilder& Sharing(int64_t blocks) {
+    input_.running.back().sole_blocks -= blocks;
+    return *this;
+  }
+  // Of the one named last.
+  PlanInputBuilder& NextBlock(uint64_t key) {
+    (input_.waiting.empty() ? input_.running : input_.waiting).back().next_block = key;
     return *this;
   }
   PlanInputBuilder& RowLimit(int64_t tokens) {
