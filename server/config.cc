@@ -33,6 +33,7 @@ struct RawFlags {
   std::string dtype = "auto";
   std::string log_level = "info";
   std::string memory_bytes;
+  std::string prefix_cache = "on";
   std::vector<std::string> adapters;
   std::vector<std::string> weights;
   double slo_first_token_seconds = 0.0;
@@ -89,6 +90,10 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
     return FlagError("--log-level", raw.log_level, "debug, info, warning, error",
                      "info tells of starts, loads and ends");
   }
+  if (raw.prefix_cache != "on" && raw.prefix_cache != "off") {
+    return FlagError("--prefix-cache", raw.prefix_cache, "on, off", "off computes every prompt anew");
+  }
+  config->prefix_cache = raw.prefix_cache == "on";
   if (raw.device == "cuda") {
     return absl::UnavailableError("--device: cuda; limit: cpu in this version; use --device=cpu or leave it out");
   }
@@ -212,6 +217,9 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->capture_default_str();
   app->add_option("--max-waiting-per-adapter", config->max_waiting_per_adapter,
                   "Most sequences of one adapter waiting; one more is RESOURCE_EXHAUSTED; 0: no limit")
+      ->capture_default_str();
+  app->add_option("--prefix-cache", raw->prefix_cache,
+                  "on or off: keep the KV cache of prompts and answers, so that what begins like them begins there")
       ->capture_default_str();
   app->add_option("--threads", config->threads, "Computing threads")->capture_default_str();
   app->add_option("--drain-seconds", config->drain_seconds,

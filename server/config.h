@@ -34,6 +34,7 @@ struct ServerConfig {
   int64_t max_batch_tokens = 512;
   int64_t max_sequences = 64;
   int64_t queue_limit = 1024;
+  bool prefix_cache = true;
   std::string order = "fcfs";
   ServicePrices prices;
   int64_t max_running_per_adapter = 0;  // 0 = no limit

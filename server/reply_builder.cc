@@ -37,6 +37,7 @@ ReplyBuilder::Reply ReplyBuilder::Build(const TokenEvent& event) {
   for (size_t i = 0; i < event.prompt_logprobs.size(); ++i) {
     *message.add_prompt_logprobs() = ToProto(event.prompt_logprobs[i], /*with_logprob=*/i > 0);
   }
+  sequence.cached_tokens += event.cached_tokens;  // the first event's
   reply.stopped = AddTokens(event, &sequence, &message);
   if (event.finish || reply.stopped) AddEnd(event, reply.stopped, &sequence, &message);
   if (event.finish) reply.stopped = false;  // The engine has let go of it already.
@@ -75,6 +76,7 @@ void ReplyBuilder::AddEnd(const TokenEvent& event, bool stopped, Sequence* seque
   }
   if (stopped) reason = FinishReason::kStop;
   usage.completion_tokens = sequence->text->tokens();
+  usage.cached_tokens = sequence->cached_tokens;
   message->set_finish_reason(ToProto(reason));
   *message->mutable_usage() = ToProto(usage);
   if (reason == FinishReason::kAbort) message->set_abort_detail(event.finish->abort_detail);

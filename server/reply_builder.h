@@ -38,6 +38,7 @@ class ReplyBuilder final {
  private:
   struct Sequence {
     std::unique_ptr<TextStream> text;
+    int64_t cached_tokens = 0;
     bool ended = false;
     bool held_refusal = false;  // never begun, while others may still begin
   };

@@ -86,6 +86,7 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   engine.max_batch_tokens = config.max_batch_tokens;
   engine.max_sequences = config.max_sequences;
   engine.queue_limit = config.queue_limit;
+  engine.prefix_cache = config.prefix_cache;
   engine.order = config.order;
   engine.prices = config.prices;
   engine.max_running_per_adapter = config.max_running_per_adapter;

@@ -42,6 +42,11 @@ Buckets LatencyBuckets() {
 }
 Buckets CountBuckets() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}; }
 
+// The counter of a total that the engine keeps; an older snapshot does not take it back.
+void RaiseTo(int64_t total, Counter* counter) {
+  counter->Increment(std::max(0.0, static_cast<double>(total) - counter->Value()));
+}
+
 const char* NameOf(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
@@ -85,7 +90,7 @@ struct Metrics::Series {
   Gauge& running = Gauges("vllm:num_requests_running", "Sequences in the batch").Add({});
   Gauge& waiting = Gauges("vllm:num_requests_waiting", "Sequences accepted and not yet running").Add({});
   Gauge& kv_usage =
-      Gauges("vllm:kv_cache_usage_perc", "Share of the memory's pages that KV blocks hold, 0 to 1").Add({});
+      Gauges("vllm:kv_cache_usage_perc", "Share of the memory's pages that KV blocks in use hold, 0 to 1").Add({});
   Family<Gauge>& cache_config = Gauges("vllm:cache_config_info", "1, with the cache's sizes as labels");
   Gauge* cache_config_gauge = nullptr;
   Family<Gauge>& lora_info =
@@ -97,6 +102,9 @@ struct Metrics::Series {
   Counter& generation_tokens = Counters("vllm:generation_tokens_total", "Generated tokens").Add({});
   Counter& preemptions =
       Counters("vllm:num_preemptions_total", "Sequences that gave their memory back and began again").Add({});
+  Counter& prefix_queries =
+      Counters("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache").Add({});
+  Counter& prefix_hits = Counters("vllm:prefix_cache_hits_total", "Of them, tokens that were there").Add({});
   Family<Counter>& success = Counters("vllm:request_success_total", "Sequences that ended, by reason");
   std::array<Counter*, 3> finished{};
 
@@ -109,8 +117,14 @@ struct Metrics::Series {
       OneHistogram("vllm:iteration_tokens_total", "Tokens computed in a step", CountBuckets());
 
   Family<Gauge>& pool_pages = Gauges("lorad_pool_pages", "Pages of the memory by owner");
-  std::array<Gauge*, 3> pool_owners{&pool_pages.Add({{"owner", "kv"}}), &pool_pages.Add({{"owner", "adapter"}}),
-                                    &pool_pages.Add({{"owner", "free"}})};
+  Gauge& kv_pages = pool_pages.Add({{"owner", "kv"}});
+  Gauge& cached_pages = pool_pages.Add({{"owner", "cached"}});
+  Gauge& adapter_pages = pool_pages.Add({{"owner", "adapter"}});
+  Gauge& free_pages = pool_pages.Add({{"owner", "free"}});
+  Gauge& cached_blocks =
+      Gauges("lorad_prefix_cache_blocks", "KV blocks that the prefix cache knows, in use or idle").Add({});
+  Counter& evicted_blocks =
+      Counters("lorad_prefix_cache_evictions_total", "Idle cached KV blocks whose pages were wanted").Add({});
   Gauge& page_bytes = Gauges("lorad_pool_page_bytes", "Bytes of a page").Add({});
   Gauge& draining = Gauges("lorad_draining", "1 once no new requests are taken").Add({});
   Family<Gauge>& adapter_states = Gauges("lorad_adapters", "Adapters by state");
@@ -160,9 +174,14 @@ void Metrics::Series::Refresh(const EngineSnapshot& snapshot, double unix_second
   kv_usage.Set(snapshot.total_pages > 0
                    ? static_cast<double>(snapshot.kv_pages) / static_cast<double>(snapshot.total_pages)
                    : 0);
-  pool_owners[0]->Set(static_cast<double>(snapshot.kv_pages));
-  pool_owners[1]->Set(static_cast<double>(snapshot.adapter_pages));
-  pool_owners[2]->Set(static_cast<double>(snapshot.free_pages));
+  kv_pages.Set(static_cast<double>(snapshot.kv_pages));
+  cached_pages.Set(static_cast<double>(snapshot.cached_pages));
+  adapter_pages.Set(static_cast<double>(snapshot.adapter_pages));
+  free_pages.Set(static_cast<double>(snapshot.free_pages));
+  cached_blocks.Set(static_cast<double>(snapshot.prefix_cache.cached_blocks));
+  RaiseTo(snapshot.prefix_cache.evicted_blocks, &evicted_blocks);
+  RaiseTo(snapshot.prefix_cache.query_tokens, &prefix_queries);
+  RaiseTo(snapshot.prefix_cache.hit_tokens, &prefix_hits);
   page_bytes.Set(static_cast<double>(snapshot.page_bytes));
   draining.Set(snapshot.draining ? 1 : 0);
   if (cache_config_gauge == nullptr && snapshot.pages_per_kv_block > 0) {

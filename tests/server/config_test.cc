@@ -48,6 +48,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--queue-limit=9",
                                       "--threads=3",
                                       "--drain-seconds=0",
+                                      "--prefix-cache=off",
                                       "--state-dir=/s",
                                       "--log-level=error",
                                       "--order=fair_share",
@@ -72,6 +73,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.max_sequences, 8);
   EXPECT_EQ(config.queue_limit, 9);
   EXPECT_EQ(config.threads, 3);
+  EXPECT_FALSE(config.prefix_cache);
   EXPECT_EQ(config.state_dir, "/s");
   EXPECT_EQ(config.log_level, LogLevel::kError);
   EXPECT_EQ(config.order, "fair_share");
@@ -137,6 +139,7 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--device=cuda"}).text, HasSubstr("--device: cuda; limit: cpu"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=4QiB"}).text, HasSubstr("--memory-bytes: 4QiB"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=1K"}).text, HasSubstr("at least 1MiB"));
+  EXPECT_THAT(Refused({"--model=/m", "--prefix-cache=maybe"}).text, HasSubstr("--prefix-cache: maybe; limit: on, off"));
   EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
   EXPECT_THAT(Refused({"--model=/m", "--order=lottery"}).text, HasSubstr("--order: lottery; limit: fcfs, fair_share"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a"}).text, HasSubstr("NAME=WEIGHT"));

@@ -31,7 +31,9 @@ EngineSnapshot Snapshot(std::vector<std::string> resident, std::vector<std::stri
   snapshot.running_sequences = 3;
   snapshot.waiting_sequences = 2;
   snapshot.total_pages = 100;
-  snapshot.free_pages = 60;
+  snapshot.free_pages = 50;
+  snapshot.cached_pages = 10;
+  snapshot.prefix_cache = {.cached_blocks = 7, .evicted_blocks = 2, .query_tokens = 300, .hit_tokens = 160};
   snapshot.kv_pages = 25;
   snapshot.adapter_pages = 15;
   snapshot.page_bytes = 65536;
@@ -123,6 +125,11 @@ TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
   EXPECT_EQ(value("vllm:inter_token_latency_seconds_count"), 2);
   EXPECT_EQ(value("vllm:e2e_request_latency_seconds_count"), 1);
   EXPECT_EQ(value("vllm:request_queue_time_seconds_count"), 1);
+  EXPECT_EQ(value("vllm:prefix_cache_queries_total"), 300);
+  EXPECT_EQ(value("vllm:prefix_cache_hits_total"), 160);
+  EXPECT_EQ(value("lorad_prefix_cache_blocks"), 7);
+  EXPECT_EQ(value("lorad_prefix_cache_evictions_total"), 2);
+  EXPECT_EQ(value("lorad_pool_pages", "owner=\"cached\""), 10);
   EXPECT_EQ(value("lorad_pool_pages", "owner=\"adapter\""), 15);
   EXPECT_EQ(value("lorad_adapters", "state=\"resident\""), 2);
   EXPECT_EQ(value("lorad_adapter_load_seconds_count"), 1);

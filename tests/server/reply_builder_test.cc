@@ -56,13 +56,16 @@ TEST(ReplyBuilderTest, AStopStringEndsTheSequenceAndDropsWhatFollows) {
   SamplingOptions sampling;
   sampling.stop = {"bc"};
   ReplyBuilder builder = Builder(1, sampling);
-  EXPECT_EQ(builder.Build(Tokens(0, {0, 1})).messages[0].text(), "a");
+  TokenEvent first = Tokens(0, {0, 1});
+  first.cached_tokens = 16;
+  EXPECT_EQ(builder.Build(first).messages[0].text(), "a");
   const auto reply = builder.Build(Tokens(0, {2, 3}));
   EXPECT_TRUE(reply.stopped);
   EXPECT_EQ(reply.messages[0].text(), "");
   EXPECT_THAT(reply.messages[0].token_ids(), ElementsAre(2));
   EXPECT_EQ(reply.messages[0].finish_reason(), v1::FINISH_REASON_STOP);
   EXPECT_EQ(reply.messages[0].usage().completion_tokens(), 3u);
+  EXPECT_EQ(reply.messages[0].usage().cached_tokens(), 16u);
   EXPECT_TRUE(builder.Build(Tokens(0, {4})).messages.empty());
   EXPECT_TRUE(builder.Build(Ending(Tokens(0, {5}), FinishReason::kAbort)).messages.empty());
   EXPECT_TRUE(builder.complete());
