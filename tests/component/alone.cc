@@ -24,8 +24,19 @@ bool MarginsCount(const SamplingOptions& sampling) {
          sampling.frequency_penalty == 0.0f && sampling.logit_bias.empty();
 }
 
+namespace {
+
+EngineSetup AloneSetup() {
+  EngineSetup setup;
+  setup.pool_bytes = int64_t{256} << 20;
+  setup.engine.prefix_cache = false;  // every answer is computed from its first token on
+  return setup;
+}
+
+}  // namespace
+
 AloneRunner::AloneRunner(const std::string& base)
-    : engine_(&GoldenBase(base), GoldenDir(base) + "/model", {.pool_bytes = int64_t{256} << 20}) {}
+    : engine_(&GoldenBase(base), GoldenDir(base) + "/model", AloneSetup()) {}
 
 Answer AloneRunner::Run(Request request, int32_t index, const std::string& path) {
   request.adapter = path.empty() ? "" : NameOf(path);

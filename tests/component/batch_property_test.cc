@@ -1,6 +1,6 @@
 // The property that guards the whole daemon: any mix of requests and adapters gives each request the tokens it gets
 // alone, with prompts cut into chunks, neighbours that join, leave and are cancelled, adapters that come, go and are
-// replaced, and too little memory for all of it.
+// replaced, prompts that begin alike and share their KV, and too little memory for all of it.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -45,16 +45,16 @@ TEST_P(BatchPropertyTest, BatchedEqualsAlone) {
   EXPECT_GT(compared.requests(), 5 * counts.batches);
   EXPECT_GT(compared.compared_tokens(), 20 * compared.unclaimed_tokens());
   for (const int64_t count : {counts.mixed_steps, counts.preemptions, counts.evictions, counts.replaced,
-                              counts.unloaded, counts.cancelled, counts.poisoned}) {
+                              counts.unloaded, counts.cancelled, counts.poisoned, counts.cached_tokens}) {
     EXPECT_GT(count, 0);
   }
   EXPECT_GE(counts.most_adapters, 4);
-  RecordProperty(
-      "counts",
-      absl::StrCat("requests ", compared.requests(), ", tokens ", compared.compared_tokens(), ", unclaimed ",
-                   compared.unclaimed_tokens(), ", mixed steps ", counts.mixed_steps, ", preemptions ",
-                   counts.preemptions, ", evictions ", counts.evictions, ", replaced ", counts.replaced, ", unloaded ",
-                   counts.unloaded, ", cancelled ", counts.cancelled, ", poisoned ", counts.poisoned));
+  RecordProperty("counts",
+                 absl::StrCat("requests ", compared.requests(), ", tokens ", compared.compared_tokens(), ", unclaimed ",
+                              compared.unclaimed_tokens(), ", mixed steps ", counts.mixed_steps, ", preemptions ",
+                              counts.preemptions, ", evictions ", counts.evictions, ", replaced ", counts.replaced,
+                              ", unloaded ", counts.unloaded, ", cancelled ", counts.cancelled, ", poisoned ",
+                              counts.poisoned, ", cached tokens ", counts.cached_tokens));
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, BatchPropertyTest,

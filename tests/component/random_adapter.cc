@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "model/base/sha256.h"
+
 namespace lorad {
 namespace {
 
@@ -33,6 +35,19 @@ void Add(ImageSlot slot, AdapterImage* image) {
   image->slots.push_back(std::move(slot));
 }
 
+std::string DigestOf(const AdapterImage& image) {
+  Sha256 digest;
+  for (const ImageSlot& slot : image.slots) {
+    digest.UpdateInt(static_cast<int64_t>(slot.site));
+    digest.UpdateInt(slot.layer);
+    digest.Update(&slot.scale, sizeof(slot.scale));
+    for (const HostTensor* tensor : {&slot.a, &slot.b}) {
+      digest.Update(tensor->data(), static_cast<size_t>(tensor->elements() * SizeBytes(tensor->dtype)));
+    }
+  }
+  return digest.HexDigest();
+}
+
 // Calls `make` for each site and layer of the base, in the image's order.
 template <typename Make>
 std::shared_ptr<const AdapterImage> ForEachPlace(const BaseShape& base, Make make) {
@@ -46,6 +61,7 @@ std::shared_ptr<const AdapterImage> ForEachPlace(const BaseShape& base, Make mak
   }
   std::stable_sort(image->slots.begin(), image->slots.end(),
                    [](const ImageSlot& a, const ImageSlot& b) { return a.site < b.site; });
+  image->digest = DigestOf(*image);
   return image;
 }
 

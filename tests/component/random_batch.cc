@@ -41,6 +41,7 @@ RandomBatch::RandomBatch(const std::string& base, const std::vector<std::string>
     adapters_.push_back(std::make_unique<Adapter>());
     adapters_.back()->name = absl::StrCat("name-", i);
   }
+  for (int i = 0; i < 2; ++i) beginnings_.push_back(RandomPrompt(rng_, kMostPromptTokens, vocab_));
   for (int64_t i = Pick(rng_, 3, 16); i > 0; --i) to_come_.push_back(RandomRequest());
   arrivals_ = Chance(rng_, 0.5) ? 0.9 : 0.3;
   churn_ = Chance(rng_, 0.5) ? 0.1 : 0.0;
@@ -66,7 +67,7 @@ EngineSetup RandomBatch::RandomSetup() {
 Request RandomBatch::RandomRequest() {
   Request request;
   const int64_t prompt_tokens = Chance(rng_, 0.15) ? Pick(rng_, 40, kMostPromptTokens) : Pick(rng_, 1, 30);
-  request.prompt_ids = RandomPrompt(rng_, prompt_tokens, vocab_);
+  request.prompt_ids = PromptOf(prompt_tokens);
   request.priority = static_cast<int32_t>(Chance(rng_, 0.8) ? 0 : Pick(rng_, -1, 1));
   SamplingOptions& sampling = request.sampling;
   sampling.max_tokens = Chance(rng_, 0.3) ? Pick(rng_, 16, kMostNewTokens) : Pick(rng_, 1, 16);
@@ -86,6 +87,17 @@ Request RandomBatch::RandomRequest() {
     sampling.min_tokens = Pick(rng_, 0, sampling.max_tokens - 1);
   }
   return request;
+}
+
+// Half of them begin like others do, for as long as it takes.
+std::vector<int32_t> RandomBatch::PromptOf(int64_t tokens) {
+  std::vector<int32_t> prompt = RandomPrompt(rng_, tokens, vocab_);
+  if (Chance(rng_, 0.5)) return prompt;
+  const std::vector<int32_t>& beginning = beginnings_[static_cast<size_t>(Pick(rng_, 0, 1))];
+  prompt.insert(prompt.begin(), beginning.begin(),
+                beginning.begin() + Pick(rng_, 16, static_cast<int64_t>(beginning.size())));
+  prompt.resize(std::min<size_t>(prompt.size(), kMostPromptTokens));
+  return prompt;
 }
 
 const std::string& RandomBatch::AnyPath() {
@@ -190,14 +202,16 @@ void RandomBatch::Run(BatchedEqualsAlone* compared, BatchCounts* counts) {
 }
 
 void RandomBatch::ExpectEmpty() {
-  EXPECT_EQ(engine_->parts().pages->used_pages(PageOwner::kKv), 0);
+  EXPECT_EQ(engine_->parts().pages->used_pages(PageOwner::kKv), engine_->state().prefix_cache->idle_pages());
   std::vector<CommandAnswer> unloads;
   for (const auto& adapter : adapters_) {
     if (!adapter->path.empty()) unloads.push_back(engine_->Unload(adapter->name));
   }
   engine_->RunUntilIdle();
   for (const CommandAnswer& unload : unloads) EXPECT_TRUE(unload->has_value() && (*unload)->ok());
-  EXPECT_EQ(engine_->parts().pages->free_pages(), engine_->parts().pages->total_pages());
+  // What the base has cached is all that is left.
+  EXPECT_EQ(engine_->parts().pages->free_pages() + engine_->state().prefix_cache->idle_pages(),
+            engine_->parts().pages->total_pages());
 }
 
 void RandomBatch::Check(const Live& live, BatchedEqualsAlone* compared, BatchCounts* counts) {
@@ -209,6 +223,7 @@ void RandomBatch::Check(const Live& live, BatchedEqualsAlone* compared, BatchCou
     SCOPED_TRACE(absl::StrCat("request ", live.id, ", sequence ", index, ", adapter '", live.request.adapter, "'"));
     const Answer batched = AnswerOf(*live.recording, index);
     const Finish& finish = *live.recording->sequences()[static_cast<size_t>(index)].finish;
+    counts->cached_tokens += finish.usage.cached_tokens;
     EXPECT_EQ(finish.usage.completion_tokens, static_cast<int64_t>(batched.tokens.size()));
     const bool ended_early = !finish.status.ok() || finish.reason == FinishReason::kAbort;
     if (!finish.status.ok()) {

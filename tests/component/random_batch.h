@@ -24,6 +24,7 @@ struct BatchCounts {
   int64_t most_adapters = 0;  // in one step
   int64_t cancelled = 0;      // sequences that ended early
   int64_t poisoned = 0;       // sequences that ended by their adapter's NaN
+  int64_t cached_tokens = 0;  // of prompts that were found computed
 };
 
 // One seeded batch: requests of all sorts arrive at an engine with little memory and small steps, are cancelled or run
@@ -55,6 +56,7 @@ class RandomBatch final {
 
   EngineSetup RandomSetup();
   Request RandomRequest();
+  std::vector<int32_t> PromptOf(int64_t tokens);
   const std::string& AnyPath();
   void Submit();
   void CancelOne();
@@ -70,7 +72,8 @@ class RandomBatch final {
   Rng rng_;
   const int64_t vocab_;
   std::vector<std::string> paths_;
-  std::string nan_path_;  // "" = none in this batch
+  std::vector<std::vector<int32_t>> beginnings_;  // of prompts that begin alike
+  std::string nan_path_;                          // "" = none in this batch
   std::unique_ptr<SteppedEngine> engine_;
   std::vector<std::unique_ptr<Adapter>> adapters_;
   std::vector<Request> to_come_;
