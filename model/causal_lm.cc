@@ -138,7 +138,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(model_dir));
   ASSIGN_OR_RETURN(const std::string config_text,
                    ReadWholeFile(*LocalFiles(), absl::StrCat(model_dir, "/config.json"), kMaxConfigBytes));
-  ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(model_dir));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCausalCheckpoint(model_dir));
   const Architecture* architecture = FindArchitecture(config.architecture);
   LORAD_CHECK(architecture != nullptr);
   ASSIGN_OR_RETURN(MatchedWeights matched, MatchWeights(architecture->weights(config), config.num_layers, checkpoint));

@@ -5,13 +5,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <map>
 #include <set>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
@@ -113,6 +116,18 @@ absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& model_dir) {
         absl::StrCat(model_dir, "/", pickle, ": not supported: pickled weights; convert to safetensors"));
   }
   return absl::DataLossError(absl::StrCat("no weights: neither ", single, " nor model.safetensors.index.json"));
+}
+
+absl::StatusOr<Checkpoint> OpenCausalCheckpoint(const std::string& model_dir) {
+  ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(model_dir));
+  const auto is_named_as_whole = [](const auto& entry) { return absl::StartsWith(entry.first, "model."); };
+  if (std::any_of(checkpoint.begin(), checkpoint.end(), is_named_as_whole)) return checkpoint;
+  Checkpoint whole;
+  for (auto& [name, tensor] : checkpoint) {
+    const bool is_head = absl::StartsWith(name, "lm_head.");
+    whole.emplace(is_head ? name : absl::StrCat("model.", name), std::move(tensor));
+  }
+  return whole;
 }
 
 }  // namespace lorad

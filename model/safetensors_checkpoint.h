@@ -46,4 +46,8 @@ using Checkpoint = std::map<std::string, StoredTensor, std::less<>>;
 // Unimplemented for a folder with pytorch_model.bin alone.
 absl::StatusOr<Checkpoint> OpenCheckpoint(const std::string& model_dir);
 
+// The same of a causal LM that may have been saved by its inner model, without the head: then no name begins with
+// "model.", and all but the head's get it, as when transformers loads them. Published OPT folders are so.
+absl::StatusOr<Checkpoint> OpenCausalCheckpoint(const std::string& model_dir);
+
 }  // namespace lorad

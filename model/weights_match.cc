@@ -17,7 +17,8 @@ namespace {
 constexpr size_t kShownNames = 10;
 
 bool IsLeftover(const std::string& name) {
-  return absl::EndsWith(name, "rotary_emb.inv_freq") || absl::EndsWith(name, "masked_bias");
+  return absl::EndsWith(name, "rotary_emb.inv_freq") || absl::EndsWith(name, "masked_bias") ||
+         absl::EndsWith(name, "decoder.version");
 }
 
 // "missing: 12: a, b, …" for a list that is not empty.

@@ -21,9 +21,9 @@ struct WeightKey {
 using MatchedWeights = std::map<WeightKey, StoredTensor>;
 
 // Finds every row of `rows` for each of its layers and experts in the checkpoint. Tensors that old exporters left and
-// nobody needs (rotary_emb.inv_freq, masked_bias) are passed over. Errors: DataLoss, one message with the counts and
-// the first names of missing, unexpected and wrong-shaped tensors; Unimplemented for a stored dtype other than F32,
-// F16, BF16.
+// nobody needs (rotary_emb.inv_freq, masked_bias, decoder.version) are passed over. Errors: DataLoss, one message with
+// the counts and the first names of missing, unexpected and wrong-shaped tensors; Unimplemented for a stored dtype
+// other than F32, F16, BF16.
 absl::StatusOr<MatchedWeights> MatchWeights(const std::vector<WeightRow>& rows, int64_t num_layers,
                                             const Checkpoint& checkpoint);
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 #include "model/causal_lm.h"
 #include "tests/support/golden_runner.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -98,6 +100,44 @@ TEST_P(GoldenAdapterTest, RequestsOfManyAdaptersJoinAndLeaveWhileOthersRun) {
   std::stable_sort(cases.begin(), cases.end(), [](const auto& a, const auto& b) { return a.prompt < b.prompt; });
   ExpectAnswers(served, cases, {.chunk_tokens = 3, .join_every_steps = 0});
 }
+
+// transformers' own bf16 is the measure of how far off the fp32 answers a right bf16 may be.
+class Bf16AdapterTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(Bf16AdapterTest, IsNoFurtherFromFp32ThanTransformersIs) {
+  Served served(GetParam(), DType::kBF16);
+  SlotSeam seam(served.slots());
+  double ours = 0, theirs = 0;
+  for (const nlohmann::json& golden : ReadJsonFile(kGolden + GetParam() + "/cases_bf16.json")) {
+    const GoldenCase request = {
+        .name = golden["name"], .adapter = golden["adapter"], .prompt = golden["prompt"], .max_tokens = 1};
+    const auto answers =
+        RunGolden(served.model(), seam, {request}, [&](const GoldenCase& c) { return served.TermsOf(c); }, {});
+    ASSERT_THAT(answers, IsOk());
+    const std::vector<double> exact = golden["prompt_logprobs_fp32"], other = golden["prompt_logprobs"];
+    const std::vector<double>& found = answers->front().prompt_logprobs;
+    ASSERT_EQ(found.size(), exact.size());
+    for (size_t i = 0; i < exact.size(); ++i) {
+      ours += std::abs(found[i] - exact[i]);
+      theirs += std::abs(other[i] - exact[i]);
+    }
+  }
+  EXPECT_GT(ours, 0);  // it is bf16
+  EXPECT_LT(ours, 1.2 * theirs);
+  RecordProperty("ours_over_theirs", std::to_string(ours / theirs));
+}
+
+std::vector<std::string> Bf16Bases() {
+  std::vector<std::string> bases = GoldenBases(kGolden);
+  std::erase_if(bases, [](const std::string& base) {
+    const std::vector<std::string> files = ListDir(kGolden + base);
+    return std::find(files.begin(), files.end(), "cases_bf16.json") == files.end();
+  });
+  return bases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, Bf16AdapterTest, testing::ValuesIn(Bf16Bases()),
+                         [](const auto& info) { return info.param; });
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenAdapterTest, testing::ValuesIn(GoldenBases(kGolden)),
                          [](const auto& info) { return info.param; });

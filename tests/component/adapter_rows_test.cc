@@ -172,7 +172,8 @@ TEST_P(AdapterRowsTest, AnAdapterOfNanReachesNoRowButItsOwn) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Bases, AdapterRowsTest, testing::Values("llama3", "llama_linear", "mistral", "qwen2", "qwen3"),
+INSTANTIATE_TEST_SUITE_P(Bases, AdapterRowsTest,
+                         testing::Values("llama3", "llama_linear", "mistral", "qwen2", "qwen3", "opt_post", "phi"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

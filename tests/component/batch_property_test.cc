@@ -58,7 +58,8 @@ TEST_P(BatchPropertyTest, BatchedEqualsAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, BatchPropertyTest,
-                         testing::Values("llama3", "llama_linear", "mistral", "qwen2_sliding", "qwen3"),
+                         testing::Values("llama3", "llama_linear", "mistral", "qwen2_sliding", "qwen3", "opt_post",
+                                         "phi"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

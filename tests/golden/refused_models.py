@@ -13,7 +13,7 @@ import shutil
 
 import numpy
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM
 
 import bases
 import oracle
@@ -40,6 +40,7 @@ class Flaw:
     code: str
     names: list
     change: object  # Checkpoint -> None
+    of: str = "llama"  # The sound model that it is put into.
 
 
 def config(**values):
@@ -83,6 +84,12 @@ def cut(count):
 
 def packed(tensors: dict) -> bytes:
     return safetensors_bytes(*pack_f32(tensors))
+
+
+def rename(edit):
+    def change(c):
+        c.tensors = {edit(name): tensor for name, tensor in c.tensors.items()}
+    return change
 
 
 def sharded(edit_map=None, edit_shards=None, index=None):
@@ -171,6 +178,17 @@ FLAWS = [
     Flaw("index_absolute_path", DAMAGED, [INDEX], sharded(edit_map=lambda m: m | {NORM: "/etc/passwd"})),
     Flaw("index_cut", DAMAGED, [INDEX], sharded(index=b'{"weight_map": {')),
     Flaw("index_without_map", DAMAGED, [INDEX], sharded(index=b'{"metadata": {}}')),
+    Flaw("opt_activation", UNIMPLEMENTED, ["activation_function", "tanh"], config(activation_function="tanh"), of="opt"),
+    Flaw("opt_ffn_dim_missing", INVALID, ["ffn_dim"], without("ffn_dim"), of="opt"),
+    Flaw("opt_norm_before_string", INVALID, ["do_layer_norm_before"], config(do_layer_norm_before="yes"), of="opt"),
+    Flaw("opt_positions_too_few", DAMAGED, ["embed_positions", "66", "65"], put("model.decoder.embed_positions.weight", 65, 8), of="opt"),
+    Flaw("opt_projection_missing", DAMAGED, ["project_in", "embed_tokens"], config(word_embed_proj_dim=4), of="opt"),
+    Flaw("opt_norm_missing", DAMAGED, ["model.decoder.final_layer_norm.bias"], drop("model.decoder.final_layer_norm.bias"), of="opt"),
+    Flaw("phi_qk_layernorm", UNIMPLEMENTED, ["qk_layernorm"], config(qk_layernorm=True), of="phi"),
+    Flaw("phi_hidden_act", UNIMPLEMENTED, ["hidden_act", "mish"], config(hidden_act="mish"), of="phi"),
+    Flaw("phi_rotation_odd", INVALID, ["partial_rotary_factor", "0.25"], rope(rope_type="default", partial_rotary_factor=0.25), of="phi"),
+    Flaw("phi_rotation_above_one", INVALID, ["partial_rotary_factor"], rope(rope_type="default", partial_rotary_factor=1.5), of="phi"),
+    Flaw("phi_head_bias_missing", DAMAGED, ["lm_head.bias"], drop("lm_head.bias"), of="phi"),
     Flaw("index_map_of_numbers", DAMAGED, [INDEX], sharded(edit_map=lambda m: m | {NORM: 3})),
 ]
 
@@ -185,16 +203,35 @@ ACCEPTED = [
     Flaw("old_rope_spelling", OK, [], old_rope(type="linear", factor=2.0)),
     Flaw("rope_from_neither_spelling", OK, [], without("rope_parameters")),
     Flaw("unknown_config_keys", OK, [], config(_attn_implementation_autoset=True, torchscript=False, foo=None)),
+    Flaw("opt_control", OK, [], lambda c: None, of="opt"),
+    Flaw("opt_saved_by_the_inner_model", OK, [], rename(lambda name: name.removeprefix("model.")), of="opt"),
+    Flaw("opt_decoder_version", OK, [], put("model.decoder.version", 1), of="opt"),
+    Flaw("phi_control", OK, [], lambda c: None, of="phi"),
+    Flaw("phi_rotation_of_the_whole_head", OK, [], rope(rope_type="default", partial_rotary_factor=1.0), of="phi"),
     Flaw("eos_list", OK, [], config(eos_token_id=[2, 7])),
 ]
 
 
-def sound() -> Checkpoint:
-    """A tiny Llama that loads."""
-    model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False, architectures=["LlamaForCausalLM"], dtype="float32"))
+def sound() -> dict:
+    """Tiny models that load, by family."""
+    opt_sizes = {key: value for key, value in SIZES.items() if key not in ("intermediate_size", "num_key_value_heads")} | {"ffn_dim": 12}
+    return {
+        "llama": checkpoint_of(LlamaForCausalLM, LlamaConfig, SIZES, {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}),
+        "opt": checkpoint_of(OPTForCausalLM, OPTConfig, opt_sizes, {"tie_word_embeddings": True}),
+        "phi": checkpoint_of(PhiForCausalLM, PhiConfig, SIZES, {"tie_word_embeddings": False}),
+    }
+
+
+def checkpoint_of(model_class, config_class, sizes: dict, written: dict) -> Checkpoint:
+    """`written`: keys that config.json has though they are the defaults."""
+    tied = {"tie_word_embeddings": written["tie_word_embeddings"]}
+    model = model_class(config_class(**sizes, **tied, architectures=[model_class.__name__], dtype="float32"))
     bases.draw_weights(model, seed=11)
-    config = model.config.to_diff_dict() | SIZES | {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
-    return Checkpoint(config, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    config = model.config.to_diff_dict() | sizes | written
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if tied["tie_word_embeddings"]:
+        tensors.pop(HEAD)
+    return Checkpoint(config, tensors)
 
 
 def write_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint, flaw: Flaw) -> None:
@@ -213,11 +250,11 @@ def write_checkpoint(folder: pathlib.Path, checkpoint: Checkpoint, flaw: Flaw) -
 
 
 def write_all(here: pathlib.Path) -> None:
-    checkpoint = sound()
+    checkpoints = sound()
     for place, flaws in ((here / "refused_models", FLAWS), (here / "accepted_models", ACCEPTED)):
         shutil.rmtree(place, ignore_errors=True)
         for flaw in flaws:
-            write_checkpoint(place / flaw.name, copy.deepcopy(checkpoint), flaw)
+            write_checkpoint(place / flaw.name, copy.deepcopy(checkpoints[flaw.of]), flaw)
     for flaw in ACCEPTED:
         if not torch.isfinite(oracle.log_softmax_rows(oracle.load(here / "accepted_models" / flaw.name / "model"), [1, 5, 9])).all():
             raise SystemExit(f"accepted_models/{flaw.name} does not run in transformers")

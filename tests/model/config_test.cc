@@ -43,6 +43,27 @@ json Qwen2() {
   return config;
 }
 
+// Published OPT and Phi configs leave most keys out.
+json Opt() {
+  return {{"architectures", {"OPTForCausalLM"}},
+          {"model_type", "opt"},
+          {"vocab_size", 100},
+          {"hidden_size", 64},
+          {"ffn_dim", 96},
+          {"num_hidden_layers", 3},
+          {"num_attention_heads", 4},
+          {"max_position_embeddings", 50}};
+}
+
+json Phi() {
+  json config = Llama();
+  config["architectures"] = {"PhiForCausalLM"};
+  config["model_type"] = "phi";
+  config.erase("hidden_act");
+  config.erase("num_key_value_heads");
+  return config;
+}
+
 json With(json config, const char* key, json value) {
   config[key] = std::move(value);
   return config;
@@ -149,6 +170,61 @@ TEST(ConfigTest, Qwen2HasBiasesOnQkvAndQwen3Norms) {
   EXPECT_EQ(qwen3->head_dim, 128);
 }
 
+TEST(ConfigTest, ReadsOptWithDefaults) {
+  const auto config = Read(Opt());
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->norm, NormKind::kLayer);
+  EXPECT_DOUBLE_EQ(config->norm_eps, 1e-5);
+  EXPECT_EQ(config->block, BlockKind::kPreNorm);
+  EXPECT_EQ(config->activation, Activation::kRelu);
+  EXPECT_TRUE(config->qkv_bias && config->o_bias && config->mlp_bias && config->tied_embeddings);
+  EXPECT_TRUE(config->norm_weights && config->final_norm && !config->gated_ffn);
+  EXPECT_EQ(config->num_kv_heads, 4);
+  EXPECT_EQ(config->intermediate_size, 96);
+  EXPECT_EQ(config->embedding_size, 64);
+  EXPECT_EQ(config->rope.rotary_dim, 0);
+  EXPECT_EQ(config->position_offset, 2);
+  EXPECT_EQ(config->max_context_tokens, 50);
+}
+
+TEST(ConfigTest, OptsNormsGoBehindOrAway) {
+  const auto behind = Read(With(Opt(), "do_layer_norm_before", false));
+  EXPECT_EQ(behind->block, BlockKind::kPostNorm);
+  EXPECT_FALSE(behind->final_norm);
+  EXPECT_FALSE(Read(With(Opt(), "_remove_final_layer_norm", true))->final_norm);
+  EXPECT_FALSE(Read(With(Opt(), "layer_norm_elementwise_affine", false))->norm_weights);
+  EXPECT_EQ(Read(With(Opt(), "activation_function", "gelu"))->activation, Activation::kGelu);
+  EXPECT_THAT(Read(With(Opt(), "activation_function", "tanh")),
+              IsError(kUnimplemented, HasSubstr("activation_function: \"tanh\"")));
+  EXPECT_THAT(Read(With(Opt(), "ffn_dim", 0)), IsError(kInvalid, HasSubstr("ffn_dim: 0")));
+  EXPECT_THAT(Read(With(Opt(), "word_embed_proj_dim", -1)), IsError(kInvalid, HasSubstr("word_embed_proj_dim: -1")));
+}
+
+TEST(ConfigTest, ReadsPhiWithDefaults) {
+  const auto config = Read(Phi());
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->norm, NormKind::kLayer);
+  EXPECT_EQ(config->block, BlockKind::kParallel);
+  EXPECT_EQ(config->activation, Activation::kGeluTanh);
+  EXPECT_TRUE(config->qkv_bias && config->o_bias && config->mlp_bias && !config->tied_embeddings && !config->gated_ffn);
+  EXPECT_EQ(config->num_kv_heads, 4);
+  EXPECT_EQ(config->rope.rotary_dim, 8);  // half of 16
+  EXPECT_DOUBLE_EQ(Read(With(Phi(), "layer_norm_eps", 1e-3))->norm_eps, 1e-3);
+  EXPECT_THAT(Read(With(Phi(), "qk_layernorm", true)), IsError(kUnimplemented, HasSubstr("qk_layernorm: true")));
+}
+
+TEST(ConfigTest, ThePartOfAHeadThatPhiRotates) {
+  // Where it stands in versions 4 and 5; HF truncates.
+  EXPECT_EQ(Read(With(Phi(), "partial_rotary_factor", 0.4))->rope.rotary_dim, 6);
+  EXPECT_EQ(
+      Read(With(Phi(), "rope_parameters", {{"rope_theta", 1e4}, {"partial_rotary_factor", 0.75}}))->rope.rotary_dim,
+      12);
+  for (const double factor : {0.2, 0.0}) {
+    EXPECT_THAT(Read(With(Phi(), "partial_rotary_factor", factor)),
+                IsError(kInvalid, HasSubstr("partial_rotary_factor")));
+  }
+}
+
 TEST(ConfigTest, EndTokensAreTheUnionOfBothFiles) {
   EXPECT_THAT(Read(Llama(), R"({"eos_token_id":[5,2,7]})")->eos_token_ids, ElementsAre(2, 5, 7));
   EXPECT_THAT(Read(With(Llama(), "eos_token_id", {3, 4}), R"({"eos_token_id":9})")->eos_token_ids,
@@ -240,6 +316,32 @@ TEST(ConfigTest, RefusesBrokenFiles) {
   EXPECT_THAT(ReadModelConfig("/nonexistent"),
               IsError(absl::StatusCode::kNotFound, HasSubstr("/nonexistent/config.json")));
   EXPECT_THAT(ReadText(std::string(100'000, '[')), IsError(kDataLoss, HasSubstr("config.json")));
+}
+
+TEST(BaseShapeTest, OptsAndPhisModulesAreOurSites) {
+  const BaseShape opt = BaseShapeOf(*Read(With(Opt(), "word_embed_proj_dim", 20)));
+  ASSERT_EQ(opt.sites.size(), 10u);
+  const auto expect = [](const BaseShape& shape, Site site, const char* path, int64_t in, int64_t out, bool has_bias) {
+    const SiteShape* found = shape.Find(site);
+    ASSERT_NE(found, nullptr) << path;
+    EXPECT_EQ(found->module_path, path);
+    EXPECT_EQ(found->in_features, in) << path;
+    EXPECT_EQ(found->out_features, out) << path;
+    EXPECT_EQ(found->has_bias, has_bias) << path;
+  };
+  expect(opt, Site::kOProj, "model.decoder.layers.{}.self_attn.out_proj", 64, 64, true);
+  expect(opt, Site::kUpProj, "model.decoder.layers.{}.fc1", 64, 96, true);
+  expect(opt, Site::kDownProj, "model.decoder.layers.{}.fc2", 96, 64, true);
+  expect(opt, Site::kProjectIn, "model.decoder.project_in", 20, 64, false);
+  expect(opt, Site::kProjectOut, "model.decoder.project_out", 64, 20, false);
+  expect(opt, Site::kEmbedTokens, "model.decoder.embed_tokens", 100, 20, false);
+  expect(opt, Site::kLmHead, "lm_head", 20, 100, false);
+  EXPECT_EQ(BaseShapeOf(*Read(Opt())).Find(Site::kProjectIn), nullptr);
+  const BaseShape phi = BaseShapeOf(*Read(Phi()));
+  ASSERT_EQ(phi.sites.size(), 8u);
+  expect(phi, Site::kOProj, "model.layers.{}.self_attn.dense", 64, 64, true);
+  expect(phi, Site::kUpProj, "model.layers.{}.mlp.fc1", 64, 96, true);
+  expect(phi, Site::kLmHead, "lm_head", 64, 100, true);
 }
 
 TEST(BaseShapeTest, NamesModulesAndWidths) {
