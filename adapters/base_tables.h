@@ -10,8 +10,8 @@
 
 namespace lorad {
 
-// The base's own embedding or head as its checkpoint stores it, [rows, columns] = [vocabulary, hidden], row-major, in
-// host memory for as long as the base lives.
+// A tensor of the base as its checkpoint stores it, row-major, in host memory for as long as the base lives: a weight
+// [rows, columns] (of an embedding [vocabulary, hidden]) or a bias [rows, 1].
 struct BaseTable {
   DType dtype = DType::kF32;  // f32, bf16 or f16
   int64_t rows = 0;
@@ -19,9 +19,15 @@ struct BaseTable {
   const std::byte* data = nullptr;
 };
 
-// Gives the table of kEmbedTokens or kLmHead (of a tied head: the embedding). PEFT saves a copy of these tables beside
-// LoRA that targets them, and loading it there overwrites the base; here a copy that equals the base is dropped, and
-// any other is refused. Called on loader threads.
-using BaseTables = std::function<absl::StatusOr<BaseTable>(Site site)>;
+struct BaseTableName {
+  Site site = Site::kEmbedTokens;
+  int32_t layer = -1;  // -1: not in a layer
+  bool bias = false;
+};
+
+// Gives the base's tensors (of a tied head: the embedding). PEFT saves a copy of embedding and head beside LoRA that
+// targets them, and loading it there overwrites the base; here a copy that equals the base is dropped, and any other is
+// refused. DoRA's norms need the weights, replaced biases the biases. Called on loader threads. Errors: NotFound.
+using BaseTables = std::function<absl::StatusOr<BaseTable>(const BaseTableName& name)>;
 
 }  // namespace lorad

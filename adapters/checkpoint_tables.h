@@ -8,8 +8,8 @@
 
 namespace lorad {
 
-// The embedding and head of the checkpoint in `model_dir`, mapped as long as the result lives; pages are read only when
-// a folder holds a copy to compare. Errors: as OpenCheckpoint.
+// The tensors of the checkpoint in `model_dir`, mapped as long as the result lives; pages are read only when an adapter
+// needs them. Errors: as OpenCheckpoint.
 absl::StatusOr<BaseTables> OpenBaseTables(const std::string& model_dir, const BaseShape& base);
 
 }  // namespace lorad

@@ -1,6 +1,7 @@
 #include "adapters/image.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "adapters/float_convert.h"
 #include "model/base/check.h"
@@ -45,12 +46,22 @@ void CopyTransposed(const HostTensor& from, DType to, std::byte* destination) {
 PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
   PackedLayout layout;
   layout.dtype = pool_dtype;
+  const auto place = [&](int64_t bytes) {
+    const int64_t offset = Aligned(layout.total_bytes);
+    layout.total_bytes = offset + bytes;
+    return offset;
+  };
+  const auto place_f32 = [&](int64_t count) { return place(count * SizeBytes(DType::kF32)); };
   for (const ImageSlot& slot : image.slots) {
     PackedSlot packed{
         .site = slot.site, .layer = slot.layer, .expert = slot.expert, .rank = slot.rank, .scale = slot.scale};
-    packed.a_offset_bytes = Aligned(layout.total_bytes);
-    packed.b_offset_bytes = Aligned(packed.a_offset_bytes + slot.a.elements() * SizeBytes(pool_dtype));
-    layout.total_bytes = packed.b_offset_bytes + slot.b.elements() * SizeBytes(pool_dtype);
+    if (slot.rank > 0) {
+      packed.a_offset_bytes = place(slot.a.elements() * SizeBytes(pool_dtype));
+      packed.b_offset_bytes = place(slot.b.elements() * SizeBytes(pool_dtype));
+    }
+    if (slot.magnitude.present()) packed.dora_offset_bytes = place_f32(3 * slot.magnitude.elements());
+    if (slot.delta_bias.present()) packed.delta_bias_offset_bytes = place_f32(slot.delta_bias.elements());
+    if (slot.bias.present()) packed.bias_offset_bytes = place_f32(slot.bias.elements());
     layout.slots.push_back(packed);
   }
   return layout;
@@ -58,9 +69,19 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
 
 void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination) {
   LORAD_CHECK_EQ(image.slots.size(), layout.slots.size());
+  const auto copy_f32 = [&](const std::vector<float>& values, int64_t offset) {
+    if (offset >= 0) std::memcpy(destination + offset, values.data(), values.size() * sizeof(float));
+  };
   for (size_t i = 0; i < image.slots.size(); ++i) {
-    Copy(image.slots[i].a, layout.dtype, destination + layout.slots[i].a_offset_bytes);
-    CopyTransposed(image.slots[i].b, layout.dtype, destination + layout.slots[i].b_offset_bytes);
+    const ImageSlot& slot = image.slots[i];
+    const PackedSlot& packed = layout.slots[i];
+    if (slot.rank > 0) {
+      Copy(slot.a, layout.dtype, destination + packed.a_offset_bytes);
+      CopyTransposed(slot.b, layout.dtype, destination + packed.b_offset_bytes);
+    }
+    copy_f32(slot.dora, packed.dora_offset_bytes);
+    copy_f32(slot.bias_change, packed.bias_offset_bytes);
+    if (slot.delta_bias.present()) Copy(slot.delta_bias, DType::kF32, destination + packed.delta_bias_offset_bytes);
   }
 }
 

@@ -18,6 +18,7 @@ struct HostTensor {
   std::shared_ptr<const std::vector<std::byte>> bytes = nullptr;  // many tensors may share one buffer
   int64_t offset_bytes = 0;
 
+  bool present() const { return !shape.empty(); }
   const std::byte* data() const { return bytes->data() + offset_bytes; }
   int64_t elements() const {
     int64_t n = 1;
@@ -26,15 +27,24 @@ struct HostTensor {
   }
 };
 
-// One low-rank pair: y += scale * (x A^T) B^T. For an embedding, x is the one-hot row of the token.
+// What an adapter changes at one site and layer:
+//   y = f * (W x + scale * (B A x + delta_bias)) + bias
+// with f as adapters/dora.h has it. For an embedding, x is the one-hot row of the token.
 struct ImageSlot {
   Site site = Site::kQProj;
   int32_t layer = -1;   // -1: not in a layer
   int32_t expert = -1;  // routed kinds
-  int32_t rank = 0;
+  int32_t rank = 0;     // 0 = no pair: only a bias
   float scale = 1.0f;
   HostTensor a = {};  // [rank, in]
   HostTensor b = {};  // [out, rank]
+  // Each may be absent.
+  HostTensor magnitude = {};   // [out]: DoRA
+  HostTensor delta_bias = {};  // [out]: of B (lora_bias)
+  HostTensor bias = {};        // [out], instead of the base's
+  // As applied, made by the reader from the above and the base.
+  std::vector<float> dora = {};         // [3, out], DoraTerms::values
+  std::vector<float> bias_change = {};  // [out], bias minus the base's
 };
 
 // An adapter in host form, the same for every kind; const after load. rsLoRA, patterns and target expressions are
@@ -49,16 +59,19 @@ struct AdapterImage {
   int32_t rank_max = 0;
 };
 
-// Where one pair lies inside an adapter's run of pages. Both matrices are rank-major: A [rank, in], B transposed
-// [rank, out]; each starts on a 64-byte border.
+// Where one slot lies inside an adapter's run of pages. Both matrices are rank-major: A [rank, in], B transposed
+// [rank, out]; each, and each f32 vector, starts on a 64-byte border. An offset of -1: absent.
 struct PackedSlot {
   Site site = Site::kQProj;
   int32_t layer = -1;
   int32_t expert = -1;
   int32_t rank = 0;
   float scale = 1.0f;
-  int64_t a_offset_bytes = 0;
-  int64_t b_offset_bytes = 0;
+  int64_t a_offset_bytes = -1;
+  int64_t b_offset_bytes = -1;
+  int64_t dora_offset_bytes = -1;
+  int64_t delta_bias_offset_bytes = -1;
+  int64_t bias_offset_bytes = -1;
 };
 
 struct PackedLayout {

@@ -77,12 +77,17 @@ int32_t AdapterPool::Impl::TakeSlot() {
 
 void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
   const std::byte* const base = entry.run.data();
+  const auto bytes_at = [base](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
+  const auto floats_at = [&](int64_t offset) { return reinterpret_cast<const float*>(bytes_at(offset)); };
   for (const PackedSlot& packed : entry.layout.slots) {
     table.Set(packed.site, packed.layer, entry.slot,
-              {.a = base + packed.a_offset_bytes,
-               .b_t = base + packed.b_offset_bytes,
+              {.a = bytes_at(packed.a_offset_bytes),
+               .b_t = bytes_at(packed.b_offset_bytes),
                .rank = packed.rank,
-               .scale = packed.scale});
+               .scale = packed.scale,
+               .dora = floats_at(packed.dora_offset_bytes),
+               .delta_bias = floats_at(packed.delta_bias_offset_bytes),
+               .bias = floats_at(packed.bias_offset_bytes)});
   }
 }
 

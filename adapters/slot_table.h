@@ -9,12 +9,17 @@
 
 namespace lorad {
 
-// One adapter's pair at one site and layer; rank 0 = the adapter does not touch it.
+// What one adapter changes at one site and layer. The vectors are f32 in every pool.
 struct SlotWeights {
   const std::byte* a = nullptr;    // [rank, in]
   const std::byte* b_t = nullptr;  // [rank, out]
-  int32_t rank = 0;
+  int32_t rank = 0;                // 0 = no pair
   float scale = 1.0f;
+  const float* dora = nullptr;        // [3, out], see adapters/dora.h
+  const float* delta_bias = nullptr;  // [out], of B (lora_bias)
+  const float* bias = nullptr;        // [out], what the adapter's own bias is above the base's
+
+  bool touches() const { return rank > 0 || bias != nullptr; }
 };
 
 // For every (site, layer): the weights of each resident adapter by slot. Persistent; changes on residency only.
@@ -24,7 +29,7 @@ class SlotTable final {
 
   // [slots()], for kernels.
   const SlotWeights* At(Site site, int32_t layer) const;
-  bool AnyAt(Site site, int32_t layer, int32_t slot) const { return At(site, layer)[slot].rank > 0; }
+  bool AnyAt(Site site, int32_t layer, int32_t slot) const { return At(site, layer)[slot].touches(); }
   int32_t slots() const { return num_slots_; }
   DType dtype() const { return dtype_; }
   int64_t vocab_size() const { return vocab_size_; }  // columns of A at embed_tokens

@@ -31,7 +31,7 @@ absl::Status CheckEqualsBaseTable(FileSource& files, const std::string& path, co
   if (base_tables == nullptr) {
     return absl::UnimplementedError(absl::StrCat(what, "; a copy of the base's table, which cannot be compared here"));
   }
-  ASSIGN_OR_RETURN(const BaseTable table, base_tables(site));
+  ASSIGN_OR_RETURN(const BaseTable table, base_tables({.site = site}));
   if (entry.shape != std::vector<int64_t>{table.rows, table.columns}) {
     return absl::UnimplementedError(absl::StrCat(what, "; the base's: [", table.rows, ", ", table.columns,
                                                  "]; a resized vocabulary is not supported yet"));

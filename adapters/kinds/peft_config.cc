@@ -41,6 +41,8 @@ constexpr KnownKey kKnownKeys[] = {
     {"ensure_weight_tying", KeyUse::kRead},
     {"init_lora_weights", KeyUse::kRead},
     {"bias", KeyUse::kRead},
+    {"use_dora", KeyUse::kRead},
+    {"lora_bias", KeyUse::kRead},
     // Words for people and programs, training, and how the base was split over devices.
     {"task_type", KeyUse::kInert},
     {"auto_mapping", KeyUse::kInert},
@@ -61,9 +63,7 @@ constexpr KnownKey kKnownKeys[] = {
     {"velora_config", KeyUse::kInert},
     {"runtime_config", KeyUse::kInert},
     {"qalora_group_size", KeyUse::kInert},  // read with use_qalora alone
-    {"use_dora", KeyUse::kMustBeOff, "weight-decomposed LoRA (DoRA)"},
     {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
-    {"lora_bias", KeyUse::kMustBeOff, "a bias on B"},
     {"modules_to_save", KeyUse::kMustBeOff, "replacement of whole modules"},
     {"trainable_token_indices", KeyUse::kMustBeOff, "replacement of embedding rows"},
     {"target_parameters", KeyUse::kMustBeOff, "LoRA on bare parameters"},
@@ -125,6 +125,14 @@ absl::StatusOr<bool> ReadFlag(const Json& json, const char* key) {
   if (value == nullptr) return false;
   if (!value->is_boolean()) return Invalid(key, *value, "must be true or false");
   return value->get<bool>();
+}
+
+absl::StatusOr<PeftBias> ReadBias(const Json& json) {
+  const Json* value = FindSet(json, "bias");
+  if (value == nullptr || *value == "none") return PeftBias::kNone;
+  if (*value == "lora_only") return PeftBias::kLoraOnly;
+  if (*value == "all") return PeftBias::kAll;
+  return Invalid("bias", *value, "must be \"none\", \"all\" or \"lora_only\"");
 }
 
 absl::StatusOr<int64_t> RankOf(const std::string& key, const Json& value) {
@@ -256,10 +264,6 @@ absl::Status CheckInit(const Json& json) {
 absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::string& model_type) {
   RETURN_IF_ERROR(CheckKeys(json));
   RETURN_IF_ERROR(CheckInit(json));
-  if (const Json* bias = FindSet(json, "bias"); bias != nullptr && *bias != "none") {
-    if (!bias->is_string()) return Invalid("bias", *bias, "must be \"none\", \"all\" or \"lora_only\"");
-    return Unsupported("bias", *bias, "replacement of biases");
-  }
   PeftLoraConfig config;
   if (const Json* rank = FindSet(json, "r"); rank != nullptr) {
     ASSIGN_OR_RETURN(config.rank, RankOf("r", *rank));
@@ -268,6 +272,12 @@ absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::
     ASSIGN_OR_RETURN(config.alpha, AlphaOf("lora_alpha", *alpha));
   }
   ASSIGN_OR_RETURN(config.use_rslora, ReadFlag(json, "use_rslora"));
+  ASSIGN_OR_RETURN(config.use_dora, ReadFlag(json, "use_dora"));
+  ASSIGN_OR_RETURN(config.lora_bias, ReadFlag(json, "lora_bias"));
+  if (config.use_dora && config.lora_bias) {
+    return Invalid("lora_bias", json["lora_bias"], "cannot be used with use_dora");
+  }
+  ASSIGN_OR_RETURN(config.bias, ReadBias(json));
   ASSIGN_OR_RETURN(config.ensure_weight_tying, ReadFlag(json, "ensure_weight_tying"));
   RETURN_IF_ERROR(ReadPattern<int64_t>(json, "rank_pattern", &RankOf, &config.rank_pattern));
   RETURN_IF_ERROR(ReadPattern<double>(json, "alpha_pattern", &AlphaOf, &config.alpha_pattern));

@@ -15,11 +15,16 @@ inline constexpr int64_t kMaxConfigRank = 512;
 inline constexpr int64_t kMaxStoredRank = 1024;
 inline constexpr size_t kMaxConfigEntries = 4096;  // of one list, or of rank_pattern or alpha_pattern
 
+enum class PeftBias : uint8_t { kNone, kLoraOnly, kAll };
+
 // PEFT's LoraConfig as far as it changes an answer; every key that is not here was checked to change nothing.
 struct PeftLoraConfig {
   int64_t rank = 8;
   double alpha = 8.0;
   bool use_rslora = false;
+  bool use_dora = false;
+  bool lora_bias = false;                                     // B has a bias
+  PeftBias bias = PeftBias::kNone;                            // which of the base's biases the file replaces
   std::vector<std::pair<std::string, int64_t>> rank_pattern;  // expression -> rank, in the file's order
   std::vector<std::pair<std::string, double>> alpha_pattern;
 

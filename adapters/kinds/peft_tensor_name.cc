@@ -10,11 +10,24 @@ struct Ending {
 
 // The longer of two that both fit comes first.
 constexpr Ending kEndings[] = {
-    {".lora_A.weight", PeftTensor::kLoraA},         {".lora_A.default.weight", PeftTensor::kLoraA},
-    {".lora_B.weight", PeftTensor::kLoraB},         {".lora_B.default.weight", PeftTensor::kLoraB},
-    {".lora_embedding_A", PeftTensor::kEmbeddingA}, {".lora_embedding_A.default", PeftTensor::kEmbeddingA},
-    {".lora_embedding_B", PeftTensor::kEmbeddingB}, {".lora_embedding_B.default", PeftTensor::kEmbeddingB},
-    {".base_layer.weight", PeftTensor::kTable},     {".weight", PeftTensor::kTable},
+    {".lora_A.weight", PeftTensor::kLoraA},
+    {".lora_A.default.weight", PeftTensor::kLoraA},
+    {".lora_B.weight", PeftTensor::kLoraB},
+    {".lora_B.default.weight", PeftTensor::kLoraB},
+    {".lora_embedding_A", PeftTensor::kEmbeddingA},
+    {".lora_embedding_A.default", PeftTensor::kEmbeddingA},
+    {".lora_embedding_B", PeftTensor::kEmbeddingB},
+    {".lora_embedding_B.default", PeftTensor::kEmbeddingB},
+    {".lora_magnitude_vector", PeftTensor::kMagnitude},
+    {".lora_magnitude_vector.weight", PeftTensor::kMagnitude},
+    {".lora_magnitude_vector.default", PeftTensor::kMagnitude},
+    {".lora_magnitude_vector.default.weight", PeftTensor::kMagnitude},
+    {".lora_B.bias", PeftTensor::kDeltaBias},
+    {".lora_B.default.bias", PeftTensor::kDeltaBias},
+    {".base_layer.bias", PeftTensor::kBias},
+    {".bias", PeftTensor::kBias},
+    {".base_layer.weight", PeftTensor::kTable},
+    {".weight", PeftTensor::kTable},
 };
 
 constexpr std::string_view kPrefix = "base_model.model.";

@@ -6,7 +6,16 @@
 
 namespace lorad {
 
-enum class PeftTensor : uint8_t { kLoraA, kLoraB, kEmbeddingA, kEmbeddingB, kTable };
+enum class PeftTensor : uint8_t {
+  kLoraA,
+  kLoraB,
+  kEmbeddingA,
+  kEmbeddingB,
+  kMagnitude,  // DoRA
+  kDeltaBias,  // of B (lora_bias)
+  kBias,       // the module's own, replaced
+  kTable,      // the module's own weight
+};
 
 struct PeftTensorName {
   std::string path;  // of the module: "model.layers.0.self_attn.q_proj"
@@ -14,8 +23,8 @@ struct PeftTensorName {
 };
 
 // Takes a tensor's name in a PEFT file apart: with or without "base_model.model.", with or without the adapter's name
-// ".default". kTable is a module's own weight, "….weight" or "….base_layer.weight". Nothing: a name that is none of
-// these.
+// ".default". A module's own weight or bias is named "….weight", or "….base_layer.weight" where LoRA is put on it.
+// Nothing: a name that is none of these.
 std::optional<PeftTensorName> ParsePeftTensorName(std::string_view name);
 
 }  // namespace lorad

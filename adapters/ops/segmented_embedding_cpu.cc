@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/ops/cpu/column_terms.h"
 #include "adapters/ops/cpu/expand_kernels.h"
 #include "adapters/ops/cpu_ops.h"
 #include "model/ops/check_args.h"
@@ -32,7 +33,15 @@ void RunRows(const SegmentedEmbeddingArgs& args, int64_t g, int64_t begin, int64
     float* h = ThreadScratch(Scratch::kSums, (end - begin) * w.rank);
     for (int64_t r = begin; r < end; ++r)
       for (int64_t j = 0; j < w.rank; ++j) h[(r - begin) * w.rank + j] = Widen(a[j * args.vocab_size + ids[r]]);
-    const ExpandArgs expand = {h, w.rank, end - begin, w.rank, columns, columns, y_stride, term.scale * w.scale};
+    const ExpandArgs expand = {.h = h,
+                               .h_stride = w.rank,
+                               .rows = end - begin,
+                               .rank = w.rank,
+                               .b_stride = columns,
+                               .columns = columns,
+                               .y_stride = y_stride,
+                               .scale = term.scale * w.scale,
+                               .terms = ColumnTerms(w, columns, term.scale, 0, columns)};
     Expand(expand, reinterpret_cast<const T*>(w.b_t), y + begin * y_stride);
   }
 }

@@ -14,14 +14,18 @@ namespace lorad {
 
 // Adds low-rank updates to the rows of y: one call for the whole mixed batch and for all parts of a fused matmul.
 //
-//   for g in groups, for term t of g, for part p with w = p.slots[t.slot], w.rank > 0:
-//     y[rows of g, p.first_column : + p.columns] += t.scale * w.scale * (x[rows of g] A^T) B^T,   w.b_t = B^T
+//   for g in groups, for term t of g in order, for part p with w = p.slots[t.slot], w.touches():
+//     y' = y[rows of g, p.first_column : + p.columns]
+//     y' = f * (y' + t.scale * w.scale * ((x[rows of g] A^T) B^T + w.delta_bias)) + w.bias,    w.b_t = B^T
+//   f = DoraFactors(w.dora, t.scale), 1 without; absent vectors are 0
 //
 // x [R, in], y [R, >= out]: the slots' dtype (f32, bf16), one device, last dimension contiguous; rows.rows() == R.
-// A [rank, in], B^T [rank, columns], any rank per slot and part. Sums in f32, one rounding into y per term.
+// A [rank, in], B^T [rank, columns], any rank per slot and part; vectors [columns] f32. Sums in f32, one rounding into
+// y per term.
 // Rows without terms are neither read nor written. A row's result does not depend on the other rows.
 // Errors: InvalidArgument names the bad argument and its shape; Unimplemented without CUDA.
-// Source: Punica SGMV, arXiv 2310.18547; scale as PEFT lora/layer.py.
+// Source: Punica SGMV, arXiv 2310.18547; scale, bias and the order of terms as PEFT lora/layer.py,
+// DoRA as its lora/dora.py.
 struct SegmentedGemmPart {
   const SlotWeights* slots;  // by slot
   int64_t first_column;
@@ -37,7 +41,7 @@ struct SegmentedGemmArgs {
 absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
 
 // The same for an embedding: x is one-hot, so that x A^T is a column of A [rank, V].
-//   y[r] += t.scale * w.scale * A[:, ids[r]]^T B^T        ids [R] int32, y [R, columns]
+//   y[r] = f * (y[r] + t.scale * w.scale * A[:, ids[r]]^T B^T)        ids [R] int32, y [R, columns]
 struct SegmentedEmbeddingArgs {
   const at::Tensor& ids;
   at::Tensor& y;

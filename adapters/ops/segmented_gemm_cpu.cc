@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "adapters/ops/cpu/column_terms.h"
 #include "adapters/ops/cpu/expand_kernels.h"
 #include "adapters/ops/cpu_ops.h"
 #include "model/ops/cpu/dot_kernels.h"
@@ -73,7 +74,7 @@ class Job final {
   struct Pair {
     const SlotWeights* weights;
     const SegmentedGemmPart* part;
-    float scale;
+    float term_scale;
     int64_t first_rank;
   };
   template <typename Fn>
@@ -83,8 +84,8 @@ class Job final {
       const SlotTerm& term = args_.rows.terms[t];
       for (const SegmentedGemmPart& part : args_.parts) {
         const SlotWeights& w = part.slots[term.slot];
-        if (w.rank <= 0 || part.columns == 0) continue;
-        fn(Pair{&w, &part, term.scale * w.scale, rank});
+        if (!w.touches() || part.columns == 0) continue;
+        fn(Pair{&w, &part, term.scale, rank});
         rank += w.rank;
       }
     }
@@ -102,7 +103,7 @@ class Job final {
       int64_t per_row = 0;
       ForEachPair(block, [&](const Pair& pair) {
         block.sum_of_ranks += pair.weights->rank;
-        per_row += pair.weights->rank * (in_ + pair.part->columns);
+        per_row += pair.weights->rank * in_ + (pair.weights->rank + 1) * pair.part->columns;
       });
       if (per_row == 0) continue;
       for (int64_t r = rows.starts[g]; r < rows.starts[g + 1]; r += size) {
@@ -131,15 +132,23 @@ class Job final {
 
   void Shrink(const RowBlock& block, const Pair& pair, const float* x, int64_t x_stride, int64_t first_rank,
               int64_t ranks, float* h) const {
+    if (ranks == 0) return;
     const DotArgs dot = {x, x_stride, block.rows, in_, ranks, in_, block.sum_of_ranks};
     Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first_rank * in_, h + pair.first_rank + first_rank);
   }
   void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column,
                   int64_t columns) const {
-    const ExpandArgs expand = {h + pair.first_rank, block.sum_of_ranks, block.rows,
-                               pair.weights->rank,  pair.part->columns, columns,
-                               y_stride_,           pair.scale};
-    Expand(expand, reinterpret_cast<const T*>(pair.weights->b_t) + first_column,
+    const SlotWeights& w = *pair.weights;
+    const ExpandArgs expand = {.h = h + pair.first_rank,
+                               .h_stride = block.sum_of_ranks,
+                               .rows = block.rows,
+                               .rank = w.rank,
+                               .b_stride = pair.part->columns,
+                               .columns = columns,
+                               .y_stride = y_stride_,
+                               .scale = pair.term_scale * w.scale,
+                               .terms = ColumnTerms(w, pair.part->columns, pair.term_scale, first_column, columns)};
+    Expand(expand, reinterpret_cast<const T*>(w.b_t) + first_column,
            y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
 

@@ -233,9 +233,10 @@ class BaseTableTest : public testing::Test {
             .ok());
     const auto files = LocalFiles();
     const SafetensorsIndex index = ParseSafetensorsHeader(*files, path).value();
-    return CheckEqualsBaseTable(*files, path, "t", index.tensors.at("t"), Site::kEmbedTokens, [&](Site) {
-      return absl::StatusOr<BaseTable>(BaseTable{base_dtype, kRows, kColumns, base_bytes.data()});
-    });
+    return CheckEqualsBaseTable(
+        *files, path, "t", index.tensors.at("t"), Site::kEmbedTokens, [&](const BaseTableName&) {
+          return absl::StatusOr<BaseTable>(BaseTable{base_dtype, kRows, kColumns, base_bytes.data()});
+        });
   }
   TemporaryFolder dir_;
   std::vector<float> table_;

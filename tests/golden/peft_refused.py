@@ -23,10 +23,6 @@ def lora(**options):
 
 
 MADE_BY_PEFT = {
-    "dora": (lora(use_dora=True), ["use_dora"]),
-    "lora_bias": (lora(lora_bias=True), ["lora_bias"]),
-    "bias_all": (lora(bias="all"), ["bias", "all"]),
-    "bias_lora_only": (lora(bias="lora_only"), ["bias", "lora_only"]),
     "modules_to_save": (lora(modules_to_save=["lm_head"]), ["modules_to_save"]),
     "modules_to_save_norm": (lora(modules_to_save=["norm"]), ["modules_to_save"]),
     "trainable_token_indices": (lora(trainable_token_indices=[3, 9]), ["trainable_token_indices"]),

@@ -108,14 +108,32 @@ FC_PATTERNS = Variant("fc_patterns", lora(
 ))
 FC_REGEX = Variant("fc_regex", lora(r".*layers\.1\.(mlp\.)?fc[12]"))
 
+DORA = [
+    Variant("dora", lora(LINEARS, use_dora=True)),
+    Variant("dora_rslora_patterns", lora(
+        ["q_proj", "v_proj", "up_proj", "down_proj"], r=4, alpha=6, use_dora=True, use_rslora=True,
+        rank_pattern={"up_proj": 9}, alpha_pattern={"layers.1.*": 3},
+    )),
+]
+DORA_EMBEDDINGS = [
+    Variant("dora_embed_tokens", lora(["embed_tokens", "v_proj"], use_dora=True)),
+    Variant("dora_lm_head", lora(["lm_head"], use_dora=True), stored=torch.bfloat16),
+]
+LORA_BIAS = Variant("lora_bias", lora(["q_proj", "o_proj", "gate_proj"], lora_bias=True))
+BIASES = [
+    Variant("bias_lora_only", lora(["q_proj", "up_proj"], bias="lora_only")),
+    Variant("bias_all", lora(["k_proj"], bias="all")),
+    Variant("dora_bias_all", lora(["v_proj", "down_proj"], bias="all", use_dora=True)),
+]
+
 BY_BASE = {
-    "llama3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS],
+    "llama3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA, *DORA_EMBEDDINGS, LORA_BIAS],
     "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0]],
-    "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3]],
+    "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES],
     "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0]],
-    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1]],
+    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0]],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
-    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0]],
+    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS],
     "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX],
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
@@ -146,12 +164,34 @@ def draw_pairs(model, strength: float, seed: int) -> None:
         b.data.copy_(std_b * torch.randn(b.shape, generator=generator))
 
 
+def draw_vectors(model, strength: float, seed: int) -> None:
+    """Magnitudes off the norms they start from, biases of B, and new values for the biases that will be saved."""
+    def noise(name, like):
+        generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+        return torch.randn(like.shape, generator=generator)
+
+    for name, module in model.named_modules():
+        if "default" not in getattr(module, "r", {}):
+            continue
+        vectors = getattr(module, "lora_magnitude_vector", {})
+        if "default" in vectors:
+            magnitude = vectors["default"].weight.data
+            magnitude.mul_(1 + 0.3 * strength * noise(name + ".m", magnitude).clamp(-2, 2))
+        if getattr(module, "lora_bias", {}).get("default"):
+            bias = module.lora_B["default"].bias.data
+            bias.copy_(0.3 * strength * noise(name + ".b", bias))
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias") and "lora_" not in name and parameter.requires_grad:
+            parameter.data.add_(0.3 * strength * noise(name, parameter))
+
+
 def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: pathlib.Path, seed: int = 1) -> None:
     """folder as peft's save_pretrained leaves it (without the README), then the variant's own edits."""
     model = oracle.load(model_dir)
     model.name_or_path = f"golden/{base}"
     peft_model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **copy.deepcopy(variant.lora)))
     draw_pairs(peft_model, variant.strength, seed)
+    draw_vectors(peft_model, variant.strength, seed)
     if variant.stored != torch.float32:
         for name, parameter in peft_model.named_parameters():
             if "lora_" in name:

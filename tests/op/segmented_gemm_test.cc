@@ -1,5 +1,7 @@
 #include "adapters/ops/segmented_gemm.h"
 
+#include <cmath>
+#include <deque>
 #include <memory>
 
 #include <ATen/Parallel.h>
@@ -35,6 +37,11 @@ RowSegments SegmentsOf(const std::vector<Segment>& segments) {
   return rows;
 }
 
+// As adapters/dora.h defines the three vectors.
+double FactorOf(const float* dora, int64_t columns, int64_t c, double w) {
+  return dora[c] / std::sqrt(1.0 + (w - 1.0) * dora[columns + c] + (w * w - 1.0) * dora[2 * columns + c]);
+}
+
 // Owns what a call needs.
 struct Problem {
   at::ScalarType dtype;
@@ -43,6 +50,7 @@ struct Problem {
   at::Tensor x, y;
   std::vector<std::vector<at::Tensor>> a, b_t;  // [part][slot]
   std::vector<std::vector<SlotWeights>> slots;  // [part][slot]
+  std::deque<std::vector<float>> vectors;       // what slots point to beside the pairs
 
   Problem(at::ScalarType dtype, Shape s, uint64_t seed)
       : dtype(dtype), shape(std::move(s)), rows(SegmentsOf(shape.segments)) {
@@ -64,6 +72,22 @@ struct Problem {
                             static_cast<const std::byte*>(b_t[p][s].const_data_ptr()), rank,
                             numbers.Uniform(0.5f, 2.0f)});
       }
+    }
+  }
+
+  // Gives the slot DoRA's terms and the biases that are asked for.
+  void AddVectors(size_t slot, bool dora, bool delta_bias, bool bias) {
+    Numbers numbers(slot + 77);
+    for (size_t p = 0; p < shape.parts.size(); ++p) {
+      const auto columns = static_cast<size_t>(shape.parts[p].columns);
+      const auto draw = [&](size_t count, float low, float high) {
+        vectors.emplace_back(count);
+        for (float& value : vectors.back()) value = numbers.Uniform(low, high);
+        return vectors.back().data();
+      };
+      if (dora) slots[p][slot].dora = draw(3 * columns, 0.1f, 0.4f);
+      if (delta_bias) slots[p][slot].delta_bias = draw(columns, -1.0f, 1.0f);
+      if (bias) slots[p][slot].bias = draw(columns, -1.0f, 1.0f);
     }
   }
 
@@ -91,11 +115,13 @@ struct Problem {
             for (int32_t j = 0; j < w.rank; ++j)
               for (int64_t k = 0; k < shape.in; ++k)
                 h[j] += At(x, r * shape.in + k) * At(a[p][term.slot], j * shape.in + k);
-            for (int64_t c = 0; w.rank > 0 && c < shape.parts[p].columns; ++c) {
-              float sum = 0;
+            for (int64_t c = 0; w.touches() && c < shape.parts[p].columns; ++c) {
+              float sum = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c];
               for (int32_t j = 0; j < w.rank; ++j) sum += h[j] * At(b_t[p][term.slot], j * shape.parts[p].columns + c);
               double& v = out[r * columns + shape.parts[p].first_column + c];
-              v = RoundTo(dtype, static_cast<float>(v + term.scale * w.scale * sum));
+              const double bias = w.bias == nullptr ? 0.0 : w.bias[c];
+              const double factor = w.dora == nullptr ? 1.0 : FactorOf(w.dora, shape.parts[p].columns, c, term.scale);
+              v = RoundTo(dtype, static_cast<float>(factor * (v + term.scale * w.scale * sum) + bias));
             }
           }
         }
@@ -159,6 +185,33 @@ TEST_P(SegmentedGemmTest, AddsTermsInOrderAndASlotMayAppearInSeveralSegments) {
   const std::vector<double> expected = p.Expected();
   ASSERT_OK(p.Run());
   ExpectClose(p.y, expected, 3 * Epsilon(GetParam()), 3 * Epsilon(GetParam()));
+}
+
+// DoRA's factor is on what is there, terms before it included, and on its own update; biases come after it.
+TEST_P(SegmentedGemmTest, EqualsTheLoopWithDoraAndBiases) {
+  for (const int64_t rows_each : {1, 4, 70}) {
+    const auto rows = static_cast<int32_t>(rows_each);
+    Problem p(GetParam(),
+              {.in = 72,
+               .parts = {{0, 45}, {45, 333}},
+               .ranks = {8, 4, 3, 0, 96, 5},
+               .segments = {{rows, {{0, 1.0f}}},
+                            {2, {}},
+                            {rows, {{1, 1.0f}}},
+                            {rows, {{2, 0.5f}}},
+                            {rows, {{3, 1.0f}}},
+                            {rows, {{4, 1.0f}, {0, -2.0f}, {2, 1.0f}}},
+                            {rows, {{5, 2.0f}}}}},
+              21);
+    p.AddVectors(0, /*dora=*/true, /*delta_bias=*/false, /*bias=*/false);
+    p.AddVectors(1, false, true, false);
+    p.AddVectors(2, true, false, true);
+    p.AddVectors(3, false, false, true);  // a bias without a pair
+    p.AddVectors(4, false, true, true);
+    const std::vector<double> expected = p.Expected();
+    ASSERT_OK(p.Run());
+    ExpectClose(p.y, expected, 4 * Epsilon(GetParam()), 4 * Epsilon(GetParam()));
+  }
 }
 
 TEST_P(SegmentedGemmTest, ColumnsOutsideThePartsStay) {

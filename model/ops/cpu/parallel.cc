@@ -57,7 +57,7 @@ void RunTasks(int64_t count, RangeFn fn, const void* context) {
 }
 
 float* ThreadScratch(Scratch which, int64_t floats) {
-  thread_local AlignedFloats buffers[3];
+  thread_local AlignedFloats buffers[kScratches];
   return buffers[static_cast<int>(which)].Grow(floats);
 }
 

@@ -31,7 +31,8 @@ void ParallelTasks(int64_t count, const Fn& fn) {
 }
 
 // Float scratch of the calling thread, 64-byte aligned; grows only. Valid until the thread asks `which` again.
-enum class Scratch { kRows, kWeights, kSums };
+enum class Scratch { kRows, kWeights, kSums, kColumns };
+inline constexpr int kScratches = 4;
 float* ThreadScratch(Scratch which, int64_t floats);
 
 }  // namespace lorad::cpu

@@ -1,0 +1,251 @@
+#include "adapters/kinds/peft_tensors.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "adapters/kinds/peft_tensor_name.h"
+#include "model/base/status_macros.h"
+
+namespace lorad {
+namespace {
+
+using Targets = std::map<std::string, TargetedModule>;
+
+bool IsTableSite(Site site) { return site == Site::kEmbedTokens || site == Site::kLmHead; }
+
+// What a tensor that is none of ours would have needed in the config or the base.
+const char* MeaningOf(const std::string& name) {
+  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+  if (has("trainable_tokens_delta")) return "replaced embedding rows, and the config names no trainable_token_indices";
+  if (name.ends_with(".weight") || name.ends_with(".bias")) {
+    return "no module of the base has such a weight, or it would replace a whole module";
+  }
+  return "no tensor of LoRA is named so";
+}
+
+// Why a tensor of this part cannot be, given the config; nullptr: it can.
+const char* ConfigForbids(PeftTensor part, const PeftLoraConfig& config) {
+  switch (part) {
+    case PeftTensor::kMagnitude:
+      return config.use_dora ? nullptr : "a magnitude belongs to DoRA, and the config does not say use_dora";
+    case PeftTensor::kDeltaBias:
+      return config.lora_bias ? nullptr : "a bias on B, and the config does not say lora_bias";
+    case PeftTensor::kBias:
+      return config.bias != PeftBias::kNone ? nullptr : "a replaced bias, and the config says bias none";
+    default:
+      return nullptr;
+  }
+}
+
+const FileTensor** PlaceOf(PeftTensor part, ModuleTensors* module) {
+  switch (part) {
+    case PeftTensor::kLoraA:
+    case PeftTensor::kEmbeddingA:
+      return &module->a;
+    case PeftTensor::kLoraB:
+    case PeftTensor::kEmbeddingB:
+      return &module->b;
+    case PeftTensor::kMagnitude:
+      return &module->magnitude;
+    case PeftTensor::kDeltaBias:
+      return &module->delta_bias;
+    case PeftTensor::kBias:
+      return &module->bias;
+    case PeftTensor::kTable:
+      return nullptr;
+  }
+  return nullptr;
+}
+
+class Sorter final {
+ public:
+  Sorter(const SafetensorsIndex& index, const PeftLoraConfig& config, const BaseShape& base, const Targets& targets)
+      : index_(index), config_(config), modules_(AllModules(base)), targets_(targets) {}
+
+  absl::StatusOr<PeftTensors> Sort() {
+    for (const FileTensor& tensor : index_.tensors) RETURN_IF_ERROR(Place(tensor));
+    for (const auto& [path, tensors] : sorted_.modules) RETURN_IF_ERROR(CheckModule(path, tensors));
+    RETURN_IF_ERROR(CheckNoneMissing("tensors", [](const ModuleTensors& m) { return m.has_pair(); }));
+    if (config_.use_dora) {
+      RETURN_IF_ERROR(CheckNoneMissing("lora_magnitude_vector (DoRA)",
+                                       [](const ModuleTensors& m) { return m.magnitude != nullptr; }));
+    }
+    if (config_.lora_bias) {
+      RETURN_IF_ERROR(
+          CheckNoneMissing("lora_B.bias (lora_bias)", [](const ModuleTensors& m) { return m.delta_bias != nullptr; }));
+    }
+    RETURN_IF_ERROR(CheckBiases());
+    return std::move(sorted_);
+  }
+
+ private:
+  absl::Status Place(const FileTensor& tensor) {
+    const std::string about = About(index_, tensor);
+    const std::optional<PeftTensorName> name = ParsePeftTensorName(tensor.first);
+    if (!name.has_value()) return absl::InvalidArgumentError(absl::StrCat(about, MeaningOf(tensor.first)));
+    if (const char* why = ConfigForbids(name->part, config_)) {
+      return absl::InvalidArgumentError(absl::StrCat(about, why));
+    }
+    const auto module = modules_.find(name->path);
+    const bool is_table = name->part == PeftTensor::kTable;
+    const bool replaces = is_table || name->part == PeftTensor::kBias;
+    if (module == modules_.end() || (is_table && !IsTableSite(module->second.shape->site))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(about, replaces ? MeaningOf(tensor.first) : "the base has no such module that takes LoRA"));
+    }
+    const DType dtype = tensor.second.dtype;
+    if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF16) {
+      return absl::UnimplementedError(
+          absl::StrCat(about, "dtype: ", std::string(Name(dtype)), "; supported: F32, BF16, F16"));
+    }
+    const Site site = module->second.shape->site;
+    if (is_table) {
+      sorted_.tables.push_back({.tensor = &tensor, .site = site});
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(CheckEmbeddingName(about, name->part, site));
+    const FileTensor** place = PlaceOf(name->part, &sorted_.modules[name->path]);
+    if (*place != nullptr) {
+      return absl::DataLossError(absl::StrCat(about, "stands for the same as tensor ", Printable((*place)->first)));
+    }
+    *place = &tensor;
+    return absl::OkStatus();
+  }
+
+  static absl::Status CheckEmbeddingName(const std::string& about, PeftTensor part, Site site) {
+    const bool embedding_name = part == PeftTensor::kEmbeddingA || part == PeftTensor::kEmbeddingB;
+    const bool linear_name = part == PeftTensor::kLoraA || part == PeftTensor::kLoraB || part == PeftTensor::kDeltaBias;
+    if (embedding_name && site != Site::kEmbedTokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(about, "lora_embedding_A and lora_embedding_B belong to an embedding"));
+    }
+    if (linear_name && site == Site::kEmbedTokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(about, "an embedding's pair is named lora_embedding_A and lora_embedding_B, and has no bias"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckModule(const std::string& path, const ModuleTensors& tensors) const {
+    const SiteShape& shape = *modules_.at(path).shape;
+    for (const FileTensor* vector : {tensors.magnitude, tensors.delta_bias, tensors.bias}) {
+      if (vector != nullptr) RETURN_IF_ERROR(CheckVector(path, *vector, shape.out_features));
+    }
+    if (tensors.bias != nullptr && !shape.has_bias) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(About(index_, *tensors.bias), "the base's ", path, " has no bias"));
+    }
+    if (tensors.a == nullptr && tensors.b == nullptr) {
+      if (tensors.magnitude == nullptr && tensors.delta_bias == nullptr) return absl::OkStatus();
+      return absl::DataLossError(absl::StrCat(index_.path, ": ", path, ": has neither A nor B"));
+    }
+    if (!tensors.has_pair()) {
+      return absl::DataLossError(absl::StrCat(index_.path, ": ", path, ": has ", tensors.a == nullptr ? "B" : "A",
+                                              " but not ", tensors.a == nullptr ? "A" : "B"));
+    }
+    const auto target = targets_.find(path);
+    if (target == targets_.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(index_.path, ": ", path, ": has tensors, but adapter_config.json does not include this module"));
+    }
+    return CheckPair(path, tensors, target->second);
+  }
+
+  // PEFT of some versions stores a magnitude with a dimension of one.
+  absl::Status CheckVector(const std::string& path, const FileTensor& tensor, int64_t wanted) const {
+    const std::vector<int64_t>& shape = tensor.second.shape;
+    const bool fits = (shape.size() == 1 && shape[0] == wanted) ||
+                      (shape.size() == 2 && shape[0] * shape[1] == wanted && std::min(shape[0], shape[1]) == 1);
+    if (fits) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(About(index_, tensor), "shape: ", ShapeText(shape), "; wanted: [",
+                                                   wanted, "] for the base's ", path));
+  }
+
+  absl::Status CheckPair(const std::string& path, const ModuleTensors& tensors, const TargetedModule& target) const {
+    const std::vector<int64_t>& a = tensors.a->second.shape;
+    const std::vector<int64_t>& b = tensors.b->second.shape;
+    const SiteShape& shape = *target.shape;
+    if (a.size() != 2 || a[1] != shape.in_features) {
+      return absl::InvalidArgumentError(absl::StrCat(About(index_, *tensors.a), "shape: ", ShapeText(a),
+                                                     "; wanted: [rank, ", shape.in_features, "] for the base's ",
+                                                     path));
+    }
+    if (b.size() != 2 || b[0] != shape.out_features) {
+      return absl::InvalidArgumentError(absl::StrCat(About(index_, *tensors.b), "shape: ", ShapeText(b), "; wanted: [",
+                                                     shape.out_features, ", rank] for the base's ", path));
+    }
+    if (a[0] != b[1]) {
+      return absl::DataLossError(absl::StrCat(index_.path, ": ", path,
+                                              ": the two matrices of a pair have different ranks: A ", ShapeText(a),
+                                              ", B ", ShapeText(b)));
+    }
+    if (a[0] < 1 || a[0] > kMaxStoredRank) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(index_.path, ": ", path, ": rank: ", a[0], "; limit: 1..", kMaxStoredRank));
+    }
+    if (a[0] != target.rank) {
+      return absl::InvalidArgumentError(absl::StrCat(index_.path, ": ", path, ": rank: ", a[0],
+                                                     "; r or rank_pattern in adapter_config.json say: ", target.rank));
+    }
+    return absl::OkStatus();
+  }
+
+  template <typename Has>
+  absl::Status CheckNoneMissing(const char* what, const Has& has) const {
+    std::vector<std::string> missing;
+    for (const auto& [path, target] : targets_) {
+      const auto found = sorted_.modules.find(path);
+      if (found == sorted_.modules.end() || !has(found->second)) missing.push_back(path);
+    }
+    return Missing(what, std::move(missing));
+  }
+
+  // lora_only saves the biases of the targeted modules, all every one of the base.
+  absl::Status CheckBiases() const {
+    if (config_.bias == PeftBias::kNone) return absl::OkStatus();
+    std::vector<std::string> missing;
+    for (const auto& [path, module] : modules_) {
+      if (!module.shape->has_bias) continue;
+      const bool wanted = config_.bias == PeftBias::kAll || targets_.contains(path);
+      const auto found = sorted_.modules.find(path);
+      const bool there = found != sorted_.modules.end() && found->second.bias != nullptr;
+      if (wanted && !there) missing.push_back(path);
+      if (!wanted && there) {
+        return absl::InvalidArgumentError(absl::StrCat(About(index_, *found->second.bias),
+                                                       "the config says bias lora_only, and this module has no LoRA"));
+      }
+    }
+    return Missing("biases", std::move(missing));
+  }
+
+  absl::Status Missing(const char* what, std::vector<std::string> paths) const {
+    constexpr size_t kNamed = 8;
+    if (paths.empty()) return absl::OkStatus();
+    const size_t more = paths.size() - std::min(paths.size(), kNamed);
+    paths.resize(paths.size() - more);
+    return absl::DataLossError(absl::StrCat(
+        index_.path, ": no ", what, " for modules that adapter_config.json includes: ", absl::StrJoin(paths, ", "),
+        more > 0 ? absl::StrCat(" and more: ", more) : ""));
+  }
+
+  const SafetensorsIndex& index_;
+  const PeftLoraConfig& config_;
+  const Targets modules_;
+  const Targets& targets_;
+  PeftTensors sorted_;
+};
+
+}  // namespace
+
+std::string About(const SafetensorsIndex& index, const FileTensor& tensor) {
+  return absl::StrCat(index.path, ": tensor ", Printable(tensor.first), ": ");
+}
+
+absl::StatusOr<PeftTensors> SortPeftTensors(const SafetensorsIndex& index, const PeftLoraConfig& config,
+                                            const BaseShape& base, const Targets& targets) {
+  return Sorter(index, config, base, targets).Sort();
+}
+
+}  // namespace lorad

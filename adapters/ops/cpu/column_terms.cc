@@ -1,0 +1,23 @@
+#include "adapters/ops/cpu/column_terms.h"
+
+#include "adapters/dora.h"
+#include "model/ops/cpu/parallel.h"
+
+namespace lorad::cpu {
+
+ExpandColumnTerms ColumnTerms(const SlotWeights& weights, int64_t out, float term_scale, int64_t first_column,
+                              int64_t columns) {
+  ExpandColumnTerms terms;
+  if (weights.delta_bias != nullptr) terms.delta_bias = weights.delta_bias + first_column;
+  if (weights.bias != nullptr) terms.bias = weights.bias + first_column;
+  if (weights.dora == nullptr) return terms;
+  terms.factor = weights.dora + first_column;
+  if (term_scale != 1.0f) {
+    float* const factors = ThreadScratch(Scratch::kColumns, columns);
+    DoraFactors(weights.dora, out, term_scale, first_column, columns, factors);
+    terms.factor = factors;
+  }
+  return terms;
+}
+
+}  // namespace lorad::cpu
