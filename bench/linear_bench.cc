@@ -81,6 +81,8 @@ void RunRead(benchmark::State& state, const Weights& w) {
 int main(int argc, char** argv) {
   using namespace lorad::bench;
   at::set_num_threads(2);
+  lorad::cpu::SetComputeThreads(2);
+  const lorad::cpu::ComputeTeam::KeepAwake awake = lorad::cpu::KeepTeamAwake();  // as in a forward
   std::vector<Ratio> ratios;
   const Weights f32(at::kFloat), bf16(at::kBFloat16);
   for (const Weights* w : {&f32, &bf16}) {

@@ -17,6 +17,7 @@
 #include "adapters/ops/segmented_gemm.h"
 #include "bench/ratio_table.h"
 #include "model/base/check.h"
+#include "model/ops/cpu/parallel.h"
 #include "model/ops/linear.h"
 
 namespace lorad::bench {
@@ -109,6 +110,8 @@ void RunBaseOnly(benchmark::State& state, Problem& p) {
 int main(int argc, char** argv) {
   using namespace lorad::bench;
   at::set_num_threads(2);
+  lorad::cpu::SetComputeThreads(2);
+  const lorad::cpu::ComputeTeam::KeepAwake awake = lorad::cpu::KeepTeamAwake();  // as in a forward
   std::vector<Ratio> ratios;
   std::vector<std::unique_ptr<Problem>> problems;
   for (const int64_t width : {576, 2048}) {

@@ -2,12 +2,14 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/ops/cpu/parallel.h"
 #include "model/sampler/sampler.h"
 #include "scheduler/forward_builder.h"
 
@@ -19,12 +21,15 @@ void TakePromptLogprobs(const at::Tensor& logits, absl::Span<const ExecRow> rows
   for (size_t i = 0; i < rows.size(); ++i) {
     const ExecRow& row = rows[i];
     if (!row.prompt_logprobs) continue;
-    for (int64_t r = 0; r < built.logits[i].rows; ++r) {
-      const int64_t next = row.first_position + r + 1;
-      if (next >= static_cast<int64_t>(row.prompt_ids.size())) break;
-      result->rows[i].prompt_logprobs.push_back(
-          LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[next], row.sampling->prompt_logprobs));
-    }
+    const int64_t known = static_cast<int64_t>(row.prompt_ids.size()) - row.first_position - 1;
+    const int64_t count = std::clamp<int64_t>(known, 0, built.logits[i].rows);
+    std::vector<TokenLogprob>& logprobs = result->rows[i].prompt_logprobs;
+    logprobs.resize(static_cast<size_t>(count));
+    cpu::ParallelTasks(count, [&](int64_t r) {
+      logprobs[static_cast<size_t>(r)] =
+          LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[row.first_position + r + 1],
+                    row.sampling->prompt_logprobs);
+    });
   }
 }
 
@@ -70,6 +75,7 @@ absl::StatusOr<StepResult> ModelExecutor::Wait(Ticket ticket) {
 absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows) {
   const auto begin = std::chrono::steady_clock::now();
   const c10::InferenceMode inference_mode;
+  const cpu::ComputeTeam::KeepAwake awake = cpu::KeepTeamAwake();
   const BuiltBatch built = BuildForward(rows);
   AdapterSeam& seam = built.batch.rows.base_only() ? static_cast<AdapterSeam&>(base_only_) : *seam_;
   ASSIGN_OR_RETURN(const at::Tensor logits, model_->Forward(built.batch, kv_, seam));

@@ -22,6 +22,7 @@
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "model/memory/page_pool.h"
+#include "model/ops/cpu/parallel.h"
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_executor.h"
@@ -199,7 +200,8 @@ absl::Status LoadAdapters(const ServerConfig& config, Engine* engine, Log* log) 
 Serving::Serving(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
 absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& config, Metrics* metrics, Log* log) {
-  at::set_num_threads(static_cast<int>(config.threads));
+  cpu::SetComputeThreads(static_cast<int>(config.threads));
+  at::set_num_threads(static_cast<int>(config.threads));  // for what is left to LibTorch
   std::unique_ptr<Serving> serving(new Serving(std::make_unique<Parts>()));
   Parts& parts = *serving->parts_;
   ASSIGN_OR_RETURN(parts.model, LoadModel(config, log));

@@ -1,11 +1,10 @@
 #include "model/ops/cpu/parallel.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <new>
-
-#include <ATen/Parallel.h>
+#include <thread>
 
 namespace lorad::cpu {
 namespace {
@@ -30,31 +29,30 @@ class AlignedFloats final {
   int64_t capacity_ = 0;
 };
 
+// The operators have no context to carry a team in, and two teams would fight for the cores.
+std::unique_ptr<ComputeTeam>& Team() {
+  static std::unique_ptr<ComputeTeam> team =
+      std::make_unique<ComputeTeam>(static_cast<int>(std::thread::hardware_concurrency()));
+  return team;
+}
+
 }  // namespace
 
-int ComputeThreads() { return at::get_num_threads(); }
+int ComputeThreads() { return Team()->threads(); }
 
-void RunRanges(int64_t count, int64_t grain, RangeFn fn, const void* context) {
-  if (count <= 0) return;
-  if (count <= grain) {
-    fn(context, 0, count);
-    return;
-  }
-  at::parallel_for(0, count, std::max<int64_t>(grain, 1), [&](int64_t begin, int64_t end) { fn(context, begin, end); });
+void SetComputeThreads(int threads) {
+  if (threads != Team()->threads()) Team() = std::make_unique<ComputeTeam>(threads);
 }
 
-void RunTasks(int64_t count, RangeFn fn, const void* context) {
-  if (count <= 0) return;
-  const int64_t threads = std::min<int64_t>(count, ComputeThreads());
-  if (threads == 1) {
-    for (int64_t task = 0; task < count; ++task) fn(context, task, task + 1);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t task = next.fetch_add(1); task < count; task = next.fetch_add(1)) fn(context, task, task + 1);
-  });
+ComputeTeam::KeepAwake KeepTeamAwake() { return ComputeTeam::KeepAwake(Team().get()); }
+
+void RunRanges(int64_t count, int64_t grain, ComputeTeam::Fn fn, const void* context) {
+  constexpr int64_t kRangesPerThread = 4;  // so that a thread on a busy core is relieved of some
+  const int64_t ranges = ComputeThreads() * kRangesPerThread;
+  Team()->Run(count, std::max(grain, (count + ranges - 1) / ranges), fn, context);
 }
+
+void RunTasks(int64_t count, ComputeTeam::Fn fn, const void* context) { Team()->Run(count, 1, fn, context); }
 
 float* ThreadScratch(Scratch which, int64_t floats) {
   thread_local AlignedFloats buffers[kScratches];

@@ -3,17 +3,23 @@
 #include <cstdint>
 #include <memory>
 
+#include "model/ops/cpu/team.h"
+
+// The only place where the operators meet threads: one team computes for the whole process.
 namespace lorad::cpu {
 
-using RangeFn = void (*)(const void* context, int64_t begin, int64_t end);
-void RunRanges(int64_t count, int64_t grain, RangeFn fn, const void* context);
-void RunTasks(int64_t count, RangeFn fn, const void* context);
-
-// Threads of the compute team (LibTorch's own, so that there is one team in the process).
+// Threads that compute, the caller's included; as many as cores until it is set. Not while anybody computes.
 int ComputeThreads();
+void SetComputeThreads(int threads);
 
-// fn(begin, end) over consecutive ranges that cover [0, count), each of at least `grain` items; on the calling thread
-// alone when count <= grain: waking the team costs 5 to 10 us.
+// While it lives the team spins between regions. One forward, sampling included, is one such span.
+ComputeTeam::KeepAwake KeepTeamAwake();
+
+void RunRanges(int64_t count, int64_t grain, ComputeTeam::Fn fn, const void* context);
+void RunTasks(int64_t count, ComputeTeam::Fn fn, const void* context);
+
+// fn(begin, end) over ranges that cover [0, count), each but the last of at least `grain` items; on the calling thread
+// alone when count <= grain: a region costs 1 to 2 us.
 template <typename Fn>
 void ParallelFor(int64_t count, int64_t grain, const Fn& fn) {
   RunRanges(
@@ -22,11 +28,14 @@ void ParallelFor(int64_t count, int64_t grain, const Fn& fn) {
       std::addressof(fn));
 }
 
-// fn(task) for tasks of unequal cost: a thread that is done takes the next one.
+// fn(task) for tasks of unequal cost, each given to a thread by itself.
 template <typename Fn>
 void ParallelTasks(int64_t count, const Fn& fn) {
   RunTasks(
-      count, [](const void* context, int64_t task, int64_t) { (*static_cast<const Fn*>(context))(task); },
+      count,
+      [](const void* context, int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; ++task) (*static_cast<const Fn*>(context))(task);
+      },
       std::addressof(fn));
 }
 
