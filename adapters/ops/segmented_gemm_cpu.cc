@@ -124,7 +124,7 @@ class Job final {
         return x;
       }
     }
-    PackRows(x, x_stride_, block.rows, in_, scratch, packed_stride_);
+    PackTiles(x, x_stride_, block.rows, in_, 0, RowTiles(block.rows), scratch, packed_stride_);
     stride = packed_stride_;
     return scratch;
   }

@@ -19,7 +19,7 @@ absl::Status Embedding(const EmbeddingArgs& args);
 absl::Status GatedActivation(const GatedActivationArgs& args);
 absl::Status LayerNorm(const LayerNormArgs& args);
 absl::Status Linear(const LinearArgs& args);
-// Many rows of bf16 on a processor that multiplies bf16 (AVX-512 BF16, AMX): LibTorch's oneDNN has kernels for it.
+// Many rows of bf16 on a processor with AMX: LibTorch's oneDNN has kernels for it.
 // There alone a row's bits may depend on whether it is computed among many rows or few.
 bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows);
 absl::Status PagedAttention(const PagedAttentionArgs& args);

@@ -1,3 +1,7 @@
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 
 #include <ATen/ops/linear.h>
@@ -12,9 +16,11 @@ namespace {
 constexpr int64_t kProductsPerRange = 1 << 17;  // about 10 us of one thread
 constexpr int64_t kOneDnnRows = 32;
 
-bool HasBf16Products() {
+// Tiles of bf16 products: 16 rows by 16 columns with one instruction, beyond what our kernels reach.
+bool HasAmxBf16() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512bf16") != 0;  // every processor with AMX has it too
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx >> 22 & 1) != 0;
 #else
   return false;
 #endif
@@ -31,8 +37,8 @@ void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
   }
   if (packed == nullptr) {
     float* scratch = ThreadScratch(Scratch::kRows, rows * packed_stride);
-    ParallelFor(rows, std::max<int64_t>(1, (1 << 16) / packed_stride), [&](int64_t begin, int64_t end) {
-      PackRows(x + begin * x_stride, x_stride, end - begin, in, scratch + begin * packed_stride, packed_stride);
+    ParallelFor(RowTiles(rows), (1 << 14) / packed_stride + 1, [&](int64_t begin, int64_t end) {
+      PackTiles(x, x_stride, rows, in, begin, end, scratch, packed_stride);
     });
     packed = scratch;
     x_stride = packed_stride;
@@ -51,8 +57,8 @@ void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
 }  // namespace
 
 bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows) {
-  static const bool has_bf16_products = HasBf16Products();
-  return has_bf16_products && dtype == at::kBFloat16 && rows >= kOneDnnRows;
+  static const bool has_amx = HasAmxBf16();
+  return has_amx && dtype == at::kBFloat16 && rows >= kOneDnnRows;
 }
 
 absl::Status Linear(const LinearArgs& args) {

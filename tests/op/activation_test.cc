@@ -1,10 +1,10 @@
 // Activations, with a gate and without.
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include "model/ops/activate.h"
 #include "model/ops/gated_activation.h"
+#include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -29,7 +29,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 class ActivationTest : public testing::TestWithParam<std::tuple<at::ScalarType, Activation>> {
  protected:
-  void SetUp() override { at::set_num_threads(2); }
+  void SetUp() override { cpu::SetComputeThreads(2); }
   at::ScalarType dtype() const { return std::get<0>(GetParam()); }
   Activation activation() const { return std::get<1>(GetParam()); }
 };

@@ -1,9 +1,8 @@
 #include "model/ops/linear.h"
 
-#include <ATen/Parallel.h>
-
 #include "model/ops/cpu_ops.h"
 #include "model/ops/cuda_table.h"
+#include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -11,7 +10,7 @@ namespace {
 
 class LinearTest : public testing::TestWithParam<at::ScalarType> {
  protected:
-  void SetUp() override { at::set_num_threads(2); }
+  void SetUp() override { cpu::SetComputeThreads(2); }
 };
 
 TEST_P(LinearTest, EqualsTheLoopForOddSizes) {

@@ -1,7 +1,6 @@
 #include "model/ops/paged_attention.h"
 
-#include <ATen/Parallel.h>
-
+#include "model/ops/cpu/parallel.h"
 #include "tests/op/kv_testing.h"
 
 namespace lorad {
@@ -93,7 +92,7 @@ struct Problem {
 
 class PagedAttentionTest : public testing::TestWithParam<at::ScalarType> {
  protected:
-  void SetUp() override { at::set_num_threads(2); }
+  void SetUp() override { cpu::SetComputeThreads(2); }
 };
 
 TEST_P(PagedAttentionTest, EqualsTheLoopForDecodeAndPrefillMixed) {

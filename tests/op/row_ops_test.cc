@@ -1,11 +1,11 @@
 // Embedding, learned positions and the norms.
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 
 #include "model/ops/add_positions.h"
 #include "model/ops/embedding.h"
 #include "model/ops/layer_norm.h"
 #include "model/ops/rms_norm.h"
+#include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -13,7 +13,7 @@ namespace {
 
 class RowOpsTest : public testing::TestWithParam<at::ScalarType> {
  protected:
-  void SetUp() override { at::set_num_threads(2); }
+  void SetUp() override { cpu::SetComputeThreads(2); }
 };
 
 TEST_P(RowOpsTest, EmbeddingCopiesRowsOfTheTable) {

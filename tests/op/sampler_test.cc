@@ -2,9 +2,8 @@
 
 #include <map>
 
-#include <ATen/Parallel.h>
-
 #include "model/sampler/philox.h"
+#include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -232,7 +231,7 @@ TEST(SamplerTest, ADrawDependsOnSeedAndPositionAlone) {
     generated[i].assign(static_cast<size_t>(i % 5), 1);
     rows.push_back({i, &options[i], {}, generated[i], {}});
   }
-  at::set_num_threads(2);
+  cpu::SetComputeThreads(2);
   const SampleResult together = Sample(logits, rows);
   for (size_t i = 0; i < rows.size(); ++i) {
     const SampleResult alone = Sample(logits, absl::MakeConstSpan(&rows[i], 1));

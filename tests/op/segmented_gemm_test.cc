@@ -4,8 +4,7 @@
 #include <deque>
 #include <memory>
 
-#include <ATen/Parallel.h>
-
+#include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -133,7 +132,7 @@ struct Problem {
 
 class SegmentedGemmTest : public testing::TestWithParam<at::ScalarType> {
  protected:
-  void SetUp() override { at::set_num_threads(2); }
+  void SetUp() override { cpu::SetComputeThreads(2); }
 };
 
 TEST_P(SegmentedGemmTest, EqualsTheLoopForOddWidthsAndRanks) {
@@ -279,9 +278,9 @@ TEST_P(SegmentedGemmTest, ARowHasTheSameBitsAloneAndInAnyBatch) {
     Problem p(GetParam(), shape, static_cast<uint64_t>(round));
     if (p.rows.rows() == 0) continue;
     const at::Tensor before = p.y.clone();
-    at::set_num_threads(1 + round % 3);
+    cpu::SetComputeThreads(1 + round % 3);
     ASSERT_OK(p.Run());
-    at::set_num_threads(2);
+    cpu::SetComputeThreads(2);
     for (int64_t g = 0; g < p.rows.groups(); ++g) {
       for (int64_t r = p.rows.starts[g]; r < p.rows.starts[g + 1]; ++r) {
         const at::Tensor x = p.x.narrow(0, r, 1).clone();

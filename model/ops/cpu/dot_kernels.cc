@@ -1,5 +1,7 @@
 #include "model/ops/cpu/dot_kernels.h"
 
+#include "model/ops/cpu/bf16_products.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/ops/cpu/dot_kernels.cc"
 #include "hwy/foreach_target.h"
@@ -72,16 +74,38 @@ HWY_EXPORT(DotBf16);
 HWY_EXPORT(DotBf16Rounded);
 
 int64_t PackedFloats(int64_t elements) { return (elements + 31) / 32 * 32; }  // a multiple of 2N on every target
-void PackRows(const float* x, int64_t x_stride, int64_t rows, int64_t elements, float* packed, int64_t packed_stride) {
-  HWY_DYNAMIC_DISPATCH(PackF32)(x, x_stride, rows, elements, packed, packed_stride);
+void PackTiles(const float* x, int64_t x_stride, int64_t rows, int64_t elements, int64_t begin_tile, int64_t end_tile,
+               float* packed, int64_t packed_stride) {
+  const int64_t begin = FirstRowOfTile(rows, begin_tile), end = FirstRowOfTile(rows, end_tile);
+  HWY_DYNAMIC_DISPATCH(PackF32)
+  (x + begin * x_stride, x_stride, end - begin, elements, packed + begin * packed_stride, packed_stride);
 }
-void PackRows(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t elements, float* packed,
-              int64_t packed_stride) {
-  HWY_DYNAMIC_DISPATCH(PackBf16)(x, x_stride, rows, elements, packed, packed_stride);
+void PackTiles(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t elements, int64_t begin_tile,
+               int64_t end_tile, float* packed, int64_t packed_stride) {
+  if (HasBf16Products()) {
+    PackBf16Tiles(x, x_stride, rows, elements, begin_tile, end_tile, reinterpret_cast<uint16_t*>(packed));
+    return;
+  }
+  const int64_t begin = FirstRowOfTile(rows, begin_tile), end = FirstRowOfTile(rows, end_tile);
+  HWY_DYNAMIC_DISPATCH(PackBf16)
+  (x + begin * x_stride, x_stride, end - begin, elements, packed + begin * packed_stride, packed_stride);
 }
+
+namespace {
+Bf16DotArgs WithProducts(const DotArgs& a, const uint16_t* w) {
+  return {reinterpret_cast<const uint16_t*>(a.x), a.rows, w, a.w_stride, a.columns, a.in, a.y_stride};
+}
+}  // namespace
+
 void Dot(const DotArgs& args, const float* w, float* y) { HWY_DYNAMIC_DISPATCH(DotF32)(args, w, y); }
-void Dot(const DotArgs& args, const uint16_t* w, float* y) { HWY_DYNAMIC_DISPATCH(DotBf16)(args, w, y); }
-void Dot(const DotArgs& args, const uint16_t* w, uint16_t* y) { HWY_DYNAMIC_DISPATCH(DotBf16Rounded)(args, w, y); }
+void Dot(const DotArgs& args, const uint16_t* w, float* y) {
+  if (HasBf16Products()) return DotBf16Products(WithProducts(args, w), y);
+  HWY_DYNAMIC_DISPATCH(DotBf16)(args, w, y);
+}
+void Dot(const DotArgs& args, const uint16_t* w, uint16_t* y) {
+  if (HasBf16Products()) return DotBf16Products(WithProducts(args, w), y);
+  HWY_DYNAMIC_DISPATCH(DotBf16Rounded)(args, w, y);
+}
 
 }  // namespace lorad::cpu
 #endif  // HWY_ONCE
