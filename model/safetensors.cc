@@ -1,6 +1,7 @@
 #include "model/safetensors.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <set>
@@ -229,6 +230,30 @@ absl::Status CheckTiling(const SafetensorsIndex& index, int64_t data_offset_byte
 }
 
 }  // namespace
+
+absl::Status ReadTensor(FileSource& files, const std::string& path, const SafetensorsEntry& entry,
+                        std::byte* destination) {
+  if (entry.strides.empty()) return files.ReadAt(path, entry.offset_bytes, entry.size_bytes, destination);
+  if (entry.size_bytes == 0) return absl::OkStatus();
+  const int64_t item_bytes = SizeBytes(entry.dtype);
+  int64_t span_bytes = item_bytes;
+  for (size_t i = 0; i < entry.shape.size(); ++i) span_bytes += (entry.shape[i] - 1) * entry.strides[i] * item_bytes;
+  constexpr int64_t kMostSpread = 16;
+  if (span_bytes / kMostSpread > entry.size_bytes) {
+    return absl::UnimplementedError(absl::StrCat(path, ": a view of bytes: ", entry.size_bytes, " spread over bytes: ",
+                                                 span_bytes, "; limit: ", kMostSpread, " times; save it contiguous"));
+  }
+  std::vector<std::byte> span(static_cast<size_t>(span_bytes));
+  RETURN_IF_ERROR(files.ReadAt(path, entry.offset_bytes, span_bytes, span.data()));
+  std::vector<int64_t> at(entry.shape.size(), 0);
+  for (int64_t done = 0; done < entry.size_bytes; done += item_bytes) {
+    int64_t element = 0;
+    for (size_t i = 0; i < at.size(); ++i) element += at[i] * entry.strides[i];
+    std::memcpy(destination + done, span.data() + element * item_bytes, static_cast<size_t>(item_bytes));
+    for (size_t i = at.size(); i-- > 0 && ++at[i] == entry.shape[i];) at[i] = 0;
+  }
+  return absl::OkStatus();
+}
 
 std::string Printable(absl::string_view name) {
   if (name.size() <= kMaxPrintableBytes) return absl::Utf8SafeCHexEscape(name);

@@ -28,6 +28,8 @@ bool SameNumbers(const std::vector<std::byte>& file, DType dtype, const float* b
 absl::Status CheckEqualsBaseTable(FileSource& files, const std::string& path, const std::string& tensor_name,
                                   const SafetensorsEntry& entry, Site site, const BaseTables& base_tables) {
   const std::string what = absl::StrCat(path, ": tensor ", Printable(tensor_name), ": shape: ", ShapeText(entry.shape));
+  if (!entry.strides.empty())
+    return absl::UnimplementedError(absl::StrCat(what, "; a strided view; save it contiguous"));
   if (base_tables == nullptr) {
     return absl::UnimplementedError(absl::StrCat(what, "; a copy of the base's table, which cannot be compared here"));
   }

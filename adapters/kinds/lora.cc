@@ -16,11 +16,26 @@
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
+#include "model/torch_file.h"
 
 namespace lorad {
 namespace {
 
 using Targets = std::map<std::string, TargetedModule>;
+
+// PEFT's order of preference: safetensors, else torch's own format.
+absl::StatusOr<SafetensorsIndex> FindTensors(FileSource& files, const std::string& dir) {
+  const std::string safetensors = absl::StrCat(dir, "/adapter_model.safetensors");
+  const std::string pickled = absl::StrCat(dir, "/adapter_model.bin");
+  const bool is_pickled = !files.Exists(safetensors);
+  if (is_pickled && !files.Exists(pickled)) {
+    return absl::DataLossError(absl::StrCat(dir, ": neither adapter_model.safetensors nor adapter_model.bin"));
+  }
+  ASSIGN_OR_RETURN(SafetensorsIndex index,
+                   is_pickled ? ParseTorchFile(files, pickled) : ParseSafetensorsHeader(files, safetensors));
+  if (index.tensors.empty()) return absl::DataLossError(absl::StrCat(index.path, ": holds no tensors"));
+  return index;
+}
 
 absl::Status CheckFinite(const SafetensorsIndex& index, const FileTensor& tensor, const HostTensor& host,
                          DType pool_dtype) {
@@ -187,23 +202,14 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   ASSIGN_OR_RETURN(const PeftLoraConfig config, ParsePeftLoraConfig(json, base.model_type));
   ASSIGN_OR_RETURN(const Targets targets, SelectTargets(config, base));
 
-  const std::string path = absl::StrCat(dir, "/adapter_model.safetensors");
-  if (!files.Exists(path)) {
-    if (files.Exists(absl::StrCat(dir, "/adapter_model.bin"))) {
-      return absl::UnimplementedError(absl::StrCat(
-          dir, ": adapter_model.bin; pickled weights are not supported yet: save them as adapter_model.safetensors"));
-    }
-    return absl::DataLossError(absl::StrCat(dir, ": adapter_model.safetensors is missing"));
-  }
-  ASSIGN_OR_RETURN(const SafetensorsIndex index, ParseSafetensorsHeader(files, path));
-  if (index.tensors.empty()) return absl::DataLossError(absl::StrCat(path, ": holds no tensors"));
+  ASSIGN_OR_RETURN(const SafetensorsIndex index, FindTensors(files, dir));
 
   ASSIGN_OR_RETURN(const PeftTensors tensors, SortPeftTensors(index, config, base, targets));
   std::vector<ImageSlot> slots = PlanSlots(tensors, AllModules(base), targets);
-  RETURN_IF_ERROR(CheckFitsPool(path, slots, options));
+  RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
   for (const SavedTable& table : tensors.tables) {
     RETURN_IF_ERROR(
-        CheckEqualsBaseTable(files, path, table.tensor->first, table.tensor->second, table.site, options.base_tables));
+        CheckEqualsBaseTable(files, index.path, table.tensor->first, table.tensor->second, table.site, options.base_tables));
   }
   return ReadImage(index, tensors, std::move(slots), files, options);
 }

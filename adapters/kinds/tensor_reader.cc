@@ -17,10 +17,17 @@ absl::Status TensorReader::Read() {
   }
   auto buffer = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(total));
   for (size_t i = 0; i < wanted_.size();) {
+    if (!wanted_[i]->strides.empty()) {
+      RETURN_IF_ERROR(ReadTensor(files_, path_, *wanted_[i], buffer->data() + places_[wanted_[i]]));
+      ++i;
+      continue;
+    }
     const int64_t begin = wanted_[i]->offset_bytes;
     std::byte* const destination = buffer->data() + places_[wanted_[i]];
     int64_t end = begin;
-    for (; i < wanted_.size() && wanted_[i]->offset_bytes == end; ++i) end += wanted_[i]->size_bytes;
+    for (; i < wanted_.size() && wanted_[i]->offset_bytes == end && wanted_[i]->strides.empty(); ++i) {
+      end += wanted_[i]->size_bytes;
+    }
     RETURN_IF_ERROR(files_.ReadAt(path_, begin, end - begin, destination));
   }
   buffer_ = std::move(buffer);

@@ -15,6 +15,7 @@
 #include "adapters/kinds/kind.h"
 #include "model/config.h"
 #include "model/safetensors.h"
+#include "model/torch_file.h"
 
 namespace lorad {
 namespace {
@@ -68,7 +69,9 @@ TEST_P(GoldenAdaptersTest, EveryFolderOfPeftIsReadWithOnePairForEachOfItsModules
     const absl::StatusOr<AdapterImage> image = ReadAdapter(dir, shape, *files, {.base_tables = TablesOf(base)});
     ASSERT_TRUE(image.ok()) << dir << ": " << image.status();
 
-    const SafetensorsIndex index = ParseSafetensorsHeader(*files, dir + "/adapter_model.safetensors").value();
+    const SafetensorsIndex index = fs::exists(dir + "/adapter_model.bin")
+                                       ? ParseTorchFile(*files, dir + "/adapter_model.bin").value()
+                                       : ParseSafetensorsHeader(*files, dir + "/adapter_model.safetensors").value();
     const auto pairs = std::count_if(index.tensors.begin(), index.tensors.end(), [](const auto& tensor) {
       return absl::StrContains(tensor.first, ".lora_A") || absl::StrContains(tensor.first, ".lora_embedding_A");
     });

@@ -88,6 +88,7 @@ def adapter_cases(base: bases.Base, variant: variants.Variant, index: int, folde
         cases.append(case | ({"expect": variant.expect} if variant.expect else {}))
     require_shift(f"{base.name}/{variant.name}", oracle.load(folder / "model"), cases)
     variants.rename_tensors(variant, adapter)
+    variants.pickle_tensors(variant, adapter)
     return cases
 
 

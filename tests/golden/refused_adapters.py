@@ -19,12 +19,13 @@ import torch
 
 import oracle
 import refused_containers
+import refused_pickles
 from files import pack_f32, read_json, safetensors_bytes, write_json
 from peft_refused import write_peft_made
 
 BASE = "llama2"  # hidden 32, 2 layers, vocabulary 96
 HIDDEN, VOCAB, RANK = 32, 96, 2
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, PICKLED, CONFIG = "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"
 UNIMPLEMENTED, INVALID, DAMAGED, ABSENT, OK = "UNIMPLEMENTED", "INVALID_ARGUMENT", "DATA_LOSS", "NOT_FOUND", "OK"
 
 
@@ -153,7 +154,6 @@ CONFIGS = [
     Flaw("config_array", INVALID, [CONFIG], text(CONFIG, b'[{"peft_type": "LORA"}]\n')),
     Flaw("config_missing", ABSENT, [CONFIG], text(CONFIG, None)),
     Flaw("weights_missing", DAMAGED, [WEIGHTS], text(WEIGHTS, None)),
-    Flaw("weights_pickled", UNIMPLEMENTED, ["adapter_model.bin"], both(text(WEIGHTS, None), text("adapter_model.bin", b"PK\x03\x04"))),
 ]
 
 TENSORS = [
@@ -245,6 +245,14 @@ def write_container(out: pathlib.Path, name: str, make, template: dict) -> None:
     write_expect(out / name, code, [WEIGHTS, *names])
 
 
+def write_pickle(out: pathlib.Path, name: str, make, code: str, names: list, template: dict) -> None:
+    folder = sound(template)
+    (out / name).mkdir()
+    write_json(out / name / CONFIG, folder.config)
+    (out / name / PICKLED).write_bytes(make(folder.tensors))
+    write_expect(out / name, code, [PICKLED, *names])
+
+
 def write_all(here: pathlib.Path) -> None:
     template = read_json(here / BASE / "adapters" / "q_v" / CONFIG)
     for place, flaws in ((here / "refused", CONFIGS + TENSORS), (here / "accepted", ACCEPTED)):
@@ -253,6 +261,8 @@ def write_all(here: pathlib.Path) -> None:
             write_folder(place / flaw.name, flaw, template)
     for name, make in refused_containers.CONTAINERS.items():
         write_container(here / "refused", name, make, template)
+    for name, (make, code, names) in refused_pickles.PICKLES.items():
+        write_pickle(here / "refused", name, make, code, names, template)
     write_peft_made(here / BASE / "model", here / "refused", write_expect)
     for flaw in ACCEPTED:  # peft must read them, and alike: what is odd about them changes nothing.
         logits = oracle.log_softmax_rows(oracle.load(here / BASE / "model", here / "accepted" / flaw.name), [1, 5, 9, 13])

@@ -1,5 +1,6 @@
 """The adapter variants, and how each is made by peft from a base on disk."""
 
+import collections
 import copy
 import dataclasses
 import pathlib
@@ -23,6 +24,7 @@ class Variant:
     save_embeddings: object = "auto"
     edit_config: object = None  # dict -> dict, applied to adapter_config.json as peft wrote it.
     edit_key: object = None  # str -> str, applied to the names of the tensors.
+    pickle: object = None  # dict -> what torch.save writes instead of safetensors; str: as peft itself does.
     expect: str = ""  # "later": a server may refuse it by name for now.
     strength: float = 0.8  # Size of the update against the base weight's own output.
 
@@ -91,6 +93,31 @@ KEYS = [
     Variant("keys_without_prefix", lora(["q_proj", "gate_proj"]), edit_key=lambda k: k.removeprefix("base_model.model.")),
     Variant("keys_with_adapter_name", lora(["v_proj", "up_proj"]), edit_key=lambda k: k.replace(".weight", ".default.weight")),
 ]
+
+
+def as_moe_peft_does(tensors: dict):
+    """Parameters in an OrderedDict with attributes, as a state_dict has them."""
+    ordered = collections.OrderedDict((k, torch.nn.Parameter(v)) for k, v in tensors.items())
+    ordered._metadata = collections.OrderedDict(version=1)
+    return ordered
+
+
+def as_views(tensors: dict) -> dict:
+    """Every second tensor is stored transposed; the others lie one after the other in one storage, after a gap."""
+    flat = torch.cat([torch.zeros(3), *(v.reshape(-1) for v in tensors.values())])
+    views, at = {}, 3
+    for i, (name, tensor) in enumerate(tensors.items()):
+        views[name] = tensor.T.contiguous().T if i % 2 else flat[at : at + tensor.numel()].view(tensor.shape)
+        at += tensor.numel()
+    return views
+
+
+PICKLED = [
+    Variant("pickled", lora(["q_proj", "down_proj", "embed_tokens"]), pickle="peft"),
+    Variant("pickled_parameters", lora(["k_proj", "gate_proj"]), pickle=as_moe_peft_does),
+    Variant("pickled_views", lora(["o_proj", "up_proj"], r=3), pickle=as_views),
+    Variant("pickled_bf16", lora(["v_proj"]), stored=torch.bfloat16, pickle=dict),
+]
 RANK_512 = Variant("rank_512", lora(["q_proj"], r=512, alpha=64, layers_to_transform=[1]), strength=2.0)
 
 # The same for bases whose modules have other names.
@@ -127,7 +154,10 @@ BIASES = [
 ]
 
 BY_BASE = {
-    "llama3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA, *DORA_EMBEDDINGS, LORA_BIAS],
+    "llama3": [
+        QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
+        *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED,
+    ],
     "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0]],
     "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES],
     "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0]],
@@ -196,7 +226,8 @@ def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: 
         for name, parameter in peft_model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(variant.stored)
-    peft_model.save_pretrained(folder, save_embedding_layers=variant.save_embeddings)
+    peft_model.save_pretrained(folder, save_embedding_layers=variant.save_embeddings,
+                               safe_serialization=variant.pickle != "peft")
     (folder / "README.md").unlink(missing_ok=True)
     if variant.edit_config:
         write_json(folder / "adapter_config.json", variant.edit_config(read_json(folder / "adapter_config.json")))
@@ -207,3 +238,11 @@ def rename_tensors(variant: Variant, folder: pathlib.Path) -> None:
     if variant.edit_key:
         path = folder / "adapter_model.safetensors"
         save_file({variant.edit_key(k): v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
+def pickle_tensors(variant: Variant, folder: pathlib.Path) -> None:
+    """adapter_model.bin instead of adapter_model.safetensors, where peft has not written it."""
+    if callable(variant.pickle):
+        path = folder / "adapter_model.safetensors"
+        torch.save(variant.pickle(load_file(path)), folder / "adapter_model.bin")
+        path.unlink()
