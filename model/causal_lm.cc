@@ -60,8 +60,9 @@ absl::Status CheckTiedHead(const MatchedWeights& weights) {
       "one counts; set tie_word_embeddings to false to use both");
 }
 
-absl::Status CheckBatch(const ForwardBatch& batch, const KvLayout& ours, const KvLayout& theirs,
-                        int64_t max_positions) {
+absl::Status CheckBatch(const ForwardBatch& batch, const ModelConfig& config, const KvLayout& ours,
+                        const KvLayout& theirs) {
+  const int64_t max_positions = config.max_context_tokens;
   const int64_t rows = batch.token_ids.size(0);
   const bool shapes_agree = batch.positions.numel() == rows && batch.kv_slots.numel() == rows &&
                             batch.rows.rows() == rows && batch.cu_rows.numel() == batch.block_table.size(0) + 1 &&
@@ -72,6 +73,11 @@ absl::Status CheckBatch(const ForwardBatch& batch, const KvLayout& ours, const K
                      "; kv_slots: ", batch.kv_slots.numel(), "; rows: ", batch.rows.rows(),
                      "; cu_rows: ", batch.cu_rows.numel(), "; block_table rows: ", batch.block_table.size(0),
                      "; logit_rows: ", batch.logit_rows.numel(), "; head_rows: ", batch.head_rows.rows()));
+  }
+  const auto lengths = static_cast<int64_t>(batch.sequence_tokens.size());
+  if (lengths != batch.block_table.size(0) && (lengths > 0 || config.rope_switch.every_tokens > 0)) {
+    return absl::InternalError(absl::StrCat("forward batch: sequence_tokens: ", lengths,
+                                            "; sequences: ", batch.block_table.size(0)));
   }
   if (batch.max_context_tokens < 1 || batch.max_context_tokens > max_positions) {
     return absl::InternalError(
@@ -91,7 +97,9 @@ struct CausalLm::Impl {
       : config(std::move(model_config)),
         shape(BaseShapeOf(config)),
         dtype(options.dtype),
-        rope(config.rope, config.max_context_tokens, ToScalarType(dtype)),
+        rope(config.rope, config.rope_switch, config.max_context_tokens, ToScalarType(dtype)),
+        local_rope(config.local_rope.value_or(config.rope), config.rope_switch, config.max_context_tokens,
+                   ToScalarType(dtype)),
         embed(config, weights),
         blocks(LoadBlocks(config, weights)),
         head(config, embed.table(), weights),
@@ -109,7 +117,8 @@ struct CausalLm::Impl {
   const ModelConfig config;
   const BaseShape shape;
   const DType dtype;
-  RopeTables rope;
+  Rope rope;
+  Rope local_rope;  // of the layers with a window
   const EmbeddingLayer embed;
   const std::vector<BlockLayer> blocks;
   const HeadLayer head;
@@ -118,8 +127,9 @@ struct CausalLm::Impl {
 };
 
 at::Tensor CausalLm::Impl::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
-  rope.Reserve(batch.max_context_tokens);
-  const StepContext step{batch, kv, seam, rope};
+  const RopeRows rope_rows = rope.RowsOf(batch);
+  const RopeRows local_rope_rows = config.local_rope.has_value() ? local_rope.RowsOf(batch) : rope_rows;
+  const StepContext step{batch, kv, seam, rope_rows, local_rope_rows};
   at::Tensor residual = embed.Forward(batch, seam);
   at::Tensor pending;
   for (const BlockLayer& block : blocks) pending = block.Forward(residual, pending, step);
@@ -162,7 +172,7 @@ KvLayout CausalLm::kv_layout() const {
 }
 
 absl::StatusOr<at::Tensor> CausalLm::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
-  RETURN_IF_ERROR(CheckBatch(batch, kv_layout(), kv.layout, impl_->config.max_context_tokens));
+  RETURN_IF_ERROR(CheckBatch(batch, impl_->config, kv_layout(), kv.layout));
   return Guarded([&]() -> absl::StatusOr<at::Tensor> {
     const c10::InferenceMode no_autograd;
     return impl_->Forward(batch, kv, seam);

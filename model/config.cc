@@ -137,6 +137,8 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
       {Site::kSharedUpProj, WeightName::kSharedUpProj, WeightName::kSharedUpProj},
       {Site::kSharedDownProj, WeightName::kSharedDownProj, WeightName::kSharedDownProj},
       {Site::kSharedGate, WeightName::kSharedGate, WeightName::kSharedGate},
+      {Site::kQkvProj, WeightName::kQkvProj, WeightName::kQkvProj},
+      {Site::kGateUpProj, WeightName::kGateUpProj, WeightName::kGateUpProj},
       {Site::kEmbedTokens, WeightName::kEmbedTokens, WeightName::kEmbedTokens},
       {Site::kLmHead, WeightName::kLmHead, WeightName::kLmHeadBias},
       {Site::kProjectIn, WeightName::kProjectIn, WeightName::kProjectIn},

@@ -1,16 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/base/dtype.h"
+#include "model/rope_switch.h"
 #include "model/sites.h"
 
 namespace lorad {
 
-enum class NormKind : uint8_t { kRms, kLayer };
+enum class NormKind : uint8_t { kRms, kRmsPlusOne, kLayer };  // plus one: the weight is 1 + what is stored
 // Where a layer's norms are.
 enum class BlockKind : uint8_t {
   kPreNorm,   // x += attention(norm(x)), then x += ffn(norm(x))
@@ -23,17 +25,23 @@ enum class Activation : uint8_t {
   kGelu,      // by the error function
   kRelu,
 };
-enum class RopeScaling : uint8_t { kNone, kLinear, kLlama3 };
+enum class RopeScaling : uint8_t { kNone, kLinear, kDynamic, kYarn, kLongRope, kLlama3 };
 
-// C.3 of HF's rotary embeddings: angles in fp32, cos and sin cast to the model's dtype, half-split rotation.
+// HF's rotary embeddings: angles in fp32, cos and sin cast to the model's dtype, half-split rotation.
 struct RopeConfig {
   double theta = 10000.0;
   int64_t rotary_dim = 0;  // of head_dim; the rest passes through
   RopeScaling scaling = RopeScaling::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;   // llama3
-  double high_freq_factor = 4.0;  // llama3
-  int64_t original_max_positions = 0;
+  double low_freq_factor = 1.0;        // llama3
+  double high_freq_factor = 4.0;       // llama3
+  int64_t original_max_positions = 0;  // what the model was trained with: llama3, dynamic, yarn, longrope
+  double attention_factor = 1.0;       // cos and sin are multiplied by it: yarn, longrope
+  double beta_fast = 32.0;             // yarn
+  double beta_slow = 1.0;              // yarn
+  bool truncate = true;                // yarn
+  std::vector<double> short_factors;   // [rotary_dim / 2], longrope up to original_max_positions
+  std::vector<double> long_factors;    // [rotary_dim / 2], longrope beyond
 };
 
 // An FFN whose rows pass through some of many experts each.
@@ -75,9 +83,16 @@ struct ModelConfig {
   bool qk_norm = false;  // RMS over head_dim before rope
   RoutedFfnConfig routed;
   bool tied_embeddings = false;
+  bool sandwich_norms = false;    // the outputs of attention and MLP are normed too, before they are added
+  bool fused_projections = false;  // q|k|v is one tensor and one site, and so is gate|up
+  double embedding_scale = 1.0;    // rounded to the model's dtype
+  double logit_softcap = 0.0;      // of the logits, c * tanh(s / c); 0 = none
   double attention_scale = 0.0;        // head_dim^-0.5 unless the architecture says otherwise
+  double attention_softcap = 0.0;      // of the scores, c * tanh(s / c); 0 = none
   std::vector<int64_t> window_tokens;  // [num_layers]; q attends to k with q - k < window; 0 = all
   RopeConfig rope;                     // rotary_dim 0 = none
+  std::optional<RopeConfig> local_rope;  // of the layers that have a window, if those have one of their own
+  RopeSwitch rope_switch;
   int64_t position_offset = 0;         // of a table of learned positions: the row of position 0
   std::vector<int32_t> eos_token_ids;  // union of generation_config.json, config.json
   int32_t bos_token_id = -1;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -19,6 +20,9 @@ struct ForwardBatch {
   RowSegments rows;        // over the T rows
   RowSegments head_rows;   // over the L rows
   int64_t max_context_tokens = 0;  // the longest context in the batch, this step's rows included
+  // [S]; all tokens that each sequence has so far, computed or not. A rope whose angles depend on the length goes by
+  // it; may be empty where ModelConfig::rope_switch never switches.
+  std::vector<int64_t> sequence_tokens = {};
 };
 
 }  // namespace lorad

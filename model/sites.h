@@ -28,8 +28,10 @@ enum class Site : uint8_t {
   kLmHead,
   kProjectIn,   // between embed_tokens and the layers, where their widths differ
   kProjectOut,  // between the layers and lm_head
+  kQkvProj,     // q|k|v as one module
+  kGateUpProj,  // gate|up as one module
 };
-inline constexpr int kNumSites = 18;
+inline constexpr int kNumSites = 20;
 
 std::string_view Name(Site site);  // "q_proj", …
 

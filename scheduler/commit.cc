@@ -48,6 +48,15 @@ std::optional<FinishReason> EndOf(const Sequence& sequence) {
   return std::nullopt;
 }
 
+// With its newest token the sequence may have come to a length at which the model rotates all of it by other angles: its
+// keys are worth nothing then. What waits for memory does not get what it gives back (planner: running prompts first).
+void RestartWhereRopeSwitches(Sequence* sequence, const SchedulerState& state) {
+  const RopeSwitch& rope = state.config.rope_switch;
+  if (rope.VariantOf(sequence->known_tokens()) == rope.VariantOf(sequence->known_tokens() - 1)) return;
+  sequence->blocks.clear();
+  sequence->computed_tokens = 0;
+}
+
 void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
   const int64_t now_us = state->parts.clock->NowUs();
   sequence->tokens.push_back(token.token_id);
@@ -75,6 +84,7 @@ void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
     event.finish->reason = *reason;
     FinishWithEvent(std::move(event), sequence, state);
   } else {
+    RestartWhereRopeSwitches(sequence, *state);
     sequence->request->sink->OnEvent(std::move(event));
   }
 }

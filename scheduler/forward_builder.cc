@@ -70,6 +70,7 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
     for (const int64_t offset : offsets) logit_rows.push_back(static_cast<int32_t>(first_row + offset));
     Extend(tokens, row.slot, &last_slot, &built.batch.rows);
     Extend(static_cast<int64_t>(offsets.size()), row.slot, &last_head_slot, &built.batch.head_rows);
+    built.batch.sequence_tokens.push_back(static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
     most_blocks = std::max(most_blocks, row.blocks.size());
     built.batch.max_context_tokens = std::max(built.batch.max_context_tokens, context_tokens);
   }

@@ -81,6 +81,22 @@ double ConfigFields::RequiredNumber(const char* key, double lowest, double highe
   return Number(key, lowest, highest, lowest);
 }
 
+std::vector<double> ConfigFields::Numbers(const char* key, double lowest, double highest, int64_t count) {
+  const nlohmann::json* value = Find(key);
+  std::vector<double> numbers;
+  if (value != nullptr && value->is_array()) {
+    for (const nlohmann::json& item : *value) {
+      const double number = item.is_number() ? item.get<double>() : std::nan("");
+      if (number >= lowest && number <= highest) numbers.push_back(number);
+    }
+  }
+  if (static_cast<int64_t>(numbers.size()) != count || value->size() != numbers.size()) {
+    Wrong(key, absl::StrCat("a list of ", count, " numbers from ", lowest, " to ", highest));
+    return std::vector<double>(static_cast<size_t>(count), lowest);
+  }
+  return numbers;
+}
+
 bool ConfigFields::Bool(const char* key, bool absent) {
   const nlohmann::json* value = Find(key);
   if (value == nullptr) return absent;

@@ -27,6 +27,8 @@ class ConfigFields final {
   int64_t Int(const char* key, int64_t lowest, int64_t highest, int64_t absent);
   double RequiredNumber(const char* key, double lowest, double highest);
   double Number(const char* key, double lowest, double highest, double absent);
+  // Exactly `count` of them; required.
+  std::vector<double> Numbers(const char* key, double lowest, double highest, int64_t count);
   bool Bool(const char* key, bool absent);
   std::string String(const char* key, absl::string_view absent);
   std::vector<std::string> Strings(const char* key);            // empty when absent

@@ -1,34 +1,45 @@
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/arch/architecture.h"
+#include "model/arch/rope_fields.h"
 
 namespace lorad {
 
 // What Llama and its relatives share: names of config keys and of tensors. An architecture's file sets the axes.
 
-// Widths of the residual stream and of attention, layers, context, dtype. Without the key, head_dim is
-// `absent_head_dim`, and hidden_size / heads if that is 0.
-void ReadSizes(ConfigFields& fields, int64_t absent_head_dim, ModelConfig* config);
+// What a file means that lacks a key: HF's defaults differ between architectures.
+struct DecoderDefaults {
+  int64_t head_dim = 0;  // 0: hidden_size / heads
+  int64_t max_positions = 2048;
+  double norm_eps = 1e-6;
+  bool tied_embeddings = false;
+  const char* activation = "silu";  // the only one there is
+  const char* activation_key = "hidden_act";
+};
 
-// ReadSizes, and FFN, norm, activation, tied embeddings, rope.
-void ReadDecoderFields(ConfigFields& fields, int64_t absent_head_dim, ModelConfig* config);
+// Widths of the residual stream and of attention, layers, context, dtype.
+void ReadSizes(ConfigFields& fields, const DecoderDefaults& absent, ModelConfig* config);
+
+// ReadSizes, and FFN, norm, activation, tied embeddings.
+void ReadDecoderFields(ConfigFields& fields, const DecoderDefaults& absent, ModelConfig* config);
 
 // One of HF's names of activations.
 Activation ReadActivation(ConfigFields& fields, const char* key, const char* absent);
-
-// rope_parameters, or rope_theta and rope_scaling. `absent_partial_factor`: of partial_rotary_factor; without a value
-// the architecture rotates whole heads and any other factor is refused.
-void ReadRope(ConfigFields& fields, std::optional<double> absent_partial_factor, ModelConfig* config);
 
 // num_key_value_heads; when absent, as many as heads if `defaults_to_heads`, else an error.
 void ReadKvHeads(ConfigFields& fields, bool defaults_to_heads, ModelConfig* config);
 
 // use_sliding_window, sliding_window, max_window_layers and layer_types as Qwen2 and Qwen3 have them.
 void ReadQwenWindows(ConfigFields& fields, ModelConfig* config);
+
+// layer_types: the window on each layer that is "sliding_attention". 0: no such layer may be.
+void ReadLayerTypes(ConfigFields& fields, int64_t window_tokens, ModelConfig* config);
+
+// sliding_window on all layers but each `full_every`th, unless layer_types says which.
+void ReadAlternatingWindows(ConfigFields& fields, int64_t absent_window, int64_t full_every, ModelConfig* config);
 
 // The same window on every layer; 0 = none.
 void SetWindow(int64_t window_tokens, ModelConfig* config);

@@ -4,7 +4,8 @@ namespace lorad {
 namespace {
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadDecoderFields(fields, /*absent_head_dim=*/0, config);
+  ReadDecoderFields(fields, {}, config);
+  ReadRope(fields, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/true, config);
   config->qkv_bias = config->o_bias = fields.Bool("attention_bias", false);
   config->mlp_bias = fields.Bool("mlp_bias", false);

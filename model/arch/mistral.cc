@@ -4,7 +4,8 @@ namespace lorad {
 namespace {
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadDecoderFields(fields, /*absent_head_dim=*/0, config);
+  ReadDecoderFields(fields, {}, config);
+  ReadRope(fields, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/false, config);
   if (fields.Has("layer_types")) fields.Refuse("layer_types", "Mistral has one window for all layers");
   // Absent, HF takes 4096; null is no window.

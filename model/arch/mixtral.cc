@@ -9,7 +9,6 @@ namespace {
 constexpr ExpertNames kNames = {"block_sparse_moe.gate", "block_sparse_moe.experts.{expert}.w1",
                                 "block_sparse_moe.experts.{expert}.w3", "block_sparse_moe.experts.{expert}.w2"};
 
-constexpr double kAbsentNormEps = 1e-5;
 constexpr double kAbsentRopeTheta = 1e6;
 
 bool StatesRopeTheta(ConfigFields& fields) {
@@ -18,9 +17,9 @@ bool StatesRopeTheta(ConfigFields& fields) {
 }
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadDecoderFields(fields, /*absent_head_dim=*/0, config);
+  ReadDecoderFields(fields, {.norm_eps = 1e-5}, config);
+  ReadRope(fields, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/false, config);
-  config->norm_eps = fields.Number("rms_norm_eps", 0.0, 1.0, kAbsentNormEps);
   if (!StatesRopeTheta(fields)) config->rope.theta = kAbsentRopeTheta;
   if (fields.Has("layer_types")) fields.Refuse("layer_types", "Mixtral has one window for all layers");
   SetWindow(fields.Int("sliding_window", 1, kMaxContextTokens, 0), config);

@@ -10,7 +10,7 @@ constexpr double kNormEps = 1e-5;       // torch's; no key of the config
 constexpr int64_t kPositionOffset = 2;  // the first two rows of the table belong to padding
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadSizes(fields, /*absent_head_dim=*/0, config);
+  ReadSizes(fields, {}, config);
   config->num_kv_heads = config->num_heads;
   config->intermediate_size = fields.RequiredInt("ffn_dim", 1, kMaxWidth);
   config->embedding_size = fields.Int("word_embed_proj_dim", 1, kMaxWidth, config->hidden_size);

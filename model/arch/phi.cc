@@ -9,7 +9,7 @@ namespace {
 constexpr double kAbsentPartialFactor = 0.5;
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadSizes(fields, /*absent_head_dim=*/0, config);
+  ReadSizes(fields, {}, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/true, config);
   config->intermediate_size = fields.RequiredInt("intermediate_size", 1, kMaxWidth);
   config->norm = NormKind::kLayer;
@@ -20,7 +20,7 @@ void ReadConfig(ConfigFields& fields, ModelConfig* config) {
   config->qkv_bias = config->o_bias = config->mlp_bias = true;
   config->tied_embeddings = fields.Bool("tie_word_embeddings", false);
   if (fields.Bool("qk_layernorm", false)) fields.Refuse("qk_layernorm", "layer norms of q and k are not computed");
-  ReadRope(fields, kAbsentPartialFactor, config);
+  ReadPartialRope(fields, kAbsentPartialFactor, config);
   SetWindow(0, config);
 }
 

@@ -4,7 +4,8 @@ namespace lorad {
 namespace {
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadDecoderFields(fields, /*absent_head_dim=*/0, config);
+  ReadDecoderFields(fields, {}, config);
+  ReadRope(fields, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/false, config);
   config->qkv_bias = true;
   ReadQwenWindows(fields, config);

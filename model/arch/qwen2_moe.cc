@@ -5,7 +5,8 @@ namespace lorad {
 namespace {
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadDecoderFields(fields, /*absent_head_dim=*/0, config);
+  ReadDecoderFields(fields, {}, config);
+  ReadRope(fields, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/false, config);
   config->qkv_bias = fields.Bool("qkv_bias", true);
   if (fields.Bool("use_sliding_window", false) && !fields.Has("layer_types")) {

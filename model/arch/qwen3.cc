@@ -6,7 +6,8 @@ namespace {
 constexpr int64_t kAbsentHeadDim = 128;  // HF's, whatever hidden_size / heads is
 
 void ReadConfig(ConfigFields& fields, ModelConfig* config) {
-  ReadDecoderFields(fields, kAbsentHeadDim, config);
+  ReadDecoderFields(fields, {.head_dim = kAbsentHeadDim}, config);
+  ReadRope(fields, config);
   ReadKvHeads(fields, /*defaults_to_heads=*/false, config);
   config->qkv_bias = config->o_bias = fields.Bool("attention_bias", false);
   config->qk_norm = true;

@@ -36,6 +36,10 @@ std::string_view Name(Site site) {
       return "embed_tokens";
     case Site::kLmHead:
       return "lm_head";
+    case Site::kQkvProj:
+      return "qkv_proj";
+    case Site::kGateUpProj:
+      return "gate_up_proj";
     case Site::kProjectIn:
       return "project_in";
     case Site::kProjectOut:

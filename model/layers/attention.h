@@ -25,7 +25,9 @@ class AttentionLayer final {
   const int64_t head_dim_;
   const int64_t window_tokens_;
   const double scale_;
+  const double softcap_;
   const double norm_eps_;
+  const bool local_rope_;
   LinearLayer qkv_;
   at::Tensor q_norm_;  // [head_dim] or undefined
   at::Tensor k_norm_;

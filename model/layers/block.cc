@@ -8,7 +8,11 @@ BlockLayer::BlockLayer(const ModelConfig& config, int layer, WeightLoader& weigh
       attention_(config, layer, weights),
       post_attention_norm_(
           NormLayer::Load(config, WeightName::kPostAttentionNorm, WeightName::kPostAttentionNormBias, layer, weights)),
-      mlp_(config, layer, weights) {}
+      mlp_(config, layer, weights) {
+  if (!config.sandwich_norms) return;
+  attention_out_norm_ = NormLayer::Load(config, WeightName::kAttentionOutNorm, std::nullopt, layer, weights);
+  mlp_out_norm_ = NormLayer::Load(config, WeightName::kMlpOutNorm, std::nullopt, layer, weights);
+}
 
 at::Tensor BlockLayer::Forward(at::Tensor& residual, const at::Tensor& pending, const StepContext& step) const {
   const auto first_norm = [&] {
@@ -16,8 +20,10 @@ at::Tensor BlockLayer::Forward(at::Tensor& residual, const at::Tensor& pending, 
   };
   switch (kind_) {
     case BlockKind::kPreNorm: {
-      const at::Tensor attended = attention_.Forward(first_norm(), step);
-      return mlp_.Forward(post_attention_norm_.AddAndForward(attended, residual), step);
+      at::Tensor attended = attention_.Forward(first_norm(), step);
+      if (attention_out_norm_.has_value()) attended = attention_out_norm_->Forward(attended);
+      const at::Tensor y = mlp_.Forward(post_attention_norm_.AddAndForward(attended, residual), step);
+      return mlp_out_norm_.has_value() ? mlp_out_norm_->Forward(y) : y;
     }
     case BlockKind::kPostNorm: {
       input_norm_.AddInto(attention_.Forward(residual, step), residual);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include <ATen/core/Tensor.h>
 
 #include "model/layers/attention.h"
@@ -24,6 +26,8 @@ class BlockLayer final {
   AttentionLayer attention_;
   NormLayer post_attention_norm_;  // of a post-norm block: behind the FFN; a parallel one has none
   MlpLayer mlp_;
+  std::optional<NormLayer> attention_out_norm_;  // of sandwich norms
+  std::optional<NormLayer> mlp_out_norm_;
 };
 
 }  // namespace lorad

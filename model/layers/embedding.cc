@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include "model/base/guarded.h"
 #include "model/ops/add_positions.h"
@@ -13,7 +14,8 @@ namespace lorad {
 EmbeddingLayer::EmbeddingLayer(const ModelConfig& config, WeightLoader& weights)
     : table_(weights.Load(WeightName::kEmbedTokens)),
       position_table_(weights.LoadIfAny(WeightName::kPositions)),
-      position_offset_(config.position_offset) {
+      position_offset_(config.position_offset),
+      scale_(at::scalar_tensor(config.embedding_scale, table_.options()).item<double>()) {
   if (!weights.Has(WeightName::kProjectIn)) return;
   project_in_.emplace(weights.Load(WeightName::kProjectIn), at::Tensor(),
                       SiteGroup{-1, -1, {{Site::kProjectIn, 0, config.hidden_size}}});
@@ -23,6 +25,7 @@ at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam)
   at::Tensor y = at::empty({batch.token_ids.size(0), table_.size(1)}, table_.options());
   ThrowIfError(Embedding({batch.token_ids, table_, y}));
   y = seam.FinishEmbedding(batch.token_ids, std::move(y), batch.rows);
+  if (scale_ != 1.0) y.mul_(scale_);
   if (project_in_.has_value()) y = project_in_->Forward(y, seam, batch.rows);
   if (position_table_.defined()) ThrowIfError(AddPositions({batch.positions, position_table_, position_offset_, y}));
   return y;

@@ -12,8 +12,8 @@
 
 namespace lorad {
 
-// What enters the first layer: rows of the token table, the seam behind them; where the model has them, the projection
-// to its width and learned positions.
+// What enters the first layer: rows of the token table, the seam behind them, so that an adapter's part is scaled too;
+// where the model has them, a scale, the projection to its width, learned positions.
 class EmbeddingLayer final {
  public:
   EmbeddingLayer(const ModelConfig& config, WeightLoader& weights);
@@ -28,6 +28,7 @@ class EmbeddingLayer final {
   std::optional<LinearLayer> project_in_;
   at::Tensor position_table_;  // [>= max_context_tokens + position_offset, H] or undefined
   int64_t position_offset_;
+  double scale_;  // rounded to the table's dtype, as HF does
 };
 
 }  // namespace lorad

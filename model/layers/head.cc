@@ -10,7 +10,8 @@ namespace lorad {
 HeadLayer::HeadLayer(const ModelConfig& config, const at::Tensor& embed_table, WeightLoader& weights)
     : lm_head_(config.tied_embeddings ? embed_table : weights.Load(WeightName::kLmHead),
                weights.LoadIfAny(WeightName::kLmHeadBias), {-1, -1, {{Site::kLmHead, 0, config.vocab_size}}}),
-      vocab_size_(config.vocab_size) {
+      vocab_size_(config.vocab_size),
+      softcap_(config.logit_softcap) {
   if (config.final_norm) {
     norm_ = NormLayer::Load(config, WeightName::kFinalNorm, WeightName::kFinalNormBias, /*layer=*/-1, weights);
   }
@@ -34,7 +35,9 @@ at::Tensor HeadLayer::Forward(at::Tensor residual, at::Tensor pending, const Ste
     x = pending.defined() ? norm_->AddAndForward(pending, residual) : norm_->Forward(residual);
   }
   if (project_out_.has_value()) x = project_out_->Forward(x, step.seam, batch.head_rows);
-  return lm_head_.Forward(x, step.seam, batch.head_rows).to(at::kFloat);
+  at::Tensor logits = lm_head_.Forward(x, step.seam, batch.head_rows).to(at::kFloat);
+  if (softcap_ > 0) logits.div_(softcap_).tanh_().mul_(softcap_);
+  return logits;
 }
 
 }  // namespace lorad

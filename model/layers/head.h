@@ -25,6 +25,7 @@ class HeadLayer final {
   std::optional<LinearLayer> project_out_;
   LinearLayer lm_head_;
   const int64_t vocab_size_;
+  const double softcap_;  // 0 = none
 };
 
 }  // namespace lorad

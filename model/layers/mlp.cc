@@ -18,6 +18,10 @@ LinearLayer LoadUp(const ModelConfig& config, int layer, WeightLoader& weights) 
     return LinearLayer(weights.Load(WeightName::kUpProj, layer), weights.LoadIfAny(WeightName::kUpBias, layer),
                        {layer, -1, {{Site::kUpProj, 0, width}}});
   }
+  if (config.fused_projections) {
+    return LinearLayer(weights.Load(WeightName::kGateUpProj, layer), at::Tensor(),
+                       {layer, -1, {{Site::kGateUpProj, 0, 2 * width}}});
+  }
   return LinearLayer(weights.LoadStacked({WeightName::kGateProj, WeightName::kUpProj}, layer),
                      weights.LoadStacked({WeightName::kGateBias, WeightName::kUpBias}, layer),
                      {layer, -1, {{Site::kGateProj, 0, width}, {Site::kUpProj, width, width}}});

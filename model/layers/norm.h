@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
@@ -7,13 +9,17 @@
 
 namespace lorad {
 
+// The weight that the norm called `name` multiplies by: as stored, or 1 + that in fp32, which is not rounded to the
+// model's dtype (as HF's Gemma). Undefined when the architecture has no such norm.
+at::Tensor LoadNormWeight(const ModelConfig& config, WeightName name, int layer, WeightLoader& weights);
+
 // The norm that the model has everywhere: RMS or layer norm.
 class NormLayer final {
  public:
   // weight, bias [H] or undefined: layer norms alone may lack a weight or have a bias.
   NormLayer(NormKind kind, double eps, at::Tensor weight, at::Tensor bias);
   // The two tensors as far as the architecture has them.
-  static NormLayer Load(const ModelConfig& config, WeightName weight, WeightName bias, int layer,
+  static NormLayer Load(const ModelConfig& config, WeightName weight, std::optional<WeightName> bias, int layer,
                         WeightLoader& weights);
 
   // x [R, H] -> [R, H]

@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cos.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/reciprocal.h>
+#include <ATen/ops/rsub.h>
 #include <ATen/ops/sin.h>
+#include <ATen/ops/tensor.h>
 
 namespace lorad {
 namespace {
@@ -28,23 +33,72 @@ float Llama3Frequency(float frequency, const RopeConfig& config) {
   return (1.0f - smooth) * frequency / factor + smooth * frequency;
 }
 
+// A larger base stretches the waves so that a sequence of (variant + 1) * original positions has the angles of a short
+// one. NTK-aware scaling, as HF's "dynamic".
+double DynamicTheta(const RopeConfig& config, int64_t variant) {
+  const double dim = static_cast<double>(config.rotary_dim);
+  const double stretch = config.factor * static_cast<double>(variant + 1) - (config.factor - 1);
+  return config.theta * std::pow(stretch, dim / (dim - 2));
+}
+
+// Waves that turn more than beta_fast times within the original positions are kept, those of less than beta_slow turns
+// are stretched by `factor`, a ramp lies between. YaRN, arXiv 2309.00071.
+at::Tensor YarnFrequencies(const RopeConfig& config, const at::Tensor& powers) {
+  const double dim = static_cast<double>(config.rotary_dim);
+  const auto index_of = [&](double turns) {
+    const double original = static_cast<double>(config.original_max_positions);
+    return dim * std::log(original / (turns * 2 * M_PI)) / (2 * std::log(config.theta));
+  };
+  double low = index_of(config.beta_fast), high = index_of(config.beta_slow);
+  if (config.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, dim - 1);
+  if (low == high) high += 0.001;
+  const at::Tensor stretched =
+      at::arange(config.rotary_dim / 2, powers.options()).sub_(low).div_(high - low).clamp_(0.0, 1.0);
+  const at::Tensor kept = at::rsub(stretched, 1.0);
+  return at::reciprocal(at::mul(powers, config.factor))
+      .mul_(at::rsub(kept, 1.0))
+      .add_(at::reciprocal(powers).mul_(kept));
+}
+
 }  // namespace
 
-at::Tensor RopeInverseFrequencies(const RopeConfig& config) {
+at::Tensor RopeInverseFrequencies(const RopeConfig& config, int64_t variant) {
   const at::TensorOptions fp32 = at::TensorOptions().dtype(at::kFloat);
   const at::Tensor exponents = at::arange(0, config.rotary_dim, 2, fp32).div_(static_cast<double>(config.rotary_dim));
-  at::Tensor frequencies = at::reciprocal(at::pow(config.theta, exponents));
-  if (config.scaling == RopeScaling::kLinear) frequencies.div_(config.factor);
-  if (config.scaling == RopeScaling::kLlama3) {
-    float* values = frequencies.mutable_data_ptr<float>();
-    std::transform(values, values + frequencies.numel(), values,
-                   [&](float frequency) { return Llama3Frequency(frequency, config); });
+  const double theta = config.scaling == RopeScaling::kDynamic ? DynamicTheta(config, variant) : config.theta;
+  const at::Tensor powers = at::pow(theta, exponents);
+  at::Tensor frequencies = at::reciprocal(powers);
+  switch (config.scaling) {
+    case RopeScaling::kNone:
+    case RopeScaling::kDynamic:
+      break;
+    case RopeScaling::kLinear:
+      frequencies.div_(config.factor);
+      break;
+    case RopeScaling::kYarn:
+      return YarnFrequencies(config, powers);
+    case RopeScaling::kLongRope:
+      return at::reciprocal(at::mul(at::tensor(variant == 0 ? config.short_factors : config.long_factors, fp32), powers));
+    case RopeScaling::kLlama3: {
+      float* values = frequencies.mutable_data_ptr<float>();
+      std::transform(values, values + frequencies.numel(), values,
+                     [&](float frequency) { return Llama3Frequency(frequency, config); });
+      break;
+    }
   }
   return frequencies;
 }
 
-RopeTables::RopeTables(const RopeConfig& config, int64_t max_positions, at::ScalarType dtype)
-    : max_positions_(max_positions), dtype_(dtype), inverse_frequencies_(RopeInverseFrequencies(config)) {
+RopeTables::RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, at::ScalarType dtype)
+    : max_positions_(max_positions),
+      dtype_(dtype),
+      attention_factor_(config.attention_factor),
+      inverse_frequencies_(RopeInverseFrequencies(config, variant)) {
   Reserve(std::min(kFirstPositions, max_positions));
 }
 
@@ -53,8 +107,42 @@ void RopeTables::Reserve(int64_t positions) {
   if (positions <= held) return;
   const int64_t rows = std::max(std::min(2 * held, max_positions_), positions);
   const at::Tensor angles = at::outer(at::arange(rows, inverse_frequencies_.options()), inverse_frequencies_);
-  cos_ = at::cos(angles).to(dtype_);
-  sin_ = at::sin(angles).to(dtype_);
+  cos_ = at::cos(angles).mul_(attention_factor_).to(dtype_);
+  sin_ = at::sin(angles).mul_(attention_factor_).to(dtype_);
+}
+
+Rope::Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions, at::ScalarType dtype)
+    : config_(config), switch_(rope_switch), max_positions_(max_positions), dtype_(dtype) {}
+
+const RopeTables& Rope::Tables(int64_t variant, int64_t positions) {
+  RopeTables& tables = tables_.try_emplace(variant, config_, variant, max_positions_, dtype_).first->second;
+  tables.Reserve(positions);
+  return tables;
+}
+
+RopeRows Rope::RowsOf(const ForwardBatch& batch) {
+  std::vector<int64_t> variants;  // of the sequences
+  for (const int64_t tokens : batch.sequence_tokens) variants.push_back(switch_.VariantOf(tokens));
+  const int64_t first = variants.empty() ? 0 : variants[0];
+  if (std::all_of(variants.begin(), variants.end(), [&](int64_t variant) { return variant == first; })) {
+    const RopeTables& tables = Tables(first, batch.max_context_tokens);
+    return {tables.cos(), tables.sin(), batch.positions};
+  }
+  // Lines of several tables, one for each row of the step.
+  const int64_t rows = batch.positions.size(0);
+  const at::TensorOptions options = at::TensorOptions().dtype(dtype_);
+  RopeRows mixed = {at::empty({rows, config_.rotary_dim / 2}, options), at::empty({rows, config_.rotary_dim / 2}, options),
+                    at::arange(rows, at::TensorOptions().dtype(at::kInt))};
+  const int32_t* cu_rows = batch.cu_rows.const_data_ptr<int32_t>();
+  const int32_t* positions = batch.positions.const_data_ptr<int32_t>();
+  for (size_t s = 0; s < variants.size(); ++s) {
+    const int64_t begin = cu_rows[s], count = cu_rows[s + 1] - begin;
+    if (count == 0) continue;
+    const RopeTables& tables = Tables(variants[s], batch.max_context_tokens);
+    mixed.cos.narrow(0, begin, count).copy_(tables.cos().narrow(0, positions[begin], count));
+    mixed.sin.narrow(0, begin, count).copy_(tables.sin().narrow(0, positions[begin], count));
+  }
+  return mixed;
 }
 
 }  // namespace lorad

@@ -12,7 +12,8 @@ struct StepContext {
   const ForwardBatch& batch;
   const KvView& kv;
   AdapterSeam& seam;
-  const RopeTables& rope;  // long enough for the batch
+  const RopeRows& rope;
+  const RopeRows& local_rope;  // of layers with a window, where those have their own
 };
 
 }  // namespace lorad

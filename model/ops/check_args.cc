@@ -62,6 +62,12 @@ absl::Status ArgCheck::Floating(std::string_view name, const at::Tensor& t) cons
   return absl::OkStatus();
 }
 
+absl::Status ArgCheck::NormWeight(std::string_view name, const at::Tensor& t, at::ScalarType dtype,
+                                  int64_t size) const {
+  const bool wide = t.defined() && t.scalar_type() == at::kFloat;
+  return Contiguous(name, t, wide ? at::kFloat : dtype, {size});
+}
+
 absl::Status ArgCheck::SameDevice(const at::Tensor& a, std::string_view name, const at::Tensor& b) const {
   if (a.device() != b.device()) return Error(name, b.device().str(), absl::StrCat("device ", a.device().str()));
   return absl::OkStatus();

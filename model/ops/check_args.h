@@ -24,6 +24,8 @@ class ArgCheck final {
                           std::initializer_list<int64_t> shape) const;
   // float32 or bfloat16.
   absl::Status Floating(std::string_view name, const at::Tensor& t) const;
+  // Contiguous [size], of `dtype` or float32 (see model/ops/rms_norm.h).
+  absl::Status NormWeight(std::string_view name, const at::Tensor& t, at::ScalarType dtype, int64_t size) const;
   absl::Status SameDevice(const at::Tensor& a, std::string_view name, const at::Tensor& b) const;
   absl::Status Error(std::string_view name, std::string_view value, std::string_view limit) const;
 

@@ -37,6 +37,7 @@ absl::Status PagedAttention(const PagedAttentionArgs& args) {
     return check.Error("layer", absl::StrCat(args.layer), absl::StrCat("below ", layout.num_layers));
   }
   if (args.window_tokens < 0) return check.Error("window_tokens", absl::StrCat(args.window_tokens), "0 or more");
+  if (!(args.softcap >= 0)) return check.Error("softcap", absl::StrCat(args.softcap), "0 or more");
   return Dispatch("PagedAttention", args.q, &cpu::PagedAttention, InstalledCudaOps().paged_attention, args);
 }
 

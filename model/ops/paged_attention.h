@@ -10,7 +10,8 @@ namespace lorad {
 // Causal attention of rows over their sequence's paged KV, prefill chunks and decode rows mixed. Row r of sequence s
 // at position p attends to positions j with j <= p and (window == 0 or p - j < window), all of which are in the cache:
 //
-//   y[r, h] = sum_j softmax_j(scale * q[r, h] . k[j, h / (Hq/Hkv)]) v[j, h / (Hq/Hkv)]      softmax and sums in f32
+//   y[r, h] = sum_j softmax_j(cap(scale * q[r, h] . k[j, h / (Hq/Hkv)])) v[j, h / (Hq/Hkv)]      all in f32
+//   cap(s) = softcap * tanh(s / softcap); softcap == 0: cap(s) = s.   Source: HF Gemma2 eager_attention_forward
 //
 // q [T, >= Hq * D] (the q columns of qkv: row stride may be larger); y [T, Hq * D]; positions [T], cu_rows [S+1],
 // block_table [S, M] int32 as in ForwardBatch. dtype of q, y and the cache: the model's (f32, bf16).
@@ -25,6 +26,7 @@ struct PagedAttentionArgs {
   int64_t layer;
   int64_t window_tokens;
   double scale;
+  double softcap;
   const KvView& kv;
   at::Tensor& y;
 };

@@ -87,6 +87,7 @@ void Run(const PagedAttentionArgs& args) {
                           .group = group,
                           .window = args.window_tokens,
                           .scale = static_cast<float>(args.scale),
+                          .softcap = static_cast<float>(args.softcap),
                           .q_stride = q_stride,
                           .y_stride = y_stride};
     Attend(a, q + tile.first_row * q_stride + first_column, y + tile.first_row * y_stride + first_column);

@@ -12,7 +12,7 @@ absl::Status RmsNorm(const RmsNormArgs& args) {
   RETURN_IF_ERROR(check.Floating("x", args.x));
   const at::ScalarType dtype = args.x.scalar_type();
   RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.Tensor("weight", args.weight, dtype, {args.x.size(1)}));
+  RETURN_IF_ERROR(check.NormWeight("weight", args.weight, dtype, args.x.size(1)));
   RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {args.x.size(0), args.x.size(1)}));
   RETURN_IF_ERROR(check.SameDevice(args.x, "weight", args.weight));
   RETURN_IF_ERROR(check.SameDevice(args.x, "y", args.y));

@@ -7,10 +7,11 @@
 namespace lorad {
 
 // residual: if defined, first x_sum = x + residual (rounded to the dtype), written back to residual; then
-//   y[r] = weight * cast(x_sum[r] / sqrt(mean(x_sum[r]^2) + eps)),   computed in f32, cast before the weight as Llama
-//   does.
+//   y[r] = weight * cast(x_sum[r] / sqrt(mean(x_sum[r]^2) + eps)),   computed in f32.
 //
-// x, y, residual [R, H]; weight [H]; one dtype (f32, bf16). y may be x. Source: HF LlamaRMSNorm.
+// x, y, residual [R, H] of one dtype (f32, bf16); y may be x. weight [H]: of that dtype, and the cast comes before it
+// (HF LlamaRMSNorm); or f32 beside bf16 rows, and only the product is cast (HF GemmaRMSNorm, whose 1 + w is that
+// weight).
 struct RmsNormArgs {
   const at::Tensor& x;
   const at::Tensor& weight;

@@ -40,8 +40,11 @@ absl::Status RopeKvWrite(const RopeKvWriteArgs& args) {
   if (2 * args.cos.size(1) > args.head_dim) {
     return check.Error("cos", ShapeOf(args.cos), absl::StrCat("half of head_dim: ", args.head_dim));
   }
-  if (args.q_norm.defined()) RETURN_IF_ERROR(check.Contiguous("q_norm", args.q_norm, dtype, {args.head_dim}));
-  if (args.k_norm.defined()) RETURN_IF_ERROR(check.Contiguous("k_norm", args.k_norm, dtype, {args.head_dim}));
+  if (args.q_norm.defined()) RETURN_IF_ERROR(check.NormWeight("q_norm", args.q_norm, dtype, args.head_dim));
+  if (args.k_norm.defined()) RETURN_IF_ERROR(check.NormWeight("k_norm", args.k_norm, dtype, args.head_dim));
+  if (args.q_norm.defined() && args.k_norm.defined() && args.q_norm.scalar_type() != args.k_norm.scalar_type()) {
+    return check.Error("k_norm", ShapeOf(args.k_norm), absl::StrCat("as q_norm: ", ShapeOf(args.q_norm)));
+  }
   RETURN_IF_ERROR(check.SameDevice(args.qkv, "positions", args.positions));
   RETURN_IF_ERROR(check.SameDevice(args.qkv, "kv_slots", args.kv_slots));
   RETURN_IF_ERROR(check.SameDevice(args.qkv, "cos", args.cos));

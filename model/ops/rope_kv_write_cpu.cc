@@ -23,15 +23,16 @@ absl::Status CheckRows(const RopeKvWriteArgs& args, const int32_t* positions, co
   return absl::OkStatus();
 }
 
-template <typename T>
+// T of the rows and the cache, W of the norms' weights.
+template <typename T, typename W>
 void Run(const RopeKvWriteArgs& args, const int32_t* positions, const int32_t* slots) {
   const int64_t rows = args.qkv.size(0), head_dim = args.head_dim, half = args.cos.size(1);
   const int64_t stride = args.qkv.stride(0);
   T* qkv = static_cast<T*>(args.qkv.mutable_data_ptr());
   const T* cos = static_cast<const T*>(args.cos.const_data_ptr());
   const T* sin = static_cast<const T*>(args.sin.const_data_ptr());
-  const T* q_norm = args.q_norm.defined() ? static_cast<const T*>(args.q_norm.const_data_ptr()) : nullptr;
-  const T* k_norm = args.k_norm.defined() ? static_cast<const T*>(args.k_norm.const_data_ptr()) : nullptr;
+  const W* q_norm = args.q_norm.defined() ? static_cast<const W*>(args.q_norm.const_data_ptr()) : nullptr;
+  const W* k_norm = args.k_norm.defined() ? static_cast<const W*>(args.k_norm.const_data_ptr()) : nullptr;
   const float eps = static_cast<float>(args.norm_eps);
   const KvLayout& layout = args.kv.layout;
   const int64_t head_bytes = head_dim * static_cast<int64_t>(sizeof(T));
@@ -72,9 +73,11 @@ absl::Status RopeKvWrite(const RopeKvWriteArgs& args) {
   const int32_t* slots = args.kv_slots.const_data_ptr<int32_t>();
   RETURN_IF_ERROR(CheckRows(args, positions, slots));
   if (args.qkv.scalar_type() == at::kFloat) {
-    Run<float>(args, positions, slots);
+    Run<float, float>(args, positions, slots);
+  } else if (args.q_norm.defined() && args.q_norm.scalar_type() == at::kFloat) {
+    Run<uint16_t, float>(args, positions, slots);
   } else {
-    Run<uint16_t>(args, positions, slots);
+    Run<uint16_t, uint16_t>(args, positions, slots);
   }
   return absl::OkStatus();
 }

@@ -14,6 +14,12 @@ import zlib
 import torch
 from transformers import (
     AutoConfig,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -21,6 +27,8 @@ from transformers import (
     MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     Qwen2Config,
@@ -53,6 +61,12 @@ COMMON = dict(num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=
 def rope(theta: float, **rest) -> dict:
     return {"rope_type": "default", "rope_theta": theta, **rest}
 
+
+PHI3_ROPE = rope(10000.0) | {
+    "rope_type": "longrope", "partial_rotary_factor": 0.75, "original_max_position_embeddings": 48,
+    "short_factor": [1.0, 1.05, 1.1, 1.3, 1.5, 2.0], "long_factor": [1.2, 1.5, 2.0, 4.0, 6.0, 9.0],
+}
+YARN = rope(10000.0) | {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 2.0}
 
 BASES = [
     Base(
@@ -196,20 +210,121 @@ BASES = [
             "eps": {"layer_norm_eps": 0.1},
         },
     ),
+    Base(
+        name="gemma",
+        model_class=GemmaForCausalLM,
+        config=GemmaConfig(
+            **COMMON, vocab_size=103, hidden_size=40, intermediate_size=68, num_attention_heads=4,
+            num_key_value_heads=1, head_dim=12, rope_parameters=rope(10000.0),
+        ),
+        seed=9,
+        stored=torch.bfloat16,
+        added={"hidden_act": "gelu", "hidden_activation": None},  # As the first files spell the approximation.
+        must_matter={"theta": {"rope_parameters": rope(500.0)}},
+    ),
+    Base(
+        name="gemma2",
+        model_class=Gemma2ForCausalLM,
+        config=Gemma2Config(
+            **COMMON, vocab_size=109, hidden_size=36, intermediate_size=60, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=10, sliding_window=9, query_pre_attn_scalar=17,
+            attn_logit_softcapping=4.0, final_logit_softcapping=7.0, rope_parameters=rope(10000.0),
+        ),
+        seed=10,
+        must_matter={
+            "window": {"sliding_window": 250}, "window of 10": {"sliding_window": 10},
+            "which layers slide": {"layer_types": ["full_attention", "sliding_attention"]},
+            "soft cap of scores": {"attn_logit_softcapping": None}, "soft cap of logits": {"final_logit_softcapping": None},
+            "scale of scores": {"query_pre_attn_scalar": 10},
+        },
+    ),
+    Base(
+        name="gemma3",
+        model_class=Gemma3ForCausalLM,
+        config=Gemma3TextConfig(
+            **(COMMON | {"num_hidden_layers": 3}), vocab_size=106, hidden_size=44, intermediate_size=52,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=14, sliding_window=11, query_pre_attn_scalar=14,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={
+                "full_attention": rope(5000.0) | {"rope_type": "linear", "factor": 4.0},
+                "sliding_attention": rope(300.0),
+            },
+        ),
+        seed=11,
+        stored=torch.bfloat16,
+        added={"sliding_window_pattern": 2},  # What version 4 has for layer_types.
+        must_matter={
+            "window": {"sliding_window": 250}, "which layers slide": {"layer_types": ["sliding_attention"] * 3},
+            "global rope": {"rope_parameters": {
+                "full_attention": rope(5000.0), "sliding_attention": rope(300.0)}},
+            "local rope": {"rope_parameters": {
+                "full_attention": rope(5000.0) | {"rope_type": "linear", "factor": 4.0}, "sliding_attention": rope(5000.0)}},
+        },
+    ),
+    Base(
+        name="phi3",
+        model_class=Phi3ForCausalLM,
+        config=Phi3Config(
+            **COMMON, vocab_size=107, hidden_size=64, intermediate_size=60, num_attention_heads=4,
+            num_key_value_heads=2, sliding_window=70, original_max_position_embeddings=48, tie_word_embeddings=False,
+            rope_parameters=PHI3_ROPE,
+        ),
+        seed=12,
+        must_matter={
+            "window": {"sliding_window": None},
+            "switch to the long factors": {"original_max_position_embeddings": 250},
+            "short factors": {"rope_parameters": PHI3_ROPE | {"short_factor": [1.0] * 6}},
+            "long factors": {"rope_parameters": PHI3_ROPE | {"long_factor": [1.0] * 6}},
+            "attention factor": {"rope_parameters": PHI3_ROPE | {"attention_factor": 1.0}},
+            "part of the head": {"rope_parameters": PHI3_ROPE | {
+                "partial_rotary_factor": 0.5, "short_factor": [1.0] * 4, "long_factor": [1.5] * 4}},
+        },
+    ),
+    Base(
+        name="llama_yarn",
+        model_class=LlamaForCausalLM,
+        config=LlamaConfig(
+            **COMMON, vocab_size=98, hidden_size=64, intermediate_size=56, num_attention_heads=2,
+            num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=YARN,
+        ),
+        seed=13,
+        left_out=("head_dim",),
+        must_matter={
+            "yarn": {"rope_parameters": rope(10000.0)},
+            "attention factor": {"rope_parameters": YARN | {"attention_factor": 1.0}},
+            "beta_fast": {"rope_parameters": YARN | {"beta_fast": 32.0}},
+        },
+    ),
+    Base(
+        name="llama_dynamic",
+        model_class=LlamaForCausalLM,
+        config=LlamaConfig(
+            **(COMMON | {"max_position_embeddings": 32}), vocab_size=99, hidden_size=32, intermediate_size=56,
+            num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True, rope_parameters=rope(10000.0) | {
+                "rope_type": "dynamic", "factor": 6.0},
+        ),
+        seed=14,
+        left_out=("head_dim",),
+        must_matter={"dynamic": {"rope_parameters": rope(10000.0)}},
+    ),
 ]
 
 
 def draw_weights(model, seed: int) -> None:
     """Random weights with attention far from uniform, norms and biases that matter, and logits a few units wide."""
     hidden = model.config.hidden_size
+    # Gemma adds one to a norm's weight itself, and makes embeddings sqrt(hidden) times as large as they are stored: stored
+    # like the others' they would drown what the layers add. The last norm makes up for that in the logits.
+    gemma = int(model.config.model_type.startswith("gemma"))
+    shrink = hidden**0.5 if gemma else 1
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode())))
         if name.endswith("norm.weight"):
-            value = 1 + 0.25 * noise
+            value = (1 + 0.25 * noise) * (shrink if name == "model.norm.weight" else 1) - gemma
         elif name.endswith(".bias"):
             value = 0.4 * noise
         elif "embed_" in name or "lm_head" in name:
-            value = 3.0 * noise / hidden**0.5
+            value = 3.0 * noise / hidden**0.5 / shrink
         elif "project_out" in name and model.config._remove_final_layer_norm:
             value = 0.2 * noise / parameter.shape[-1] ** 0.5  # of rows that no norm made small
         else:
@@ -238,6 +353,9 @@ def version_4_spelling(config: dict, left_out: tuple) -> dict:
     old = dict(config)
     if "rope_parameters" in old:
         parameters = dict(old.pop("rope_parameters"))
+        if "full_attention" in parameters:  # Gemma 3's two.
+            old["rope_local_base_freq"] = parameters["sliding_attention"]["rope_theta"]
+            parameters = dict(parameters["full_attention"])
         old["rope_theta"] = parameters.pop("rope_theta")
         if "partial_rotary_factor" in parameters:
             old["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
@@ -254,7 +372,8 @@ def require_same_reading(new: dict, old: dict) -> None:
     for spelling in (new, old):
         with tempfile.TemporaryDirectory() as folder:
             write_json(pathlib.Path(folder) / "config.json", spelling)
-            read.append(AutoConfig.from_pretrained(folder).to_dict() | {"_name_or_path": ""})
+            # The share of the head is compared where it counts, in rope_parameters.
+            read.append(AutoConfig.from_pretrained(folder).to_dict() | {"_name_or_path": "", "partial_rotary_factor": None})
     if read[0] != read[1]:
         raise SystemExit(f"{new['model_type']}: the version 4 spelling reads differently")
 

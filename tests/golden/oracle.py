@@ -36,10 +36,27 @@ def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype
 @torch.no_grad()
 def log_softmax_rows(model, ids: list) -> torch.Tensor:
     """[len(ids), vocab] float32 logits of one sequence."""
-    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+    padded = ids + [0] * (rope_length(model, len(ids)) - len(ids))  # Attention is causal: what comes behind is not seen.
+    logits = model(input_ids=torch.tensor([padded]), use_cache=False).logits[0, : len(ids)].float()
     if not torch.isfinite(logits).all():
         raise ValueError("logits are not finite")
     return logits
+
+
+def rope_length(model, length: int) -> int:
+    """The length whose angles a sequence of `length` tokens gets: itself, but for "dynamic" ropes.
+
+    Those have other angles for each length, so that no key would live longer than a token; a server takes those of the
+    next multiple of max_position_embeddings.
+    """
+    config = model.config
+    if (config.rope_parameters or {}).get("rope_type") != "dynamic":
+        return length
+    for module in model.modules():
+        if hasattr(module, "max_seq_len_cached"):
+            module.max_seq_len_cached = 0  # transformers keeps the longest ever seen otherwise.
+    step = config.max_position_embeddings
+    return -(-length // step) * step
 
 
 def answer(model, prompt: list, max_tokens: int, forced: list | None = None) -> Answer:

@@ -73,6 +73,10 @@ def put(name, *shape, value=0.1):
     return lambda c: c.tensors.update({name: numpy.full(shape, value, dtype="f4")})
 
 
+def gemma(architecture, model_type, **values):
+    return config(architectures=[architecture], model_type=model_type, **{"hidden_act": "gelu_pytorch_tanh"} | values)
+
+
 def text(name, content):
     return lambda c: c.files.update({name: content})
 
@@ -128,11 +132,15 @@ FLAWS = [
     Flaw("architecture_classifier", UNIMPLEMENTED, ["LlamaForSequenceClassification"], config(architectures=["LlamaForSequenceClassification"])),
     Flaw("architectures_missing", INVALID, ["architectures"], without("architectures")),
     Flaw("architectures_string", INVALID, ["architectures"], config(architectures="LlamaForCausalLM")),
-    Flaw("rope_yarn", UNIMPLEMENTED, ["yarn"], rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)),
-    Flaw("rope_dynamic", UNIMPLEMENTED, ["dynamic"], rope(rope_type="dynamic", factor=4.0)),
-    Flaw("rope_longrope", UNIMPLEMENTED, ["longrope"], rope(
-        rope_type="longrope", factor=4.0, short_factor=[1.0, 1.0], long_factor=[2.0, 2.0], original_max_position_embeddings=16)),
-    Flaw("rope_yarn_old_spelling", UNIMPLEMENTED, ["yarn"], old_rope(type="yarn", factor=4.0)),
+    Flaw("rope_yarn_unknown_key", UNIMPLEMENTED, ["beta_middle"], rope(rope_type="yarn", factor=4.0, beta_middle=3.0)),
+    Flaw("rope_yarn_without_factor", INVALID, ["factor"], rope(rope_type="yarn", original_max_position_embeddings=16)),
+    Flaw("rope_yarn_betas_crossed", INVALID, ["beta_fast"], rope(rope_type="yarn", factor=4.0, beta_fast=1.0, beta_slow=8.0)),
+    Flaw("rope_dynamic_without_factor", INVALID, ["factor"], rope(rope_type="dynamic")),
+    Flaw("rope_dynamic_shrinks", INVALID, ["factor"], rope(rope_type="dynamic", factor=0.5)),
+    Flaw("rope_longrope_list_short", INVALID, ["long_factor"], rope(
+        rope_type="longrope", factor=4.0, short_factor=[1.0, 1.0], long_factor=[2.0])),
+    Flaw("rope_longrope_list_of_words", INVALID, ["short_factor"], rope(
+        rope_type="longrope", factor=4.0, short_factor=["1", "1"], long_factor=[2.0, 2.0])),
     Flaw("rope_unknown", UNIMPLEMENTED, ["spiral"], rope(rope_type="spiral", factor=4.0)),
     Flaw("rope_linear_without_factor", INVALID, ["factor"], rope(rope_type="linear")),
     Flaw("rope_llama3_half_there", INVALID, ["low_freq_factor"], rope(
@@ -140,6 +148,21 @@ FLAWS = [
     Flaw("rope_partial", UNIMPLEMENTED, ["partial_rotary_factor"], rope(rope_type="default", partial_rotary_factor=0.5)),
     Flaw("hidden_act", UNIMPLEMENTED, ["hidden_act", "foo_act"], config(hidden_act="foo_act")),
     Flaw("hidden_act_gelu", UNIMPLEMENTED, ["hidden_act", "gelu"], config(hidden_act="gelu")),
+    Flaw("gemma_silu", UNIMPLEMENTED, ["hidden_act", "silu"], gemma("GemmaForCausalLM", "gemma", hidden_act="silu")),
+    Flaw("gemma2_looks_ahead", UNIMPLEMENTED, ["use_bidirectional_attention"], gemma(
+        "Gemma2ForCausalLM", "gemma2", use_bidirectional_attention=True)),
+    Flaw("gemma2_without_window", INVALID, ["sliding_window"], gemma("Gemma2ForCausalLM", "gemma2", sliding_window=None)),
+    Flaw("gemma2_cap_negative", INVALID, ["attn_logit_softcapping"], gemma(
+        "Gemma2ForCausalLM", "gemma2", attn_logit_softcapping=-50.0)),
+    Flaw("gemma3_scores_capped", UNIMPLEMENTED, ["attn_logit_softcapping"], gemma(
+        "Gemma3ForCausalLM", "gemma3_text", rope_parameters=None, attn_logit_softcapping=50.0)),
+    Flaw("gemma3_one_rope", UNIMPLEMENTED, ["rope_parameters", "full_attention"], gemma("Gemma3ForCausalLM", "gemma3_text")),
+    Flaw("gemma3_layer_type", UNIMPLEMENTED, ["layer_types", "chunked_attention"], gemma(
+        "Gemma3ForCausalLM", "gemma3_text", rope_parameters=None, layer_types=["sliding_attention", "chunked_attention"])),
+    Flaw("gemma3_sees_images", UNIMPLEMENTED, ["Gemma3ForConditionalGeneration"], gemma("Gemma3ForConditionalGeneration", "gemma3")),
+    Flaw("phi3_rotates_nothing", INVALID, ["partial_rotary_factor"], config(
+        architectures=["Phi3ForCausalLM"], model_type="phi3", partial_rotary_factor=0.25)),
+    Flaw("phi3_tensors_apart", DAMAGED, ["qkv_proj", "q_proj"], config(architectures=["Phi3ForCausalLM"], model_type="phi3")),
     Flaw("quantized", UNIMPLEMENTED, ["quantization_config"], config(quantization_config=QUANTIZED)),
     Flaw("hidden_size_negative", INVALID, ["hidden_size"], config(hidden_size=-8)),
     Flaw("hidden_size_string", INVALID, ["hidden_size"], config(hidden_size="8")),
@@ -201,6 +224,11 @@ ACCEPTED = [
         c.config.update(tie_word_embeddings=True), c.tensors.update({HEAD: c.tensors["model.embed_tokens.weight"]}))),
     Flaw("no_generation_config", OK, [], text("generation_config.json", None)),
     Flaw("old_rope_spelling", OK, [], old_rope(type="linear", factor=2.0)),
+    Flaw("rope_yarn", OK, [], rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)),
+    Flaw("rope_yarn_old_spelling", OK, [], old_rope(type="yarn", factor=4.0)),
+    Flaw("rope_dynamic", OK, [], rope(rope_type="dynamic", factor=4.0)),
+    Flaw("rope_longrope", OK, [], rope(
+        rope_type="longrope", factor=4.0, short_factor=[1.0, 1.0], long_factor=[2.0, 2.0], original_max_position_embeddings=16)),
     Flaw("rope_from_neither_spelling", OK, [], without("rope_parameters")),
     Flaw("unknown_config_keys", OK, [], config(_attn_implementation_autoset=True, torchscript=False, foo=None)),
     Flaw("opt_control", OK, [], lambda c: None, of="opt"),

@@ -134,6 +134,10 @@ FC_PATTERNS = Variant("fc_patterns", lora(
     ["q_proj", "fc1", "fc2"], r=5, alpha=7, use_rslora=True, rank_pattern={"layers.0.*fc1": 2, "fc2": 9}, alpha_pattern={"q_proj": 3},
 ))
 FC_REGEX = Variant("fc_regex", lora(r".*layers\.1\.(mlp\.)?fc[12]"))
+FUSED = [
+    *singles(["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+    Variant("fused_patterns", lora(["qkv_proj", "gate_up_proj"], r=5, alpha=7, use_rslora=True, rank_pattern={"qkv_proj": 9})),
+]
 
 DORA = [
     Variant("dora", lora(LINEARS, use_dora=True)),
@@ -164,6 +168,12 @@ BY_BASE = {
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0]],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS],
+    "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0]],
+    "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED],
+    "gemma3": [QV, ALL_LINEAR, *SINGLES, EMBEDDINGS[2]],
+    "phi3": [ALL_LINEAR, *FUSED, *EMBEDDINGS],
+    "llama_yarn": [QV, ALL_LINEAR, EMBEDDINGS[2]],
+    "llama_dynamic": [QV, ALL_LINEAR, EMBEDDINGS[2]],
     "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX],
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],

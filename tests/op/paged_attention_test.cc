@@ -23,6 +23,7 @@ struct Problem {
   std::vector<int32_t> row_sequence, position_values, cu_values, table;
   std::unique_ptr<TestCache> cache;
   double scale = 0.3;
+  double softcap = 0;
 
   Problem(at::ScalarType dtype, Shape s, uint64_t seed) : shape(std::move(s)) {
     Numbers numbers(seed);
@@ -59,7 +60,7 @@ struct Problem {
     block_table = Ints(table, {static_cast<int64_t>(shape.sequences.size()), table_columns});
   }
   absl::Status Run() {
-    return PagedAttention({q, shape.heads, positions, cu_rows, block_table, 1, shape.window, scale, cache->view(), y});
+    return PagedAttention({q, shape.heads, positions, cu_rows, block_table, 1, shape.window, scale, softcap, cache->view(), y});
   }
   std::vector<double> Expected() const {
     std::vector<double> out;
@@ -74,7 +75,7 @@ struct Problem {
           double s = 0;
           for (int64_t i = 0; i < d; ++i)
             s += At(q, r * q.size(1) + h * d + i) * cache->Get(blocks[j / 16], 1, false, h / group, j % 16, i);
-          scores.push_back(s * scale);
+          scores.push_back(softcap > 0 ? softcap * std::tanh(s * scale / softcap) : s * scale);
           max = std::max(max, scores.back());
         }
         for (double& s : scores) total += (s = std::exp(s - max));
@@ -112,6 +113,20 @@ TEST_P(PagedAttentionTest, EqualsTheLoopForDecodeAndPrefillMixed) {
   }
 }
 
+TEST_P(PagedAttentionTest, SoftCapEqualsTheLoopFarIntoTheTanh) {
+  for (const auto& [heads, kv_heads, head_dim] : std::vector<std::array<int64_t, 3>>{{4, 2, 64}, {3, 3, 20}, {4, 1, 6}}) {
+    for (const double scale : {0.05, 1.0, 1000.0}) {
+      for (int64_t window : {0, 7}) {
+        Problem p(GetParam(), {heads, kv_heads, head_dim, window, {{1, 1}, {17, 1}, {100, 1}, {37, 37}, {90, 21}}}, 3);
+        p.scale = scale;
+        p.softcap = 2.5;
+        ASSERT_OK(p.Run());
+        ExpectClose(p.y, p.Expected(), 2e-5, 2 * Epsilon(GetParam()));
+      }
+    }
+  }
+}
+
 TEST_P(PagedAttentionTest, AnEmptySequenceAndNoRowsAreFine) {
   Problem p(GetParam(), {2, 1, 16, 0, {{5, 2}, {9, 0}, {3, 1}}}, 2);
   ASSERT_OK(p.Run());
@@ -132,7 +147,7 @@ TEST_P(PagedAttentionTest, ARowHasTheSameBitsInAnyChunkAndBatch) {
         at::Tensor q = all.q.narrow(0, context - rows, rows), y = at::empty({rows, heads * head_dim}, all.q.options());
         ASSERT_OK(PagedAttention({q, heads, all.positions.narrow(0, context - rows, rows),
                                   Ints({0, static_cast<int32_t>(rows)}), all.block_table, 1, window, all.scale,
-                                  all.cache->view(), y}));
+                                  all.softcap, all.cache->view(), y}));
         for (int64_t r = 0; r < rows; ++r)
           ASSERT_EQ(RowBytes(y, r), RowBytes(all.y, context - rows + r)) << context << " " << rows;
       }
@@ -141,8 +156,9 @@ TEST_P(PagedAttentionTest, ARowHasTheSameBitsInAnyChunkAndBatch) {
 }
 
 TEST_P(PagedAttentionTest, NanKeysOrValuesReachOnlyTheRowsThatSeeThem) {
-  for (const bool value : {false, true}) {
+  for (const auto& [value, softcap] : std::vector<std::pair<bool, double>>{{false, 0}, {true, 0}, {false, 3}}) {
     Problem p(GetParam(), {2, 1, 32, 0, {{40, 40}, {30, 1}}}, 4);
+    p.softcap = softcap;
     p.cache->Set(p.table[1], 1, value, 0, 4, 7, std::numeric_limits<float>::quiet_NaN());  // position 20 of the first
     ASSERT_OK(p.Run());
     for (int64_t r = 0; r < 41; ++r) {
@@ -162,6 +178,9 @@ TEST_P(PagedAttentionTest, LargeScoresDoNotOverflow) {
 
 TEST_P(PagedAttentionTest, NamesTheBadArgument) {
   Problem p(GetParam(), {4, 2, 16, 0, {{20, 2}, {5, 1}}}, 6);
+  p.softcap = -1;
+  EXPECT_INVALID(p.Run(), "softcap: -1; limit: 0 or more");
+  p.softcap = 0;
   p.shape.heads = 3;
   p.y = at::empty({3, 48}, p.q.options());
   EXPECT_INVALID(p.Run(), "num_heads: 3; limit: a multiple of 2");

@@ -12,7 +12,9 @@ struct Problem {
   std::vector<int32_t> position_values, slot_values;
   TestCache cache;
 
-  Problem(at::ScalarType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim, bool norms,
+  enum class Norms { kNone, kNarrow, kWide };  // of the weights: the rows' dtype, or f32
+
+  Problem(at::ScalarType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary_dim, Norms norms,
           int64_t rows)
       : heads(heads),
         kv_heads(kv_heads),
@@ -23,9 +25,9 @@ struct Problem {
     qkv = Random(dtype, {rows, (heads + 2 * kv_heads) * head_dim}, numbers, 2.0f);
     cos = Random(dtype, {100, rotary_dim / 2}, numbers);
     sin = Random(dtype, {100, rotary_dim / 2}, numbers);
-    if (norms) {
-      q_norm = Random(dtype, {head_dim}, numbers);
-      k_norm = Random(dtype, {head_dim}, numbers);
+    if (norms != Norms::kNone) {
+      q_norm = Random(norms == Norms::kWide ? at::kFloat : dtype, {head_dim}, numbers);
+      k_norm = Random(norms == Norms::kWide ? at::kFloat : dtype, {head_dim}, numbers);
     }
     for (int64_t r = 0; r < rows; ++r) {
       position_values.push_back(static_cast<int32_t>(numbers.Below(100)));
@@ -50,7 +52,7 @@ struct Problem {
     }
     for (int64_t i = 0; norm.defined() && i < head_dim; ++i) {
       const double normed = head[i] / std::sqrt(squares / static_cast<double>(head_dim) + 1e-6);
-      head[i] = RoundTo(dtype, RoundTo(dtype, static_cast<float>(normed)) * At(norm, i));
+      head[i] = RoundTo(dtype, RoundTo(norm.scalar_type(), static_cast<float>(normed)) * At(norm, i));
     }
     std::vector<double> out = head;
     const int64_t half = rotary_dim / 2, at = position_values[row] * half;
@@ -71,7 +73,7 @@ TEST_P(RopeKvWriteTest, EqualsTheLoop) {
   const double near = 4 * Epsilon(GetParam());
   for (const auto& [heads, kv_heads, head_dim, rotary_dim] : std::vector<std::array<int64_t, 4>>{
            {4, 2, 64, 64}, {3, 1, 8, 8}, {2, 2, 20, 12}, {8, 2, 128, 64}, {1, 1, 4, 2}}) {
-    for (const bool norms : {false, true}) {
+    for (const Problem::Norms norms : {Problem::Norms::kNone, Problem::Norms::kNarrow, Problem::Norms::kWide}) {
       Problem p(GetParam(), heads, kv_heads, head_dim, rotary_dim, norms, 70);
       const at::Tensor before = p.qkv.clone();
       ASSERT_OK(p.Run());
@@ -96,7 +98,7 @@ TEST_P(RopeKvWriteTest, EqualsTheLoop) {
 }
 
 TEST_P(RopeKvWriteTest, WritesNothingElse) {
-  Problem p(GetParam(), 2, 1, 16, 16, false, 3);
+  Problem p(GetParam(), 2, 1, 16, 16, Problem::Norms::kNone, 3);
   ASSERT_OK(p.Run(2));
   for (int64_t b = 0; b < 8; ++b) {
     for (int64_t layer = 0; layer < 3; ++layer) {
@@ -110,7 +112,7 @@ TEST_P(RopeKvWriteTest, WritesNothingElse) {
 }
 
 TEST_P(RopeKvWriteTest, NamesTheBadArgument) {
-  Problem p(GetParam(), 2, 1, 16, 16, false, 3);
+  Problem p(GetParam(), 2, 1, 16, 16, Problem::Norms::kNone, 3);
   EXPECT_INVALID(p.Run(3), "layer: 3; limit: below 3");
   p.positions = Ints({0, 100, 1});
   EXPECT_INVALID(p.Run(), "positions: 100 in row 1; limit: 0 to 99");

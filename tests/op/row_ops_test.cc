@@ -66,6 +66,29 @@ TEST_P(RowOpsTest, RmsNormEqualsTheLoopWithAndWithoutResidual) {
   }
 }
 
+// Gemma's: the weight is f32, and only the product with it is rounded.
+TEST_P(RowOpsTest, RmsNormWithAWideWeightRoundsOnce) {
+  Numbers numbers(6);
+  for (int64_t width : {1, 5, 16, 33, 100, 2048}) {
+    const int64_t rows = 9;
+    const at::Tensor x = Random(GetParam(), {rows, width}, numbers, 3.0f);
+    const at::Tensor weight = Filled(at::kFloat, {width}, [&](int64_t) { return 1 + numbers.Uniform(-1, 1); });
+    at::Tensor y = at::empty({rows, width}, x.options());
+    std::vector<double> expected;
+    for (int64_t r = 0; r < rows; ++r) {
+      double squares = 0;
+      for (int64_t i = r * width; i < (r + 1) * width; ++i) squares += static_cast<double>(At(x, i)) * At(x, i);
+      for (int64_t i = 0; i < width; ++i) {
+        expected.push_back(At(weight, i) *
+                           (At(x, r * width + i) / std::sqrt(squares / static_cast<double>(width) + 1e-6)));
+      }
+    }
+    ASSERT_OK(RmsNorm({x, weight, 1e-6, nullptr, y}));
+    // Half a unit in the last place of bf16; two roundings reach one and a half.
+    ExpectClose(y, expected, 1e-6, GetParam() == at::kFloat ? 4e-6 : 0.502 / 128);
+  }
+}
+
 TEST_P(RowOpsTest, RmsNormInPlaceAndNansOfOneRowStayThere) {
   Numbers numbers(4);
   at::Tensor x = Random(GetParam(), {5, 40}, numbers);

@@ -240,5 +240,39 @@ TEST(MemoryTest, MaxTokensThatNobodyAskedForShrinkToTheMemory) {
   EXPECT_EQ(answer.finish.reason, FinishReason::kLength);
 }
 
+// A model whose rope changes all angles at 32 and 64 tokens: what was computed before is computed again, and nothing
+// that the sequence was told changes.
+TEST(MemoryTest, ASequenceThatGrowsIntoOtherAnglesIsComputedAgainInItsPlace) {
+  const RopeSwitch every_32 = {.every_tokens = 32, .last_variant = 2};
+  FakeWorld world({.total_pages = 64, .config = {.rope_switch = every_32}});
+  std::vector<int64_t> restarts_at;  // tokens known when the first position was computed
+  world.executor.on_step = [&](absl::Span<const ExecRow> rows, StepResult*) {
+    for (const ExecRow& row : rows) {
+      const auto known = static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size());
+      const auto computed = row.first_position + static_cast<int64_t>(row.token_ids.size());
+      if (row.first_position == 0) restarts_at.push_back(known);
+      EXPECT_EQ(computed, known);
+    }
+  };
+  Request request = world.MakeRequest("", 20, 100);
+  const std::vector<int32_t> expected = FakeGenerate(request.prompt_ids, 0, request.sampling);
+  const std::shared_ptr<RecordingSink> sink = FakeWorld::SinkOf(request);
+  ASSERT_TRUE(world.Submit(std::move(request)).ok());
+  world.Settle();
+  EXPECT_EQ(sink->answer().tokens, expected);
+  EXPECT_THAT(restarts_at, testing::ElementsAre(20, 33, 65));
+  EXPECT_EQ(world.observer.preempted, 0);
+  EXPECT_EQ(world.pages->used_pages(PageOwner::kKv), 0);
+}
+
+TEST(MemoryTest, SequencesThatRestartInLittleMemoryAllEnd) {
+  const RopeSwitch every_20 = {.every_tokens = 20, .last_variant = 10};
+  FakeWorld world({.total_pages = 12, .config = {.max_batch_tokens = 24, .rope_switch = every_20}});
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int64_t i = 0; i < 6; ++i) sinks.push_back(world.Generate("", 5 + 7 * i, 60));
+  world.Settle();
+  for (const auto& sink : sinks) EXPECT_EQ(sink->answer().tokens.size(), 60u);
+}
+
 }  // namespace
 }  // namespace lorad

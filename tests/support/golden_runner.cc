@@ -85,6 +85,7 @@ struct StepRows {
   RowSegments rows, head_rows;
   std::vector<Running*> requests;
   std::vector<Want> wants;  // one per logit row
+  std::vector<int64_t> sequence_tokens;
   int64_t max_context = 0;
 
   void Add(Running* request, int64_t count, bool every_row) {
@@ -104,6 +105,7 @@ struct StepRows {
     AppendSegment(count, request->terms, &rows);
     AppendSegment(wanted, request->terms, &head_rows);
     requests.push_back(request);
+    sequence_tokens.push_back(static_cast<int64_t>(request->ids.size()));
     request->computed += count;
     max_context = std::max(max_context, request->computed);
   }
@@ -124,7 +126,8 @@ struct StepRows {
             Int32(logit_rows),
             rows,
             head_rows,
-            max_context};
+            max_context,
+            sequence_tokens};
   }
 };
 
@@ -147,12 +150,15 @@ absl::Status RunStep(CausalLm& model, AdapterSeam& seam, const GoldenSchedule& s
     const float* row = logits.const_data_ptr<float>() + static_cast<int64_t>(i) * vocab;
     const int64_t next = step.wants[i].position + 1;
     if (next < request.prompt_size()) {
+      if (!request.answer.tokens.empty()) continue;  // computed again
       request.answer.prompt_logprobs.push_back(Logprob(row, vocab, request.ids[next]));
     } else if (next == static_cast<int64_t>(request.ids.size())) {
       const auto token = static_cast<int32_t>(std::max_element(row, row + vocab) - row);
       request.answer.tokens.push_back(token);
       request.answer.logprobs.push_back(Logprob(row, vocab, token));
       request.ids.push_back(token);
+      const RopeSwitch& rope = model.config().rope_switch;
+      if (rope.VariantOf(next + 1) != rope.VariantOf(next)) request.computed = 0;
     }
   }
   return absl::OkStatus();

@@ -58,6 +58,23 @@ HWY_INLINE void ScoreBlock(const float* q, int64_t queries, int64_t width, const
   }
 }
 
+// hn::Tanh is for finite arguments; from 10 on the result is 1 in f32. NaN passes.
+HWY_INLINE VF TanhOf(VF v) {
+  const DF d;
+  const VF limit = hn::Set(d, 10.0f);
+  const VF tanh = hn::Tanh(d, hn::Min(hn::Max(v, hn::Neg(limit)), limit));
+  return hn::IfThenElse(hn::IsNaN(v), v, tanh);
+}
+
+// scores = softcap * tanh(scale * scores / softcap).
+HWY_INLINE void CapScores(float* scores, int64_t n, float scale, float softcap) {
+  const DF d;
+  const VF in = hn::Set(d, scale / softcap), out = hn::Set(d, softcap);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    hn::StoreU(hn::Mul(out, TanhOf(hn::Mul(hn::LoadU(d, scores + i), in))), d, scores + i);
+  }
+}
+
 // Turns the visible scores of one query into weights relative to the new maximum, zero elsewhere; returns the factor
 // for what was summed before. A NaN stays one.
 HWY_INLINE float Weigh(float* scores, Visible visible, float scale, float& max, float& sum) {
@@ -138,6 +155,7 @@ void AttendT(const AttendArgs& a, const T* q, T* y) {
 
   const int64_t oldest = a.window > 0 ? std::max<int64_t>(0, a.first_position - a.window + 1) : 0;
   const int64_t last = a.first_position + a.rows - 1;
+  const float scale = a.softcap > 0 ? 1.0f : a.scale;  // capped scores have been scaled
   for (int64_t b = oldest / kTokens; b <= last / kTokens; ++b) {
     const std::byte* block = a.arena + a.blocks[b] * a.page_bytes;
     const T* keys = reinterpret_cast<const T*>(block + a.k_offset_bytes);
@@ -156,12 +174,13 @@ void AttendT(const AttendArgs& a, const T* q, T* y) {
       PackRowsT(values, a.head_dim, written, a.head_dim, width, packed_kv + kTokens * width, width);
     }
     ScoreBlock(packed_q, queries, width, k, scores);
+    if (a.softcap > 0) CapScores(scores, queries * kTokens, a.scale, a.softcap);
     bool all_alike = true;  // every query sees the whole block
     for (int64_t i = 0; i < queries; ++i) {
       const Visible visible = VisibleOf(a, i / a.group, b);
       all_alike = all_alike && visible.begin == 0 && visible.end == kTokens;
       if (visible.begin >= visible.end) continue;
-      factors[i] = Weigh(scores + i * kTokens, visible, a.scale, max[i], sum[i]);
+      factors[i] = Weigh(scores + i * kTokens, visible, scale, max[i], sum[i]);
     }
     int64_t i = 0;
     if (all_alike) {

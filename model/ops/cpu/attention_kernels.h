@@ -22,6 +22,7 @@ struct AttendArgs {
   int64_t group;   // q heads per KV head
   int64_t window;  // 0 = none
   float scale;
+  float softcap;     // 0 = none
   int64_t q_stride;  // elements
   int64_t y_stride;
 };

@@ -16,8 +16,18 @@ HWY_BEFORE_NAMESPACE();
 namespace lorad::cpu {
 namespace HWY_NAMESPACE {
 
-template <typename T>
-void RmsNormT(const T* x, const T* weight, int64_t n, float eps, T* y) {
+// f32 operands beside bf16 ones: the even elements, then the odd ones, as Load2 has those of bf16.
+HWY_INLINE void LoadPartBeside(const float*, const float* p, int64_t n, VF& a, VF& b) { LoadPart(p, n, a, b); }
+HWY_INLINE void LoadPartBeside(const uint16_t*, const uint16_t* p, int64_t n, VF& a, VF& b) { LoadPart(p, n, a, b); }
+HWY_INLINE void LoadPartBeside(const uint16_t*, const float* p, int64_t n, VF& a, VF& b) {
+  alignas(64) float buffer[kPair] = {};
+  if (n < kPair) std::copy(p, p + n, buffer);
+  hn::LoadInterleaved2(DF(), n < kPair ? buffer : p, a, b);
+}
+
+template <typename T, typename W>
+void RmsNormT(const T* x, const W* weight, int64_t n, float eps, T* y) {
+  const W* before_weight = nullptr;  // what is rounded to before the weight: nothing beside a wide one
   const DF d;
   VF sum0 = hn::Zero(d), sum1 = hn::Zero(d);
   for (int64_t i = 0; i < n; i += kPair) {
@@ -31,8 +41,9 @@ void RmsNormT(const T* x, const T* weight, int64_t n, float eps, T* y) {
   for (int64_t i = 0; i < n; i += kPair) {
     VF a, b, w0, w1;
     LoadPart(x + i, n - i, a, b);
-    LoadPart(weight + i, n - i, w0, w1);
-    StorePart(hn::Mul(w0, RoundTo(y, hn::Mul(a, factor))), hn::Mul(w1, RoundTo(y, hn::Mul(b, factor))), y + i, n - i);
+    LoadPartBeside(x, weight + i, n - i, w0, w1);
+    const VF normed0 = RoundTo(before_weight, hn::Mul(a, factor)), normed1 = RoundTo(before_weight, hn::Mul(b, factor));
+    StorePart(hn::Mul(w0, normed0), hn::Mul(w1, normed1), y + i, n - i);
   }
 }
 
@@ -148,6 +159,7 @@ double ExpRowT(const float* x, int64_t n, float shift, float factor, float* y) {
 
 void RmsNormF32(const float* x, const float* w, int64_t n, float eps, float* y) { RmsNormT(x, w, n, eps, y); }
 void RmsNormBf16(const uint16_t* x, const uint16_t* w, int64_t n, float eps, uint16_t* y) { RmsNormT(x, w, n, eps, y); }
+void RmsNormWide(const uint16_t* x, const float* w, int64_t n, float eps, uint16_t* y) { RmsNormT(x, w, n, eps, y); }
 void LayerNormF32(const float* x, const float* w, const float* b, int64_t n, float eps, float* y) {
   LayerNormT(x, w, b, n, eps, y);
 }
@@ -172,6 +184,7 @@ namespace lorad::cpu {
 
 HWY_EXPORT(RmsNormF32);
 HWY_EXPORT(RmsNormBf16);
+HWY_EXPORT(RmsNormWide);
 HWY_EXPORT(LayerNormF32);
 HWY_EXPORT(LayerNormBf16);
 HWY_EXPORT(AddF32);
@@ -186,6 +199,9 @@ void RmsNormRow(const float* x, const float* weight, int64_t n, float eps, float
 }
 void RmsNormRow(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y) {
   HWY_DYNAMIC_DISPATCH(RmsNormBf16)(x, weight, n, eps, y);
+}
+void RmsNormRow(const uint16_t* x, const float* weight, int64_t n, float eps, uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(RmsNormWide)(x, weight, n, eps, y);
 }
 void LayerNormRow(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y) {
   HWY_DYNAMIC_DISPATCH(LayerNormF32)(x, weight, bias, n, eps, y);

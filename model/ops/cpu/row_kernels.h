@@ -9,6 +9,8 @@ namespace lorad::cpu {
 // y[i] = weight[i] * T(x[i] / sqrt(mean(x^2) + eps)). y may be x.
 void RmsNormRow(const float* x, const float* weight, int64_t n, float eps, float* y);
 void RmsNormRow(const uint16_t* x, const uint16_t* weight, int64_t n, float eps, uint16_t* y);
+// y[i] = T(weight[i] * (x[i] / sqrt(mean(x^2) + eps))): rounded once.
+void RmsNormRow(const uint16_t* x, const float* weight, int64_t n, float eps, uint16_t* y);
 
 // y[i] = T((x[i] - mean) / sqrt(variance + eps) * weight[i] + bias[i]); weight and bias may be null. y may be x.
 void LayerNormRow(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);
