@@ -51,7 +51,7 @@ struct AdapterVersion {
 
   std::shared_ptr<const AdapterImage> image;  // phases kStaged and kPacking
   PackedLayout layout;
-  PrefixTreePtr prefixes;          // KV blocks of this content, once known: they go with the last version that has it
+  PrefixTrees prefixes;            // KV blocks of this content, once known: they go with the last version that has it
   AdapterReservation reservation;  // phase kPacking: a loader writes into it, so it stays until that ends
 
   std::vector<AdapterReply> load_replies;

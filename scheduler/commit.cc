@@ -53,7 +53,7 @@ std::optional<FinishReason> EndOf(const Sequence& sequence) {
 void RestartWhereRopeSwitches(Sequence* sequence, const SchedulerState& state) {
   const RopeSwitch& rope = state.config.rope_switch;
   if (rope.VariantOf(sequence->known_tokens()) == rope.VariantOf(sequence->known_tokens() - 1)) return;
-  sequence->blocks.clear();
+  sequence->blocks.Clear();
   sequence->computed_tokens = 0;
 }
 

@@ -111,7 +111,9 @@ EngineCore::EngineCore(const EngineConfig& config, SchedulerParts parts) : publi
   state_.config.max_sequences = std::min(config.max_sequences, config.max_batch_tokens);
   state_.parts = std::move(parts);
   state_.prefix_cache = std::make_unique<PrefixCache>(state_.parts.pages);
-  if (config.prefix_cache) state_.base_prefixes = state_.prefix_cache->TreeOf("base");
+  if (config.prefix_cache) {
+    state_.base_prefixes = state_.prefix_cache->TreesOf("base", config.rope_switch.last_variant);
+  }
   state_.order = FindSequenceOrder(config.order);
   state_.accounts = Accounts(config.prices);
   LORAD_CHECK(state_.order != nullptr);

@@ -90,7 +90,10 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   }
   version->known = true;
   LORAD_CHECK(!version->digest.empty());  // ours: every reader digests what it reads
-  if (state->config.prefix_cache) version->prefixes = state->prefix_cache->TreeOf("adapter " + version->digest);
+  if (state->config.prefix_cache) {
+    version->prefixes =
+        state->prefix_cache->TreesOf("adapter " + version->digest, state->config.rope_switch.last_variant);
+  }
   if (version->state == AdapterState::kLoading) MoveTo(version, AdapterState::kHost);
   RefuseThoseThatNeverFit(version, state);
 }

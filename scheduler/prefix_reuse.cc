@@ -7,7 +7,10 @@
 namespace lorad {
 
 const PrefixTreePtr& PrefixTreeOf(const Sequence& sequence, const SchedulerState& state) {
-  return sequence.adapter == nullptr ? state.base_prefixes : sequence.adapter->prefixes;
+  static const PrefixTreePtr kNone;
+  const PrefixTrees& trees = sequence.adapter == nullptr ? state.base_prefixes : sequence.adapter->prefixes;
+  const auto variant = static_cast<size_t>(state.config.rope_switch.VariantOf(sequence.known_tokens()));
+  return variant < trees.size() ? trees[variant] : kNone;
 }
 
 int64_t ReusableTokens(const Sequence& sequence) {

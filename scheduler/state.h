@@ -54,7 +54,7 @@ struct SchedulerState {
   const SequenceOrder* order = nullptr;
 
   std::unique_ptr<PrefixCache> prefix_cache;  // never null; outlives those below, who hold its blocks
-  PrefixTreePtr base_prefixes;                // null: nothing is cached
+  PrefixTrees base_prefixes;                  // null: nothing is cached
   PrefixCounts prefix_counts;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences;
   std::unordered_map<RequestId, std::vector<SequenceId>> by_request;

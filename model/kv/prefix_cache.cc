@@ -131,6 +131,10 @@ PrefixTreePtr PrefixCache::TreeOf(const std::string& content) {
   return tree;
 }
 
+PrefixTrees PrefixCache::TreesOf(const std::string& content, int64_t last_variant) {
+  return {TreeOf(content), last_variant > 0 ? TreeOf(content + ", rotated anew") : nullptr};
+}
+
 PrefixMatch PrefixCache::Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens,
                                int64_t limit_tokens) const {
   PrefixMatch match;

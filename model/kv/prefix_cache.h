@@ -42,6 +42,8 @@ class PrefixTree final {
   const std::unique_ptr<CachedBlock> root_;
 };
 using PrefixTreePtr = std::shared_ptr<PrefixTree>;  // null: nothing is cached
+// Of one content, by RopeSwitch's variant: keys that were rotated otherwise are others. Later variants are not cached.
+using PrefixTrees = std::array<PrefixTreePtr, 2>;
 
 // Blocks from the first token on, held: none of them is evicted or changes. Given back from the last to the first.
 class PrefixChain final {
@@ -104,6 +106,7 @@ class PrefixCache final {
 
   // The tree of `content`, shared by all that ask for it while one of them keeps it.
   PrefixTreePtr TreeOf(const std::string& content);
+  PrefixTrees TreesOf(const std::string& content, int64_t last_variant);
 
   // Cached blocks that `tokens` begin with, within the first `limit_tokens` of them.
   PrefixMatch Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t limit_tokens) const;
