@@ -76,8 +76,8 @@ absl::Status CheckBatch(const ForwardBatch& batch, const ModelConfig& config, co
   }
   const auto lengths = static_cast<int64_t>(batch.sequence_tokens.size());
   if (lengths != batch.block_table.size(0) && (lengths > 0 || config.rope_switch.every_tokens > 0)) {
-    return absl::InternalError(absl::StrCat("forward batch: sequence_tokens: ", lengths,
-                                            "; sequences: ", batch.block_table.size(0)));
+    return absl::InternalError(
+        absl::StrCat("forward batch: sequence_tokens: ", lengths, "; sequences: ", batch.block_table.size(0)));
   }
   if (batch.max_context_tokens < 1 || batch.max_context_tokens > max_positions) {
     return absl::InternalError(

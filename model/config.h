@@ -83,14 +83,14 @@ struct ModelConfig {
   bool qk_norm = false;  // RMS over head_dim before rope
   RoutedFfnConfig routed;
   bool tied_embeddings = false;
-  bool sandwich_norms = false;    // the outputs of attention and MLP are normed too, before they are added
-  bool fused_projections = false;  // q|k|v is one tensor and one site, and so is gate|up
-  double embedding_scale = 1.0;    // rounded to the model's dtype
-  double logit_softcap = 0.0;      // of the logits, c * tanh(s / c); 0 = none
-  double attention_scale = 0.0;        // head_dim^-0.5 unless the architecture says otherwise
-  double attention_softcap = 0.0;      // of the scores, c * tanh(s / c); 0 = none
-  std::vector<int64_t> window_tokens;  // [num_layers]; q attends to k with q - k < window; 0 = all
-  RopeConfig rope;                     // rotary_dim 0 = none
+  bool sandwich_norms = false;           // the outputs of attention and MLP are normed too, before they are added
+  bool fused_projections = false;        // q|k|v is one tensor and one site, and so is gate|up
+  double embedding_scale = 1.0;          // rounded to the model's dtype
+  double logit_softcap = 0.0;            // of the logits, c * tanh(s / c); 0 = none
+  double attention_scale = 0.0;          // head_dim^-0.5 unless the architecture says otherwise
+  double attention_softcap = 0.0;        // of the scores, c * tanh(s / c); 0 = none
+  std::vector<int64_t> window_tokens;    // [num_layers]; q attends to k with q - k < window; 0 = all
+  RopeConfig rope;                       // rotary_dim 0 = none
   std::optional<RopeConfig> local_rope;  // of the layers that have a window, if those have one of their own
   RopeSwitch rope_switch;
   int64_t position_offset = 0;         // of a table of learned positions: the row of position 0

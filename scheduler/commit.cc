@@ -48,8 +48,9 @@ std::optional<FinishReason> EndOf(const Sequence& sequence) {
   return std::nullopt;
 }
 
-// With its newest token the sequence may have come to a length at which the model rotates all of it by other angles: its
-// keys are worth nothing then. What waits for memory does not get what it gives back (planner: running prompts first).
+// With its newest token the sequence may have come to a length at which the model rotates all of it by other angles:
+// its keys are worth nothing then. What waits for memory does not get what it gives back (planner: running prompts
+// first).
 void RestartWhereRopeSwitches(Sequence* sequence, const SchedulerState& state) {
   const RopeSwitch& rope = state.config.rope_switch;
   if (rope.VariantOf(sequence->known_tokens()) == rope.VariantOf(sequence->known_tokens() - 1)) return;

@@ -13,8 +13,8 @@ inline constexpr DecoderDefaults kGemmaDefaults = {.head_dim = 256,
                                                    .activation_key = "hidden_activation"};
 void ReadGemmaFields(ConfigFields& fields, const DecoderDefaults& absent, ModelConfig* config);
 
-// Gemma 2 and 3: query_pre_attn_scalar, and the norms of what attention and MLP give. `absent_cap`: final_logit_softcapping
-// of a file without the key; null is none.
+// Gemma 2 and 3: query_pre_attn_scalar, and the norms of what attention and MLP give. `absent_cap`:
+// final_logit_softcapping of a file without the key; null is none.
 void ReadGemma2Fields(ConfigFields& fields, double absent_cap, ModelConfig* config);
 
 // A cap of scores or logits: `absent` without the key, 0 (none) when it is null.

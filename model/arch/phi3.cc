@@ -9,6 +9,9 @@ void ReadConfig(ConfigFields& fields, ModelConfig* config) {
   config->fused_projections = true;
   SetWindow(fields.Int("sliding_window", 1, kMaxContextTokens, 0), config);
   ReadPartialRope(fields, /*absent_share=*/1.0, config);
+  if (config->rope.scaling != RopeScaling::kNone && config->rope.scaling != RopeScaling::kLongRope) {
+    fields.Refuse(fields.Has("rope_scaling") ? "rope_scaling" : "rope_parameters", "default and longrope are here");
+  }
 }
 
 }  // namespace

@@ -34,12 +34,12 @@ const RopeType* FindRopeType(absl::string_view name) {
       {"longrope",
        RopeScaling::kLongRope,
        {"factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"}},
-      {"su", RopeScaling::kLongRope, {"short_factor", "long_factor"}},  // Phi-3's first name of longrope
       {"llama3",
        RopeScaling::kLlama3,
        {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"}},
   };
-  const auto found = std::find_if(std::begin(types), std::end(types), [&](const RopeType& t) { return name == t.name; });
+  const auto found =
+      std::find_if(std::begin(types), std::end(types), [&](const RopeType& t) { return name == t.name; });
   return found == std::end(types) ? nullptr : found;
 }
 
@@ -109,10 +109,10 @@ void ReadScaling(ConfigFields& rope, int64_t outer_original, const ModelConfig& 
   out->original_max_positions =
       outer_original > 0 ? outer_original : rope.Int(kOriginal, 1, kMaxContextTokens, config.max_context_tokens);
   if (out->scaling == RopeScaling::kDynamic) out->original_max_positions = config.max_context_tokens;
-  out->factor = out->scaling == RopeScaling::kLongRope
-                    ? rope.Number("factor", 1e-3, kHighestFactor,
-                                  context / static_cast<double>(out->original_max_positions))
-                    : rope.RequiredNumber("factor", 1e-3, kHighestFactor);
+  out->factor =
+      out->scaling == RopeScaling::kLongRope
+          ? rope.Number("factor", 1e-3, kHighestFactor, context / static_cast<double>(out->original_max_positions))
+          : rope.RequiredNumber("factor", 1e-3, kHighestFactor);
   if (out->scaling == RopeScaling::kDynamic && out->factor < 1) {
     rope.Fail(absl::InvalidArgumentError(absl::StrCat(rope.Describe("factor"), "; must be 1 or more")));
   }
@@ -168,8 +168,8 @@ void ReadPartialRope(ConfigFields& fields, double absent_share, ModelConfig* con
   const double share = rope.Number(kShare, 0.0, 1.0, fields.Number(kShare, 0.0, 1.0, absent_share));
   out.rotary_dim = static_cast<int64_t>(static_cast<double>(config->head_dim) * share);
   if (out.rotary_dim < 2 || out.rotary_dim % 2 != 0) {
-    fields.Fail(absl::InvalidArgumentError(absl::StrCat(rope.Describe(kShare), "; rotated dimensions: ",
-                                                        out.rotary_dim, "; must be even, at least 2")));
+    fields.Fail(absl::InvalidArgumentError(
+        absl::StrCat(rope.Describe(kShare), "; rotated dimensions: ", out.rotary_dim, "; must be even, at least 2")));
   }
   ReadScaling(rope, fields.Int(kOriginal, 1, kMaxContextTokens, 0), *config, &out);
   fields.Fail(rope.status());

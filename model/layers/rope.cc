@@ -83,7 +83,8 @@ at::Tensor RopeInverseFrequencies(const RopeConfig& config, int64_t variant) {
     case RopeScaling::kYarn:
       return YarnFrequencies(config, powers);
     case RopeScaling::kLongRope:
-      return at::reciprocal(at::mul(at::tensor(variant == 0 ? config.short_factors : config.long_factors, fp32), powers));
+      return at::reciprocal(
+          at::mul(at::tensor(variant == 0 ? config.short_factors : config.long_factors, fp32), powers));
     case RopeScaling::kLlama3: {
       float* values = frequencies.mutable_data_ptr<float>();
       std::transform(values, values + frequencies.numel(), values,
@@ -131,7 +132,8 @@ RopeRows Rope::RowsOf(const ForwardBatch& batch) {
   // Lines of several tables, one for each row of the step.
   const int64_t rows = batch.positions.size(0);
   const at::TensorOptions options = at::TensorOptions().dtype(dtype_);
-  RopeRows mixed = {at::empty({rows, config_.rotary_dim / 2}, options), at::empty({rows, config_.rotary_dim / 2}, options),
+  RopeRows mixed = {at::empty({rows, config_.rotary_dim / 2}, options),
+                    at::empty({rows, config_.rotary_dim / 2}, options),
                     at::arange(rows, at::TensorOptions().dtype(at::kInt))};
   const int32_t* cu_rows = batch.cu_rows.const_data_ptr<int32_t>();
   const int32_t* positions = batch.positions.const_data_ptr<int32_t>();

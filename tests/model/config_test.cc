@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <cmath>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -225,6 +226,108 @@ TEST(ConfigTest, ThePartOfAHeadThatPhiRotates) {
   }
 }
 
+TEST(ConfigTest, YarnAndDynamicReachFurtherThanTheModelWasTrainedFor) {
+  const auto yarn = Read(With(Llama(), "rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}));
+  ASSERT_THAT(yarn, IsOk());
+  EXPECT_EQ(yarn->rope.original_max_positions, 256);
+  EXPECT_EQ(yarn->max_context_tokens, 1024);
+  EXPECT_EQ(yarn->rope_switch.every_tokens, 0);
+  EXPECT_DOUBLE_EQ(yarn->rope.attention_factor, 0.1 * std::log(4.0) + 1.0);
+  const json stated = {{"rope_type", "yarn"}, {"factor", 4.0},         {"original_max_position_embeddings", 64},
+                       {"mscale", 0.5},       {"mscale_all_dim", 2.0}, {"truncate", false}};
+  const auto as_stated = Read(With(Llama(), "rope_parameters", stated));
+  ASSERT_THAT(as_stated, IsOk());
+  EXPECT_EQ(as_stated->max_context_tokens, 256);
+  EXPECT_FALSE(as_stated->rope.truncate);
+  EXPECT_DOUBLE_EQ(as_stated->rope.attention_factor, (0.05 * std::log(4.0) + 1.0) / (0.2 * std::log(4.0) + 1.0));
+
+  const auto dynamic = Read(With(Llama(), "rope_parameters", {{"rope_type", "dynamic"}, {"factor", 3.0}}));
+  ASSERT_THAT(dynamic, IsOk());
+  EXPECT_EQ(dynamic->max_context_tokens, 768);
+  EXPECT_EQ(dynamic->rope_switch.VariantOf(256), 0);
+  EXPECT_EQ(dynamic->rope_switch.VariantOf(257), 1);
+  EXPECT_EQ(dynamic->rope_switch.VariantOf(768), 2);
+}
+
+json Phi3() {
+  json config = Llama();
+  config["architectures"] = {"Phi3ForCausalLM"};
+  config["model_type"] = "phi3";
+  config["partial_rotary_factor"] = 0.25;
+  config["original_max_position_embeddings"] = 32;
+  config["rope_scaling"] = {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}, {"long_factor", {2.0, 3.0}}};
+  return config;
+}
+
+TEST(ConfigTest, Phi3HasFusedModulesAndALongRope) {
+  const auto config = Read(Phi3());
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->rope.rotary_dim, 4);
+  EXPECT_THAT(config->rope.long_factors, ElementsAre(2.0, 3.0));
+  EXPECT_DOUBLE_EQ(config->rope.attention_factor, std::sqrt(1 + std::log(8.0) / std::log(32.0)));
+  EXPECT_EQ(config->max_context_tokens, 256);
+  EXPECT_EQ(config->rope_switch.VariantOf(32), 0);
+  EXPECT_EQ(config->rope_switch.VariantOf(256), 1);
+  EXPECT_THAT(config->window_tokens, ElementsAre(0, 0, 0));
+  const BaseShape shape = BaseShapeOf(*config);
+  EXPECT_EQ(shape.Find(Site::kQProj), nullptr);
+  ASSERT_NE(shape.Find(Site::kQkvProj), nullptr);
+  EXPECT_EQ(shape.Find(Site::kQkvProj)->out_features, 64 + 2 * 32);
+  EXPECT_EQ(shape.Find(Site::kGateUpProj)->module_path, "model.layers.{}.mlp.gate_up_proj");
+  EXPECT_THAT(Read(With(Phi3(), "rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}})),
+              IsError(kUnimplemented, HasSubstr("rope_scaling")));
+}
+
+json Gemma(const char* architecture, const char* model_type) {
+  json config = Llama();
+  config["architectures"] = {architecture};
+  config["model_type"] = model_type;
+  config.erase("hidden_act");
+  return config;
+}
+
+TEST(ConfigTest, GemmasHaveWhatTheirFilesLeaveOut) {
+  const auto gemma = Read(Gemma("GemmaForCausalLM", "gemma"));
+  ASSERT_THAT(gemma, IsOk());
+  EXPECT_EQ(gemma->norm, NormKind::kRmsPlusOne);
+  EXPECT_EQ(gemma->activation, Activation::kGeluTanh);
+  EXPECT_EQ(gemma->head_dim, 256);
+  EXPECT_TRUE(gemma->tied_embeddings);
+  EXPECT_DOUBLE_EQ(gemma->embedding_scale, 8.0);
+  const auto gemma2 = Read(With(Gemma("Gemma2ForCausalLM", "gemma2"), "final_logit_softcapping", nullptr));
+  ASSERT_THAT(gemma2, IsOk());
+  EXPECT_THAT(gemma2->window_tokens, ElementsAre(4096, 0, 4096));
+  EXPECT_DOUBLE_EQ(gemma2->attention_softcap, 50.0);
+  EXPECT_DOUBLE_EQ(gemma2->logit_softcap, 0.0);
+  EXPECT_DOUBLE_EQ(gemma2->attention_scale, 1.0 / 16);
+}
+
+TEST(ConfigTest, Gemma3HasTwoRopesInEitherSpelling) {
+  json v4 = Gemma("Gemma3ForCausalLM", "gemma3_text");
+  v4["sliding_window_pattern"] = 3;
+  v4["sliding_window"] = 7;
+  v4["rope_theta"] = 2e6;
+  v4["rope_local_base_freq"] = 3e4;
+  v4["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  json v5 = Gemma("Gemma3ForCausalLM", "gemma3_text");
+  v5["layer_types"] = {"sliding_attention", "sliding_attention", "full_attention"};
+  v5["sliding_window"] = 7;
+  v5["rope_parameters"] = {{"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 2e6}}},
+                           {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 3e4}}}};
+  for (const json& spelling : {v4, v5}) {
+    const auto config = Read(spelling);
+    ASSERT_THAT(config, IsOk());
+    EXPECT_THAT(config->window_tokens, ElementsAre(7, 7, 0));
+    EXPECT_EQ(config->rope.scaling, RopeScaling::kLinear);
+    EXPECT_DOUBLE_EQ(config->rope.theta, 2e6);
+    ASSERT_TRUE(config->local_rope.has_value());
+    EXPECT_EQ(config->local_rope->scaling, RopeScaling::kNone);
+    EXPECT_DOUBLE_EQ(config->local_rope->theta, 3e4);
+  }
+  v5["rope_parameters"]["sliding_attention"] = {{"rope_type", "dynamic"}, {"factor", 2.0}};
+  EXPECT_THAT(Read(v5), IsError(kUnimplemented, HasSubstr("sliding_attention: rope_type: \"dynamic\"")));
+}
+
 TEST(ConfigTest, EndTokensAreTheUnionOfBothFiles) {
   EXPECT_THAT(Read(Llama(), R"({"eos_token_id":[5,2,7]})")->eos_token_ids, ElementsAre(2, 5, 7));
   EXPECT_THAT(Read(With(Llama(), "eos_token_id", {3, 4}), R"({"eos_token_id":9})")->eos_token_ids,
@@ -266,7 +369,7 @@ TEST(ConfigTest, RefusesByNameWhatWouldChangeTheAnswer) {
   EXPECT_THAT(Read(With(llama, "dtype", "float8_e4m3fn")), IsError(kUnimplemented, HasSubstr("float8_e4m3fn")));
   EXPECT_THAT(Read(With(llama, "partial_rotary_factor", 0.5)),
               IsError(kUnimplemented, HasSubstr("partial_rotary_factor: 0.5")));
-  for (const char* type : {"yarn", "dynamic", "longrope", "su", "mrope", "proportional"}) {
+  for (const char* type : {"su", "mrope", "proportional"}) {
     EXPECT_THAT(Read(With(llama, "rope_scaling", {{"type", type}, {"factor", 2.0}})),
                 IsError(kUnimplemented, HasSubstr(type)));
     EXPECT_THAT(Read(With(llama, "rope_parameters", {{"rope_type", type}, {"factor", 2.0}})),

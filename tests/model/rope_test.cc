@@ -126,8 +126,8 @@ TEST(RopeRowsTest, SequencesOfOneBatchHaveTheAnglesOfTheirOwnLengths) {
     const int32_t* lines = rows.rows.const_data_ptr<int32_t>();
     for (size_t r = 0; r < variants.size(); ++r) {
       const at::Tensor frequencies = RopeInverseFrequencies(Dynamic(4.0), variants[r]);
-      const float angle = frequencies.const_data_ptr<float>()[1] *
-                          static_cast<float>(batch.positions.const_data_ptr<int32_t>()[r]);
+      const float angle =
+          frequencies.const_data_ptr<float>()[1] * static_cast<float>(batch.positions.const_data_ptr<int32_t>()[r]);
       EXPECT_NEAR(rows.cos.const_data_ptr<float>()[lines[r] * 16 + 1], std::cos(angle), 1e-5) << r;
       EXPECT_NEAR(rows.sin.const_data_ptr<float>()[lines[r] * 16 + 1], std::sin(angle), 1e-5) << r;
     }

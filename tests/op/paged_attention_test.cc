@@ -60,7 +60,8 @@ struct Problem {
     block_table = Ints(table, {static_cast<int64_t>(shape.sequences.size()), table_columns});
   }
   absl::Status Run() {
-    return PagedAttention({q, shape.heads, positions, cu_rows, block_table, 1, shape.window, scale, softcap, cache->view(), y});
+    return PagedAttention(
+        {q, shape.heads, positions, cu_rows, block_table, 1, shape.window, scale, softcap, cache->view(), y});
   }
   std::vector<double> Expected() const {
     std::vector<double> out;
@@ -114,7 +115,8 @@ TEST_P(PagedAttentionTest, EqualsTheLoopForDecodeAndPrefillMixed) {
 }
 
 TEST_P(PagedAttentionTest, SoftCapEqualsTheLoopFarIntoTheTanh) {
-  for (const auto& [heads, kv_heads, head_dim] : std::vector<std::array<int64_t, 3>>{{4, 2, 64}, {3, 3, 20}, {4, 1, 6}}) {
+  for (const auto& [heads, kv_heads, head_dim] :
+       std::vector<std::array<int64_t, 3>>{{4, 2, 64}, {3, 3, 20}, {4, 1, 6}}) {
     for (const double scale : {0.05, 1.0, 1000.0}) {
       for (int64_t window : {0, 7}) {
         Problem p(GetParam(), {heads, kv_heads, head_dim, window, {{1, 1}, {17, 1}, {100, 1}, {37, 37}, {90, 21}}}, 3);
