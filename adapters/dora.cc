@@ -50,7 +50,7 @@ WithWeight OfLinear(const BaseTable& weight, const std::vector<float>& a, int64_
       for (int64_t k = 0; k < in; ++k) sum += static_cast<double>(w[r * in + k]) * w[r * in + k];
       result.squares[static_cast<size_t>(first + r)] = sum;
     }
-    cpu::PackRows(w, in, rows, in, packed.data(), stride);
+    cpu::PackTiles(w, in, rows, in, 0, cpu::RowTiles(rows), packed.data(), stride);
     cpu::Dot({.x = packed.data(),
               .x_stride = stride,
               .rows = rows,

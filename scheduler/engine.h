@@ -9,6 +9,7 @@
 #include "adapters/pool.h"
 #include "model/kv/kv_layout.h"
 #include "model/memory/page_pool.h"
+#include "model/rope_switch.h"
 #include "scheduler/account.h"
 #include "scheduler/clock.h"
 #include "scheduler/command.h"
