@@ -27,7 +27,8 @@ BaseShape TinyShape() {
 PackedLayout LayoutOf(int64_t pages, int32_t rank = 4) {
   PackedLayout layout;
   layout.total_bytes = pages * kPage - 100;
-  layout.slots.push_back({.site = Site::kQProj, .layer = 1, .rank = rank, .scale = 0.5f, .b_offset_bytes = 64});
+  layout.slots.push_back(
+      {.site = Site::kQProj, .layer = 1, .rank = rank, .scale = 0.5f, .a_offset_bytes = 0, .b_offset_bytes = 64});
   return layout;
 }
 

@@ -53,7 +53,7 @@ class Adapters final {
 
 Generation RandomGeneration(Rng& rng, int64_t vocab, std::vector<SlotTerm> terms) {
   Generation generation;
-  generation.prompt = RandomPrompt(rng, Chance(rng, 0.1) ? Pick(rng, 100, 180) : Pick(rng, 1, 40), vocab);
+  generation.prompt = RandomPrompt(rng, Chance(rng, 0.1) ? Pick(rng, 100, 150) : Pick(rng, 1, 40), vocab);
   generation.sampling.max_tokens = Pick(rng, 1, 16);
   generation.sampling.logprobs = 2;
   generation.sampling.temperature = 0.0f;

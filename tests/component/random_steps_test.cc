@@ -22,7 +22,7 @@ constexpr int kSeeds = 20;
 
 Generation RandomGeneration(Rng& rng, int64_t vocab) {
   Generation generation;
-  generation.prompt = RandomPrompt(rng, Chance(rng, 0.1) ? Pick(rng, 100, 180) : Pick(rng, 1, 40), vocab);
+  generation.prompt = RandomPrompt(rng, Chance(rng, 0.1) ? Pick(rng, 100, 150) : Pick(rng, 1, 40), vocab);
   generation.sampling.max_tokens = Pick(rng, 1, 20);
   generation.sampling.logprobs = 2;
   generation.sampling.temperature = 0.0f;

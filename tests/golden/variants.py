@@ -137,6 +137,9 @@ FC_REGEX = Variant("fc_regex", lora(r".*layers\.1\.(mlp\.)?fc[12]"))
 FUSED = [
     *singles(["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
     Variant("fused_patterns", lora(["qkv_proj", "gate_up_proj"], r=5, alpha=7, use_rslora=True, rank_pattern={"qkv_proj": 9})),
+    Variant("dora_fused", lora(["qkv_proj", "gate_up_proj", "down_proj"], use_dora=True)),
+    Variant("embed_head_and_fused", lora(["embed_tokens", "lm_head", "qkv_proj"], r=3, alpha=6)),
+    Variant("embed_pair_and_fused", lora(["embed_tokens", "gate_up_proj"]), save_embeddings=False),
 ]
 
 DORA = [
@@ -168,10 +171,10 @@ BY_BASE = {
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0]],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS],
-    "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0]],
+    "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0], DORA_EMBEDDINGS[0]],
     "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED],
     "gemma3": [QV, ALL_LINEAR, *SINGLES, EMBEDDINGS[2]],
-    "phi3": [ALL_LINEAR, *FUSED, *EMBEDDINGS],
+    "phi3": [ALL_LINEAR, *FUSED, *EMBEDDINGS[:2], EMBEDDINGS[4]],
     "llama_yarn": [QV, ALL_LINEAR, EMBEDDINGS[2]],
     "llama_dynamic": [QV, ALL_LINEAR, EMBEDDINGS[2]],
     "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX],

@@ -123,7 +123,8 @@ TEST_P(PagedAttentionTest, SoftCapEqualsTheLoopFarIntoTheTanh) {
         p.scale = scale;
         p.softcap = 2.5;
         ASSERT_OK(p.Run());
-        ExpectClose(p.y, p.Expected(), 2e-5, 2 * Epsilon(GetParam()));
+        // A large scale magnifies what the sum of a small score lost to cancellation.
+        ExpectClose(p.y, p.Expected(), 2e-5 * std::max(1.0, scale / 50), 2 * Epsilon(GetParam()));
       }
     }
   }

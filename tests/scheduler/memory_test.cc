@@ -262,7 +262,7 @@ TEST(MemoryTest, ASequenceThatGrowsIntoOtherAnglesIsComputedAgainInItsPlace) {
   EXPECT_EQ(sink->answer().tokens, expected);
   EXPECT_THAT(restarts_at, testing::ElementsAre(20, 33, 65));
   EXPECT_EQ(world.observer.preempted, 0);
-  EXPECT_EQ(world.pages->used_pages(PageOwner::kKv), 0);
+  EXPECT_EQ(world.core.snapshot()->kv_pages, 0);
 }
 
 TEST(MemoryTest, SequencesThatRestartInLittleMemoryAllEnd) {

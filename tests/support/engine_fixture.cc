@@ -16,6 +16,7 @@ namespace {
 
 EngineConfig WithContext(EngineConfig config, const CausalLm& model) {
   if (config.max_context_tokens == 0) config.max_context_tokens = model.config().max_context_tokens;
+  config.rope_switch = model.config().rope_switch;
   return config;
 }
 
