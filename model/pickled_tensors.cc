@@ -44,7 +44,7 @@ constexpr KnownGlobal kKnownGlobals[] = {
 // Values refer to each other by place, never by pointer: a pickle may nest as deep as it is long.
 using Ref = uint32_t;
 enum class Kind : uint8_t { kNone, kBool, kInt, kFloat, kString, kTuple, kList, kDict, kGlobal, kStorage, kTensor };
-constexpr const char* kKindNames[] = {"None", "a bool", "a number", "a float",  "a string", "a tuple",
+constexpr const char* kKindNames[] = {"None",   "a bool", "a number", "a float",   "a string", "a tuple",
                                       "a list", "a dict", "a global", "a storage", "a tensor"};
 struct Value {
   Kind kind = Kind::kNone;
@@ -382,7 +382,8 @@ absl::Status Machine::RebuildTensor(const std::vector<Ref>& args) {
   Value tensor{.kind = Kind::kTensor, .number = at(args[1]).number, .items = {args[0]}};
   ASSIGN_OR_RETURN(tensor.shape, Sizes(args[2]));
   ASSIGN_OR_RETURN(tensor.strides, Sizes(args[3]));
-  if (tensor.shape.size() != tensor.strides.size()) return Damaged("a tensor with more or fewer strides than dimensions");
+  if (tensor.shape.size() != tensor.strides.size())
+    return Damaged("a tensor with more or fewer strides than dimensions");
   const int64_t elements = at(args[0]).number;
   int64_t last = tensor.number;
   int64_t product = 1;
@@ -395,10 +396,12 @@ absl::Status Machine::RebuildTensor(const std::vector<Ref>& args) {
     overflow |= __builtin_mul_overflow(std::max<int64_t>(dim, 1) - 1, tensor.strides[i], &reach);
     overflow |= __builtin_add_overflow(last, reach, &last);
   }
-  const bool outside = tensor.number < 0 || elements < 0 || overflow || (empty ? tensor.number > elements : last >= elements);
+  const bool outside =
+      tensor.number < 0 || elements < 0 || overflow || (empty ? tensor.number > elements : last >= elements);
   if (outside) {
-    return Damaged(absl::StrCat("a view out of its storage: offset: ", tensor.number, ", shape: ", ShapeText(tensor.shape),
-                                ", strides: ", ShapeText(tensor.strides), "; elements: ", elements));
+    return Damaged(absl::StrCat("a view out of its storage: offset: ", tensor.number,
+                                ", shape: ", ShapeText(tensor.shape), ", strides: ", ShapeText(tensor.strides),
+                                "; elements: ", elements));
   }
   return Push(std::move(tensor));
 }

@@ -21,8 +21,8 @@ struct PickledTensor {
   std::vector<int64_t> strides;  // as many as `shape`; none is negative, and the view lies within the storage
 };
 
-// Reads the pickle of a dictionary of tensors by name, as torch.save writes it (protocols 2 to 5), in its order. Nothing
-// is executed: a handful of globals is known by name and stands for building tensors; any other ends it.
+// Reads the pickle of a dictionary of tensors by name, as torch.save writes it (protocols 2 to 5), in its order.
+// Nothing is executed: a handful of globals is known by name and stands for building tensors; any other ends it.
 //
 // Errors   Unimplemented, naming the global or the opcode, for anything else that a pickle may hold, os.system for one.
 //          DataLoss for a pickle that is cut or contradicts itself, a name that comes twice, a view out of its storage.

@@ -131,7 +131,8 @@ class ZipReader final {
     locator.Skip(4);
     const uint64_t at = locator.U64();
     const auto limit = static_cast<uint64_t>(end_at - kEnd64LocatorBytes);
-    if (limit < kEnd64Bytes || at > limit - kEnd64Bytes) return Damaged("zip64 end of the directory is out of the file");
+    if (limit < kEnd64Bytes || at > limit - kEnd64Bytes)
+      return Damaged("zip64 end of the directory is out of the file");
     ASSIGN_OR_RETURN(const std::string end_bytes, Part(static_cast<int64_t>(at), kEnd64Bytes));
     Fields end(end_bytes);
     if (end.U32() != kEnd64Mark) return Damaged("no zip64 end of the directory");
@@ -176,7 +177,8 @@ class ZipReader final {
     if (size_bytes == kIn64 || stored_bytes == kIn64 || offset == kIn64) {
       if (!TakeZip64(extra, &size_bytes, &stored_bytes, &offset)) return Damaged(name, "no zip64 sizes");
     }
-    if ((flags & 1) != 0) return absl::UnimplementedError(absl::StrCat(path_, ": zip: ", Printable(name), ": encrypted"));
+    if ((flags & 1) != 0)
+      return absl::UnimplementedError(absl::StrCat(path_, ": zip: ", Printable(name), ": encrypted"));
     if (method != 0) {
       return absl::UnimplementedError(absl::StrCat(path_, ": zip: ", Printable(name), ": compression method: ", method,
                                                    "; supported: 0, stored, as torch.save writes"));
@@ -214,7 +216,8 @@ class ZipReader final {
     fields.Skip(22);
     const uint64_t name_bytes = fields.U16(), extra_bytes = fields.U16();
     const uint64_t data = offset + kLocalBytes + name_bytes + extra_bytes;
-    if (data > end || size_bytes > end - data) return Damaged(name, absl::StrCat("ends out of the file; bytes: ", size_bytes));
+    if (data > end || size_bytes > end - data)
+      return Damaged(name, absl::StrCat("ends out of the file; bytes: ", size_bytes));
     ASSIGN_OR_RETURN(const std::string local_name,
                      Part(static_cast<int64_t>(offset) + kLocalBytes, static_cast<int64_t>(name_bytes)));
     if (local_name != name) return Damaged(name, absl::StrCat("calls itself ", Printable(local_name)));

@@ -15,8 +15,8 @@ struct ZipEntry {
   int64_t size_bytes = 0;
 };
 
-// Reads the directory of a zip archive whose files are stored as they are, as torch.save writes them; zip64 too. Nothing
-// is unpacked, and no two files share a byte.
+// Reads the directory of a zip archive whose files are stored as they are, as torch.save writes them; zip64 too.
+// Nothing is unpacked, and no two files share a byte.
 //
 // Errors   DataLoss, naming the archive and the file in it, for anything that lies: offsets, sizes, names that differ
 //          between directory and file, duplicate names, overlaps. Unimplemented for compression and encryption.

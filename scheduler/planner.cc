@@ -174,7 +174,7 @@ class Planner final {
   std::vector<Draft> drafts_;
   std::unordered_set<AdapterId> leased_;
   std::unordered_map<uint64_t, int64_t> running_of_;  // by account
-  std::unordered_set<uint64_t> being_computed_;  // next blocks of those that have begun
+  std::unordered_set<uint64_t> being_computed_;       // next blocks of those that have begun
   StepPlan plan_;
 };
 

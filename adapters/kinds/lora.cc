@@ -208,8 +208,8 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   std::vector<ImageSlot> slots = PlanSlots(tensors, AllModules(base), targets);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
   for (const SavedTable& table : tensors.tables) {
-    RETURN_IF_ERROR(
-        CheckEqualsBaseTable(files, index.path, table.tensor->first, table.tensor->second, table.site, options.base_tables));
+    RETURN_IF_ERROR(CheckEqualsBaseTable(files, index.path, table.tensor->first, table.tensor->second, table.site,
+                                         options.base_tables));
   }
   return ReadImage(index, tensors, std::move(slots), files, options);
 }

@@ -27,8 +27,8 @@ std::string Little(uint64_t value, int bytes) {
 std::string Zip64(const std::map<std::string, std::string>& files, uint64_t lie_entries = 0) {
   std::string data, directory;
   for (const auto& [name, content] : files) {
-    const std::string extra = Little(1, 2) + Little(24, 2) + Little(content.size(), 8) + Little(content.size(), 8) +
-                              Little(data.size(), 8);
+    const std::string extra =
+        Little(1, 2) + Little(24, 2) + Little(content.size(), 8) + Little(content.size(), 8) + Little(data.size(), 8);
     const std::string both = Little(0xFFFFFFFF, 4) + Little(0xFFFFFFFF, 4) + Little(name.size(), 2);
     directory += Little(0x02014b50, 4) + std::string(16, '\0') + both + Little(extra.size(), 2) + Little(0, 2) +
                  Little(0, 2) + std::string(6, '\0') + Little(0xFFFFFFFF, 4) + name + extra;
@@ -38,7 +38,8 @@ std::string Zip64(const std::map<std::string, std::string>& files, uint64_t lie_
   const std::string end64 = Little(0x06064b50, 4) + Little(44, 8) + Little(45, 2) + Little(45, 2) + Little(0, 4) +
                             Little(0, 4) + Little(entries, 8) + Little(entries, 8) + Little(directory.size(), 8) +
                             Little(data.size(), 8);
-  const std::string locator = Little(0x07064b50, 4) + Little(0, 4) + Little(data.size() + directory.size(), 8) + Little(1, 4);
+  const std::string locator =
+      Little(0x07064b50, 4) + Little(0, 4) + Little(data.size() + directory.size(), 8) + Little(1, 4);
   const std::string end = Little(0x06054b50, 4) + Little(0, 4) + Little(0xFFFF, 2) + Little(0xFFFF, 2) +
                           Little(0xFFFFFFFF, 4) + Little(0xFFFFFFFF, 4) + Little(0, 2);
   return data + directory + end64 + locator + end;
@@ -47,8 +48,8 @@ std::string Zip64(const std::map<std::string, std::string>& files, uint64_t lie_
 // {"a": a view of storage "0" of 12 floats: offset 1, shape [2, 3], strides [1, 4]}
 std::string Pickle() {
   const auto text = [](const std::string& s) { return "X" + Little(s.size(), 4) + s; };
-  return "\x80\x02}" + text("a") + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + "ctorch\nFloatStorage\n" +
-         text("0") + text("cpu") + "K\x0ctQK\x01K\x02K\x03\x86K\x01K\x04\x86\x89NtRs.";
+  return "\x80\x02}" + text("a") + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
+         "ctorch\nFloatStorage\n" + text("0") + text("cpu") + "K\x0ctQK\x01K\x02K\x03\x86K\x01K\x04\x86\x89NtRs.";
 }
 
 std::string Floats(int count) {
