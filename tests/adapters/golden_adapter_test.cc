@@ -15,6 +15,7 @@
 #include "adapters/pool.h"
 #include "model/causal_lm.h"
 #include "tests/support/golden_runner.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_files.h"
 
@@ -22,7 +23,7 @@ namespace lorad {
 namespace {
 
 constexpr double kTolerance = 5e-4;
-const std::string kGolden = std::string(LORAD_SOURCE_DIR) + "/tests/golden/";
+const std::string kGolden = SourceDir() + "/tests/golden/";
 
 // A base with all its golden adapters in the pool.
 class Served final {

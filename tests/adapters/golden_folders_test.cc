@@ -16,13 +16,14 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 #include "model/torch_file.h"
+#include "tests/support/source_dir.h"
 
 namespace lorad {
 namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kGolden = std::string(LORAD_SOURCE_DIR) + "/tests/golden";
+const std::string kGolden = SourceDir() + "/tests/golden";
 
 nlohmann::json ReadJson(const std::string& path) {
   std::ifstream file(path);

@@ -5,10 +5,11 @@
 #include <utility>
 
 #include "model/base/check.h"
+#include "tests/support/source_dir.h"
 
 namespace lorad {
 
-std::string GoldenDir(const std::string& base) { return std::string(LORAD_SOURCE_DIR) + "/tests/golden/" + base; }
+std::string GoldenDir(const std::string& base) { return SourceDir() + "/tests/golden/" + base; }
 
 CausalLm& GoldenBase(const std::string& base) {
   static std::map<std::string, std::unique_ptr<CausalLm>> bases;

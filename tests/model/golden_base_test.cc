@@ -13,6 +13,7 @@
 
 #include "model/causal_lm.h"
 #include "tests/support/golden_runner.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_files.h"
 
@@ -25,7 +26,7 @@ constexpr double kTolerance = 5e-4;
 constexpr double kBf16Tolerance = 1.0;
 constexpr double kBf16MeanTolerance = 0.12;
 
-const std::string kGolden = std::string(LORAD_SOURCE_DIR) + "/tests/golden/";
+const std::string kGolden = SourceDir() + "/tests/golden/";
 
 std::vector<GoldenCase> BaseCases(const std::string& base) {
   std::vector<GoldenCase> cases = ReadGoldenCases(kGolden + base + "/cases.json");

@@ -9,13 +9,14 @@
 
 #include "model/causal_lm.h"
 #include "tests/support/golden_runner.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
 
-const std::string kGolden = std::string(LORAD_SOURCE_DIR) + "/tests/golden/";
+const std::string kGolden = SourceDir() + "/tests/golden/";
 
 class GoldenModelTest : public testing::TestWithParam<std::string> {};
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/source_dir.h"
+
 namespace lorad {
 namespace {
 
@@ -123,7 +125,8 @@ TEST(ConfigTest, AFileIsCheckedLikeTheCommandLine) {
 }
 
 TEST(ConfigTest, TheExampleConfigurationIsValid) {
-  const ServerConfig config = Parsed({"--config=" LORAD_SOURCE_DIR "/deploy/lorad.toml"});
+  const std::string flag = "--config=" + SourceDir() + "/deploy/lorad.toml";
+  const ServerConfig config = Parsed({flag.c_str()});
   EXPECT_FALSE(config.model_dir.empty());
 }
 

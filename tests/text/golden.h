@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/text/tokenizer.h"
+#include "tests/support/source_dir.h"
 
 namespace lorad {
 
@@ -16,7 +17,7 @@ inline constexpr const char* kGoldenTokenizers[] = {
     "llama2", "llama3", "mistral", "opt", "qwen2", "sentencepiece_bpe", "sentencepiece_unigram"};
 
 inline std::string GoldenTokenizerDir(const std::string& name) {
-  return std::string(LORAD_SOURCE_DIR) + "/tests/golden/tokenizers/" + name;
+  return SourceDir() + "/tests/golden/tokenizers/" + name;
 }
 
 inline nlohmann::json ReadGoldenJson(const std::string& name) {

@@ -1,0 +1,7 @@
+#include "tests/support/source_dir.h"
+
+namespace lorad {
+
+std::string SourceDir() { return LORAD_SOURCE_DIR; }
+
+}  // namespace lorad

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <string>
+
+namespace lorad {
+
+// The checkout that the tests read golden folders and examples from. In a source of its own, so that compiled tests are
+// the same in every checkout and a compiler cache serves them all.
+std::string SourceDir();
+
+}  // namespace lorad
