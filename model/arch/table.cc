@@ -11,11 +11,15 @@ extern const Architecture kMistral;
 extern const Architecture kOpt;
 extern const Architecture kPhi;
 extern const Architecture kPhi3;
+extern const Architecture kMixtral;
 extern const Architecture kQwen2;
+extern const Architecture kQwen2Moe;
 extern const Architecture kQwen3;
+extern const Architecture kQwen3Moe;
 
 absl::Span<const Architecture> Architectures() {
-  static const Architecture all[] = {kGemma, kGemma2, kGemma3, kLlama, kMistral, kOpt, kPhi, kPhi3, kQwen2, kQwen3};
+  static const Architecture all[] = {kGemma, kGemma2, kGemma3, kLlama,    kMistral, kMixtral, kOpt,
+                                     kPhi,   kPhi3,   kQwen2,  kQwen2Moe, kQwen3,   kQwen3Moe};
   return all;
 }
 

@@ -5,7 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/layers/attention.h"
-#include "model/layers/mlp.h"
+#include "model/layers/ffn.h"
 #include "model/layers/norm.h"
 
 namespace lorad {
@@ -25,7 +25,7 @@ class BlockLayer final {
   NormLayer input_norm_;  // of a post-norm block: behind the attention
   AttentionLayer attention_;
   NormLayer post_attention_norm_;  // of a post-norm block: behind the FFN; a parallel one has none
-  MlpLayer mlp_;
+  FfnLayer mlp_;
   std::optional<NormLayer> attention_out_norm_;  // of sandwich norms
   std::optional<NormLayer> mlp_out_norm_;
 };

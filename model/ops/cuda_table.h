@@ -10,13 +10,16 @@ namespace lorad {
 
 struct ActivateArgs;
 struct AddPositionsArgs;
+struct CombineExpertsArgs;
 struct EmbeddingArgs;
+struct ExpertLinearArgs;
 struct GatedActivationArgs;
 struct LayerNormArgs;
 struct LinearArgs;
 struct PagedAttentionArgs;
 struct RmsNormArgs;
 struct RopeKvWriteArgs;
+struct RouteTopKArgs;
 struct SegmentedGemmArgs;
 struct SegmentedEmbeddingArgs;
 
@@ -25,13 +28,16 @@ struct SegmentedEmbeddingArgs;
 struct CudaOps {
   absl::Status (*activate)(const ActivateArgs&) = nullptr;
   absl::Status (*add_positions)(const AddPositionsArgs&) = nullptr;
+  absl::Status (*combine_experts)(const CombineExpertsArgs&) = nullptr;
   absl::Status (*embedding)(const EmbeddingArgs&) = nullptr;
+  absl::Status (*expert_linear)(const ExpertLinearArgs&) = nullptr;
   absl::Status (*gated_activation)(const GatedActivationArgs&) = nullptr;
   absl::Status (*layer_norm)(const LayerNormArgs&) = nullptr;
   absl::Status (*linear)(const LinearArgs&) = nullptr;
   absl::Status (*paged_attention)(const PagedAttentionArgs&) = nullptr;
   absl::Status (*rms_norm)(const RmsNormArgs&) = nullptr;
   absl::Status (*rope_kv_write)(const RopeKvWriteArgs&) = nullptr;
+  absl::Status (*route_top_k)(const RouteTopKArgs&) = nullptr;
   absl::Status (*segmented_gemm)(const SegmentedGemmArgs&) = nullptr;
   absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
 };

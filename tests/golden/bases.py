@@ -25,6 +25,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -33,8 +35,12 @@ from transformers import (
     PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from files import read_json, write_json
@@ -307,6 +313,43 @@ BASES = [
         left_out=("head_dim",),
         must_matter={"dynamic": {"rope_parameters": rope(10000.0)}},
     ),
+    Base(
+        name="mixtral",
+        model_class=MixtralForCausalLM,
+        config=MixtralConfig(
+            **COMMON, vocab_size=103, hidden_size=48, intermediate_size=36, num_attention_heads=4,
+            num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, sliding_window=11,
+            rms_norm_eps=1e-5, tie_word_embeddings=False, rope_parameters=rope(10000.0),
+        ),
+        seed=21,
+        left_out=("head_dim",),
+        must_matter={"window": {"sliding_window": None}, "one expert": {"num_experts_per_tok": 1}},
+    ),
+    Base(  # Dense layers among routed ones, experts whose weights are left as they are, a shared one.
+        name="qwen2_moe",
+        model_class=Qwen2MoeForCausalLM,
+        config=Qwen2MoeConfig(
+            **COMMON | dict(num_hidden_layers=3), vocab_size=98, hidden_size=40, intermediate_size=60, num_attention_heads=5,
+            num_key_value_heads=1, num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20,
+            shared_expert_intermediate_size=44, mlp_only_layers=[1], norm_topk_prob=False,
+            tie_word_embeddings=False, rope_parameters=rope(10000.0),
+        ),
+        seed=22,
+        left_out=("norm_topk_prob", "decoder_sparse_step", "qkv_bias"),
+        must_matter={"weights of the experts": {"norm_topk_prob": True}, "two experts": {"num_experts_per_tok": 2}},
+    ),
+    Base(
+        name="qwen3_moe",
+        model_class=Qwen3MoeForCausalLM,
+        config=Qwen3MoeConfig(
+            **COMMON | dict(num_hidden_layers=4), vocab_size=107, hidden_size=32, intermediate_size=52, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=28,
+            decoder_sparse_step=2, norm_topk_prob=True, tie_word_embeddings=True, rope_parameters=rope(10000.0),
+        ),
+        seed=23,
+        stored=torch.bfloat16,
+        must_matter={"weights of the experts": {"norm_topk_prob": False}},
+    ),
 ]
 
 
@@ -363,6 +406,8 @@ def version_4_spelling(config: dict, left_out: tuple) -> dict:
     old["torch_dtype"] = old.pop("dtype")
     old["transformers_version"] = "4.46.3"
     old.pop("layer_types", None)
+    if old["model_type"] == "qwen3_moe":
+        old["num_experts"] = old.pop("num_local_experts")
     return {key: old[key] for key in sorted(old) if key not in left_out}
 
 

@@ -1,4 +1,4 @@
-"""Reference answers by transformers and peft: fp32 on CPU, eager attention, one full forward per token.
+"""Reference answers by transformers and peft: fp32 on CPU, eager attention and experts, one full forward per token.
 
 No key-value cache and no generate(): the loop below is the definition of greedy decoding that the
 daemon is compared with. End-of-sequence tokens do not stop it.
@@ -27,7 +27,8 @@ class Answer:
 def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype=torch.float32, config=None):
     """The model as it stands on disk, so that what is answered is what was committed."""
     kwargs = {} if config is None else {"config": config}
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="eager", **kwargs)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="eager",
+                                                 experts_implementation="eager", **kwargs)
     if adapter_dir is not None:
         model = PeftModel.from_pretrained(model, adapter_dir)
     return model.eval()

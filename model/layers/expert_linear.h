@@ -1,0 +1,34 @@
+#pragma once
+
+#include <initializer_list>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "model/adapter_seam.h"
+#include "model/expert_rows.h"
+#include "model/ops/linear.h"
+#include "model/weights.h"
+
+namespace lorad {
+
+// One matmul for each expert and the seam behind them: LinearLayer's sibling.
+//
+// Errors   throws StatusException, like all layers: called under Guarded.
+class ExpertLinearLayer final {
+ public:
+  // The parts' columns lie one behind the other in y; `site` is the stack of all experts' parts.
+  ExpertLinearLayer(std::initializer_list<WeightName> parts, Site site, int layer, int64_t experts,
+                    WeightLoader& weights);
+
+  // x [R, in] -> [P, out], the pairs of `pairs`. `rows` are the segments of the pairs; its input_rows say which row of
+  // x each pair reads, its own if there are none.
+  at::Tensor Forward(const at::Tensor& x, const ExpertRows& pairs, AdapterSeam& seam, const RowSegments& rows) const;
+
+ private:
+  std::vector<std::vector<LinearWeight>> parts_;  // [part][expert]
+  int64_t out_features_ = 0;
+  SiteGroup group_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,30 @@
+#include "model/layers/shared_expert.h"
+
+#include <ATen/ops/empty.h>
+
+#include "model/base/guarded.h"
+#include "model/ops/gated_activation.h"
+
+namespace lorad {
+
+SharedExpertLayer::SharedExpertLayer(const ModelConfig& config, int layer, WeightLoader& weights)
+    : intermediate_size_(config.routed.shared_intermediate_size),
+      activation_(config.activation),
+      gate_up_(weights.LoadStacked({WeightName::kSharedGateProj, WeightName::kSharedUpProj}, layer), at::Tensor(),
+               {layer,
+                -1,
+                {{Site::kSharedGateProj, 0, intermediate_size_},
+                 {Site::kSharedUpProj, intermediate_size_, intermediate_size_}}}),
+      down_(weights.Load(WeightName::kSharedDownProj, layer), at::Tensor(),
+            {layer, -1, {{Site::kSharedDownProj, 0, config.hidden_size}}}),
+      gate_(weights.Load(WeightName::kSharedGate, layer), at::Tensor(), {layer, -1, {{Site::kSharedGate, 0, 1}}}) {}
+
+SharedExpertLayer::Output SharedExpertLayer::Forward(const at::Tensor& x, const StepContext& step) const {
+  const RowSegments& rows = step.batch.rows;
+  const at::Tensor gate_up = gate_up_.Forward(x, step.seam, rows);
+  at::Tensor inner = at::empty({x.size(0), intermediate_size_}, x.options());
+  ThrowIfError(GatedActivation({gate_up, activation_, inner}));
+  return {down_.Forward(inner, step.seam, rows), gate_.Forward(x, step.seam, rows)};
+}
+
+}  // namespace lorad
