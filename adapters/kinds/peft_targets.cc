@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -81,6 +82,22 @@ int64_t LayerOf(const std::string& path, const std::vector<Regex>& layer_of) {
     return absl::SimpleAtoi(groups[static_cast<size_t>(group)].as_string(), &layer) ? layer : -1;
   }
   return -1;
+}
+
+// The modules of a site, by path.
+std::vector<std::pair<std::string, TargetedModule>> ModulesOf(const SiteShape& shape, int64_t num_layers) {
+  if (!shape.per_layer) return {{shape.module_path, {.shape = &shape}}};
+  std::vector<int32_t> layers = shape.layers;
+  if (layers.empty()) {
+    layers.resize(static_cast<size_t>(num_layers));
+    std::iota(layers.begin(), layers.end(), 0);
+  }
+  std::vector<std::pair<std::string, TargetedModule>> modules;
+  for (const int32_t layer : layers) {
+    modules.push_back(
+        {absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}}), {.shape = &shape, .layer = layer}});
+  }
+  return modules;
 }
 
 // One config's expressions, compiled.
@@ -189,11 +206,8 @@ void TieTargets(const std::map<std::string, TargetedModule>& modules, std::map<s
 std::map<std::string, TargetedModule> AllModules(const BaseShape& base) {
   std::map<std::string, TargetedModule> modules;
   for (const SiteShape& shape : base.sites) {
-    if (!shape.per_layer) modules[shape.module_path] = {.shape = &shape};
-    for (int32_t layer = 0; shape.per_layer && layer < base.num_layers; ++layer) {
-      modules[absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}})] = {.shape = &shape,
-                                                                                        .layer = layer};
-    }
+    if (!shape.parameter.empty()) continue;  // no module
+    for (auto& [path, target] : ModulesOf(shape, base.num_layers)) modules[path] = target;
   }
   return modules;
 }
