@@ -54,7 +54,7 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
   const auto place_f32 = [&](int64_t count) { return place(count * SizeBytes(DType::kF32)); };
   for (const ImageSlot& slot : image.slots) {
     PackedSlot packed{
-        .site = slot.site, .layer = slot.layer, .expert = slot.expert, .rank = slot.rank, .scale = slot.scale};
+        .site = slot.site, .layer = slot.layer, .experts = slot.experts, .rank = slot.rank, .scale = slot.scale};
     if (slot.rank > 0) {
       packed.a_offset_bytes = place(slot.a.elements() * SizeBytes(pool_dtype));
       packed.b_offset_bytes = place(slot.b.elements() * SizeBytes(pool_dtype));

@@ -33,11 +33,11 @@ struct HostTensor {
 struct ImageSlot {
   Site site = Site::kQProj;
   int32_t layer = -1;   // -1: not in a layer
-  int32_t expert = -1;  // routed kinds
-  int32_t rank = 0;     // 0 = no pair: only a bias
+  int32_t experts = 1;  // of which each has a pair of its own
+  int32_t rank = 0;     // of each pair; 0 = no pair: only a bias
   float scale = 1.0f;
-  HostTensor a = {};  // [rank, in]
-  HostTensor b = {};  // [out, rank]
+  HostTensor a = {};  // [experts * rank, in], the experts one after the other
+  HostTensor b = {};  // [out, experts * rank]
   // Each may be absent.
   HostTensor magnitude = {};   // [out]: DoRA
   HostTensor delta_bias = {};  // [out]: of B (lora_bias)
@@ -51,7 +51,7 @@ struct ImageSlot {
 // resolved: what is here is what is applied.
 struct AdapterImage {
   std::string kind;                  // "lora"
-  std::vector<ImageSlot> slots;      // ordered by (site, layer, expert)
+  std::vector<ImageSlot> slots;      // ordered by (site, layer)
   std::vector<std::string> targets;  // distinct module names, for people: "q_proj"
   std::vector<std::string> warnings;
   std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
@@ -59,12 +59,12 @@ struct AdapterImage {
   int32_t rank_max = 0;
 };
 
-// Where one slot lies inside an adapter's run of pages. Both matrices are rank-major: A [rank, in], B transposed
-// [rank, out]; each, and each f32 vector, starts on a 64-byte border. An offset of -1: absent.
+// Where one slot lies inside an adapter's run of pages. Both matrices are rank-major: A [experts * rank, in], B
+// transposed [experts * rank, out]; each, and each f32 vector, starts on a 64-byte border. An offset of -1: absent.
 struct PackedSlot {
   Site site = Site::kQProj;
   int32_t layer = -1;
-  int32_t expert = -1;
+  int32_t experts = 1;
   int32_t rank = 0;
   float scale = 1.0f;
   int64_t a_offset_bytes = -1;

@@ -87,7 +87,8 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
                .scale = packed.scale,
                .dora = floats_at(packed.dora_offset_bytes),
                .delta_bias = floats_at(packed.delta_bias_offset_bytes),
-               .bias = floats_at(packed.bias_offset_bytes)});
+               .bias = floats_at(packed.bias_offset_bytes),
+               .experts = packed.experts});
   }
 }
 

@@ -11,13 +11,14 @@ namespace lorad {
 
 // What one adapter changes at one site and layer. The vectors are f32 in every pool.
 struct SlotWeights {
-  const std::byte* a = nullptr;    // [rank, in]
-  const std::byte* b_t = nullptr;  // [rank, out]
+  const std::byte* a = nullptr;    // [experts, rank, in]
+  const std::byte* b_t = nullptr;  // [experts, rank, out]
   int32_t rank = 0;                // 0 = no pair
   float scale = 1.0f;
   const float* dora = nullptr;        // [3, out], see adapters/dora.h
   const float* delta_bias = nullptr;  // [out], of B (lora_bias)
   const float* bias = nullptr;        // [out], what the adapter's own bias is above the base's
+  int32_t experts = 1;                // a term says which of them it means
 
   bool touches() const { return rank > 0 || bias != nullptr; }
 };

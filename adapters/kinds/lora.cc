@@ -10,6 +10,7 @@
 #include "adapters/float_convert.h"
 #include "adapters/kinds/base_table_check.h"
 #include "adapters/kinds/peft_config.h"
+#include "adapters/kinds/peft_experts.h"
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/kinds/peft_tensors.h"
 #include "adapters/kinds/tensor_reader.h"
@@ -84,6 +85,7 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Targets& modu
     ImageSlot slot;
     slot.site = modules.at(path).shape->site;
     slot.layer = modules.at(path).layer;
+    slot.experts = static_cast<int32_t>(modules.at(path).shape->experts);
     if (module.has_pair()) {
       slot.rank = static_cast<int32_t>(targets.at(path).rank);
       slot.scale = targets.at(path).scale;
@@ -168,6 +170,7 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
       host.shape = shape;
       RETURN_IF_ERROR(CheckFinite(index, *tensor, host, part.vector ? DType::kF32 : options.pool_dtype));
     }
+    if (slot.experts > 1) slot.b = ExpertsOneAfterTheOther(slot.b, slot.experts);
     RETURN_IF_ERROR(AddFromBase(absl::StrCat(index.path, ": ", path), options, &slot));
     AddToDigest(path, slot, &digest);
     if (slot.magnitude.present()) image.kind = "dora";
@@ -205,7 +208,7 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   ASSIGN_OR_RETURN(const SafetensorsIndex index, FindTensors(files, dir));
 
   ASSIGN_OR_RETURN(const PeftTensors tensors, SortPeftTensors(index, config, base, targets));
-  std::vector<ImageSlot> slots = PlanSlots(tensors, AllModules(base), targets);
+  std::vector<ImageSlot> slots = PlanSlots(tensors, AllModulesAnd(targets, base), targets);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
   for (const SavedTable& table : tensors.tables) {
     RETURN_IF_ERROR(CheckEqualsBaseTable(files, index.path, table.tensor->first, table.tensor->second, table.site,

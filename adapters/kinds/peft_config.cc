@@ -35,6 +35,7 @@ constexpr KnownKey kKnownKeys[] = {
     {"rank_pattern", KeyUse::kRead},
     {"alpha_pattern", KeyUse::kRead},
     {"target_modules", KeyUse::kRead},
+    {"target_parameters", KeyUse::kRead},
     {"exclude_modules", KeyUse::kRead},
     {"layers_to_transform", KeyUse::kRead},
     {"layers_pattern", KeyUse::kRead},
@@ -66,7 +67,6 @@ constexpr KnownKey kKnownKeys[] = {
     {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
     {"modules_to_save", KeyUse::kMustBeOff, "replacement of whole modules"},
     {"trainable_token_indices", KeyUse::kMustBeOff, "replacement of embedding rows"},
-    {"target_parameters", KeyUse::kMustBeOff, "LoRA on bare parameters"},
     {"layer_replication", KeyUse::kMustBeOff, "a deeper model made of the base's layers"},
     {"alora_invocation_tokens", KeyUse::kMustBeOff, "activation by invocation tokens (aLoRA)"},
     {"use_bdlora", KeyUse::kMustBeOff, "block-diagonal matrices"},
@@ -183,11 +183,18 @@ absl::Status ReadNames(const char* key, const Json& value, std::vector<std::stri
 }
 
 absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLoraConfig* config) {
+  if (const Json* parameters = FindSet(json, "target_parameters"); parameters != nullptr && !IsOff(*parameters)) {
+    RETURN_IF_ERROR(ReadNames("target_parameters", *parameters, &config->target_parameters));
+  }
+  const bool may_be_empty = !config->target_parameters.empty();
   const Json* targets = FindSet(json, "target_modules");
   if (targets == nullptr) {
-    for (const char* known : {"llama", "mistral", "qwen2", "qwen3"}) {
+    if (may_be_empty) return absl::OkStatus();
+    for (const char* known :
+         {"llama", "mistral", "mixtral", "qwen2", "qwen3", "opt", "gemma", "gemma2", "gemma3_text", "phi"}) {
       if (model_type == known) config->target_names = {"q_proj", "v_proj"};
     }
+    if (model_type == "phi") config->target_names.insert(config->target_names.end(), {"fc1", "fc2"});
     if (config->target_names.empty()) {
       return Invalid("target_modules", nullptr,
                      absl::StrCat("no default for model_type: ", model_type, "; name the modules"));
@@ -201,7 +208,7 @@ absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLo
     }
   } else {
     RETURN_IF_ERROR(ReadNames("target_modules", *targets, &config->target_names));
-    if (config->target_names.empty()) return Invalid("target_modules", *targets, "names no module");
+    if (config->target_names.empty() && !may_be_empty) return Invalid("target_modules", *targets, "names no module");
   }
   if (const Json* exclude = FindSet(json, "exclude_modules"); exclude != nullptr && !IsOff(*exclude)) {
     if (exclude->is_string()) {

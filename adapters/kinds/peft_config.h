@@ -29,8 +29,9 @@ struct PeftLoraConfig {
   std::vector<std::pair<std::string, double>> alpha_pattern;
 
   bool all_linear = false;
-  std::optional<std::string> target_regex;  // of the whole module path
-  std::vector<std::string> target_names;    // whole paths or their ends
+  std::optional<std::string> target_regex;     // of the whole module path
+  std::vector<std::string> target_names;       // whole paths or their ends
+  std::vector<std::string> target_parameters;  // of weights: whole names or their ends
   std::optional<std::string> exclude_regex;
   std::vector<std::string> exclude_names;
   std::optional<std::vector<int64_t>> layers;  // only these layers; with target_names alone

@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/kinds/peft_experts.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -20,6 +21,8 @@ namespace lorad {
 namespace {
 
 using Regex = std::unique_ptr<RE2>;
+
+constexpr char kWrapped[] = ".base_layer";
 
 constexpr int64_t kMaxRegexBytes = 256 << 10;
 constexpr int64_t kMaxPatternInstructions = 1 << 20;  // of all expressions of a pattern; 16 bytes each
@@ -180,14 +183,93 @@ class Pattern final {
   std::vector<std::pair<Regex, T>> entries_;
 };
 
+// Rank and scale of each target.
+class Scales final {
+ public:
+  static absl::StatusOr<Scales> Make(const PeftLoraConfig& config) {
+    ASSIGN_OR_RETURN(Pattern<int64_t> ranks, Pattern<int64_t>::Make("rank_pattern", config.rank_pattern));
+    ASSIGN_OR_RETURN(Pattern<double> alphas, Pattern<double>::Make("alpha_pattern", config.alpha_pattern));
+    return Scales(config, std::move(ranks), std::move(alphas));
+  }
+  void Put(const std::string& name, TargetedModule* target) const {
+    target->rank = ranks_.ValueFor(name, config_.rank);
+    const double rank = static_cast<double>(target->rank);
+    const double divisor = config_.use_rslora ? std::sqrt(rank) : rank;
+    target->scale = static_cast<float>(alphas_.ValueFor(name, config_.alpha) / divisor);
+  }
+
+ private:
+  Scales(const PeftLoraConfig& config, Pattern<int64_t> ranks, Pattern<double> alphas)
+      : config_(config), ranks_(std::move(ranks)), alphas_(std::move(alphas)) {}
+
+  const PeftLoraConfig& config_;
+  Pattern<int64_t> ranks_;
+  Pattern<double> alphas_;
+};
+
+// A weight that target_parameters can name.
+struct Parameter {
+  std::string name;    // "model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.self_attn.q_proj.weight"
+  std::string module;  // "model.layers.0.mlp.experts"
+  TargetedModule target;
+};
+
+std::vector<Parameter> AllParameters(const BaseShape& base) {
+  std::vector<Parameter> parameters;
+  for (const SiteShape& shape : base.sites) {
+    if (!shape.per_layer) continue;  // PEFT would wrap the embedding or the head as a bare weight
+    const std::string suffix = absl::StrCat(".", shape.parameter.empty() ? "weight" : shape.parameter);
+    for (auto& [path, target] : ModulesOf(shape, base.num_layers)) {
+      parameters.push_back({absl::StrCat(path, suffix), path, target});
+    }
+  }
+  return parameters;
+}
+
+// The parameters that the config names, in the order in which PEFT wraps those of one module.
+absl::StatusOr<std::vector<Parameter>> SelectParameters(const PeftLoraConfig& config, const BaseShape& base) {
+  std::vector<Parameter> parameters = AllParameters(base);
+  for (const std::string& name : config.target_parameters) {
+    const bool matches = std::any_of(parameters.begin(), parameters.end(),
+                                     [&](const Parameter& p) { return NameMatches(p.name, name); });
+    if (!matches) {
+      return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_parameters: ", Printable(name),
+                                                     "; matches no weight of the base's layers that takes LoRA"));
+    }
+  }
+  std::erase_if(parameters, [&](const Parameter& p) { return !AnyNameMatches(p.name, config.target_parameters); });
+  return parameters;
+}
+
 absl::Status CheckEveryNameMatches(const PeftLoraConfig& config, const std::map<std::string, TargetedModule>& modules) {
   for (const std::string& name : config.target_names) {
     const bool matches = std::any_of(modules.begin(), modules.end(),
                                      [&](const auto& module) { return NameMatches(module.first, name); });
-    if (!matches) {
+    // PEFT leaves a name among the modules that it has resolved to a parameter.
+    const std::vector<std::string>& parameters = config.target_parameters;
+    if (!matches && std::find(parameters.begin(), parameters.end(), name) == parameters.end()) {
       return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_modules: ", Printable(name),
                                                      "; matches no module of the base that takes LoRA"));
     }
+  }
+  return absl::OkStatus();
+}
+
+// A module with one of the parameters is no target besides; of two parameters of one module the first is wrapped twice.
+absl::Status AddParameters(const std::vector<Parameter>& parameters, const Scales& scales,
+                           std::map<std::string, TargetedModule>* targets) {
+  const std::map<std::string, TargetedModule> modules = *targets;
+  for (auto parameter = parameters.begin(); parameter != parameters.end(); ++parameter) {
+    const std::string& module = parameter->module;
+    if (modules.contains(module)) {
+      return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_parameters: ", parameter->name,
+                                                     "; target_modules include the module as well"));
+    }
+    const bool wrapped =
+        std::any_of(parameter + 1, parameters.end(), [&](const Parameter& other) { return other.module == module; });
+    TargetedModule& target = (*targets)[absl::StrCat(module, wrapped ? kWrapped : "")];
+    target = parameter->target;
+    scales.Put(parameter->name, &target);
   }
   return absl::OkStatus();
 }
@@ -212,30 +294,39 @@ std::map<std::string, TargetedModule> AllModules(const BaseShape& base) {
   return modules;
 }
 
-absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config,
+std::map<std::string, TargetedModule> AllModulesAnd(const std::map<std::string, TargetedModule>& targets,
+                                                    const BaseShape& base) {
+  std::map<std::string, TargetedModule> modules = targets;
+  modules.merge(AllModules(base));
+  return modules;
+}
+
+absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& written,
                                                                     const BaseShape& base) {
+  ASSIGN_OR_RETURN(const PeftLoraConfig config, ConvertExpertTargets(written, base));
   const std::map<std::string, TargetedModule> modules = AllModules(base);
   RETURN_IF_ERROR(CheckEveryNameMatches(config, modules));
+  ASSIGN_OR_RETURN(const std::vector<Parameter> parameters, SelectParameters(config, base));
+  if (!parameters.empty() && (config.use_dora || config.lora_bias)) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_parameters: ", parameters[0].name,
+                                                   "; cannot be used with ",
+                                                   config.use_dora ? "use_dora" : "lora_bias"));
+  }
   ASSIGN_OR_RETURN(const Selection selection, Selection::Make(config));
-  ASSIGN_OR_RETURN(const Pattern<int64_t> ranks, Pattern<int64_t>::Make("rank_pattern", config.rank_pattern));
-  ASSIGN_OR_RETURN(const Pattern<double> alphas, Pattern<double>::Make("alpha_pattern", config.alpha_pattern));
+  ASSIGN_OR_RETURN(const Scales scales, Scales::Make(config));
 
   std::map<std::string, TargetedModule> targets;
   for (const auto& [path, module] : modules) {
     if (!selection.Excludes(path) && selection.Targets(path, module.shape->site)) targets[path] = module;
   }
   if (config.ensure_weight_tying && base.tied_embeddings) TieTargets(modules, &targets);
+  for (auto& [path, target] : targets) scales.Put(path, &target);
+  RETURN_IF_ERROR(AddParameters(parameters, scales, &targets));
   if (targets.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_modules",
                                                    config.target_regex.has_value() ? ": " : "",
                                                    Printable(config.target_regex.value_or("")),
                                                    "; matches no module of the base, or all that match are excluded"));
-  }
-  for (auto& [path, module] : targets) {
-    module.rank = ranks.ValueFor(path, config.rank);
-    const double rank = static_cast<double>(module.rank);
-    const double alpha = alphas.ValueFor(path, config.alpha);
-    module.scale = static_cast<float>(alpha / (config.use_rslora ? std::sqrt(rank) : rank));
   }
   return targets;
 }

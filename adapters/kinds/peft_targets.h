@@ -18,16 +18,22 @@ struct TargetedModule {
   float scale = 1.0f;
 };
 
-// Targeted modules by path ("model.layers.0.self_attn.q_proj"). `base` must outlive the result.
+// Targeted modules by the path that the file's tensors have ("model.layers.0.self_attn.q_proj"). Of two targeted
+// parameters of one module, PEFT wraps the first one first: its path ends with ".base_layer". `base` must outlive the
+// result.
 //
-// Errors   InvalidArgument for an expression that is broken, a target that matches no module, or a scale that is not
+// Errors   InvalidArgument for an expression that is broken, a target that matches nothing, or a scale that is not
 //          finite; Unimplemented, naming the expression, for look-around and back references: no matcher in linear time
 //          has them.
-// Source   peft 0.21.2, check_target_module_exists of tuners/tuners_utils.py and get_pattern_key of utils/other.py.
+// Source   peft 0.21.2, check_target_module_exists and _inject_parameters of tuners/tuners_utils.py, get_pattern_key of
+//          utils/other.py.
 absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config,
                                                                     const BaseShape& base);
 
 // Every module of the base that LoRA can be put on, by path.
 std::map<std::string, TargetedModule> AllModules(const BaseShape& base);
+// Those and the targets, some of which are parameters.
+std::map<std::string, TargetedModule> AllModulesAnd(const std::map<std::string, TargetedModule>& targets,
+                                                    const BaseShape& base);
 
 }  // namespace lorad

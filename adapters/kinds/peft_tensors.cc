@@ -62,7 +62,7 @@ const FileTensor** PlaceOf(PeftTensor part, ModuleTensors* module) {
 class Sorter final {
  public:
   Sorter(const SafetensorsIndex& index, const PeftLoraConfig& config, const BaseShape& base, const Targets& targets)
-      : index_(index), config_(config), modules_(AllModules(base)), targets_(targets) {}
+      : index_(index), config_(config), modules_(AllModulesAnd(targets, base)), targets_(targets) {}
 
   absl::StatusOr<PeftTensors> Sort() {
     for (const FileTensor& tensor : index_.tensors) RETURN_IF_ERROR(Place(tensor));
@@ -181,12 +181,18 @@ class Sorter final {
                                               ": the two matrices of a pair have different ranks: A ", ShapeText(a),
                                               ", B ", ShapeText(b)));
     }
-    if (a[0] < 1 || a[0] > kMaxStoredRank) {
+    const int64_t rank = a[0] / shape.experts;
+    if (a[0] % shape.experts != 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat(index_.path, ": ", path, ": rank: ", a[0], "; limit: 1..", kMaxStoredRank));
+          absl::StrCat(About(index_, *tensors.a), "shape: ", ShapeText(a),
+                       "; wanted: as many rows for each of the experts: ", shape.experts));
     }
-    if (a[0] != target.rank) {
-      return absl::InvalidArgumentError(absl::StrCat(index_.path, ": ", path, ": rank: ", a[0],
+    if (rank < 1 || rank > kMaxStoredRank) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(index_.path, ": ", path, ": rank: ", rank, "; limit: 1..", kMaxStoredRank));
+    }
+    if (rank != target.rank) {
+      return absl::InvalidArgumentError(absl::StrCat(index_.path, ": ", path, ": rank: ", rank,
                                                      "; r or rank_pattern in adapter_config.json say: ", target.rank));
     }
     return absl::OkStatus();

@@ -27,4 +27,27 @@ absl::Status CheckSegments(const ArgCheck& check, const RowSegments& rows, int64
   return absl::OkStatus();
 }
 
+absl::Status CheckInputRows(const ArgCheck& check, const RowSegments& rows, int64_t x_rows) {
+  const std::vector<int32_t>& input = rows.input_rows;
+  if (!input.empty() && std::ssize(input) != rows.rows()) {
+    return check.Error("rows.input_rows", absl::StrCat(input.size(), " entries"), absl::StrCat(rows.rows()));
+  }
+  for (const int32_t row : input) {
+    if (row < 0 || row >= x_rows) {
+      return check.Error("rows.input_rows", absl::StrCat("row ", row), absl::StrCat("0 to ", x_rows - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckExperts(const ArgCheck& check, const RowSegments& rows, const SlotWeights* slots) {
+  for (const SlotTerm& term : rows.terms) {
+    const int32_t experts = slots[term.slot].experts;
+    if (slots[term.slot].touches() && (term.expert < 0 || term.expert >= experts)) {
+      return check.Error("rows.terms", absl::StrCat("expert ", term.expert), absl::StrCat("0 to ", experts - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace lorad

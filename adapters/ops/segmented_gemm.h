@@ -15,11 +15,12 @@ namespace lorad {
 // Adds low-rank updates to the rows of y: one call for the whole mixed batch and for all parts of a fused matmul.
 //
 //   for g in groups, for term t of g in order, for part p with w = p.slots[t.slot], w.touches():
-//     y' = y[rows of g, p.first_column : + p.columns]
-//     y' = f * (y' + t.scale * w.scale * ((x[rows of g] A^T) B^T + w.delta_bias)) + w.bias,    w.b_t = B^T
+//     y' = y[rows of g, p.first_column : + p.columns],    x' = x[rows.input_rows of them], or x[rows of g]
+//     y' = f * (y' + t.scale * w.scale * ((x' A^T) B^T + w.delta_bias)) + w.bias,    A, B^T = w.a, w.b_t[t.expert]
 //   f = DoraFactors(w.dora, t.scale), 1 without; absent vectors are 0
 //
-// x [R, in], y [R, >= out]: the slots' dtype (f32, bf16), one device, last dimension contiguous; rows.rows() == R.
+// y [R, >= out], x [R, in], or any number of rows with input_rows: the slots' dtype (f32, bf16), one device, last
+// dimension contiguous; rows.rows() == R.
 // A [rank, in], B^T [rank, columns], any rank per slot and part; vectors [columns] f32. Sums in f32, one rounding into
 // y per term.
 // Rows without terms are neither read nor written. A row's result does not depend on the other rows.

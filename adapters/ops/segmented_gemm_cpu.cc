@@ -74,7 +74,7 @@ class Job final {
   struct Pair {
     const SlotWeights* weights;
     const SegmentedGemmPart* part;
-    float term_scale;
+    const SlotTerm* term;
     int64_t first_rank;
   };
   template <typename Fn>
@@ -85,7 +85,7 @@ class Job final {
       for (const SegmentedGemmPart& part : args_.parts) {
         const SlotWeights& w = part.slots[term.slot];
         if (!w.touches() || part.columns == 0) continue;
-        fn(Pair{&w, &part, term.scale, rank});
+        fn(Pair{&w, &part, &term, rank});
         rank += w.rank;
       }
     }
@@ -118,23 +118,38 @@ class Job final {
   // The block's rows of x as the dot kernel reads them: x itself or `scratch`.
   const float* Packed(const RowBlock& block, float* scratch, int64_t& stride) const {
     const T* x = x_ + block.first_row * x_stride_;
+    int64_t x_stride = x_stride_;
+    if (!args_.rows.input_rows.empty()) {
+      x = Gathered(block, in_place_ ? scratch : ThreadScratch(Scratch::kColumns, block.rows * in_));
+      x_stride = in_;
+    }
     if constexpr (sizeof(T) == sizeof(float)) {
       if (in_place_) {
-        stride = x_stride_;
+        stride = x_stride;
         return x;
       }
     }
-    PackTiles(x, x_stride_, block.rows, in_, 0, RowTiles(block.rows), scratch, packed_stride_);
+    PackTiles(x, x_stride, block.rows, in_, 0, RowTiles(block.rows), scratch, packed_stride_);
     stride = packed_stride_;
     return scratch;
   }
-  int64_t PackedSize(const RowBlock& block) const { return in_place_ ? 0 : block.rows * packed_stride_; }
+  const T* Gathered(const RowBlock& block, float* scratch) const {
+    T* const rows = reinterpret_cast<T*>(scratch);
+    for (int64_t i = 0; i < block.rows; ++i) {
+      std::copy_n(x_ + args_.rows.input_rows[block.first_row + i] * x_stride_, in_, rows + i * in_);
+    }
+    return rows;
+  }
+  int64_t PackedSize(const RowBlock& block) const {
+    return in_place_ && args_.rows.input_rows.empty() ? 0 : block.rows * packed_stride_;
+  }
 
   void Shrink(const RowBlock& block, const Pair& pair, const float* x, int64_t x_stride, int64_t first_rank,
               int64_t ranks, float* h) const {
     if (ranks == 0) return;
     const DotArgs dot = {x, x_stride, block.rows, in_, ranks, in_, block.sum_of_ranks};
-    Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first_rank * in_, h + pair.first_rank + first_rank);
+    const int64_t first = pair.term->expert * pair.weights->rank + first_rank;
+    Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first * in_, h + pair.first_rank + first_rank);
   }
   void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column,
                   int64_t columns) const {
@@ -146,9 +161,9 @@ class Job final {
                                .b_stride = pair.part->columns,
                                .columns = columns,
                                .y_stride = y_stride_,
-                               .scale = pair.term_scale * w.scale,
-                               .terms = ColumnTerms(w, pair.part->columns, pair.term_scale, first_column, columns)};
-    Expand(expand, reinterpret_cast<const T*>(w.b_t) + first_column,
+                               .scale = pair.term->scale * w.scale,
+                               .terms = ColumnTerms(w, pair.part->columns, pair.term->scale, first_column, columns)};
+    Expand(expand, reinterpret_cast<const T*>(w.b_t) + pair.term->expert * w.rank * pair.part->columns + first_column,
            y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
 

@@ -82,8 +82,9 @@ TEST_P(GoldenAdaptersTest, EveryFolderOfPeftIsReadWithOnePairForEachOfItsModules
     const nlohmann::json config = ReadJson(dir + "/adapter_config.json");
     for (const ImageSlot& slot : image->slots) {
       if (slot.rank == 0) continue;  // a bias alone
-      EXPECT_EQ(slot.a.shape[0], slot.rank);
-      EXPECT_EQ(slot.b.shape[1], slot.rank);
+      EXPECT_EQ(slot.experts, shape.Find(slot.site)->experts);
+      EXPECT_EQ(slot.a.shape[0], slot.experts * slot.rank);
+      EXPECT_EQ(slot.b.shape[1], slot.experts * slot.rank);
       EXPECT_EQ(slot.a.shape[1], shape.Find(slot.site)->in_features);
       EXPECT_EQ(slot.b.shape[0], shape.Find(slot.site)->out_features);
       if (config["alpha_pattern"].empty() && config["rank_pattern"].empty()) {

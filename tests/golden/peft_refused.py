@@ -31,7 +31,6 @@ MADE_BY_PEFT = {
     "olora": (lora(init_lora_weights="olora"), ["init_lora_weights", "olora"]),
     "alora_by_peft": (lora(alora_invocation_tokens=[5, 6]), ["alora_invocation_tokens"]),
     "layer_replication": (lora(layer_replication=[(0, 2), (1, 2)]), ["layer_replication"]),
-    "target_parameters": (lora(target_parameters=["o_proj.weight"]), ["target_parameters"]),
     "ia3": (IA3Config(target_modules=["k_proj", "v_proj"], feedforward_modules=[]), ["peft_type", "IA3"]),
     "loha": (LoHaConfig(r=2, target_modules=["q_proj", "v_proj"]), ["peft_type", "LOHA"]),
     "vera": (VeraConfig(r=2, target_modules=["q_proj", "v_proj"]), ["peft_type", "VERA"]),

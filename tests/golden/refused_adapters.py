@@ -129,6 +129,12 @@ CONFIGS = [
     Flaw("unknown_target", INVALID, ["c_attn"], config(target_modules=["q_proj", "v_proj", "c_attn"])),
     Flaw("target_is_a_norm", INVALID, ["input_layernorm"], config(target_modules=["q_proj", "v_proj", "input_layernorm"])),
     Flaw("target_empty_list", INVALID, ["target_modules"], config(target_modules=[])),
+    Flaw("target_parameters_and_dora", INVALID, ["target_parameters", "o_proj.weight", "use_dora"], config(
+        target_parameters=["layers.1.self_attn.o_proj.weight"], use_dora=True)),
+    Flaw("target_parameter_of_a_target", INVALID, ["target_parameters", "v_proj.weight"], config(target_parameters=["v_proj.weight"])),
+    Flaw("target_parameter_unknown", INVALID, ["target_parameters", "experts.down_proj"], config(target_parameters=["experts.down_proj"])),
+    Flaw("target_parameter_is_the_embedding", INVALID, ["embed_tokens.weight"], config(target_parameters=["embed_tokens.weight"])),
+    Flaw("target_parameter_without_tensors", DAMAGED, ["model.layers.0.self_attn.o_proj"], config(target_parameters=["o_proj.weight"])),
     Flaw("target_number", INVALID, ["target_modules"], config(target_modules=3)),
     Flaw("target_list_of_numbers", INVALID, ["target_modules"], config(target_modules=["q_proj", 3])),
     Flaw("r_zero", INVALID, ["r: 0"], config(r=0)),

@@ -119,11 +119,30 @@ PICKLED = [
     Variant("pickled_views", lora(["o_proj", "up_proj"], r=3), pickle=as_views),
     Variant("pickled_bf16", lora(["v_proj"]), stored=torch.bfloat16, pickle=dict),
 ]
-ATTENTION_REGEX = Variant("attention_regex", lora(r".*\.self_attn\.(q|v)_proj"))
+ROUTED = [
+    # What peft does with "all-linear" on Mixtral and Qwen3-MoE: router and experts by target_parameters, gate|up of twice the rank.
+    Variant("experts", dict(r=3, lora_alpha=6, target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])),
+    Variant("experts_down", dict(r=4, lora_alpha=6, target_modules=["q_proj"], target_parameters=["experts.down_proj"])),
+    Variant("experts_gate_up", dict(
+        r=4, lora_alpha=5, use_rslora=True, target_modules=["o_proj"], target_parameters=["experts.gate_up_proj"])),
+    Variant("router", dict(r=2, lora_alpha=3, target_modules=["v_proj"], target_parameters=["mlp.gate.weight"])),
+    Variant("experts_patterns", dict(
+        r=4, lora_alpha=8, target_modules=["k_proj"], target_parameters=["gate_up_proj", "down_proj", "gate.weight", "q_proj.weight"],
+        rank_pattern={"experts.down_proj": 7, "gate.weight": 1, "k_proj": 5}, alpha_pattern={".*layers.1.*gate_up_proj": 3, "down_proj": 5},
+    )),
+    # layers_to_transform is for modules alone.
+    Variant("experts_of_all_layers", dict(
+        r=2, lora_alpha=4, target_modules=["q_proj"], layers_to_transform=[1], target_parameters=["experts.down_proj"])),
+    Variant("attention_regex", lora(r".*\.self_attn\.(q|v)_proj")),
+    Variant("experts_one_layer", dict(r=2, lora_alpha=4, target_parameters=["model.layers.1.mlp.experts.down_proj"]), strength=1.5),
+]
+EXPERTS_BF16 = Variant("experts_bf16", ROUTED[0].lora, stored=torch.bfloat16)
 SHARED = [
     Variant("shared_expert", lora(["shared_expert.gate_proj", "shared_expert.up_proj", "shared_expert.down_proj"])),
     Variant("shared_expert_gate", lora(["shared_expert_gate", "v_proj"], r=2, alpha=6)),
     Variant("dense_and_shared", lora(["up_proj", "down_proj"])),
+    Variant("all_and_experts", dict(r=3, lora_alpha=6, target_modules=["q_proj", "up_proj", "shared_expert_gate"],
+                                    target_parameters=["gate_up_proj", "experts.down_proj", "gate.weight"])),
 ]
 RANK_512 = Variant("rank_512", lora(["q_proj"], r=512, alpha=64, layers_to_transform=[1]), strength=2.0)
 
@@ -188,9 +207,9 @@ BY_BASE = {
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
     "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX],
-    "mixtral": [QV, ATTENTION_REGEX, EMBEDDINGS[2]],
-    "qwen2_moe": [QV, ATTENTION_REGEX, *SHARED],
-    "qwen3_moe": [QV, ATTENTION_REGEX, EMBEDDINGS[3]],
+    "mixtral": [QV, ALL_LINEAR, *ROUTED, EXPERTS_BF16, EMBEDDINGS[2]],
+    "qwen2_moe": [QV, ALL_LINEAR, *ROUTED[:7], *SHARED],
+    "qwen3_moe": [QV, ALL_LINEAR, *ROUTED, EMBEDDINGS[3]],
 }
 
 

@@ -4,6 +4,9 @@
 #include <deque>
 #include <memory>
 
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+
 #include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
@@ -292,6 +295,41 @@ TEST_P(SegmentedGemmTest, ARowHasTheSameBitsAloneAndInAnyBatch) {
   }
 }
 
+// A slot with a stack of pairs is that many slots, and rows read anywhere are those rows side by side.
+TEST_P(SegmentedGemmTest, ATermMeansAnExpertAndRowsAreReadWhereTheyLie) {
+  for (const int32_t each : {1, 5, 60}) {
+    Problem p(GetParam(),
+              {.in = 45,
+               .parts = {{0, 30}, {30, 9}},
+               .ranks = {6, 6, 6, 2},
+               .segments = {{each, {{1, 1.0f}}}, {2, {}}, {each, {{0, 0.5f}}}, {3, {{2, 1.0f}, {3, 1.0f}}}}},
+              31);
+    Problem stacked = p;
+    stacked.y = p.y.clone();
+    for (size_t part = 0; part < 2; ++part) {
+      stacked.a[part][0] = at::cat({p.a[part][0], p.a[part][1], p.a[part][2]});
+      stacked.b_t[part][0] = at::cat({p.b_t[part][0], p.b_t[part][1], p.b_t[part][2]});
+      for (size_t slot : {1, 2}) p.slots[part][slot].scale = p.slots[part][0].scale;
+      stacked.slots[part][0].a = static_cast<const std::byte*>(stacked.a[part][0].const_data_ptr());
+      stacked.slots[part][0].b_t = static_cast<const std::byte*>(stacked.b_t[part][0].const_data_ptr());
+      stacked.slots[part][0].experts = 3;
+    }
+    for (SlotTerm& term : stacked.rows.terms) {
+      if (term.slot < 3) term = {.slot = 0, .scale = term.scale, .expert = term.slot};
+    }
+    const int64_t rows = p.rows.rows();
+    at::Tensor scattered = at::empty({2 * rows, 45}, p.x.options());
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t place = (r * 11 + 3) % (2 * rows);  // 11 and 2 * rows have no common factor
+      scattered.select(0, place).copy_(p.x.select(0, r));
+      stacked.rows.input_rows.push_back(static_cast<int32_t>(place));
+    }
+    ASSERT_OK(p.Run());
+    ASSERT_OK(stacked.Run(scattered, stacked.y, stacked.rows));
+    for (int64_t r = 0; r < rows; ++r) ASSERT_EQ(RowBytes(stacked.y, r), RowBytes(p.y, r)) << each << " " << r;
+  }
+}
+
 TEST_P(SegmentedGemmTest, NonFiniteWeightsOfOneAdapterStayWithItsRows) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();
@@ -350,6 +388,14 @@ TEST_P(SegmentedGemmTest, NamesTheBadArgument) {
   bad = p.rows;
   bad.terms[1].slot = 2;
   EXPECT_INVALID(p.Run(p.x, p.y, bad), "slot 2; limit: 0 to 1");
+  bad = p.rows;
+  bad.terms[1].expert = 1;
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "expert 1; limit: 0 to 0");
+  bad = p.rows;
+  bad.input_rows = {0, 1, 2};
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "rows.input_rows: 3 entries");
+  bad.input_rows.push_back(4);
+  EXPECT_INVALID(p.Run(p.x, p.y, bad), "row 4; limit: 0 to 3");
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, SegmentedGemmTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);
