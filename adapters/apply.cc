@@ -1,27 +1,48 @@
 #include "adapters/apply.h"
 
-#include <algorithm>
 #include <vector>
 
+#include <ATen/ops/from_blob.h>
+
+#include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 
 namespace lorad {
+namespace {
 
-bool SlotSeam::AnyTouches(Site site, int layer, const RowSegments& rows) const {
-  return std::any_of(rows.terms.begin(), rows.terms.end(), [&](const SlotTerm& term) {
+constexpr int kNoLayer = -1;
+
+at::Tensor VectorOf(const std::byte* data, int64_t width, DType dtype) {
+  const at::ScalarType type = dtype == DType::kF32 ? at::kFloat : at::kBFloat16;
+  return at::from_blob(const_cast<std::byte*>(data), {width}, at::TensorOptions().dtype(type));
+}
+
+}  // namespace
+
+SlotSeam::Use SlotSeam::UseAt(Site site, int layer, const RowSegments& rows) const {
+  const SlotWeights* weights = slots_.At(site, layer);
+  Use use;
+  for (const SlotTerm& term : rows.terms) {
     LORAD_CHECK(term.slot >= 0 && term.slot < slots_.slots());  // a lease holds its slot for the whole step
-    return slots_.AnyAt(site, layer, term.slot);
-  });
+    use.adds |= weights[term.slot].adds();
+    use.replaces |= weights[term.slot].replaces();
+  }
+  return use;
 }
 
 at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                   const at::Tensor& base_bias, const RowSegments& rows) {
   std::vector<SegmentedGemmPart> parts;
   for (const SitePart& part : group.parts) {
-    if (!AnyTouches(part.site, group.layer, rows)) continue;
-    parts.push_back({slots_.At(part.site, group.layer), part.first_column, part.columns});
+    const SlotWeights* slots = slots_.At(part.site, group.layer);
+    const Use use = UseAt(part.site, group.layer, rows);
+    if (use.replaces) {
+      at::Tensor columns = y.narrow(1, part.first_column, part.columns);
+      ThrowIfError(ReplaceHeadRows({x, columns, slots, slots_.slots(), rows}));
+    }
+    if (use.adds) parts.push_back({slots, part.first_column, part.columns});
   }
   if (!parts.empty()) ThrowIfError(SegmentedGemm({x, y, parts, slots_.slots(), rows}));
   if (base_bias.defined()) y.add_(base_bias);
@@ -31,13 +52,32 @@ at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, a
 RowRouting SlotSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) { return {&rows}; }
 
 at::Tensor SlotSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) {
-  constexpr int kNoLayer = -1;
-  if (!AnyTouches(Site::kEmbedTokens, kNoLayer, rows)) return raw;
-  ThrowIfError(SegmentedEmbedding(
-      {ids, raw, slots_.At(Site::kEmbedTokens, kNoLayer), slots_.slots(), slots_.vocab_size(), rows}));
+  const SlotWeights* slots = slots_.At(Site::kEmbedTokens, kNoLayer);
+  const Use use = UseAt(Site::kEmbedTokens, kNoLayer, rows);
+  if (use.replaces) ThrowIfError(ReplaceEmbeddingRows({ids, raw, slots, slots_.slots(), rows}));
+  if (use.adds) ThrowIfError(SegmentedEmbedding({ids, raw, slots, slots_.slots(), slots_.vocab_size(), rows}));
   return raw;
 }
 
-const NormOverride* SlotSeam::Norm(int layer, Site site, const RowSegments& rows) { return nullptr; }
+const NormOverride* SlotSeam::Norm(int layer, Site site, const RowSegments& rows) {
+  if (!slots_.AnyReplaces(site)) return nullptr;
+  const SlotWeights* slots = slots_.At(site, layer);
+  norm_.rows.clear();
+  for (int64_t g = 0; g < rows.groups(); ++g) {
+    const int64_t first = rows.starts[g], count = rows.starts[g + 1] - first;
+    for (int32_t t = rows.term_starts[g]; count > 0 && t < rows.term_starts[g + 1]; ++t) {
+      const SlotWeights& own = slots[rows.terms[t].slot];
+      if (!own.replaces()) continue;
+      NormOverride::Rows replaced{.first = first, .count = count, .weight = {}, .bias = {}};
+      replaced.weight = VectorOf(own.rows, own.width, slots_.dtype());
+      if (own.num_rows > 1) {
+        replaced.bias = VectorOf(own.rows + own.width * SizeBytes(slots_.dtype()), own.width, slots_.dtype());
+      }
+      norm_.rows.push_back(std::move(replaced));
+      break;  // a request has one replacement of a module at most
+    }
+  }
+  return norm_.rows.empty() ? nullptr : &norm_;
+}
 
 }  // namespace lorad

@@ -26,8 +26,15 @@ class SlotSeam final : public AdapterSeam {
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
 
  private:
-  bool AnyTouches(Site site, int layer, const RowSegments& rows) const;
+  // What the step's adapters do at a site.
+  struct Use {
+    bool adds = false;
+    bool replaces = false;
+  };
+  Use UseAt(Site site, int layer, const RowSegments& rows) const;
+
   const SlotTable& slots_;
+  NormOverride norm_;  // Norm's latest answer
 };
 
 }  // namespace lorad

@@ -11,7 +11,7 @@
 namespace lorad {
 
 // A tensor of the base as its checkpoint stores it, row-major, in host memory for as long as the base lives: a weight
-// [rows, columns] (of an embedding [vocabulary, hidden]) or a bias [rows, 1].
+// [rows, columns] (of an embedding [vocabulary, hidden]), or a bias or a norm's weight [rows, 1].
 struct BaseTable {
   DType dtype = DType::kF32;  // f32, bf16 or f16
   int64_t rows = 0;
@@ -26,8 +26,8 @@ struct BaseTableName {
 };
 
 // Gives the base's tensors (of a tied head: the embedding). PEFT saves a copy of embedding and head beside LoRA that
-// targets them, and loading it there overwrites the base; here a copy that equals the base is dropped, and any other is
-// refused. DoRA's norms need the weights, replaced biases the biases. Called on loader threads. Errors: NotFound.
+// targets them, and loading it there overwrites the base; here rows that differ replace the base's for this adapter
+// alone. DoRA's norms need the weights, replaced biases the biases. Called on loader threads. Errors: NotFound.
 using BaseTables = std::function<absl::StatusOr<BaseTable>(const BaseTableName& name)>;
 
 }  // namespace lorad

@@ -24,13 +24,14 @@ absl::StatusOr<BaseTables> OpenBaseTables(const std::string& model_dir, const Ba
       return absl::NotFoundError(absl::StrCat("the base's checkpoint has no tensor ", tensor_name));
     }
     const StoredTensor& tensor = found->second;
-    if (tensor.shape.size() != (name.bias ? 1u : 2u)) {
+    const bool is_vector = name.bias || IsNorm(name.site);
+    if (tensor.shape.size() != (is_vector ? 1u : 2u)) {
       return absl::NotFoundError(
           absl::StrCat("the base's tensor ", tensor_name, " has dimensions: ", tensor.shape.size()));
     }
     return BaseTable{.dtype = tensor.dtype,
                      .rows = tensor.shape[0],
-                     .columns = name.bias ? 1 : tensor.shape[1],
+                     .columns = is_vector ? 1 : tensor.shape[1],
                      .data = tensor.data};
   });
 }

@@ -41,6 +41,15 @@ void CopyTransposed(const HostTensor& from, DType to, std::byte* destination) {
   }
 }
 
+const PackedSlot* FindSameRows(const AdapterImage& image, const ImageSlot& slot, const PackedLayout& layout) {
+  for (size_t i = 0; i < layout.slots.size(); ++i) {
+    const HostTensor& rows = image.slots[i].rows;
+    if (rows.bytes == nullptr || rows.bytes != slot.rows.bytes) continue;
+    if (rows.offset_bytes == slot.rows.offset_bytes && rows.shape == slot.rows.shape) return &layout.slots[i];
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
@@ -62,6 +71,15 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
     if (slot.magnitude.present()) packed.dora_offset_bytes = place_f32(3 * slot.magnitude.elements());
     if (slot.delta_bias.present()) packed.delta_bias_offset_bytes = place_f32(slot.delta_bias.elements());
     if (slot.bias.present()) packed.bias_offset_bytes = place_f32(slot.bias.elements());
+    if (slot.rows.present()) {
+      packed.num_rows = static_cast<int32_t>(slot.rows.shape[0]);
+      packed.width = static_cast<int32_t>(slot.rows.shape[1]);
+      // Rows of a tied table are in the file, and in the pool, once.
+      const PackedSlot* same = FindSameRows(image, slot, layout);
+      packed.rows_offset_bytes =
+          same != nullptr ? same->rows_offset_bytes : place(slot.rows.elements() * SizeBytes(pool_dtype));
+      if (!slot.row_ids.empty()) packed.row_ids_offset_bytes = place(packed.num_rows * int64_t{sizeof(int32_t)});
+    }
     layout.slots.push_back(packed);
   }
   return layout;
@@ -78,6 +96,11 @@ void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* dest
     if (slot.rank > 0) {
       Copy(slot.a, layout.dtype, destination + packed.a_offset_bytes);
       CopyTransposed(slot.b, layout.dtype, destination + packed.b_offset_bytes);
+    }
+    if (slot.rows.present()) Copy(slot.rows, layout.dtype, destination + packed.rows_offset_bytes);
+    if (packed.row_ids_offset_bytes >= 0) {
+      std::memcpy(destination + packed.row_ids_offset_bytes, slot.row_ids.data(),
+                  slot.row_ids.size() * sizeof(int32_t));
     }
     copy_f32(slot.dora, packed.dora_offset_bytes);
     copy_f32(slot.bias_change, packed.bias_offset_bytes);

@@ -42,6 +42,10 @@ struct ImageSlot {
   HostTensor magnitude = {};   // [out]: DoRA
   HostTensor delta_bias = {};  // [out]: of B (lora_bias)
   HostTensor bias = {};        // [out], instead of the base's
+  // Instead of rows of an embedding or a head [n, width], before anything is added; of a norm: weight [1, width], or
+  // weight and bias [2, width], both of them the adapter's or the base's.
+  HostTensor rows = {};
+  std::vector<int32_t> row_ids = {};  // [n] tokens, ascending; empty: 0..n-1
   // As applied, made by the reader from the above and the base.
   std::vector<float> dora = {};         // [3, out], DoraTerms::values
   std::vector<float> bias_change = {};  // [out], bias minus the base's
@@ -72,6 +76,10 @@ struct PackedSlot {
   int64_t dora_offset_bytes = -1;
   int64_t delta_bias_offset_bytes = -1;
   int64_t bias_offset_bytes = -1;
+  int32_t num_rows = 0;  // that replace the base's, [num_rows, width] in the pool's type
+  int32_t width = 0;
+  int64_t rows_offset_bytes = -1;
+  int64_t row_ids_offset_bytes = -1;  // [num_rows] int32; -1: all, from 0
 };
 
 struct PackedLayout {

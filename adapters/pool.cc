@@ -88,7 +88,11 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
                .dora = floats_at(packed.dora_offset_bytes),
                .delta_bias = floats_at(packed.delta_bias_offset_bytes),
                .bias = floats_at(packed.bias_offset_bytes),
-               .experts = packed.experts});
+               .experts = packed.experts,
+               .rows = bytes_at(packed.rows_offset_bytes),
+               .row_ids = reinterpret_cast<const int32_t*>(bytes_at(packed.row_ids_offset_bytes)),
+               .num_rows = packed.num_rows,
+               .width = packed.width});
   }
 }
 

@@ -25,12 +25,15 @@ void SlotTable::Resize(int32_t slots) {
 
 void SlotTable::Set(Site site, int32_t layer, int32_t slot, const SlotWeights& weights) {
   LORAD_CHECK(slot >= 0 && slot < num_slots_);
-  by_site_layer_[Index(site, layer)][static_cast<size_t>(slot)] = weights;
+  SlotWeights& entry = by_site_layer_[Index(site, layer)][static_cast<size_t>(slot)];
+  replacing_[static_cast<size_t>(site)] += int64_t{weights.replaces()} - int64_t{entry.replaces()};
+  entry = weights;
 }
 
 void SlotTable::ClearSlot(int32_t slot) {
-  LORAD_CHECK(slot >= 0 && slot < num_slots_);
-  for (std::vector<SlotWeights>& weights : by_site_layer_) weights[static_cast<size_t>(slot)] = SlotWeights();
+  for (int site = 0; site < kNumSites; ++site) {
+    for (int32_t layer = 0; layer < num_layers_; ++layer) Set(static_cast<Site>(site), layer, slot, SlotWeights());
+  }
 }
 
 }  // namespace lorad

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -19,8 +20,14 @@ struct SlotWeights {
   const float* delta_bias = nullptr;  // [out], of B (lora_bias)
   const float* bias = nullptr;        // [out], what the adapter's own bias is above the base's
   int32_t experts = 1;                // a term says which of them it means
+  // What replaces rows of an embedding or a head, or a norm's weight and bias: ImageSlot::rows.
+  const std::byte* rows = nullptr;   // [num_rows, width]
+  const int32_t* row_ids = nullptr;  // [num_rows] ascending; nullptr: all, from 0
+  int32_t num_rows = 0;
+  int32_t width = 0;
 
-  bool touches() const { return rank > 0 || bias != nullptr; }
+  bool adds() const { return rank > 0 || bias != nullptr; }
+  bool replaces() const { return num_rows > 0; }
 };
 
 // For every (site, layer): the weights of each resident adapter by slot. Persistent; changes on residency only.
@@ -30,7 +37,12 @@ class SlotTable final {
 
   // [slots()], for kernels.
   const SlotWeights* At(Site site, int32_t layer) const;
-  bool AnyAt(Site site, int32_t layer, int32_t slot) const { return At(site, layer)[slot].touches(); }
+  bool AnyAt(Site site, int32_t layer, int32_t slot) const {
+    const SlotWeights& weights = At(site, layer)[slot];
+    return weights.adds() || weights.replaces();
+  }
+  // Whether any resident adapter replaces rows at this site, in whatever layer.
+  bool AnyReplaces(Site site) const { return replacing_[static_cast<size_t>(site)] > 0; }
   int32_t slots() const { return num_slots_; }
   DType dtype() const { return dtype_; }
   int64_t vocab_size() const { return vocab_size_; }  // columns of A at embed_tokens
@@ -47,6 +59,7 @@ class SlotTable final {
   int32_t num_slots_ = 0;
   DType dtype_ = DType::kF32;
   std::vector<std::vector<SlotWeights>> by_site_layer_;
+  std::array<int64_t, kNumSites> replacing_ = {};  // entries that replace rows
 };
 
 }  // namespace lorad

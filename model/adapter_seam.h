@@ -29,8 +29,16 @@ struct RowRouting {
   const RowSegments* rows;
 };
 
-// Replacement of a norm's weight for some rows; none in a step means nullptr.
-struct NormOverride;
+// What stands in for a norm's weight and bias in some rows, ascending.
+struct NormOverride {
+  struct Rows {
+    int64_t first = 0;
+    int64_t count = 0;
+    at::Tensor weight;  // [width], as a checkpoint has it, in the model's dtype
+    at::Tensor bias;    // the same; undefined where the norm has none
+  };
+  std::vector<Rows> rows;
+};
 
 // Where adapters touch the base model; the only thing that layers know of adapters.
 //
@@ -47,6 +55,7 @@ class AdapterSeam {
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
   // ids [R] int32; raw [R, hidden] are the rows of the base table, before the model's scaling.
   virtual at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) = 0;
+  // nullptr: every row has the base's. Valid until the next call.
   virtual const NormOverride* Norm(int layer, Site site, const RowSegments& rows) = 0;
 };
 

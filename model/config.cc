@@ -143,6 +143,13 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
       {Site::kLmHead, WeightName::kLmHead, WeightName::kLmHeadBias},
       {Site::kProjectIn, WeightName::kProjectIn, WeightName::kProjectIn},
       {Site::kProjectOut, WeightName::kProjectOut, WeightName::kProjectOut},
+      {Site::kInputNorm, WeightName::kInputNorm, WeightName::kInputNormBias},
+      {Site::kPostAttentionNorm, WeightName::kPostAttentionNorm, WeightName::kPostAttentionNormBias},
+      {Site::kAttentionOutNorm, WeightName::kAttentionOutNorm, WeightName::kAttentionOutNorm},
+      {Site::kMlpOutNorm, WeightName::kMlpOutNorm, WeightName::kMlpOutNorm},
+      {Site::kQNorm, WeightName::kQNorm, WeightName::kQNorm},
+      {Site::kKNorm, WeightName::kKNorm, WeightName::kKNorm},
+      {Site::kFinalNorm, WeightName::kFinalNorm, WeightName::kFinalNormBias},
   };
   const Architecture* architecture = FindArchitecture(config.architecture);
   LORAD_CHECK(architecture != nullptr);
@@ -156,7 +163,7 @@ BaseShape BaseShapeOf(const ModelConfig& config) {
     constexpr size_t kSuffixLength = sizeof(".weight") - 1;
     const bool is_embedding = site.site == Site::kEmbedTokens;
     shape.sites.push_back({site.site, row->stored_name.substr(0, row->stored_name.size() - kSuffixLength),
-                           /*in_features=*/row->shape[is_embedding ? 0 : 1],
+                           /*in_features=*/IsNorm(site.site) ? 1 : row->shape[is_embedding ? 0 : 1],
                            /*out_features=*/row->shape[is_embedding ? 1 : 0], row->per_layer(),
                            site.bias != site.weight && find(site.bias) != nullptr, row->layers});
   }

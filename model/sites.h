@@ -30,8 +30,17 @@ enum class Site : uint8_t {
   kProjectOut,  // between the layers and lm_head
   kQkvProj,     // q|k|v as one module
   kGateUpProj,  // gate|up as one module
+  // Norms: an adapter may replace their weight and bias.
+  kInputNorm,
+  kPostAttentionNorm,
+  kAttentionOutNorm,  // of sandwich norms: of attention's output
+  kMlpOutNorm,        // of sandwich norms: of the FFN's output
+  kQNorm,
+  kKNorm,
+  kFinalNorm,
 };
-inline constexpr int kNumSites = 20;
+inline constexpr int kNumSites = 27;
+constexpr bool IsNorm(Site site) { return site >= Site::kInputNorm; }
 
 std::string_view Name(Site site);  // "q_proj", …
 
@@ -39,8 +48,8 @@ std::string_view Name(Site site);  // "q_proj", …
 struct SiteShape {
   Site site;
   std::string module_path;   // HF's, "{}" stands for the layer: "model.layers.{}.self_attn.q_proj", "lm_head"
-  int64_t in_features = 0;   // for an embedding: the vocabulary
-  int64_t out_features = 0;  // for an embedding: its width
+  int64_t in_features = 0;   // for an embedding: the vocabulary; for a norm: 1
+  int64_t out_features = 0;  // for an embedding or a norm: its width
   bool per_layer = true;
   bool has_bias = false;
   std::vector<int32_t> layers = {};  // the layers that have it; empty = every one

@@ -8,11 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/dora.h"
 #include "adapters/float_convert.h"
-#include "adapters/kinds/base_table_check.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_experts.h"
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/kinds/peft_tensors.h"
+#include "adapters/kinds/replacements.h"
 #include "adapters/kinds/tensor_reader.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
@@ -63,6 +63,11 @@ constexpr SlotPart kSlotParts[] = {
     {&ModuleTensors::bias, &ImageSlot::bias, true},
 };
 
+// The bias of a norm comes with its weight, as a replacement.
+const FileTensor* FileTensorOf(const ModuleTensors& module, const SlotPart& part, Site site) {
+  return IsNorm(site) ? nullptr : module.*part.from;
+}
+
 // What is applied, whatever the file's prefixes and the config's way of saying it.
 void AddToDigest(const std::string& path, const ImageSlot& slot, Sha256* digest) {
   for (const SlotPart& part : kSlotParts) {
@@ -75,11 +80,19 @@ void AddToDigest(const std::string& path, const ImageSlot& slot, Sha256* digest)
     for (const int64_t size : tensor.shape) digest->UpdateInt(size);
     digest->Update(tensor.data(), static_cast<size_t>(tensor.elements() * SizeBytes(tensor.dtype)));
   }
+  if (slot.rows.present()) {
+    digest->Update(path);
+    digest->UpdateInt(static_cast<int64_t>(slot.rows.dtype));
+    for (const int64_t size : slot.rows.shape) digest->UpdateInt(size);
+    for (const int32_t id : slot.row_ids) digest->UpdateInt(id);
+    digest->Update(slot.rows.data(), static_cast<size_t>(slot.rows.elements() * SizeBytes(slot.rows.dtype)));
+  }
   digest->Update(&slot.scale, sizeof(slot.scale));
 }
 
 // What the modules change, with places and shapes; no bytes yet.
-std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Targets& modules, const Targets& targets) {
+std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements& replacements, const Targets& modules,
+                                 const Targets& targets) {
   std::vector<ImageSlot> slots;
   for (const auto& [path, module] : tensors.modules) {
     ImageSlot slot;
@@ -91,12 +104,16 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Targets& modu
       slot.scale = targets.at(path).scale;
     }
     for (const SlotPart& part : kSlotParts) {
-      const FileTensor* tensor = module.*part.from;
+      const FileTensor* tensor = FileTensorOf(module, part, slot.site);
       if (tensor == nullptr) continue;
       HostTensor& host = slot.*part.to;
       host.dtype = tensor->second.dtype;
       host.shape = tensor->second.shape;
       if (part.vector) host.shape = {host.elements()};
+    }
+    if (const auto replaced = replacements.find(path); replaced != replacements.end()) {
+      slot.rows.shape = {replaced->second.rows, replaced->second.width};
+      slot.row_ids = replaced->second.ids;
     }
     slots.push_back(std::move(slot));
   }
@@ -142,16 +159,48 @@ absl::Status AddFromBase(const std::string& path, const AdapterReadOptions& opti
   return absl::OkStatus();
 }
 
+// `slots` are those of tensors.modules, in that order.
+absl::Status ReadReplacements(const SafetensorsIndex& index, const PeftTensors& tensors,
+                              const Replacements& replacements, const Targets& modules, FileSource& files,
+                              const AdapterReadOptions& options, std::vector<ImageSlot>* slots) {
+  std::map<const FileTensor*, HostTensor> read;  // of tied tables: once
+  size_t i = 0;
+  for (const auto& [path, module] : tensors.modules) {
+    ImageSlot& slot = (*slots)[i++];
+    const auto found = replacements.find(path);
+    if (found == replacements.end()) continue;
+    const Replacement& replacement = found->second;
+    if (slot.magnitude.present()) {
+      return absl::UnimplementedError(
+          absl::StrCat(About(index, *replacement.weight), "differs from the base, and DoRA is put on it"));
+    }
+    const auto known = read.find(replacement.weight);
+    if (known != read.end() && replacement.weight != nullptr) {
+      slot.rows = known->second;
+      continue;
+    }
+    ASSIGN_OR_RETURN(slot.rows, ReadReplacement(files, index, replacement, modules.at(path), options.base_tables));
+    const FileTensor& named = replacement.weight != nullptr ? *replacement.weight : *replacement.bias;
+    RETURN_IF_ERROR(CheckFinite(index, named, slot.rows, options.pool_dtype));
+    read[replacement.weight] = slot.rows;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const PeftTensors& tensors,
+                                       const Replacements& replacements, const Targets& modules,
                                        std::vector<ImageSlot> slots, FileSource& files,
                                        const AdapterReadOptions& options) {
   TensorReader reader(files, index.path);
   for (const auto& [path, module] : tensors.modules) {
     for (const SlotPart& part : kSlotParts) {
-      if (const FileTensor* tensor = module.*part.from) reader.Want(tensor->second);
+      if (const FileTensor* tensor = FileTensorOf(module, part, modules.at(path).shape->site)) {
+        reader.Want(tensor->second);
+      }
     }
   }
   RETURN_IF_ERROR(reader.Read());
+  RETURN_IF_ERROR(ReadReplacements(index, tensors, replacements, modules, files, options, &slots));
 
   AdapterImage image;
   image.kind = "lora";
@@ -162,7 +211,7 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
   for (const auto& [path, module] : tensors.modules) {
     ImageSlot& slot = slots[i++];
     for (const SlotPart& part : kSlotParts) {
-      const FileTensor* tensor = module.*part.from;
+      const FileTensor* tensor = FileTensorOf(module, part, slot.site);
       if (tensor == nullptr) continue;
       HostTensor& host = slot.*part.to;
       const std::vector<int64_t> shape = host.shape;
@@ -178,6 +227,9 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     image.rank_min = std::min(image.rank_min, slot.rank);
     image.rank_max = std::max(image.rank_max, slot.rank);
   }
+  std::erase_if(slots, [](const ImageSlot& slot) {  // tables that are the base's own
+    return slot.rank == 0 && !slot.bias.present() && !slot.rows.present();
+  });
   image.slots = std::move(slots);
   image.digest = digest.HexDigest();
   std::sort(image.slots.begin(), image.slots.end(), [](const ImageSlot& x, const ImageSlot& y) {
@@ -207,14 +259,14 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
 
   ASSIGN_OR_RETURN(const SafetensorsIndex index, FindTensors(files, dir));
 
-  ASSIGN_OR_RETURN(const PeftTensors tensors, SortPeftTensors(index, config, base, targets));
-  std::vector<ImageSlot> slots = PlanSlots(tensors, AllModulesAnd(targets, base), targets);
+  ASSIGN_OR_RETURN(PeftTensors tensors, SortPeftTensors(index, config, base, targets));
+  const Targets modules = AllModulesAnd(targets, base);
+  ASSIGN_OR_RETURN(const Replacements replacements,
+                   FindReplacements(files, index, tensors, config, base, modules, options.base_tables));
+  for (const auto& [path, replacement] : replacements) tensors.modules[path];  // a tied head may have no tensor
+  std::vector<ImageSlot> slots = PlanSlots(tensors, replacements, modules, targets);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
-  for (const SavedTable& table : tensors.tables) {
-    RETURN_IF_ERROR(CheckEqualsBaseTable(files, index.path, table.tensor->first, table.tensor->second, table.site,
-                                         options.base_tables));
-  }
-  return ReadImage(index, tensors, std::move(slots), files, options);
+  return ReadImage(index, tensors, replacements, modules, std::move(slots), files, options);
 }
 
 }  // namespace lorad

@@ -1,5 +1,6 @@
 #include "adapters/kinds/peft_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string_view>
@@ -44,6 +45,8 @@ constexpr KnownKey kKnownKeys[] = {
     {"bias", KeyUse::kRead},
     {"use_dora", KeyUse::kRead},
     {"lora_bias", KeyUse::kRead},
+    {"modules_to_save", KeyUse::kRead},
+    {"trainable_token_indices", KeyUse::kRead},
     // Words for people and programs, training, and how the base was split over devices.
     {"task_type", KeyUse::kInert},
     {"auto_mapping", KeyUse::kInert},
@@ -65,8 +68,6 @@ constexpr KnownKey kKnownKeys[] = {
     {"runtime_config", KeyUse::kInert},
     {"qalora_group_size", KeyUse::kInert},  // read with use_qalora alone
     {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
-    {"modules_to_save", KeyUse::kMustBeOff, "replacement of whole modules"},
-    {"trainable_token_indices", KeyUse::kMustBeOff, "replacement of embedding rows"},
     {"layer_replication", KeyUse::kMustBeOff, "a deeper model made of the base's layers"},
     {"alora_invocation_tokens", KeyUse::kMustBeOff, "activation by invocation tokens (aLoRA)"},
     {"use_bdlora", KeyUse::kMustBeOff, "block-diagonal matrices"},
@@ -151,10 +152,10 @@ absl::StatusOr<double> AlphaOf(const std::string& key, const Json& value) {
   return alpha;
 }
 
-absl::Status CheckCount(const char* key, const Json& list) {
-  if (list.size() <= kMaxConfigEntries) return absl::OkStatus();
+absl::Status CheckCount(const char* key, const Json& list, size_t limit = kMaxConfigEntries) {
+  if (list.size() <= limit) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("adapter_config.json: ", key, ": entries: ", list.size(), "; limit: ", kMaxConfigEntries));
+      absl::StrCat("adapter_config.json: ", key, ": entries: ", list.size(), "; limit: ", limit));
 }
 
 template <typename T>
@@ -248,6 +249,38 @@ absl::Status ReadLayers(const Json& json, PeftLoraConfig* config) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<int32_t>> ReadTokens(const Json& list) {
+  const char* const key = "trainable_token_indices";
+  if (!list.is_array()) return Invalid(key, list, "must be a list of tokens, or an object of modules and such lists");
+  RETURN_IF_ERROR(CheckCount(key, list, kMaxTrainableTokens));
+  std::vector<int32_t> tokens;
+  for (const Json& token : list) {
+    if (!token.is_number_integer() || token < 0 || token > std::numeric_limits<int32_t>::max()) {
+      return Invalid(key, token, "must be a token, a whole number from 0");
+    }
+    tokens.push_back(token.get<int32_t>());
+  }
+  return tokens;
+}
+
+absl::Status ReadReplaced(const Json& json, PeftLoraConfig* config) {
+  if (const Json* saved = FindSet(json, "modules_to_save"); saved != nullptr) {
+    RETURN_IF_ERROR(ReadNames("modules_to_save", *saved, &config->modules_to_save));
+  }
+  const Json* tokens = FindSet(json, "trainable_token_indices");
+  if (tokens == nullptr || IsOff(*tokens)) return absl::OkStatus();
+  if (!tokens->is_object()) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> of_embedding, ReadTokens(*tokens));
+    config->trainable_tokens.emplace_back("", std::move(of_embedding));
+    return absl::OkStatus();
+  }
+  for (const auto& [module, list] : tokens->items()) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> of_module, ReadTokens(list));
+    config->trainable_tokens.emplace_back(module, std::move(of_module));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckInit(const Json& json) {
   const Json* init = FindSet(json, "init_lora_weights");
   if (init == nullptr || init->is_boolean()) return absl::OkStatus();
@@ -267,6 +300,18 @@ absl::Status CheckInit(const Json& json) {
 }
 
 }  // namespace
+
+bool PeftLoraConfig::Saves(const std::string& path) const {
+  return std::any_of(modules_to_save.begin(), modules_to_save.end(),
+                     [&](const std::string& end) { return absl::EndsWith(path, end); });
+}
+
+const std::vector<int32_t>* PeftLoraConfig::TokensOf(const std::string& path, bool is_embedding) const {
+  for (const auto& [end, tokens] : trainable_tokens) {
+    if (end.empty() ? is_embedding : absl::EndsWith(path, end)) return &tokens;
+  }
+  return nullptr;
+}
 
 absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::string& model_type) {
   RETURN_IF_ERROR(CheckKeys(json));
@@ -290,6 +335,7 @@ absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::
   RETURN_IF_ERROR(ReadPattern<double>(json, "alpha_pattern", &AlphaOf, &config.alpha_pattern));
   RETURN_IF_ERROR(ReadTargets(json, model_type, &config));
   RETURN_IF_ERROR(ReadLayers(json, &config));
+  RETURN_IF_ERROR(ReadReplaced(json, &config));
   return config;
 }
 

@@ -13,6 +13,7 @@ namespace lorad {
 
 inline constexpr int64_t kMaxConfigRank = 512;
 inline constexpr int64_t kMaxStoredRank = 1024;
+inline constexpr size_t kMaxTrainableTokens = 1 << 20;
 inline constexpr size_t kMaxConfigEntries = 4096;  // of one list, or of rank_pattern or alpha_pattern
 
 enum class PeftBias : uint8_t { kNone, kLoraOnly, kAll };
@@ -37,6 +38,15 @@ struct PeftLoraConfig {
   std::optional<std::vector<int64_t>> layers;  // only these layers; with target_names alone
   std::vector<std::string> layers_patterns;    // expressions for the path segment before the layer's number
   bool ensure_weight_tying = false;
+
+  std::vector<std::string> modules_to_save;  // ends of module paths
+  // Module -> tokens in the file's order; "" is the embedding.
+  std::vector<std::pair<std::string, std::vector<int32_t>>> trainable_tokens;
+
+  // Whether the module is saved whole.
+  bool Saves(const std::string& path) const;
+  // The module's trainable tokens; nullptr: none.
+  const std::vector<int32_t>* TokensOf(const std::string& path, bool is_embedding) const;
 };
 
 // Errors   Unimplemented, naming key and value, for what would change the maths; InvalidArgument for a value that

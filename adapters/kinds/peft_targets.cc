@@ -129,11 +129,15 @@ class Selection final {
   }
 
   bool Excludes(const std::string& path) const {
+    for (const std::string& saved : config_.modules_to_save) {
+      if (NameMatches(path, saved)) return true;
+    }
     if (exclude_ != nullptr) return RE2::FullMatch(path, *exclude_);
     return AnyNameMatches(path, config_.exclude_names);
   }
 
   bool Targets(const std::string& path, Site site) const {
+    if (IsNorm(site)) return false;
     if (config_.all_linear) return site != Site::kEmbedTokens && site != Site::kLmHead;
     if (target_ != nullptr) return RE2::FullMatch(path, *target_);
     const std::vector<std::string>& names = config_.target_names;
@@ -218,6 +222,7 @@ std::vector<Parameter> AllParameters(const BaseShape& base) {
   std::vector<Parameter> parameters;
   for (const SiteShape& shape : base.sites) {
     if (!shape.per_layer) continue;  // PEFT would wrap the embedding or the head as a bare weight
+    if (IsNorm(shape.site)) continue;
     const std::string suffix = absl::StrCat(".", shape.parameter.empty() ? "weight" : shape.parameter);
     for (auto& [path, target] : ModulesOf(shape, base.num_layers)) {
       parameters.push_back({absl::StrCat(path, suffix), path, target});
@@ -243,8 +248,9 @@ absl::StatusOr<std::vector<Parameter>> SelectParameters(const PeftLoraConfig& co
 
 absl::Status CheckEveryNameMatches(const PeftLoraConfig& config, const std::map<std::string, TargetedModule>& modules) {
   for (const std::string& name : config.target_names) {
-    const bool matches = std::any_of(modules.begin(), modules.end(),
-                                     [&](const auto& module) { return NameMatches(module.first, name); });
+    const bool matches = std::any_of(modules.begin(), modules.end(), [&](const auto& module) {
+      return !IsNorm(module.second.shape->site) && NameMatches(module.first, name);
+    });
     // PEFT leaves a name among the modules that it has resolved to a parameter.
     const std::vector<std::string>& parameters = config.target_parameters;
     if (!matches && std::find(parameters.begin(), parameters.end(), name) == parameters.end()) {

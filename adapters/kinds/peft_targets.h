@@ -30,7 +30,7 @@ struct TargetedModule {
 absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLoraConfig& config,
                                                                     const BaseShape& base);
 
-// Every module of the base that LoRA can be put on, by path.
+// Every module of the base that an adapter can change, norms too, by path.
 std::map<std::string, TargetedModule> AllModules(const BaseShape& base);
 // Those and the targets, some of which are parameters.
 std::map<std::string, TargetedModule> AllModulesAnd(const std::map<std::string, TargetedModule>& targets,

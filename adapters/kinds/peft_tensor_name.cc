@@ -24,6 +24,8 @@ constexpr Ending kEndings[] = {
     {".lora_magnitude_vector.default.weight", PeftTensor::kMagnitude},
     {".lora_B.bias", PeftTensor::kDeltaBias},
     {".lora_B.default.bias", PeftTensor::kDeltaBias},
+    {".token_adapter.trainable_tokens_delta", PeftTensor::kTokenRows},
+    {".token_adapter.trainable_tokens_delta.default", PeftTensor::kTokenRows},
     {".base_layer.bias", PeftTensor::kBias},
     {".bias", PeftTensor::kBias},
     {".base_layer.weight", PeftTensor::kTable},

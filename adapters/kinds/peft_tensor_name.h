@@ -15,6 +15,7 @@ enum class PeftTensor : uint8_t {
   kDeltaBias,  // of B (lora_bias)
   kBias,       // the module's own, replaced
   kTable,      // the module's own weight
+  kTokenRows,  // rows of the module's weight (trainable_token_indices)
 };
 
 struct PeftTensorName {

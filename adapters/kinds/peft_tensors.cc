@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "adapters/kinds/peft_tensor_name.h"
@@ -18,7 +19,6 @@ bool IsTableSite(Site site) { return site == Site::kEmbedTokens || site == Site:
 // What a tensor that is none of ours would have needed in the config or the base.
 const char* MeaningOf(const std::string& name) {
   const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
-  if (has("trainable_tokens_delta")) return "replaced embedding rows, and the config names no trainable_token_indices";
   if (name.ends_with(".weight") || name.ends_with(".bias")) {
     return "no module of the base has such a weight, or it would replace a whole module";
   }
@@ -33,7 +33,13 @@ const char* ConfigForbids(PeftTensor part, const PeftLoraConfig& config) {
     case PeftTensor::kDeltaBias:
       return config.lora_bias ? nullptr : "a bias on B, and the config does not say lora_bias";
     case PeftTensor::kBias:
-      return config.bias != PeftBias::kNone ? nullptr : "a replaced bias, and the config says bias none";
+      return config.bias != PeftBias::kNone || !config.modules_to_save.empty()
+                 ? nullptr
+                 : "a replaced bias, and the config says bias none";
+    case PeftTensor::kTokenRows:
+      return !config.trainable_tokens.empty()
+                 ? nullptr
+                 : "replaced embedding rows, and the config names no trainable_token_indices";
     default:
       return nullptr;
   }
@@ -54,7 +60,9 @@ const FileTensor** PlaceOf(PeftTensor part, ModuleTensors* module) {
     case PeftTensor::kBias:
       return &module->bias;
     case PeftTensor::kTable:
-      return nullptr;
+      return &module->table;
+    case PeftTensor::kTokenRows:
+      return &module->token_rows;
   }
   return nullptr;
 }
@@ -65,6 +73,7 @@ class Sorter final {
       : index_(index), config_(config), modules_(AllModulesAnd(targets, base)), targets_(targets) {}
 
   absl::StatusOr<PeftTensors> Sort() {
+    RETURN_IF_ERROR(CheckSavedNames());
     for (const FileTensor& tensor : index_.tensors) RETURN_IF_ERROR(Place(tensor));
     for (const auto& [path, tensors] : sorted_.modules) RETURN_IF_ERROR(CheckModule(path, tensors));
     RETURN_IF_ERROR(CheckNoneMissing("tensors", [](const ModuleTensors& m) { return m.has_pair(); }));
@@ -77,6 +86,7 @@ class Sorter final {
           CheckNoneMissing("lora_B.bias (lora_bias)", [](const ModuleTensors& m) { return m.delta_bias != nullptr; }));
     }
     RETURN_IF_ERROR(CheckBiases());
+    RETURN_IF_ERROR(CheckSaved());
     return std::move(sorted_);
   }
 
@@ -89,9 +99,8 @@ class Sorter final {
       return absl::InvalidArgumentError(absl::StrCat(about, why));
     }
     const auto module = modules_.find(name->path);
-    const bool is_table = name->part == PeftTensor::kTable;
-    const bool replaces = is_table || name->part == PeftTensor::kBias;
-    if (module == modules_.end() || (is_table && !IsTableSite(module->second.shape->site))) {
+    const bool replaces = name->part == PeftTensor::kTable || name->part == PeftTensor::kBias;
+    if (module == modules_.end() || !CanHave(name->part, name->path, *module->second.shape)) {
       return absl::InvalidArgumentError(
           absl::StrCat(about, replaces ? MeaningOf(tensor.first) : "the base has no such module that takes LoRA"));
     }
@@ -101,10 +110,6 @@ class Sorter final {
           absl::StrCat(about, "dtype: ", std::string(Name(dtype)), "; supported: F32, BF16, F16"));
     }
     const Site site = module->second.shape->site;
-    if (is_table) {
-      sorted_.tables.push_back({.tensor = &tensor, .site = site});
-      return absl::OkStatus();
-    }
     RETURN_IF_ERROR(CheckEmbeddingName(about, name->part, site));
     const FileTensor** place = PlaceOf(name->part, &sorted_.modules[name->path]);
     if (*place != nullptr) {
@@ -112,6 +117,21 @@ class Sorter final {
     }
     *place = &tensor;
     return absl::OkStatus();
+  }
+
+  // Whether a module of this shape can have such a tensor at all.
+  bool CanHave(PeftTensor part, const std::string& path, const SiteShape& shape) const {
+    const bool is_table = IsTableSite(shape.site);
+    switch (part) {
+      case PeftTensor::kTable:
+        return is_table || (IsNorm(shape.site) && config_.Saves(path));
+      case PeftTensor::kTokenRows:
+        return is_table;
+      case PeftTensor::kBias:
+        return true;
+      default:
+        return !IsNorm(shape.site);
+    }
   }
 
   static absl::Status CheckEmbeddingName(const std::string& about, PeftTensor part, Site site) {
@@ -136,6 +156,10 @@ class Sorter final {
     if (tensors.bias != nullptr && !shape.has_bias) {
       return absl::InvalidArgumentError(
           absl::StrCat(About(index_, *tensors.bias), "the base's ", path, " has no bias"));
+    }
+    if (tensors.bias != nullptr && config_.bias == PeftBias::kNone && !config_.Saves(path)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(About(index_, *tensors.bias), "a replaced bias, and the config says bias none"));
     }
     if (tensors.a == nullptr && tensors.b == nullptr) {
       if (tensors.magnitude == nullptr && tensors.delta_bias == nullptr) return absl::OkStatus();
@@ -218,12 +242,44 @@ class Sorter final {
       const auto found = sorted_.modules.find(path);
       const bool there = found != sorted_.modules.end() && found->second.bias != nullptr;
       if (wanted && !there) missing.push_back(path);
-      if (!wanted && there) {
+      if (!wanted && there && !config_.Saves(path)) {
         return absl::InvalidArgumentError(absl::StrCat(About(index_, *found->second.bias),
                                                        "the config says bias lora_only, and this module has no LoRA"));
       }
     }
     return Missing("biases", std::move(missing));
+  }
+
+  static bool IsReplaceable(Site site) { return IsTableSite(site) || IsNorm(site); }
+
+  absl::Status CheckSavedNames() const {
+    for (const std::string& end : config_.modules_to_save) {
+      int64_t found = 0, replaceable = 0;
+      for (const auto& [path, module] : modules_) {
+        if (!absl::EndsWith(path, end)) continue;
+        ++found;
+        replaceable += IsReplaceable(module.shape->site);
+      }
+      if (found > 0 && found == replaceable) continue;
+      return absl::UnimplementedError(
+          absl::StrCat("adapter_config.json: modules_to_save: ", Printable(end),
+                       "; only embedding, head and norms of the base can be replaced for one adapter"));
+    }
+    return absl::OkStatus();
+  }
+
+  // What modules_to_save names is there, whole.
+  absl::Status CheckSaved() const {
+    for (const auto& [path, module] : modules_) {
+      if (!config_.Saves(path)) continue;
+      const auto found = sorted_.modules.find(path);
+      const bool has_weight = found != sorted_.modules.end() && found->second.table != nullptr;
+      const bool has_bias = found != sorted_.modules.end() && found->second.bias != nullptr;
+      if (has_weight && (has_bias || !module.shape->has_bias)) continue;
+      return absl::DataLossError(absl::StrCat(index_.path, ": no ", has_weight ? "bias" : "weight", " of ", path,
+                                              ", which modules_to_save in adapter_config.json names"));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Missing(const char* what, std::vector<std::string> paths) const {

@@ -21,20 +21,15 @@ struct ModuleTensors {
   const FileTensor* magnitude = nullptr;
   const FileTensor* delta_bias = nullptr;
   const FileTensor* bias = nullptr;
+  const FileTensor* table = nullptr;       // the module's own weight
+  const FileTensor* token_rows = nullptr;  // rows of it (trainable_token_indices)
 
   bool has_pair() const { return a != nullptr && b != nullptr; }
-};
-
-// A saved copy of the embedding or the head.
-struct SavedTable {
-  const FileTensor* tensor = nullptr;
-  Site site = Site::kEmbedTokens;
 };
 
 // A PEFT file's tensors in their places; nothing is read yet. Points into the index.
 struct PeftTensors {
   std::map<std::string, ModuleTensors> modules;  // by path
-  std::vector<SavedTable> tables;
 };
 
 // "FILE: tensor NAME: "

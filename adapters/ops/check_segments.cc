@@ -43,7 +43,7 @@ absl::Status CheckInputRows(const ArgCheck& check, const RowSegments& rows, int6
 absl::Status CheckExperts(const ArgCheck& check, const RowSegments& rows, const SlotWeights* slots) {
   for (const SlotTerm& term : rows.terms) {
     const int32_t experts = slots[term.slot].experts;
-    if (slots[term.slot].touches() && (term.expert < 0 || term.expert >= experts)) {
+    if (slots[term.slot].adds() && (term.expert < 0 || term.expert >= experts)) {
       return check.Error("rows.terms", absl::StrCat("expert ", term.expert), absl::StrCat("0 to ", experts - 1));
     }
   }

@@ -1,10 +1,13 @@
 #pragma once
 
+#include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
 
 // The CPU form of the adapters' ops; arguments are checked before.
 namespace lorad::cpu {
 
+absl::Status ReplaceEmbeddingRows(const ReplaceEmbeddingRowsArgs& args);
+absl::Status ReplaceHeadRows(const ReplaceHeadRowsArgs& args);
 absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
 absl::Status SegmentedEmbedding(const SegmentedEmbeddingArgs& args);
 

@@ -14,7 +14,7 @@ namespace lorad {
 
 // Adds low-rank updates to the rows of y: one call for the whole mixed batch and for all parts of a fused matmul.
 //
-//   for g in groups, for term t of g in order, for part p with w = p.slots[t.slot], w.touches():
+//   for g in groups, for term t of g in order, for part p with w = p.slots[t.slot], w.adds():
 //     y' = y[rows of g, p.first_column : + p.columns],    x' = x[rows.input_rows of them], or x[rows of g]
 //     y' = f * (y' + t.scale * w.scale * ((x' A^T) B^T + w.delta_bias)) + w.bias,    A, B^T = w.a, w.b_t[t.expert]
 //   f = DoraFactors(w.dora, t.scale), 1 without; absent vectors are 0

@@ -84,7 +84,7 @@ class Job final {
       const SlotTerm& term = args_.rows.terms[t];
       for (const SegmentedGemmPart& part : args_.parts) {
         const SlotWeights& w = part.slots[term.slot];
-        if (!w.touches() || part.columns == 0) continue;
+        if (!w.adds() || part.columns == 0) continue;
         fn(Pair{&w, &part, &term, rank});
         rank += w.rank;
       }

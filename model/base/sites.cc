@@ -44,6 +44,20 @@ std::string_view Name(Site site) {
       return "project_in";
     case Site::kProjectOut:
       return "project_out";
+    case Site::kInputNorm:
+      return "input_layernorm";
+    case Site::kPostAttentionNorm:
+      return "post_attention_layernorm";
+    case Site::kAttentionOutNorm:
+      return "attention_out_norm";
+    case Site::kMlpOutNorm:
+      return "mlp_out_norm";
+    case Site::kQNorm:
+      return "q_norm";
+    case Site::kKNorm:
+      return "k_norm";
+    case Site::kFinalNorm:
+      return "norm";
   }
   return "?";
 }

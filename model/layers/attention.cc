@@ -1,5 +1,7 @@
 #include "model/layers/attention.h"
 
+#include <utility>
+
 #include <ATen/ops/empty.h>
 
 #include "model/base/guarded.h"
@@ -22,6 +24,10 @@ at::Tensor QkvWeight(const ModelConfig& config, int layer, WeightLoader& weights
   return weights.LoadStacked({WeightName::kQProj, WeightName::kKProj, WeightName::kVProj}, layer);
 }
 
+at::Tensor RowsOf(const at::Tensor& all, int64_t first, int64_t count) {
+  return count == all.size(0) ? all : all.narrow(0, first, count);
+}
+
 }  // namespace
 
 AttentionLayer::AttentionLayer(const ModelConfig& config, int layer, WeightLoader& weights)
@@ -32,33 +38,69 @@ AttentionLayer::AttentionLayer(const ModelConfig& config, int layer, WeightLoade
       window_tokens_(config.window_tokens[static_cast<size_t>(layer)]),
       scale_(config.attention_scale),
       softcap_(config.attention_softcap),
+      norm_kind_(config.norm),
       norm_eps_(config.norm_eps),
       local_rope_(config.local_rope.has_value() && window_tokens_ > 0),
       qkv_(QkvWeight(config, layer, weights),
            weights.LoadStacked({WeightName::kQBias, WeightName::kKBias, WeightName::kVBias}, layer),
            QkvGroup(config, layer)),
-      q_norm_(LoadNormWeight(config, WeightName::kQNorm, layer, weights)),
-      k_norm_(LoadNormWeight(config, WeightName::kKNorm, layer, weights)),
+      q_norm_(NormWeightAsApplied(config.norm, weights.LoadIfAny(WeightName::kQNorm, layer))),
+      k_norm_(NormWeightAsApplied(config.norm, weights.LoadIfAny(WeightName::kKNorm, layer))),
       o_(weights.Load(WeightName::kOProj, layer), weights.LoadIfAny(WeightName::kOBias, layer),
          {layer, -1, {{Site::kOProj, 0, config.hidden_size}}}) {}
+
+std::vector<AttentionLayer::HeadNorms> AttentionLayer::HeadNormsOf(int64_t rows, const StepContext& step) const {
+  std::vector<HeadNorms> all = {{.first = 0, .count = rows, .q = q_norm_, .k = k_norm_}};
+  if (!q_norm_.defined() && !k_norm_.defined()) return all;
+  const auto replace = [&](Site site, at::Tensor HeadNorms::*weight) {
+    const NormOverride* replaced = step.seam.Norm(layer_, site, step.batch.rows);
+    if (replaced == nullptr) return;
+    for (const NormOverride::Rows& own : replaced->rows) {
+      for (const int64_t cut : {own.first, own.first + own.count}) CutAt(cut, &all);
+      for (HeadNorms& part : all) {
+        if (part.first < own.first || part.first >= own.first + own.count) continue;
+        part.*weight = NormWeightAsApplied(norm_kind_, own.weight);
+      }
+    }
+  };
+  replace(Site::kQNorm, &HeadNorms::q);
+  replace(Site::kKNorm, &HeadNorms::k);
+  return all;
+}
+
+void AttentionLayer::CutAt(int64_t row, std::vector<HeadNorms>* parts) {
+  for (size_t i = 0; i < parts->size(); ++i) {
+    HeadNorms& part = (*parts)[i];
+    if (row <= part.first || row >= part.first + part.count) continue;
+    HeadNorms rest = part;
+    rest.first = row;
+    rest.count = part.first + part.count - row;
+    part.count = row - part.first;
+    parts->insert(parts->begin() + static_cast<int64_t>(i) + 1, std::move(rest));
+    return;
+  }
+}
 
 at::Tensor AttentionLayer::Forward(const at::Tensor& x, const StepContext& step) const {
   const ForwardBatch& batch = step.batch;
   const RopeRows& rope = local_rope_ ? step.local_rope : step.rope;
   at::Tensor qkv = qkv_.Forward(x, step.seam, batch.rows);
-  ThrowIfError(RopeKvWrite({.qkv = qkv,
-                            .num_heads = num_heads_,
-                            .num_kv_heads = num_kv_heads_,
-                            .head_dim = head_dim_,
-                            .positions = rope.rows,
-                            .cos = rope.cos,
-                            .sin = rope.sin,
-                            .q_norm = q_norm_,
-                            .k_norm = k_norm_,
-                            .norm_eps = norm_eps_,
-                            .kv_slots = batch.kv_slots,
-                            .layer = layer_,
-                            .kv = step.kv}));
+  for (const HeadNorms& norms : HeadNormsOf(qkv.size(0), step)) {
+    at::Tensor rows = RowsOf(qkv, norms.first, norms.count);
+    ThrowIfError(RopeKvWrite({.qkv = rows,
+                              .num_heads = num_heads_,
+                              .num_kv_heads = num_kv_heads_,
+                              .head_dim = head_dim_,
+                              .positions = RowsOf(rope.rows, norms.first, norms.count),
+                              .cos = rope.cos,
+                              .sin = rope.sin,
+                              .q_norm = norms.q,
+                              .k_norm = norms.k,
+                              .norm_eps = norm_eps_,
+                              .kv_slots = RowsOf(batch.kv_slots, norms.first, norms.count),
+                              .layer = layer_,
+                              .kv = step.kv}));
+  }
   const at::Tensor q = qkv.narrow(1, 0, num_heads_ * head_dim_);
   at::Tensor mixed = at::empty({x.size(0), num_heads_ * head_dim_}, x.options());
   ThrowIfError(PagedAttention({.q = q,

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
@@ -19,6 +22,17 @@ class AttentionLayer final {
   at::Tensor Forward(const at::Tensor& x, const StepContext& step) const;
 
  private:
+  // The norms of q and k heads in some rows: the base's, or an adapter's.
+  struct HeadNorms {
+    int64_t first;
+    int64_t count;
+    at::Tensor q;
+    at::Tensor k;
+  };
+  // Of all rows of the step, ascending.
+  std::vector<HeadNorms> HeadNormsOf(int64_t rows, const StepContext& step) const;
+  static void CutAt(int64_t row, std::vector<HeadNorms>* parts);
+
   const int layer_;
   const int64_t num_heads_;
   const int64_t num_kv_heads_;
@@ -26,6 +40,7 @@ class AttentionLayer final {
   const int64_t window_tokens_;
   const double scale_;
   const double softcap_;
+  const NormKind norm_kind_;
   const double norm_eps_;
   const bool local_rope_;
   LinearLayer qkv_;

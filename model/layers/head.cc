@@ -13,7 +13,8 @@ HeadLayer::HeadLayer(const ModelConfig& config, const at::Tensor& embed_table, W
       vocab_size_(config.vocab_size),
       softcap_(config.logit_softcap) {
   if (config.final_norm) {
-    norm_ = NormLayer::Load(config, WeightName::kFinalNorm, WeightName::kFinalNormBias, /*layer=*/-1, weights);
+    norm_ = NormLayer::Load(config, Site::kFinalNorm, WeightName::kFinalNorm, WeightName::kFinalNormBias, /*layer=*/-1,
+                            weights);
   }
   if (!weights.Has(WeightName::kProjectOut)) return;
   project_out_.emplace(weights.Load(WeightName::kProjectOut), at::Tensor(),
@@ -32,7 +33,8 @@ at::Tensor HeadLayer::Forward(at::Tensor residual, at::Tensor pending, const Ste
   if (!norm_.has_value()) {
     x = pending.defined() ? residual.add_(pending) : residual;
   } else {
-    x = pending.defined() ? norm_->AddAndForward(pending, residual) : norm_->Forward(residual);
+    x = pending.defined() ? norm_->AddAndForward(pending, residual, step.seam, batch.head_rows)
+                          : norm_->Forward(residual, step.seam, batch.head_rows);
   }
   if (project_out_.has_value()) x = project_out_->Forward(x, step.seam, batch.head_rows);
   at::Tensor logits = lm_head_.Forward(x, step.seam, batch.head_rows).to(at::kFloat);

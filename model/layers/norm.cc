@@ -1,6 +1,7 @@
 #include "model/layers/norm.h"
 
 #include <utility>
+#include <vector>
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty_like.h>
@@ -11,43 +12,70 @@
 
 namespace lorad {
 
-at::Tensor LoadNormWeight(const ModelConfig& config, WeightName name, int layer, WeightLoader& weights) {
-  at::Tensor weight = weights.LoadIfAny(name, layer);
-  if (config.norm != NormKind::kRmsPlusOne || !weight.defined()) return weight;
-  return at::add(weight.to(at::kFloat), 1.0);
+at::Tensor NormWeightAsApplied(NormKind kind, at::Tensor stored) {
+  if (kind != NormKind::kRmsPlusOne || !stored.defined()) return stored;
+  return at::add(stored.to(at::kFloat), 1.0);
 }
 
-NormLayer::NormLayer(NormKind kind, double eps, at::Tensor weight, at::Tensor bias)
-    : kind_(kind), eps_(eps), weight_(std::move(weight)), bias_(std::move(bias)) {}
+NormLayer::NormLayer(const ModelConfig& config, Site site, int layer, at::Tensor weight, at::Tensor bias)
+    : kind_(config.norm),
+      eps_(config.norm_eps),
+      site_(site),
+      layer_(layer),
+      weight_(NormWeightAsApplied(config.norm, std::move(weight))),
+      bias_(std::move(bias)) {}
 
-NormLayer NormLayer::Load(const ModelConfig& config, WeightName weight, std::optional<WeightName> bias, int layer,
-                          WeightLoader& weights) {
-  return NormLayer(config.norm, config.norm_eps, LoadNormWeight(config, weight, layer, weights),
+NormLayer NormLayer::Load(const ModelConfig& config, Site site, WeightName weight, std::optional<WeightName> bias,
+                          int layer, WeightLoader& weights) {
+  return NormLayer(config, site, layer, weights.LoadIfAny(weight, layer),
                    bias.has_value() ? weights.LoadIfAny(*bias, layer) : at::Tensor());
 }
 
-void NormLayer::Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y) const {
+void NormLayer::RunWith(const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& x, at::Tensor* residual,
+                        at::Tensor& y) const {
   switch (kind_) {
     case NormKind::kRms:
     case NormKind::kRmsPlusOne:
-      return ThrowIfError(RmsNorm({x, weight_, eps_, residual, y}));
+      return ThrowIfError(RmsNorm({x, weight, eps_, residual, y}));
     case NormKind::kLayer:
-      return ThrowIfError(LayerNorm({x, weight_, bias_, eps_, residual, y}));
+      return ThrowIfError(LayerNorm({x, weight, bias, eps_, residual, y}));
   }
 }
 
-at::Tensor NormLayer::Forward(const at::Tensor& x) const {
+void NormLayer::Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y, AdapterSeam& seam,
+                    const RowSegments& rows) const {
+  const NormOverride* replaced = seam.Norm(layer_, site_, rows);
+  if (replaced == nullptr) return RunWith(weight_, bias_, x, residual, y);
+  // Rows with weights of their own are normed aside, and first: the pass over all rows may write over what it reads.
+  std::vector<at::Tensor> aside;
+  for (const NormOverride::Rows& own : replaced->rows) {
+    const at::Tensor own_x = x.narrow(0, own.first, own.count);
+    at::Tensor own_residual = residual == nullptr ? at::Tensor() : residual->narrow(0, own.first, own.count).clone();
+    aside.push_back(at::empty_like(own_x));
+    RunWith(NormWeightAsApplied(kind_, own.weight), own.bias, own_x, residual == nullptr ? nullptr : &own_residual,
+            aside.back());
+  }
+  RunWith(weight_, bias_, x, residual, y);
+  for (size_t i = 0; i < aside.size(); ++i) {
+    y.narrow(0, replaced->rows[i].first, replaced->rows[i].count).copy_(aside[i]);
+  }
+}
+
+at::Tensor NormLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {
   at::Tensor y = at::empty_like(x);
-  Run(x, nullptr, y);
+  Run(x, nullptr, y, seam, rows);
   return y;
 }
 
-at::Tensor NormLayer::AddAndForward(const at::Tensor& x, at::Tensor& residual) const {
+at::Tensor NormLayer::AddAndForward(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam,
+                                    const RowSegments& rows) const {
   at::Tensor y = at::empty_like(x);
-  Run(x, &residual, y);
+  Run(x, &residual, y, seam, rows);
   return y;
 }
 
-void NormLayer::AddInto(const at::Tensor& x, at::Tensor& residual) const { Run(x, &residual, residual); }
+void NormLayer::AddInto(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam, const RowSegments& rows) const {
+  Run(x, &residual, residual, seam, rows);
+}
 
 }  // namespace lorad

@@ -4,36 +4,40 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "model/adapter_seam.h"
 #include "model/config.h"
 #include "model/weights.h"
 
 namespace lorad {
 
-// The weight that the norm called `name` multiplies by: as stored, or 1 + that in fp32, which is not rounded to the
-// model's dtype (as HF's Gemma). Undefined when the architecture has no such norm.
-at::Tensor LoadNormWeight(const ModelConfig& config, WeightName name, int layer, WeightLoader& weights);
+// A norm's weight in the form that is multiplied by: as a checkpoint stores it, or 1 + that in fp32, which is not
+// rounded to the model's dtype (as HF's Gemma). Undefined stays undefined.
+at::Tensor NormWeightAsApplied(NormKind kind, at::Tensor stored);
 
-// The norm that the model has everywhere: RMS or layer norm.
+// The norm that the model has everywhere: RMS or layer norm. `rows` say which adapters may replace its weights.
 class NormLayer final {
  public:
-  // weight, bias [H] or undefined: layer norms alone may lack a weight or have a bias.
-  NormLayer(NormKind kind, double eps, at::Tensor weight, at::Tensor bias);
-  // The two tensors as far as the architecture has them.
-  static NormLayer Load(const ModelConfig& config, WeightName weight, std::optional<WeightName> bias, int layer,
-                        WeightLoader& weights);
+  // The two tensors as far as the architecture has them: layer norms alone may lack a weight or have a bias.
+  static NormLayer Load(const ModelConfig& config, Site site, WeightName weight, std::optional<WeightName> bias,
+                        int layer, WeightLoader& weights);
 
   // x [R, H] -> [R, H]
-  at::Tensor Forward(const at::Tensor& x) const;
+  at::Tensor Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
   // Adds x to `residual` [R, H] in place, then norms the sum.
-  at::Tensor AddAndForward(const at::Tensor& x, at::Tensor& residual) const;
+  at::Tensor AddAndForward(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam, const RowSegments& rows) const;
   // residual = norm(residual + x)
-  void AddInto(const at::Tensor& x, at::Tensor& residual) const;
+  void AddInto(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam, const RowSegments& rows) const;
 
  private:
-  void Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y) const;
+  NormLayer(const ModelConfig& config, Site site, int layer, at::Tensor weight, at::Tensor bias);
+  void Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y, AdapterSeam& seam, const RowSegments& rows) const;
+  void RunWith(const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& x, at::Tensor* residual,
+               at::Tensor& y) const;
 
   NormKind kind_;
   double eps_;
+  Site site_;
+  int layer_;
   at::Tensor weight_;
   at::Tensor bias_;
 };

@@ -17,6 +17,8 @@ struct GatedActivationArgs;
 struct LayerNormArgs;
 struct LinearArgs;
 struct PagedAttentionArgs;
+struct ReplaceEmbeddingRowsArgs;
+struct ReplaceHeadRowsArgs;
 struct RmsNormArgs;
 struct RopeKvWriteArgs;
 struct RouteTopKArgs;
@@ -35,6 +37,8 @@ struct CudaOps {
   absl::Status (*layer_norm)(const LayerNormArgs&) = nullptr;
   absl::Status (*linear)(const LinearArgs&) = nullptr;
   absl::Status (*paged_attention)(const PagedAttentionArgs&) = nullptr;
+  absl::Status (*replace_embedding_rows)(const ReplaceEmbeddingRowsArgs&) = nullptr;
+  absl::Status (*replace_head_rows)(const ReplaceHeadRowsArgs&) = nullptr;
   absl::Status (*rms_norm)(const RmsNormArgs&) = nullptr;
   absl::Status (*rope_kv_write)(const RopeKvWriteArgs&) = nullptr;
   absl::Status (*route_top_k)(const RouteTopKArgs&) = nullptr;

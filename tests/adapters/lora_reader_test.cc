@@ -6,10 +6,11 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <numeric>
 #include <random>
 
 #include "adapters/float_convert.h"
-#include "adapters/kinds/base_table_check.h"
+#include "adapters/kinds/replacements.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_targets.h"
@@ -218,7 +219,8 @@ class BaseTableTest : public testing::Test {
     table_.resize(kRows * kColumns);
     for (float& value : table_) value = normal(random);
   }
-  absl::Status Check(DType file_dtype, std::vector<float> file, DType base_dtype) {
+  // Tokens whose rows replace the base's.
+  absl::StatusOr<std::vector<int32_t>> Replaced(DType file_dtype, std::vector<float> file, DType base_dtype) {
     const auto bytes_of = [](const std::vector<float>& values, DType dtype) {
       std::vector<std::byte> bytes(values.size() * SizeBytes(dtype));
       FromF32(values.data(), static_cast<int64_t>(values.size()), dtype, bytes.data());
@@ -233,34 +235,54 @@ class BaseTableTest : public testing::Test {
             .ok());
     const auto files = LocalFiles();
     const SafetensorsIndex index = ParseSafetensorsHeader(*files, path).value();
-    return CheckEqualsBaseTable(
-        *files, path, "t", index.tensors.at("t"), Site::kEmbedTokens, [&](const BaseTableName&) {
-          return absl::StatusOr<BaseTable>(BaseTable{base_dtype, kRows, kColumns, base_bytes.data()});
-        });
+    BaseShape base;
+    base.vocab_size = kRows;
+    base.sites.push_back({.site = Site::kEmbedTokens,
+                          .module_path = "embed",
+                          .in_features = kRows,
+                          .out_features = kColumns,
+                          .per_layer = false});
+    PeftTensors tensors;
+    tensors.modules["embed"].table = &*index.tensors.find("t");
+    const BaseTables base_tables = [&](const BaseTableName&) {
+      return absl::StatusOr<BaseTable>(BaseTable{base_dtype, kRows, kColumns, base_bytes.data()});
+    };
+    const absl::StatusOr<Replacements> found =
+        FindReplacements(*files, index, tensors, PeftLoraConfig(), base, AllModules(base), base_tables);
+    if (!found.ok()) return found.status();
+    if (found->empty()) return std::vector<int32_t>();
+    const Replacement& replacement = found->at("embed");
+    if (!replacement.ids.empty()) return replacement.ids;
+    std::vector<int32_t> all(static_cast<size_t>(replacement.rows));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
   }
   TemporaryFolder dir_;
   std::vector<float> table_;
 };
 
 TEST_F(BaseTableTest, ACopyIsTheSameAlsoWhenTrainingKeptItInAnotherType) {
-  EXPECT_TRUE(Check(DType::kF32, table_, DType::kF32).ok());
-  EXPECT_TRUE(Check(DType::kBF16, table_, DType::kF32).ok());
-  EXPECT_TRUE(Check(DType::kF16, table_, DType::kF32).ok());
+  EXPECT_THAT(*Replaced(DType::kF32, table_, DType::kF32), testing::IsEmpty());
+  EXPECT_THAT(*Replaced(DType::kBF16, table_, DType::kF32), testing::IsEmpty());
+  EXPECT_THAT(*Replaced(DType::kF16, table_, DType::kF32), testing::IsEmpty());
   std::vector<float> widened = table_;
   for (float& value : widened) value = F32FromBf16(Bf16FromF32(value));
-  EXPECT_TRUE(Check(DType::kF32, widened, DType::kBF16).ok());
+  EXPECT_THAT(*Replaced(DType::kF32, widened, DType::kBF16), testing::IsEmpty());
 }
 
-TEST_F(BaseTableTest, OneOtherNumberOrSizeMakesItAReplacement) {
+TEST_F(BaseTableTest, RowsWithAnotherNumberReplaceTheBases) {
   std::vector<float> other = table_;
+  other[5 * kColumns + 3] += 0.25f;
   other.back() += 0.25f;
-  EXPECT_EQ(Check(DType::kF32, other, DType::kF32).code(), StatusCode::kUnimplemented);
-  EXPECT_EQ(Check(DType::kF32, std::vector<float>(kRows * (kColumns + 1)), DType::kF32).code(),
-            StatusCode::kUnimplemented);
+  EXPECT_THAT(*Replaced(DType::kF32, other, DType::kF32), testing::ElementsAre(5, kRows - 1));
+  for (float& value : other) value += 0.25f;
+  EXPECT_EQ(Replaced(DType::kF32, other, DType::kF32)->size(), static_cast<size_t>(kRows));
   table_[0] = 0.0f;
   other = table_;
   other[0] = -0.0f;
-  EXPECT_TRUE(Check(DType::kF32, other, DType::kF32).ok());
+  EXPECT_THAT(*Replaced(DType::kF32, other, DType::kF32), testing::IsEmpty());
+  EXPECT_EQ(Replaced(DType::kF32, std::vector<float>(kRows * (kColumns + 1)), DType::kF32).status().code(),
+            StatusCode::kInvalidArgument);
 }
 
 // Files in memory, so that thousands of damaged ones cost nothing.

@@ -51,7 +51,7 @@ def rope_length(model, length: int) -> int:
     next multiple of max_position_embeddings.
     """
     config = model.config
-    if (config.rope_parameters or {}).get("rope_type") != "dynamic":
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") != "dynamic":
         return length
     for module in model.modules():
         if hasattr(module, "max_seq_len_cached"):

@@ -23,9 +23,8 @@ def lora(**options):
 
 
 MADE_BY_PEFT = {
-    "modules_to_save": (lora(modules_to_save=["lm_head"]), ["modules_to_save"]),
-    "modules_to_save_norm": (lora(modules_to_save=["norm"]), ["modules_to_save"]),
-    "trainable_token_indices": (lora(trainable_token_indices=[3, 9]), ["trainable_token_indices"]),
+    "modules_to_save_linear": (lora(modules_to_save=["down_proj"]), ["modules_to_save", "down_proj"]),
+    "modules_to_save_block": (lora(modules_to_save=["mlp"]), ["modules_to_save", "mlp"]),
     "pissa": (lora(init_lora_weights="pissa"), ["init_lora_weights", "pissa"]),
     "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), ["init_lora_weights", "pissa_niter_4"]),
     "olora": (lora(init_lora_weights="olora"), ["init_lora_weights", "olora"]),

@@ -11,6 +11,7 @@ Each folder has expect.json: {"base", "code", "names"}; the error has that code 
 
 import copy
 import dataclasses
+import math
 import pathlib
 import shutil
 
@@ -103,6 +104,7 @@ def both(*changes):
 Q0A, Q0B = site(0, "q_proj") + ".lora_A.weight", site(0, "q_proj") + ".lora_B.weight"
 Q1A, Q1B = site(1, "q_proj") + ".lora_A.weight", site(1, "q_proj") + ".lora_B.weight"
 EMBED = "base_model.model.model.embed_tokens"
+TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
 LOOK_AROUND = r".*(?<!k)_proj"
 
 CONFIGS = [
@@ -198,9 +200,32 @@ TENSORS = [
     Flaw("embedding_of_another_vocabulary", INVALID, ["embed_tokens", "104"], both(
         config(target_modules=["q_proj", "v_proj", "embed_tokens"]),
         put(EMBED + ".lora_embedding_A", (RANK, 104)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)))),
-    Flaw("embedding_table_replaced", UNIMPLEMENTED, ["embed_tokens.base_layer.weight"], both(
-        config(target_modules=["q_proj", "v_proj", "embed_tokens"]), put(EMBED + ".base_layer.weight", (VOCAB, HIDDEN)),
-        put(EMBED + ".lora_embedding_A", (RANK, VOCAB)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)))),
+    Flaw("embedding_table_too_narrow", INVALID, ["embed_tokens.weight"], both(
+        config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB, HIDDEN - 1)))),
+    Flaw("embedding_table_of_more_tokens", UNIMPLEMENTED, ["embed_tokens.weight"], both(
+        config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB + 1, HIDDEN)))),
+    Flaw("embedding_table_with_nan", DAMAGED, ["embed_tokens.weight"], both(
+        config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB, HIDDEN), math.nan))),
+    Flaw("saved_module_missing", DAMAGED, ["lm_head", "modules_to_save"], config(modules_to_save=["lm_head"])),
+    Flaw("saved_module_unknown", UNIMPLEMENTED, ["score"], config(modules_to_save=["score"])),
+    Flaw("saved_norm_of_another_width", INVALID, ["model.norm.weight"], both(
+        config(modules_to_save=["model.norm"]), put("base_model.model.model.norm.weight", (HIDDEN + 1,)))),
+    Flaw("saved_norm_with_a_bias", INVALID, ["model.norm.bias"], both(
+        config(modules_to_save=["model.norm"]), put("base_model.model.model.norm.weight", (HIDDEN,)),
+        put("base_model.model.model.norm.bias", (HIDDEN,)))),
+    Flaw("trainable_tokens_missing", DAMAGED, ["trainable_token_indices"], config(trainable_token_indices=[3, 9])),
+    Flaw("trainable_tokens_fewer", INVALID, ["trainable_tokens_delta"], both(
+        config(trainable_token_indices=[3, 9]), put(EMBED + TOKEN_ROWS, (1, HIDDEN)))),
+    Flaw("trainable_tokens_twice", INVALID, ["trainable_token_indices: 9"], both(
+        config(trainable_token_indices=[9, 9]), put(EMBED + TOKEN_ROWS, (2, HIDDEN)))),
+    Flaw("trainable_tokens_too_large", INVALID, [f"trainable_token_indices: {VOCAB}"], both(
+        config(trainable_token_indices=[3, VOCAB]), put(EMBED + TOKEN_ROWS, (2, HIDDEN)))),
+    Flaw("trainable_tokens_not_in_the_config", INVALID, ["trainable_token_indices"], put(EMBED + TOKEN_ROWS, (2, HIDDEN))),
+    Flaw("trainable_tokens_of_strings", INVALID, ["trainable_token_indices"], config(trainable_token_indices=["a"])),
+    Flaw("trainable_tokens_and_lora", UNIMPLEMENTED, ["trainable_token_indices"], both(
+        config(target_modules=["q_proj", "v_proj", "embed_tokens"], trainable_token_indices=[3]),
+        put(EMBED + ".lora_embedding_A", (RANK, VOCAB)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)),
+        put(EMBED + TOKEN_ROWS, (1, HIDDEN)))),
     Flaw("norm_replaced", INVALID, ["model.norm.weight"], put("base_model.model.model.norm.weight", (HIDDEN,))),
 ]
 

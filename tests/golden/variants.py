@@ -26,6 +26,7 @@ class Variant:
     edit_config: object = None  # dict -> dict, applied to adapter_config.json as peft wrote it.
     edit_key: object = None  # str -> str, applied to the names of the tensors.
     pickle: object = None  # dict -> what torch.save writes instead of safetensors; str: as peft itself does.
+    rows: list | None = None  # Of a saved table, those that differ from the base's; None: all.
     expect: str = ""  # "later": a server may refuse it by name for now.
     strength: float = 0.8  # Size of the update against the base weight's own output.
 
@@ -53,7 +54,7 @@ EMBEDDINGS = [
     Variant("embed_pair_only", lora(["embed_tokens", "v_proj"]), save_embeddings=False),
     Variant("head_pair_only", lora(["lm_head", "down_proj"]), save_embeddings=False),
 ]
-TIED = Variant("ensure_weight_tying", lora(["embed_tokens", "q_proj"], ensure_weight_tying=True), expect="later")
+TIED = Variant("ensure_weight_tying", lora(["embed_tokens", "q_proj"], ensure_weight_tying=True))
 RSLORA = Variant("rslora", lora(["q_proj", "v_proj", "up_proj"], r=16, alpha=12, use_rslora=True))
 PATTERNS = [
     # Alphabetical, because peft sorts the keys when it saves: the first one that matches wins.
@@ -186,27 +187,41 @@ BIASES = [
     Variant("dora_bias_all", lora(["v_proj", "down_proj"], bias="all", use_dora=True)),
 ]
 
+TOKENS = [90, 3, 17, 41, 5]  # In the file's order, which is not the tokens'.
+REPLACED = [
+    Variant("saved_embed_and_head", lora(["q_proj"], modules_to_save=["embed_tokens", "lm_head"])),
+    Variant("saved_head", lora(["v_proj"], modules_to_save=["lm_head"])),
+    Variant("saved_embed_few_rows", lora(["down_proj"], modules_to_save=["embed_tokens"]), rows=TOKENS),
+    Variant("saved_norms", lora(["o_proj", "up_proj"], modules_to_save=["norm"])),  # Every path that ends so.
+    Variant("trainable_tokens", lora(["q_proj", "v_proj"], trainable_token_indices=TOKENS)),
+    Variant("trainable_tokens_of_both", lora(
+        ["k_proj"], trainable_token_indices={"embed_tokens": TOKENS, "lm_head": [8, 90, 2]})),
+]
+SAVED_TIED = Variant("saved_tied", lora(["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True))
+SAVED_LAYER_NORMS = [Variant("saved_layer_norms", lora(["v_proj"], modules_to_save=[end])) for end in ("layer_norm", "layernorm")]
+BIAS_ALL_AND_NORMS = Variant("bias_all", lora(["q_proj", "fc1"], bias="all"))
+
 BY_BASE = {
     "llama3": [
         QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
-        *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED,
+        *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED, *REPLACED,
     ],
     "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0]],
     "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES],
     "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0]],
-    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0]],
+    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
-    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS],
-    "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0], DORA_EMBEDDINGS[0]],
-    "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED],
+    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED],
+    "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0], DORA_EMBEDDINGS[0], REPLACED[2], REPLACED[3], REPLACED[4]],
+    "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, REPLACED[3]],
     "gemma3": [QV, ALL_LINEAR, *SINGLES, EMBEDDINGS[2]],
     "phi3": [ALL_LINEAR, *FUSED, *EMBEDDINGS[:2], EMBEDDINGS[4]],
     "llama_yarn": [QV, ALL_LINEAR, EMBEDDINGS[2]],
     "llama_dynamic": [QV, ALL_LINEAR, EMBEDDINGS[2]],
-    "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX],
+    "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[0], BIAS_ALL_AND_NORMS, REPLACED[4]],
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
-    "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX],
+    "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[1], BIAS_ALL_AND_NORMS, REPLACED[1]],
     "mixtral": [QV, ALL_LINEAR, *ROUTED, EXPERTS_BF16, EMBEDDINGS[2]],
     "qwen2_moe": [QV, ALL_LINEAR, *ROUTED[:7], *SHARED],
     "qwen3_moe": [QV, ALL_LINEAR, *ROUTED, EMBEDDINGS[3]],
@@ -258,6 +273,23 @@ def draw_vectors(model, strength: float, seed: int) -> None:
             parameter.data.add_(0.3 * strength * noise(name, parameter))
 
 
+def draw_replaced(model, variant: Variant, seed: int) -> None:
+    """New values for what is saved whole: tables, norms, rows of tables."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or not ("modules_to_save.default.weight" in name or "trainable_tokens_delta" in name):
+            continue
+        generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+        noise = variant.strength * torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() == 1:
+            parameter.data.mul_(1 + 0.4 * noise.clamp(-2, 2))
+            continue
+        if variant.rows is not None:
+            kept = torch.ones(parameter.shape[0], dtype=torch.bool)
+            kept[variant.rows] = False
+            noise[kept] = 0
+        parameter.data.add_(0.7 * parameter.detach().std() * noise)
+
+
 def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: pathlib.Path, seed: int = 1) -> None:
     """folder as peft's save_pretrained leaves it (without the README), then the variant's own edits."""
     model = oracle.load(model_dir)
@@ -265,6 +297,7 @@ def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: 
     peft_model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **copy.deepcopy(variant.lora)))
     draw_pairs(peft_model, variant.strength, seed)
     draw_vectors(peft_model, variant.strength, seed)
+    draw_replaced(peft_model, variant, seed)
     if variant.stored != torch.float32:
         for name, parameter in peft_model.named_parameters():
             if "lora_" in name:

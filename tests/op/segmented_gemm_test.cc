@@ -117,7 +117,7 @@ struct Problem {
             for (int32_t j = 0; j < w.rank; ++j)
               for (int64_t k = 0; k < shape.in; ++k)
                 h[j] += At(x, r * shape.in + k) * At(a[p][term.slot], j * shape.in + k);
-            for (int64_t c = 0; w.touches() && c < shape.parts[p].columns; ++c) {
+            for (int64_t c = 0; w.adds() && c < shape.parts[p].columns; ++c) {
               float sum = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c];
               for (int32_t j = 0; j < w.rank; ++j) sum += h[j] * At(b_t[p][term.slot], j * shape.parts[p].columns + c);
               double& v = out[r * columns + shape.parts[p].first_column + c];

@@ -1,0 +1,284 @@
+#include "adapters/kinds/replacements.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/float_convert.h"
+#include "model/base/status_macros.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kBlockElements = 1 << 16;
+
+// The tokens whose rows in the file are not the base's.
+class TableComparison final {
+ public:
+  TableComparison(FileSource& files, const std::string& path, const SafetensorsEntry& entry, const BaseTable& base)
+      : files_(files), path_(path), entry_(entry), base_(base) {}
+
+  absl::StatusOr<std::vector<int32_t>> Run() {
+    const int64_t columns = base_.columns;
+    const int64_t rows_at_once = std::max<int64_t>(1, kBlockElements / columns);
+    const auto elements = static_cast<size_t>(rows_at_once * columns);
+    of_file_.resize(elements * static_cast<size_t>(SizeBytes(entry_.dtype)));
+    rounded_.resize(of_file_.size());
+    a_.resize(elements);
+    b_.resize(elements);
+    for (int64_t row = 0; row < base_.rows; row += rows_at_once) {
+      const int64_t rows = std::min(rows_at_once, base_.rows - row);
+      RETURN_IF_ERROR(files_.ReadAt(path_, entry_.offset_bytes + row * RowBytes(), rows * RowBytes(), of_file_.data()));
+      ToF32(base_.dtype, base_.data + row * columns * SizeBytes(base_.dtype), rows * columns, a_.data());
+      FromF32(a_.data(), rows * columns, entry_.dtype, rounded_.data());
+      CompareRows(row, rows);
+    }
+    return std::move(different_);
+  }
+
+ private:
+  int64_t RowBytes() const { return base_.columns * SizeBytes(entry_.dtype); }
+
+  void CompareRows(int64_t first, int64_t rows) {
+    const auto row_bytes = static_cast<size_t>(RowBytes());
+    if (std::memcmp(of_file_.data(), rounded_.data(), row_bytes * static_cast<size_t>(rows)) == 0) return;
+    for (int64_t r = 0; r < rows; ++r) {
+      const std::byte* const file = of_file_.data() + static_cast<size_t>(r) * row_bytes;
+      const std::byte* const base = rounded_.data() + static_cast<size_t>(r) * row_bytes;
+      if (std::memcmp(file, base, row_bytes) == 0) continue;
+      // As numbers, so that 0 and -0 are equal.
+      ToF32(entry_.dtype, file, base_.columns, a_.data());
+      ToF32(entry_.dtype, base, base_.columns, b_.data());
+      if (!std::equal(a_.begin(), a_.begin() + base_.columns, b_.begin())) {
+        different_.push_back(static_cast<int32_t>(first + r));
+      }
+    }
+  }
+
+  FileSource& files_;
+  const std::string& path_;
+  const SafetensorsEntry& entry_;
+  const BaseTable& base_;
+  std::vector<std::byte> of_file_, rounded_;
+  std::vector<float> a_, b_;
+  std::vector<int32_t> different_;
+};
+
+class Finder final {
+ public:
+  Finder(FileSource& files, const SafetensorsIndex& index, const PeftTensors& tensors, const PeftLoraConfig& config,
+         const BaseShape& base, const std::map<std::string, TargetedModule>& modules, const BaseTables& base_tables)
+      : files_(files),
+        index_(index),
+        tensors_(tensors),
+        config_(config),
+        base_(base),
+        modules_(modules),
+        base_tables_(base_tables) {}
+
+  absl::StatusOr<Replacements> Find() {
+    for (const auto& [path, module] : tensors_.modules) {
+      const TargetedModule& of_base = modules_.at(path);
+      if (IsNorm(of_base.shape->site)) {
+        if (module.table != nullptr || module.bias != nullptr) RETURN_IF_ERROR(AddNorm(path, module, of_base));
+      } else if (module.table != nullptr) {
+        RETURN_IF_ERROR(AddTable(path, *module.table, of_base));
+      }
+      if (module.token_rows != nullptr) RETURN_IF_ERROR(AddTokens(path, *module.token_rows, of_base));
+    }
+    RETURN_IF_ERROR(CheckTokensAreThere());
+    if (base_.tied_embeddings) TieTokens();
+    return std::move(found_);
+  }
+
+ private:
+  absl::StatusOr<BaseTable> TableOf(const FileTensor& tensor, const TargetedModule& module, bool bias = false) const {
+    if (base_tables_ == nullptr) {
+      return absl::UnimplementedError(
+          absl::StrCat(About(index_, tensor), "replaces part of the base, which cannot be compared here"));
+    }
+    return base_tables_({.site = module.shape->site, .layer = module.layer, .bias = bias});
+  }
+
+  absl::Status AddTable(const std::string& path, const FileTensor& tensor, const TargetedModule& module) {
+    const SafetensorsEntry& entry = tensor.second;
+    const std::string what = absl::StrCat(About(index_, tensor), "shape: ", ShapeText(entry.shape));
+    if (!entry.strides.empty())
+      return absl::UnimplementedError(absl::StrCat(what, "; a strided view; save it contiguous"));
+    ASSIGN_OR_RETURN(const BaseTable table, TableOf(tensor, module));
+    if (entry.shape.size() != 2 || entry.shape[1] != table.columns) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(what, "; the base's ", path, ": [", table.rows, ", ", table.columns, "]"));
+    }
+    if (entry.shape[0] != table.rows) {
+      return absl::UnimplementedError(absl::StrCat(what, "; the base's: [", table.rows, ", ", table.columns,
+                                                   "]; a resized vocabulary is not supported yet"));
+    }
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, TableComparison(files_, index_.path, entry, table).Run());
+    if (ids.empty()) return absl::OkStatus();
+    const auto rows = static_cast<int64_t>(ids.size());
+    Replacement replacement{.weight = &tensor, .width = table.columns, .rows = rows};
+    if (2 * rows > table.rows) {
+      replacement.rows = table.rows;  // as a whole it needs no list
+    } else {
+      replacement.in_weight.assign(ids.begin(), ids.end());
+      replacement.ids = std::move(ids);
+    }
+    found_[path] = std::move(replacement);
+    return absl::OkStatus();
+  }
+
+  absl::Status AddTokens(const std::string& path, const FileTensor& tensor, const TargetedModule& module) {
+    const std::vector<int32_t>* tokens = config_.TokensOf(path, module.shape->site == Site::kEmbedTokens);
+    const std::vector<int64_t>& shape = tensor.second.shape;
+    const std::string what = absl::StrCat(About(index_, tensor), "shape: ", ShapeText(shape));
+    if (tokens == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(About(index_, tensor), "the config's trainable_token_indices do not name this module"));
+    }
+    const bool is_head = module.shape->site == Site::kLmHead;
+    const int64_t vocabulary = base_.vocab_size;
+    const int64_t width = is_head ? module.shape->in_features : module.shape->out_features;
+    if (shape.size() != 2 || shape[0] != static_cast<int64_t>(tokens->size()) || shape[1] != width) {
+      return absl::InvalidArgumentError(absl::StrCat(what, "; wanted: [", tokens->size(), ", ", width,
+                                                     "], a row for each of trainable_token_indices"));
+    }
+    if (!tensor.second.strides.empty()) {
+      return absl::UnimplementedError(absl::StrCat(what, "; a strided view; save it contiguous"));
+    }
+    if (found_.contains(path) || tensors_.modules.at(path).has_pair()) {
+      return absl::UnimplementedError(
+          absl::StrCat(About(index_, tensor), "trainable_token_indices and LoRA or a whole replacement on one module"));
+    }
+    Replacement replacement{.weight = &tensor, .width = width, .rows = shape[0]};
+    replacement.in_weight.resize(tokens->size());
+    std::iota(replacement.in_weight.begin(), replacement.in_weight.end(), 0);
+    std::sort(replacement.in_weight.begin(), replacement.in_weight.end(),
+              [&](int64_t x, int64_t y) { return (*tokens)[x] < (*tokens)[y]; });
+    for (const int64_t row : replacement.in_weight) {
+      const int32_t token = (*tokens)[static_cast<size_t>(row)];
+      const bool twice = !replacement.ids.empty() && replacement.ids.back() == token;
+      if (token < 0 || token >= vocabulary || twice) {
+        return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: trainable_token_indices: ", token,
+                                                       twice ? " twice" : "", "; limit: 0..", vocabulary - 1));
+      }
+      replacement.ids.push_back(token);
+    }
+    found_[path] = std::move(replacement);
+    return absl::OkStatus();
+  }
+
+  // A norm's two vectors come as one replacement: what the file does not have is the base's.
+  absl::Status AddNorm(const std::string& path, const ModuleTensors& module, const TargetedModule& of_base) {
+    bool differs = false;
+    for (const FileTensor* tensor : {module.table, module.bias}) {
+      if (tensor == nullptr) continue;
+      ASSIGN_OR_RETURN(const BaseTable base, TableOf(*tensor, of_base, tensor == module.bias));
+      const SafetensorsEntry& entry = tensor->second;
+      if (entry.shape != std::vector<int64_t>{of_base.shape->out_features}) {
+        return absl::InvalidArgumentError(absl::StrCat(About(index_, *tensor), "shape: ", ShapeText(entry.shape),
+                                                       "; the base's: [", of_base.shape->out_features, "]"));
+      }
+      const BaseTable as_row{.dtype = base.dtype, .rows = 1, .columns = base.rows, .data = base.data};
+      ASSIGN_OR_RETURN(const std::vector<int32_t> ids, TableComparison(files_, index_.path, entry, as_row).Run());
+      differs |= !ids.empty();
+    }
+    if (!differs) return absl::OkStatus();
+    found_[path] = {.weight = module.table,
+                    .bias = module.bias,
+                    .width = of_base.shape->out_features,
+                    .rows = of_base.shape->has_bias ? 2 : 1};
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckTokensAreThere() const {
+    for (const auto& [path, module] : modules_) {
+      const Site site = module.shape->site;
+      if (site != Site::kEmbedTokens && site != Site::kLmHead) continue;
+      const std::vector<int32_t>* tokens = config_.TokensOf(path, site == Site::kEmbedTokens);
+      // Of a tied head PEFT saves nothing where the embedding's tokens are the same.
+      if (tokens == nullptr || (site == Site::kLmHead && base_.tied_embeddings)) continue;
+      const auto found = tensors_.modules.find(path);
+      if (found == tensors_.modules.end() || found->second.token_rows == nullptr) {
+        return absl::DataLossError(absl::StrCat(index_.path, ": no trainable_tokens_delta for ", path,
+                                                ", which trainable_token_indices in adapter_config.json names"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // A tied head reads the embedding's new rows, unless it has tokens of its own.
+  void TieTokens() {
+    const std::string& embedding = base_.Find(Site::kEmbedTokens)->module_path;
+    const std::string& head = base_.Find(Site::kLmHead)->module_path;
+    const auto found = tensors_.modules.find(embedding);
+    if (found == tensors_.modules.end() || found->second.token_rows == nullptr || found_.contains(head)) return;
+    found_[head] = found_.at(embedding);
+  }
+
+  FileSource& files_;
+  const SafetensorsIndex& index_;
+  const PeftTensors& tensors_;
+  const PeftLoraConfig& config_;
+  const BaseShape& base_;
+  const std::map<std::string, TargetedModule>& modules_;
+  const BaseTables& base_tables_;
+  Replacements found_;
+};
+
+absl::StatusOr<HostTensor> ReadNorm(FileSource& files, const SafetensorsIndex& index, const Replacement& replacement,
+                                    const TargetedModule& module, const BaseTables& base_tables) {
+  std::vector<float> values(static_cast<size_t>(replacement.rows * replacement.width));
+  for (int64_t part = 0; part < replacement.rows; ++part) {
+    float* const to = values.data() + part * replacement.width;
+    const FileTensor* tensor = part == 0 ? replacement.weight : replacement.bias;
+    if (tensor == nullptr) {
+      ASSIGN_OR_RETURN(const BaseTable base,
+                       base_tables({.site = module.shape->site, .layer = module.layer, .bias = part == 1}));
+      ToF32(base.dtype, base.data, replacement.width, to);
+      continue;
+    }
+    const SafetensorsEntry& entry = tensor->second;
+    std::vector<std::byte> bytes(static_cast<size_t>(entry.size_bytes));
+    RETURN_IF_ERROR(ReadTensor(files, index.path, entry, bytes.data()));
+    ToF32(entry.dtype, bytes.data(), replacement.width, to);
+  }
+  auto bytes = std::make_shared<std::vector<std::byte>>(values.size() * sizeof(float));
+  std::memcpy(bytes->data(), values.data(), bytes->size());
+  return HostTensor{.dtype = DType::kF32, .shape = {replacement.rows, replacement.width}, .bytes = std::move(bytes)};
+}
+
+}  // namespace
+
+absl::StatusOr<Replacements> FindReplacements(FileSource& files, const SafetensorsIndex& index,
+                                              const PeftTensors& tensors, const PeftLoraConfig& config,
+                                              const BaseShape& base,
+                                              const std::map<std::string, TargetedModule>& modules,
+                                              const BaseTables& base_tables) {
+  return Finder(files, index, tensors, config, base, modules, base_tables).Find();
+}
+
+absl::StatusOr<HostTensor> ReadReplacement(FileSource& files, const SafetensorsIndex& index,
+                                           const Replacement& replacement, const TargetedModule& module,
+                                           const BaseTables& base_tables) {
+  if (IsNorm(module.shape->site)) return ReadNorm(files, index, replacement, module, base_tables);
+  const SafetensorsEntry& entry = replacement.weight->second;
+  const int64_t row_bytes = replacement.width * SizeBytes(entry.dtype);
+  auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(replacement.rows * row_bytes));
+  const std::vector<int64_t>& in_weight = replacement.in_weight;
+  for (int64_t row = 0; row < replacement.rows;) {
+    const int64_t begin = in_weight.empty() ? 0 : in_weight[static_cast<size_t>(row)];
+    int64_t end = row + 1;  // of rows that lie together in the file
+    if (in_weight.empty()) end = replacement.rows;
+    while (end < replacement.rows && in_weight[static_cast<size_t>(end)] == begin + (end - row)) ++end;
+    RETURN_IF_ERROR(files.ReadAt(index.path, entry.offset_bytes + begin * row_bytes, (end - row) * row_bytes,
+                                 bytes->data() + row * row_bytes));
+    row = end;
+  }
+  return HostTensor{.dtype = entry.dtype, .shape = {replacement.rows, replacement.width}, .bytes = std::move(bytes)};
+}
+
+}  // namespace lorad
