@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/dora.h"
 #include "adapters/float_convert.h"
+#include "adapters/kinds/block_diagonal.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_experts.h"
 #include "adapters/kinds/peft_targets.h"
@@ -110,6 +111,10 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements&
       host.dtype = tensor->second.dtype;
       host.shape = tensor->second.shape;
       if (part.vector) host.shape = {host.elements()};
+    }
+    if (slot.rank > 0) {
+      slot.a.shape[1] *= targets.at(path).a_blocks;
+      slot.b.shape[1] *= targets.at(path).b_blocks;
     }
     if (const auto replaced = replacements.find(path); replaced != replacements.end()) {
       slot.rows.shape = {replaced->second.rows, replaced->second.width};
@@ -214,11 +219,13 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
       const FileTensor* tensor = FileTensorOf(module, part, slot.site);
       if (tensor == nullptr) continue;
       HostTensor& host = slot.*part.to;
-      const std::vector<int64_t> shape = host.shape;
       host = reader.Get(tensor->second);
-      host.shape = shape;
+      if (part.vector) host.shape = {host.elements()};
       RETURN_IF_ERROR(CheckFinite(index, *tensor, host, part.vector ? DType::kF32 : options.pool_dtype));
     }
+    const TargetedModule& target = modules.at(path);
+    if (target.a_blocks > 1) slot.a = WithItsZeros(slot.a, target.a_blocks);
+    if (target.b_blocks > 1) slot.b = WithItsZeros(slot.b, target.b_blocks);
     if (slot.experts > 1) slot.b = ExpertsOneAfterTheOther(slot.b, slot.experts);
     RETURN_IF_ERROR(AddFromBase(absl::StrCat(index.path, ": ", path), options, &slot));
     AddToDigest(path, slot, &digest);

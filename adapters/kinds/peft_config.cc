@@ -47,6 +47,7 @@ constexpr KnownKey kKnownKeys[] = {
     {"lora_bias", KeyUse::kRead},
     {"modules_to_save", KeyUse::kRead},
     {"trainable_token_indices", KeyUse::kRead},
+    {"use_bdlora", KeyUse::kRead},
     // Words for people and programs, training, and how the base was split over devices.
     {"task_type", KeyUse::kInert},
     {"auto_mapping", KeyUse::kInert},
@@ -70,7 +71,6 @@ constexpr KnownKey kKnownKeys[] = {
     {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
     {"layer_replication", KeyUse::kMustBeOff, "a deeper model made of the base's layers"},
     {"alora_invocation_tokens", KeyUse::kMustBeOff, "activation by invocation tokens (aLoRA)"},
-    {"use_bdlora", KeyUse::kMustBeOff, "block-diagonal matrices"},
     {"arrow_config", KeyUse::kMustBeOff, "routing among other adapters"},
     {"kasa_config", KeyUse::kMustBeOff, "a base with its smallest singular values removed (KaSA)"},
     {"monteclora_config", KeyUse::kMustBeOff, "sampled weights (MonteCLoRA)"},
@@ -281,6 +281,30 @@ absl::Status ReadReplaced(const Json& json, PeftLoraConfig* config) {
   return absl::OkStatus();
 }
 
+absl::Status ReadBlockDiagonal(const Json& json, PeftLoraConfig* config) {
+  const Json* blocks = FindSet(json, "use_bdlora");
+  if (blocks == nullptr || IsOff(*blocks)) return absl::OkStatus();
+  if (!blocks->is_object()) return Invalid("use_bdlora", *blocks, "must be an object");
+  if (config->use_dora) return Unsupported("use_bdlora", *blocks, "together with use_dora");
+  for (const auto& [key, value] : blocks->items()) {
+    const std::string name = absl::StrCat("use_bdlora: ", Printable(key));
+    const bool of_a = key == "target_modules_bd_a";
+    if (of_a || key == "target_modules_bd_b") {
+      if (value.is_null()) continue;
+      RETURN_IF_ERROR(ReadNames(name.c_str(), value, of_a ? &config->block_diagonal_a : &config->block_diagonal_b));
+    } else if (key == "nblocks") {
+      ASSIGN_OR_RETURN(config->blocks, RankOf(name, value));
+    } else if (key == "match_strict") {
+      if (!value.is_boolean()) return Invalid(name, value, "must be true or false");
+      config->blocks_strict = value.get<bool>();
+    } else if (!IsOff(value)) {
+      return Unsupported(name, value, "an unknown key that is set may change the maths");
+    }
+  }
+  if (!blocks->contains("match_strict")) config->blocks_strict = true;  // PEFT's default
+  return absl::OkStatus();
+}
+
 absl::Status CheckInit(const Json& json) {
   const Json* init = FindSet(json, "init_lora_weights");
   if (init == nullptr || init->is_boolean()) return absl::OkStatus();
@@ -336,6 +360,7 @@ absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::
   RETURN_IF_ERROR(ReadTargets(json, model_type, &config));
   RETURN_IF_ERROR(ReadLayers(json, &config));
   RETURN_IF_ERROR(ReadReplaced(json, &config));
+  RETURN_IF_ERROR(ReadBlockDiagonal(json, &config));
   return config;
 }
 

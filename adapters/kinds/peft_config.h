@@ -39,6 +39,12 @@ struct PeftLoraConfig {
   std::vector<std::string> layers_patterns;    // expressions for the path segment before the layer's number
   bool ensure_weight_tying = false;
 
+  // BD-LoRA: parts of module names whose A, or B, is block-diagonal.
+  std::vector<std::string> block_diagonal_a;
+  std::vector<std::string> block_diagonal_b;
+  int64_t blocks = 1;
+  bool blocks_strict = false;  // every targeted module is named by one of the two
+
   std::vector<std::string> modules_to_save;  // ends of module paths
   // Module -> tokens in the file's order; "" is the embedding.
   std::vector<std::pair<std::string, std::vector<int32_t>>> trainable_tokens;

@@ -280,6 +280,32 @@ absl::Status AddParameters(const std::vector<Parameter>& parameters, const Scale
   return absl::OkStatus();
 }
 
+// BD-LoRA's lists name parts of a module's own name.
+absl::Status PutBlocks(const PeftLoraConfig& config, const std::string& path, TargetedModule* target) {
+  if (config.blocks == 1 && !config.blocks_strict) return absl::OkStatus();
+  const std::string name = path.substr(path.rfind('.') + 1);
+  const auto named_by = [&](const std::vector<std::string>& parts) {
+    return std::any_of(parts.begin(), parts.end(),
+                       [&](const std::string& part) { return absl::StrContains(name, part); });
+  };
+  const bool of_a = named_by(config.block_diagonal_a), of_b = named_by(config.block_diagonal_b);
+  if ((of_a && of_b) || (config.blocks_strict && !of_a && !of_b)) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: use_bdlora: ", Printable(path), " is in ",
+                                                   of_a ? "both" : "neither",
+                                                   " of target_modules_bd_a and target_modules_bd_b"));
+  }
+  const SiteShape& shape = *target->shape;
+  const int64_t divided = of_a ? shape.in_features : shape.out_features;
+  if ((of_a || of_b) && (divided % config.blocks != 0 || target->rank % config.blocks != 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: use_bdlora: nblocks: ", config.blocks,
+                                                   "; must divide the rank: ", target->rank, " and the width of ",
+                                                   Printable(path), ": ", divided));
+  }
+  if (of_a) target->a_blocks = config.blocks;
+  if (of_b) target->b_blocks = config.blocks;
+  return absl::OkStatus();
+}
+
 // ensure_weight_tying on a tied base: what is put on one of embedding and head is put on the other too.
 void TieTargets(const std::map<std::string, TargetedModule>& modules, std::map<std::string, TargetedModule>* targets) {
   const auto is_tied = [](const auto& module) {
@@ -326,7 +352,10 @@ absl::StatusOr<std::map<std::string, TargetedModule>> SelectTargets(const PeftLo
     if (!selection.Excludes(path) && selection.Targets(path, module.shape->site)) targets[path] = module;
   }
   if (config.ensure_weight_tying && base.tied_embeddings) TieTargets(modules, &targets);
-  for (auto& [path, target] : targets) scales.Put(path, &target);
+  for (auto& [path, target] : targets) {
+    scales.Put(path, &target);
+    RETURN_IF_ERROR(PutBlocks(config, path, &target));
+  }
   RETURN_IF_ERROR(AddParameters(parameters, scales, &targets));
   if (targets.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_modules",

@@ -16,6 +16,10 @@ struct TargetedModule {
   int32_t layer = -1;
   int64_t rank = 0;
   float scale = 1.0f;
+  // Blocks of a block-diagonal A or B, which is stored without its zeros: A [rank, in / blocks], B [out, rank /
+  // blocks].
+  int64_t a_blocks = 1;
+  int64_t b_blocks = 1;
 };
 
 // Targeted modules by the path that the file's tensors have ("model.layers.0.self_attn.q_proj"). Of two targeted

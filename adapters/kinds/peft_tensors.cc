@@ -191,16 +191,16 @@ class Sorter final {
     const std::vector<int64_t>& a = tensors.a->second.shape;
     const std::vector<int64_t>& b = tensors.b->second.shape;
     const SiteShape& shape = *target.shape;
-    if (a.size() != 2 || a[1] != shape.in_features) {
+    if (a.size() != 2 || a[1] * target.a_blocks != shape.in_features) {
       return absl::InvalidArgumentError(absl::StrCat(About(index_, *tensors.a), "shape: ", ShapeText(a),
-                                                     "; wanted: [rank, ", shape.in_features, "] for the base's ",
-                                                     path));
+                                                     "; wanted: [rank, ", shape.in_features / target.a_blocks,
+                                                     "] for the base's ", path));
     }
     if (b.size() != 2 || b[0] != shape.out_features) {
       return absl::InvalidArgumentError(absl::StrCat(About(index_, *tensors.b), "shape: ", ShapeText(b), "; wanted: [",
                                                      shape.out_features, ", rank] for the base's ", path));
     }
-    if (a[0] != b[1]) {
+    if (a[0] != b[1] * target.b_blocks) {
       return absl::DataLossError(absl::StrCat(index_.path, ": ", path,
                                               ": the two matrices of a pair have different ranks: A ", ShapeText(a),
                                               ", B ", ShapeText(b)));

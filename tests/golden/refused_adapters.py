@@ -117,7 +117,16 @@ CONFIGS = [
     Flaw("qalora", UNIMPLEMENTED, ["use_qalora"], config(use_qalora=True)),
     Flaw("arrow", UNIMPLEMENTED, ["arrow_config"], config(arrow_config={"top_k": 3, "router_temperature": 1.0, "use_gks": False})),
     Flaw("kasa", UNIMPLEMENTED, ["kasa_config"], config(kasa_config={"beta": 1e-4, "gamma": 1e-3})),
-    Flaw("bdlora", UNIMPLEMENTED, ["use_bdlora"], config(use_bdlora={"target_modules_bd_a": ["q_proj"], "nblocks": 2})),
+    Flaw("bdlora_of_neither", INVALID, ["use_bdlora", "v_proj"], config(
+        use_bdlora={"target_modules_bd_a": ["q_proj"], "nblocks": 2})),
+    Flaw("bdlora_of_both", INVALID, ["use_bdlora", "q_proj"], config(
+        use_bdlora={"target_modules_bd_a": ["q_"], "target_modules_bd_b": ["proj"], "nblocks": 2})),
+    Flaw("bdlora_blocks_do_not_divide", INVALID, ["nblocks: 3"], config(
+        use_bdlora={"target_modules_bd_a": ["q_proj"], "target_modules_bd_b": ["v_proj"], "nblocks": 3})),
+    Flaw("bdlora_and_dora", UNIMPLEMENTED, ["use_bdlora", "use_dora"], config(
+        use_bdlora={"target_modules_bd_a": ["q_proj", "v_proj"], "nblocks": 2}, use_dora=True)),
+    Flaw("bdlora_stored_whole", INVALID, ["q_proj", "lora_A", "[rank, 16]"], config(
+        use_bdlora={"target_modules_bd_a": ["q_proj", "v_proj"], "nblocks": 2})),
     Flaw("alora", UNIMPLEMENTED, ["alora_invocation_tokens"], config(alora_invocation_tokens=[5, 6, 7])),
     Flaw("init_corda", UNIMPLEMENTED, ["init_lora_weights", "corda"], config(init_lora_weights="corda")),
     Flaw("init_loftq", UNIMPLEMENTED, ["init_lora_weights", "loftq"], config(init_lora_weights="loftq")),

@@ -7,7 +7,7 @@ import pathlib
 import zlib
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import BdLoraConfig, LoraConfig, get_peft_model
 from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file, save_file
 
@@ -197,6 +197,12 @@ REPLACED = [
     Variant("trainable_tokens_of_both", lora(
         ["k_proj"], trainable_token_indices={"embed_tokens": TOKENS, "lm_head": [8, 90, 2]})),
 ]
+BLOCKS = [
+    Variant("block_diagonal", lora(LINEARS, r=8, alpha=6, use_bdlora=BdLoraConfig(
+        target_modules_bd_a=["o_proj", "down"], target_modules_bd_b=["q_proj", "k_proj", "v_proj", "gate", "up"], nblocks=2))),
+    Variant("block_diagonal_some", lora(["q_proj", "o_proj", "up_proj"], r=4, use_rslora=True, use_bdlora=BdLoraConfig(
+        target_modules_bd_a=["o_proj"], target_modules_bd_b=["up_proj"], nblocks=4, match_strict=False))),
+]
 SAVED_TIED = Variant("saved_tied", lora(["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True))
 SAVED_LAYER_NORMS = [Variant("saved_layer_norms", lora(["v_proj"], modules_to_save=[end])) for end in ("layer_norm", "layernorm")]
 BIAS_ALL_AND_NORMS = Variant("bias_all", lora(["q_proj", "fc1"], bias="all"))
@@ -206,9 +212,9 @@ BY_BASE = {
         QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
         *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED, *REPLACED,
     ],
-    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0]],
+    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS],
     "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES],
-    "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0]],
+    "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0], BLOCKS[0]],
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED],
