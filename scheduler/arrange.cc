@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "scheduler/adapter_memory.h"
+#include "scheduler/first_token.h"
 
 namespace lorad {
 namespace {
@@ -48,7 +49,7 @@ void ArrangeWaiting(SchedulerState* state) {
   }
   std::vector<Sequence*> arranged;
   arranged.reserve(waiting.size());
-  for (const size_t place : state->order->Arrange(keys, /*latest_first=*/false)) arranged.push_back(waiting[place]);
+  for (const size_t place : state->order->Arrange(keys, ServeLatestFirst(*state))) arranged.push_back(waiting[place]);
   waiting = std::move(arranged);
 }
 

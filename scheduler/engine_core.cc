@@ -13,6 +13,7 @@
 #include "scheduler/commit.h"
 #include "scheduler/eviction.h"
 #include "scheduler/finish.h"
+#include "scheduler/first_token.h"
 #include "scheduler/invariants.h"
 #include "scheduler/lifecycle.h"
 #include "scheduler/prefix_reuse.h"
@@ -22,8 +23,6 @@
 namespace lorad {
 namespace {
 
-// A decode step that is as slow as the target still takes some of a prompt along.
-constexpr int64_t kLeastPrefillTokens = 16;
 // Logits of every prompt position are large: a row that needs them is short.
 constexpr int64_t kPromptLogprobRowTokens = 64;
 constexpr int64_t kReadCheckUs = 1'000'000;
@@ -87,9 +86,7 @@ PlanInput MakePlanInput(const SchedulerState& state) {
     if (view.readiness == AdapterReadiness::kReady && lookups-- > 0) AddPrefix(MatchPrefix(*sequence, state), &view);
     input.waiting.push_back(view);
   }
-  const auto running = static_cast<int64_t>(state.running.size());
-  input.token_budget = std::max(running, state.step_time.TokensFor(config.target_step_us, running + kLeastPrefillTokens,
-                                                                   config.max_batch_tokens));
+  input.token_budget = TokenBudget(state);
   input.max_sequences = config.max_sequences;
   input.available_pages = AvailablePages(state);
   input.pages_per_block = state.pages_per_block();
@@ -128,6 +125,7 @@ bool EngineCore::Turn() {
   const Clock& clock = *state_.parts.clock;
   const int64_t begin_us = clock.NowUs();
   ExpireDeadlines(&state_);
+  EndLateRequests(&state_);
   bool acted = SettleAdapters(&state_);
   ArrangeWaiting(&state_);
   acted |= RunResidency(&state_);
@@ -171,7 +169,9 @@ bool EngineCore::Turn() {
 }
 
 int64_t EngineCore::WaitBudgetUs() const {
-  const int64_t deadline_us = NextDeadlineUs(state_);
+  int64_t deadline_us = NextDeadlineUs(state_);
+  const int64_t late_us = NextLateUs(state_);
+  if (late_us >= 0 && (deadline_us < 0 || late_us < deadline_us)) deadline_us = late_us;
   int64_t budget_us = deadline_us < 0 ? -1 : std::max<int64_t>(0, deadline_us - state_.parts.clock->NowUs());
   // Reads that last long make way for others, which no command tells.
   const bool reading = !state_.adapters.Watched().empty();

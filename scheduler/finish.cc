@@ -17,6 +17,7 @@ void TellObserver(const Finish& finish, const Sequence& sequence, SchedulerState
   stats.reason = finish.reason;
   stats.begun = finish.status.ok();
   stats.code = finish.status.code();
+  stats.late = sequence.late;
   stats.usage = finish.usage;
   if (sequence.first_scheduled_us >= 0) stats.queue_us = sequence.first_scheduled_us - arrival_us;
   if (sequence.first_token_us >= 0) stats.first_token_us = sequence.first_token_us - arrival_us;
@@ -113,6 +114,7 @@ void Begin(Sequence* sequence, SchedulerState* state) {
   if (!sequence->order.begun) {
     sequence->order.begun = true;
     --sequence->account->not_begun;
+    state->begin_rate.NoteBegin();
     state->accounts.ChargeToBegin(sequence->prompt_tokens, sequence->account);
     state->parts.inbox->SequenceLeftQueue();
   }

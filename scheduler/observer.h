@@ -23,6 +23,7 @@ struct SequenceStats {
   FinishReason reason = FinishReason::kStop;
   bool begun = true;
   absl::StatusCode code = absl::StatusCode::kOk;
+  bool late = false;  // not begun, because its first token would have come after the limit (slo_first_token_us)
   Usage usage;
   int64_t queue_us = -1;        // arrival -> first scheduled
   int64_t first_token_us = -1;  // arrival -> first token

@@ -35,6 +35,7 @@ struct Sequence {
   bool running = false;
   bool begun = false;     // a step of it was committed, once
   bool answered = false;  // an event went out
+  bool late = false;      // ended because its first token could not be in time
   int64_t overtaken = 0;
   int64_t cached_tokens = 0;                  // of the prompt, found computed when it first began
   std::vector<TokenLogprob> prompt_logprobs;  // gathered until the first event

@@ -10,6 +10,7 @@
 #include "model/kv/prefix_cache.h"
 #include "scheduler/account.h"
 #include "scheduler/adapter_table.h"
+#include "scheduler/begin_rate.h"
 #include "scheduler/engine.h"
 #include "scheduler/inbox.h"
 #include "scheduler/order/order.h"
@@ -63,6 +64,7 @@ struct SchedulerState {
   Accounts accounts;
   AdapterTable adapters;
   StepTimeModel step_time;
+  BeginRate begin_rate;
   int64_t last_hang_us = -1;                   // when a read was last found to hang; -1 = never
   std::vector<std::function<void()>> replies;  // to be posted once the snapshot shows what they tell
   SequenceId next_sequence = 1;
@@ -71,6 +73,9 @@ struct SchedulerState {
 
   int64_t pages_per_block() const { return parts.pages->PagesFor(parts.kv_layout.block_bytes()); }
 };
+
+// Tokens of a step: what fits its target time, at least one for each that runs and some of a prompt.
+int64_t TokenBudget(const SchedulerState& state);
 
 // Left free when a sequence begins, for the running ones to grow into.
 int64_t WatermarkPages(const SchedulerState& state);

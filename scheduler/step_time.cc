@@ -28,19 +28,30 @@ int64_t StepTimeModel::TokensFor(int64_t target_us, int64_t least_tokens, int64_
     return std::max(std::min(least_tokens, most_tokens), static_cast<int64_t>(tokens));
   };
   if (weight_ == 0.0) return bounded(static_cast<double>(kUnknownTokens));
+  const Line line = Fit();
+  if (line.us_a_token <= 0.0) return most_tokens;
+  return bounded((static_cast<double>(target_us) - line.fixed_us) / line.us_a_token);
+}
+
+std::optional<int64_t> StepTimeModel::PredictUs(int64_t tokens) const {
+  if (weight_ == 0.0) return std::nullopt;
+  const Line line = Fit();
+  if (line.guessed) return std::nullopt;
+  return static_cast<int64_t>(line.fixed_us + line.us_a_token * static_cast<double>(tokens));
+}
+
+StepTimeModel::Line StepTimeModel::Fit() const {
   const double mean_tokens = tokens_ / weight_;
   const double mean_us = us_ / weight_;
   const double variance = tokens_tokens_ / weight_ - mean_tokens * mean_tokens;
   double slope = 0.0;
   if (variance > kLeastSpread) slope = (tokens_us_ / weight_ - mean_tokens * mean_us) / variance;
-  double fixed = mean_us - slope * mean_tokens;
+  const double fixed = mean_us - slope * mean_tokens;
   // Too alike, or noise: as if time were all in the tokens, which errs to the side of short steps.
   if (slope <= 0.0 || fixed < 0.0) {
-    slope = mean_us / mean_tokens;
-    fixed = 0.0;
+    return {.fixed_us = 0.0, .us_a_token = mean_us / mean_tokens, .guessed = slope <= 0.0};
   }
-  if (slope <= 0.0) return most_tokens;
-  return bounded((static_cast<double>(target_us) - fixed) / slope);
+  return {.fixed_us = fixed, .us_a_token = slope, .guessed = false};
 }
 
 }  // namespace lorad

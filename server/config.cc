@@ -221,6 +221,9 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--prefix-cache", raw->prefix_cache,
                   "on or off: keep the KV cache of prompts and answers, so that what begins like them begins there")
       ->capture_default_str();
+  app->add_option("--slo-first-token", raw->slo_first_token_seconds,
+                  "Seconds; what can no longer make its first token so soon ends at once, RESOURCE_EXHAUSTED; 0: none")
+      ->capture_default_str();
   app->add_option("--threads", config->threads, "Computing threads")->capture_default_str();
   app->add_option("--drain-seconds", config->drain_seconds,
                   "How long requests may go on after SIGTERM; keep it below what the supervisor waits before it kills")

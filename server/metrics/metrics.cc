@@ -134,6 +134,8 @@ struct Metrics::Series {
   Counter& evictions = Counters("lorad_adapter_evictions_total", "Idle adapters whose pages were wanted").Add({});
   Counter& load_failures = Counters("lorad_adapter_load_failures_total", "Adapters that could not be loaded").Add({});
   Family<Counter>& refused = Counters("lorad_requests_refused_total", "Requests that ended in a status, by its code");
+  Counter& late =
+      Counters("lorad_requests_late_total", "Sequences ended because their first token could not be in time").Add({});
   Family<Counter>& adapter_tokens = Counters("lorad_adapter_generation_tokens_total",
                                              "Generated tokens of the busiest adapters; `other` has the rest");
   std::unordered_map<std::string, Counter*> tokens_of;
@@ -308,6 +310,7 @@ void Metrics::OnFinish(const SequenceStats& sequence) {
       if (end_to_end_us >= 0) series->end_to_end.Observe(Seconds(end_to_end_us));
     });
   }
+  if (sequence.late) Tell([](Series* series) { series->late.Increment(); });
   CountToldIfFree();  // Not every end has a step.
 }
 

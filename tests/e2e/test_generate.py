@@ -173,6 +173,15 @@ def test_a_full_queue_refuses_at_once_and_serves_again_after(start_daemon):
     assert daemon.stop() == 0
 
 
+def test_what_cannot_make_its_first_token_in_time_is_told_so_at_once(start_daemon):
+    daemon = start_daemon("--slo-first-token=0.000001")
+    error = refusal(lambda: daemon.inference.Generate(request([1], max_tokens=2)))
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "--slo-first-token" in error.details()
+    wait_until(lambda: daemon.metric("lorad_requests_late_total") == 1)
+    assert daemon.metric("lorad_requests_refused_total", code="RESOURCE_EXHAUSTED") == 1
+
+
 def test_more_answers_than_the_queue_ever_takes_are_wrong(start_daemon):
     daemon = start_daemon("--queue-limit=2")
     error = refusal(lambda: daemon.inference.Generate(request([1], n=8, max_tokens=2)))

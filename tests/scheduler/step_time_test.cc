@@ -34,6 +34,15 @@ TEST(StepTimeTest, DecodesAloneTellTooLittleAndItErrsToShortSteps) {
   EXPECT_LE(model.TokensFor(150'000, 4, 512), 15);
 }
 
+TEST(StepTimeTest, PredictsFromStepsThatDifferAndFromNoOthers) {
+  StepTimeModel model;
+  EXPECT_EQ(model.PredictUs(100), std::nullopt);
+  for (int i = 0; i < 30; ++i) model.Observe(4, 40'000);
+  EXPECT_EQ(model.PredictUs(100), std::nullopt);
+  for (int i = 0; i < 50; ++i) model.Observe(10 + i % 7 * 20, 20'000 + 500 * (10 + i % 7 * 20));
+  EXPECT_NEAR(static_cast<double>(*model.PredictUs(100)), 70'000.0, 1'000.0);
+}
+
 TEST(StepTimeTest, TheLeastGivesWayToTheMost) {
   StepTimeModel model;
   model.Observe(1, 1'000'000);

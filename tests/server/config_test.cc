@@ -59,7 +59,8 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--input-token-price=0.5",
                                       "--output-token-price=3",
                                       "--max-running-per-adapter=5",
-                                      "--max-waiting-per-adapter=6"});
+                                      "--max-waiting-per-adapter=6",
+                                      "--slo-first-token=2.5"});
   EXPECT_EQ(config.model_dir, "/m");
   EXPECT_EQ(config.listen, "0.0.0.0:1");
   EXPECT_EQ(config.metrics, "");
@@ -84,6 +85,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.prices.output_token, 3.0);
   EXPECT_EQ(config.max_running_per_adapter, 5);
   EXPECT_EQ(config.max_waiting_per_adapter, 6);
+  EXPECT_EQ(config.slo_first_token_us, 2'500'000);
 }
 
 // A file that is gone with the test.

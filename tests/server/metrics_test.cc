@@ -93,6 +93,11 @@ TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
   ended.first_token_us = 2000;
   ended.end_to_end_us = 9000;
   metrics.OnFinish(ended);
+  SequenceStats late;
+  late.begun = false;
+  late.code = absl::StatusCode::kResourceExhausted;
+  late.late = true;
+  metrics.OnFinish(late);
   metrics.OnAdapterLoaded("sql", 12'000);
   metrics.OnAdapterEvicted("sql");
   metrics.OnAdapterLoadFailed("bad");
@@ -136,6 +141,7 @@ TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
   EXPECT_EQ(value("lorad_adapter_evictions_total"), 1);
   EXPECT_EQ(value("lorad_adapter_load_failures_total"), 1);
   EXPECT_EQ(value("lorad_requests_refused_total", "code=\"RESOURCE_EXHAUSTED\""), 1);
+  EXPECT_EQ(value("lorad_requests_late_total"), 1);
   EXPECT_EQ(value("lorad_adapter_generation_tokens_total", "adapter=\"sql\""), 2);
   EXPECT_EQ(value("lorad_adapter_generation_tokens_total", "adapter=\"(base)\""), 1);
   EXPECT_EQ(value("lorad_step_seconds_count"), 1);
