@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
 namespace lorad {
@@ -19,6 +20,19 @@ bool IsLetterOrDigit(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <
 bool IsInside(const fs::path& path, const fs::path& root) {
   const auto [root_end, path_end] = std::mismatch(root.begin(), root.end(), path.begin(), path.end());
   return root_end == root.end();
+}
+
+absl::Status CheckPath(std::string_view path) {
+  if (!path.empty() && path.size() <= kMaxPathBytes && path.find('\0') == std::string_view::npos) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("adapter path: ", Printable(std::string(path)), "; must be 1..",
+                                                 kMaxPathBytes, " bytes without NUL"));
+}
+
+absl::Status OutsideRoot(std::string_view path, const std::string& root) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("adapter path: ", Printable(std::string(path)), "; must lie under --adapter-root: ", root));
 }
 
 }  // namespace
@@ -45,11 +59,8 @@ absl::Status CheckAdapterName(std::string_view name) {
 }
 
 absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::string_view root) {
+  RETURN_IF_ERROR(CheckPath(path));
   const std::string shown = Printable(std::string(path));
-  if (path.empty() || path.size() > kMaxPathBytes || path.find('\0') != std::string_view::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter path: ", shown, "; must be 1..", kMaxPathBytes, " bytes without NUL"));
-  }
   std::error_code error;
   fs::path real_root;
   fs::path wanted(path);
@@ -64,15 +75,30 @@ absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::strin
   const fs::path real = fs::canonical(wanted, error);
   // A path outside the root says nothing of what exists there.
   const bool inside = real_root.empty() || IsInside(error ? wanted.lexically_normal() : real, real_root);
-  if (!inside) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter path: ", shown, "; must lie under --adapter-root: ", real_root.string()));
-  }
+  if (!inside) return OutsideRoot(path, real_root.string());
   if (error) return absl::NotFoundError(absl::StrCat("adapter path: ", shown, ": ", error.message()));
   if (!fs::is_directory(real, error)) {
     return absl::InvalidArgumentError(absl::StrCat("adapter path: ", shown, "; must be a folder"));
   }
   return real.string();
+}
+
+absl::StatusOr<std::string> JoinAdapterPath(std::string_view path, const std::vector<std::string>& roots) {
+  RETURN_IF_ERROR(CheckPath(path));
+  fs::path wanted(path);
+  if (wanted.is_relative()) {
+    std::error_code error;
+    wanted = (roots.empty() ? fs::current_path(error) : fs::path(roots.front())) / wanted;
+    if (error) return absl::FailedPreconditionError(absl::StrCat("working directory: ", error.message()));
+  }
+  const fs::path normal = wanted.lexically_normal();
+  const auto holds = [&normal](const std::string& root) {
+    fs::path folder = fs::path(root).lexically_normal();
+    if (!folder.has_filename()) folder = folder.parent_path();  // given with a slash at its end
+    return IsInside(normal, folder);
+  };
+  if (!roots.empty() && std::none_of(roots.begin(), roots.end(), holds)) return OutsideRoot(path, roots.front());
+  return wanted.string();
 }
 
 }  // namespace lorad

@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -18,5 +19,11 @@ absl::Status CheckAdapterName(std::string_view name);
 // it. A relative path is taken from the root, or from the working directory without one.
 // Errors   NotFound: no such folder. InvalidArgument: outside the root, not a folder, or not a path.
 absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::string_view root);
+
+// The same by the words alone, for threads that must not wait for the file system: nothing is looked up, so that what
+// the path leads to is only checked when it is read (RootedFiles). It lies under one of `roots`, the same folder by
+// several spellings; none = anywhere. A relative path is taken from the first.
+// Errors   InvalidArgument: outside the roots, or not a path.
+absl::StatusOr<std::string> JoinAdapterPath(std::string_view path, const std::vector<std::string>& roots);
 
 }  // namespace lorad

@@ -20,7 +20,7 @@ using StatusReply = std::function<void(absl::Status)>;
 
 struct SubmitCommand {
   Request request;
-  std::string adapter_folder = {};  // where an unknown adapter lies in adapter_dir, resolved; "" = nowhere
+  std::string adapter_folder = {};  // where an unknown adapter would lie in adapter_dir; "" = nowhere
 };
 // The caller went away, or the front end met a stop string (`as_stop`: the sequence ends as kStop, and counts as such).
 struct CancelCommand {

@@ -43,6 +43,16 @@ void Retire(AdapterVersion* version, SchedulerState* state) {
   MoveTo(version, AdapterState::kDraining);
 }
 
+// A name that somebody made up: no adapter of adapter_dir, nor a load that failed.
+bool IsUnknown(const absl::Status& status, const AdapterVersion& version) {
+  return absl::IsNotFound(status) && version.from_folder && !version.known;
+}
+
+absl::Status UnknownName(const absl::Status& status, const AdapterVersion& version) {
+  return absl::NotFoundError(absl::StrCat(
+      "adapter: ", version.name, "; not loaded, and not found in --adapter-dir: ", std::string(status.message())));
+}
+
 absl::Status TooManyNames(const SchedulerState& state) {
   return absl::ResourceExhaustedError(absl::StrCat("adapters known: ", state.adapters.names(),
                                                    "; limit: ", state.config.max_adapters, "; unload some"));
@@ -224,12 +234,13 @@ void ApplyLoaderEvent(LoaderEvent event, SchedulerState* state) {
   } else if (std::holds_alternative<AdapterPacked>(event)) {
     OnPacked(version, state);
   } else {
-    FailVersion(std::get<AdapterLoadFailed>(event).status, version, state);
+    const absl::Status& status = std::get<AdapterLoadFailed>(event).status;
+    FailVersion(IsUnknown(status, *version) ? UnknownName(status, *version) : status, version, state);
   }
 }
 
 void FailVersion(const absl::Status& status, AdapterVersion* version, SchedulerState* state) {
-  state->parts.observer->OnAdapterLoadFailed(version->name);
+  if (!IsUnknown(status, *version)) state->parts.observer->OnAdapterLoadFailed(version->name);
   version->reservation = AdapterReservation();
   version->DropImage();
   version->phase = WantedPhase::kOnDisk;

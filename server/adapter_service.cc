@@ -63,7 +63,7 @@ absl::Status StartLoad(const Backend& backend, const v1::LoadAdapterRequest& req
   RETURN_IF_ERROR(CheckAdapterName(request.name()));
   LoadCommand command;
   command.name = request.name();
-  ASSIGN_OR_RETURN(command.path, ResolveAdapterPath(request.path(), backend.adapter_root));
+  ASSIGN_OR_RETURN(command.path, JoinAdapterPath(request.path(), backend.adapter_roots));
   command.pinned = request.pinned();
   command.replace = request.replace();
   command.reply = [reactor](const absl::StatusOr<AdapterInfo>& info) { reactor->EndWith(info); };

@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/text/tokenizer.h"
@@ -21,7 +22,7 @@ struct Backend {
   Engine* engine = nullptr;
   std::shared_ptr<const Tokenizer> tokenizer;  // null: the model's folder has none, and only token ids can be used
   ModelFacts model;
-  std::string adapter_root;  // "": any path
+  std::vector<std::string> adapter_roots;  // the folder of --adapter-root, really and as it was given; none: any path
   StreamPump* pump = nullptr;
   UnreadAnswers* unread = nullptr;
   const Clock* clock = nullptr;

@@ -101,6 +101,23 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   return engine;
 }
 
+// What readers may see. Nothing was looked up when a folder was named: that a name's folder lies in adapter_dir, every
+// link resolved, is found out here.
+std::unique_ptr<FileSource> AdapterFiles(const ServerConfig& config, const std::string& adapter_dir) {
+  auto files = config.adapter_root.empty() ? LocalFiles() : RootedFiles(config.adapter_root);
+  if (adapter_dir.empty()) return files;
+  return SplitFiles(adapter_dir, RootedFiles(adapter_dir), std::move(files));
+}
+
+std::vector<std::string> AdapterRoots(const ServerConfig& config) {
+  if (config.adapter_root.empty()) return {};
+  std::error_code error;
+  const std::filesystem::path given = std::filesystem::absolute(config.adapter_root, error);
+  std::filesystem::path real = std::filesystem::canonical(config.adapter_root, error);
+  if (error) real = given;  // it may come later
+  return {real.string(), given.string()};
+}
+
 absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, Log* log) {
   ASSIGN_OR_RETURN(const ModelConfig shape, ReadModelConfig(config.model_dir));
   LoadOptions options;
@@ -225,17 +242,17 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   loader_options.pool_dtype = parts.model->dtype();
   loader_options.max_pool_bytes = parts.pages->total_pages() * parts.pages->page_bytes();
   ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape));
-  parts.files = config.adapter_root.empty() ? LocalFiles() : RootedFiles(config.adapter_root);
+  ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
+  parts.files = AdapterFiles(config, engine_config.adapter_dir);
   parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files, [&parts](LoaderEvent event) {
     parts.engine->OnLoaderEvent(std::move(event));
   });
-  ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
   parts.engine = std::make_unique<Engine>(
       engine_config, Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(), parts.executor.get(),
                                    metrics, &parts.completions, &parts.clock, layout});
   parts.backend.engine = parts.engine.get();
   parts.backend.model = FactsOf(config, *parts.model);
-  parts.backend.adapter_root = config.adapter_root;
+  parts.backend.adapter_roots = AdapterRoots(config);
   parts.backend.pump = &parts.pump;
   parts.backend.unread = &parts.unread;
   parts.backend.clock = &parts.clock;

@@ -106,7 +106,33 @@ class RootedFileSource final : public FileSource {
   LocalFileSource files_;
 };
 
+class SplitFileSource final : public FileSource {
+ public:
+  SplitFileSource(std::string folder, std::unique_ptr<FileSource> inside, std::unique_ptr<FileSource> outside)
+      : prefix_(std::move(folder) + "/"), inside_(std::move(inside)), outside_(std::move(outside)) {}
+
+  bool Exists(const std::string& path) override { return Of(path).Exists(path); }
+  absl::StatusOr<int64_t> SizeBytes(const std::string& path) override { return Of(path).SizeBytes(path); }
+  absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
+    return Of(path).ReadAt(path, offset, size, destination);
+  }
+
+ private:
+  FileSource& Of(const std::string& path) const {
+    return path.compare(0, prefix_.size(), prefix_) == 0 ? *inside_ : *outside_;
+  }
+
+  const std::string prefix_;
+  const std::unique_ptr<FileSource> inside_;
+  const std::unique_ptr<FileSource> outside_;
+};
+
 }  // namespace
+
+std::unique_ptr<FileSource> SplitFiles(std::string folder, std::unique_ptr<FileSource> inside,
+                                       std::unique_ptr<FileSource> outside) {
+  return std::make_unique<SplitFileSource>(std::move(folder), std::move(inside), std::move(outside));
+}
 
 std::unique_ptr<FileSource> RootedFiles(std::string root) {
   return std::make_unique<RootedFileSource>(std::move(root));

@@ -28,6 +28,10 @@ std::unique_ptr<FileSource> LocalFiles();
 // InvalidArgument. Links that stay under the root may be used.
 std::unique_ptr<FileSource> RootedFiles(std::string root);
 
+// What lies under `folder`, by the path as written, through `inside`; everything else through `outside`.
+std::unique_ptr<FileSource> SplitFiles(std::string folder, std::unique_ptr<FileSource> inside,
+                                       std::unique_ptr<FileSource> outside);
+
 // The whole file; refuses one larger than `limit_bytes`.
 absl::StatusOr<std::string> ReadWholeFile(FileSource& files, const std::string& path, int64_t limit_bytes);
 

@@ -65,6 +65,36 @@ TEST_F(AdapterPathTest, RefusesWhateverLeavesTheRoot) {
   fs::remove_all(root_ + "x");
 }
 
+TEST_F(AdapterPathTest, ByWordsAloneAPathIsTakenFromTheFirstRootAndLiesUnderOneOfThem) {
+  EXPECT_EQ(JoinAdapterPath("/any/where", {}).value(), "/any/where");
+  EXPECT_EQ(JoinAdapterPath("here", {}).value(), fs::current_path() / "here");
+  EXPECT_EQ(JoinAdapterPath("org/two", {"/real", "/link"}).value(), "/real/org/two");
+  EXPECT_EQ(JoinAdapterPath("/link/org/two", {"/real", "/link"}).value(), "/link/org/two");
+  EXPECT_EQ(JoinAdapterPath("a/../b", {"/real/"}).value(), "/real/a/../b");  // its links are for who opens it
+  for (const char* path : {"/reality/x", "../x", "a/../../x", "/real/../x", "/", "/elsewhere"}) {
+    const absl::Status status = JoinAdapterPath(path, {"/real", "/link"}).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << path;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("--adapter-root: /real"));
+  }
+  for (const std::string_view path : {std::string_view(), std::string_view("a\0b", 3)}) {
+    EXPECT_EQ(JoinAdapterPath(path, {}).status().code(), StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_F(AdapterPathTest, UnderTheFolderOfNamesEveryLinkStaysInItAndElsewhereItsOwnRulesHold) {
+  const std::string outside = WriteAdapter(outside_.path() + "/secret", {});
+  const auto files = SplitFiles(root_, RootedFiles(root_), LocalFiles());
+  const std::string inside = WriteAdapter(root_ + "/org/one", {});
+  EXPECT_TRUE(ReadAdapter(inside, TinyBase(), *files).ok());
+  EXPECT_TRUE(ReadAdapter(root_ + "/staying/one", TinyBase(), *files).ok());
+  EXPECT_EQ(ReadAdapter(root_ + "/leaving/secret", TinyBase(), *files).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(ReadAdapter(outside, TinyBase(), *files).ok());
+  // A sibling whose name begins like the folder's is elsewhere.
+  const std::string sibling = WriteAdapter(root_ + "x/one", {});
+  EXPECT_TRUE(ReadAdapter(sibling, TinyBase(), *files).ok());
+  fs::remove_all(root_ + "x");
+}
+
 TEST_F(AdapterPathTest, AFileOfAFolderInsideMayNotLeadOutside) {
   const auto files = RootedFiles(root_);
   const std::string inside = WriteAdapter(root_ + "/org/one", {});
