@@ -255,7 +255,7 @@ TEST(MemoryTest, ASequenceThatGrowsIntoOtherAnglesIsComputedAgainInItsPlace) {
     }
   };
   Request request = world.MakeRequest("", 20, 100);
-  const std::vector<int32_t> expected = FakeGenerate(request.prompt_ids, 0, request.sampling);
+  const std::vector<int32_t> expected = FakeGenerate(request.prompt_ids, 0, request.sampling, every_32);
   const std::shared_ptr<RecordingSink> sink = FakeWorld::SinkOf(request);
   ASSERT_TRUE(world.Submit(std::move(request)).ok());
   world.Settle();

@@ -9,7 +9,9 @@ namespace {
 constexpr int kNames = 12;       // loaded by command
 constexpr int kFolderNames = 4;  // found in adapter_dir
 
+// Every combination of what can be switched comes within a few dozen seeds.
 FakeWorld::Options OptionsOf(uint64_t seed) {
+  const auto some = static_cast<int64_t>(seed);
   FakeWorld::Options options;
   options.total_pages = 24 + static_cast<int64_t>(seed * 7 % 60);
   options.kv_pages_per_block = 1 + static_cast<int64_t>(seed % 3);
@@ -20,6 +22,12 @@ FakeWorld::Options OptionsOf(uint64_t seed) {
   options.config.target_step_us = 8'000;
   options.config.max_context_tokens = 200;
   options.config.prefix_cache = seed % 5 != 0;
+  if (seed % 2 == 0) options.config.order = "fair_share";
+  if (seed % 4 == 0) options.config.prices.weights = {{"named-0", 4.0}, {"named-1", 0.25}, {"(base)", 2.0}};
+  if (seed % 3 == 1) options.config.slo_first_token_us = 20'000 + some * 7 % 11 * 30'000;
+  if (seed % 4 >= 2) options.config.rope_switch = {.every_tokens = 17 + some % 40, .last_variant = 1 + some % 3};
+  if (seed % 7 >= 4) options.config.max_running_per_adapter = 1 + some % 3;
+  if (seed % 7 >= 5) options.config.max_waiting_per_adapter = 6;
   return options;
 }
 
@@ -172,7 +180,16 @@ void Simulation::TakeTurn() {
     NoteVersions();
   }
   world_.Turn();
+  LORAD_CHECK(StagedImages() <= ResidencyInput().max_staged + ResidencyInput().max_parked);
   world_.clock.Advance(Draw(0, 2'000));
+}
+
+int64_t Simulation::StagedImages() const {
+  int64_t staged = 0;
+  for (const auto& [id, version] : world_.core.state().adapters.versions()) {
+    staged += version->phase == WantedPhase::kStaged;
+  }
+  return staged;
 }
 
 void Simulation::Run(int turns) {
@@ -232,7 +249,8 @@ std::vector<std::string> Simulation::Faults() {
       SamplingOptions sampling = request.sampling;
       sampling.seed += static_cast<uint64_t>(i);
       std::vector<int32_t> alone =
-          FakeGenerate(request.prompt_ids, version == 0 ? 0 : world_.loader.content_of.at(version), sampling);
+          FakeGenerate(request.prompt_ids, version == 0 ? 0 : world_.loader.content_of.at(version), sampling,
+                       world_.core.state().config.rope_switch);
       const bool whole =
           answer.finish.reason != FinishReason::kAbort && !client.cancelled && !request.max_tokens_is_default;
       answered_in_full_ += whole;

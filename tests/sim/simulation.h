@@ -11,8 +11,10 @@
 
 namespace lorad {
 
-// One seeded run of an engine core under random traffic: arrivals, cancels, deadlines, loads, replaces, unloads, pins,
-// folders that change, fail and hang, failing steps. The invariants are checked after each turn (FakeWorld::Turn).
+// One seeded run of an engine core under random traffic: arrivals, cancels, deadlines, priorities, loads, replaces,
+// unloads, pins, folders that change, fail and hang, failing steps; by the seed with either order, weights, limits of
+// adapters, a limit on the first token, a prefix cache, and a rope that switches. The invariants are checked after each
+// turn (FakeWorld::Turn).
 class Simulation final {
  public:
   explicit Simulation(uint64_t seed);
@@ -50,6 +52,7 @@ class Simulation final {
   void AnswerSomeLoads();
   void TakeTurn();
   void NoteVersions();
+  int64_t StagedImages() const;
   std::shared_ptr<Reply> Expect(std::string what);
 
   std::mt19937_64 random_;

@@ -21,39 +21,61 @@ uint64_t FromEnvironment(const char* name, uint64_t usual) {
   return value == nullptr ? usual : std::strtoull(value, nullptr, 10);
 }
 
-TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothingIsKept) {
+// What the runs reached, so that a test can say that they reach what they are meant to.
+struct Reached {
   int64_t answered_in_full = 0;
+  int64_t ended_late = 0;
   int64_t preempted = 0;
   int64_t evicted = 0;
   int64_t loaded = 0;
+  int64_t loads_failed = 0;
   int64_t hit_tokens = 0;
   int64_t blocks_evicted = 0;
+};
+
+void RunSeed(uint64_t seed, int turns, Reached* reached) {
+  running_seed = static_cast<std::sig_atomic_t>(seed);
+  Simulation simulation(seed);
+  simulation.Run(turns);
+  simulation.WindDown();
+  const std::vector<std::string> faults = simulation.Faults();
+  ASSERT_TRUE(faults.empty()) << "seed " << seed << ":\n" << absl::StrJoin(faults, "\n");
+  reached->answered_in_full += simulation.answered_in_full();
+  const CountingObserver& seen = simulation.world().observer;
+  for (const SequenceStats& sequence : seen.finished) reached->ended_late += sequence.late;
+  reached->preempted += seen.preempted;
+  reached->evicted += seen.evicted;
+  reached->loaded += seen.loaded;
+  reached->loads_failed += seen.load_failed;
+  const PrefixCacheSnapshot prefixes = simulation.world().core.snapshot()->prefix_cache;
+  reached->hit_tokens += prefixes.hit_tokens;
+  reached->blocks_evicted += prefixes.evicted_blocks;
+}
+
+TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothingIsKept) {
   const uint64_t first = FromEnvironment("LORAD_SIM_FIRST_SEED", 1);
-  const uint64_t seeds = FromEnvironment("LORAD_SIM_SEEDS", 100);
+  const uint64_t seeds = FromEnvironment("LORAD_SIM_SEEDS", 200);
+  const auto turns = static_cast<int>(FromEnvironment("LORAD_SIM_TURNS", 1'000));
   std::signal(SIGABRT, TellSeed);
-  for (uint64_t seed = first; seed < first + seeds; ++seed) {
-    running_seed = static_cast<std::sig_atomic_t>(seed);
-    Simulation simulation(seed);
-    simulation.Run(400);
-    simulation.WindDown();
-    const std::vector<std::string> faults = simulation.Faults();
-    ASSERT_TRUE(faults.empty()) << "seed " << seed << ":\n" << absl::StrJoin(faults, "\n");
-    answered_in_full += simulation.answered_in_full();
-    preempted += simulation.world().observer.preempted;
-    evicted += simulation.world().observer.evicted;
-    loaded += simulation.world().observer.loaded;
-    const PrefixCacheSnapshot prefixes = simulation.world().core.snapshot()->prefix_cache;
-    hit_tokens += prefixes.hit_tokens;
-    blocks_evicted += prefixes.evicted_blocks;
-  }
-  // The runs reach what they are meant to reach.
-  if (seeds < 100) return;
-  EXPECT_GT(answered_in_full, 1000);
-  EXPECT_GT(preempted, 100);
-  EXPECT_GT(evicted, 100);
-  EXPECT_GT(loaded, 1000);
-  EXPECT_GT(hit_tokens, 10'000);
-  EXPECT_GT(blocks_evicted, 1000);
+  Reached reached;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) ASSERT_NO_FATAL_FAILURE(RunSeed(seed, turns, &reached));
+  if (seeds < 200 || turns < 1'000) return;
+  EXPECT_GT(reached.answered_in_full, 2'000);
+  EXPECT_GT(reached.ended_late, 500);
+  EXPECT_GT(reached.preempted, 200);
+  EXPECT_GT(reached.evicted, 200);
+  EXPECT_GT(reached.loaded, 2'000);
+  EXPECT_GT(reached.loads_failed, 200);
+  EXPECT_GT(reached.hit_tokens, 20'000);
+  EXPECT_GT(reached.blocks_evicted, 2'000);
+}
+
+// What only grows slowly shows in a long run.
+TEST(SimulationTest, TenThousandStepsLeaveNothingBehind) {
+  std::signal(SIGABRT, TellSeed);
+  Reached reached;
+  for (const uint64_t seed : {1006, 1013}) ASSERT_NO_FATAL_FAILURE(RunSeed(seed, 10'000, &reached));
+  EXPECT_GT(reached.answered_in_full, 500);
 }
 
 }  // namespace

@@ -19,8 +19,13 @@ namespace lorad {
 // first bytes of its A matrix, found through the slot table as kernels find it.
 class FakeExecutor final : public StepExecutor {
  public:
-  FakeExecutor(const PagePool* pages, const SlotTable* slots, const KvLayout& layout, FakeClock* clock)
-      : pages_(pages), slots_(slots), token_stride_bytes_(layout.block_bytes() / kKvBlockTokens), clock_(clock) {}
+  FakeExecutor(const PagePool* pages, const SlotTable* slots, const KvLayout& layout, FakeClock* clock,
+               const RopeSwitch& rope = {})
+      : pages_(pages),
+        slots_(slots),
+        token_stride_bytes_(layout.block_bytes() / kKvBlockTokens),
+        clock_(clock),
+        rope_(rope) {}
 
   Ticket Launch(absl::Span<const ExecRow> rows) override {
     StepResult result;
@@ -50,6 +55,7 @@ class FakeExecutor final : public StepExecutor {
   RowResult RunRow(const ExecRow& row) const {
     uint64_t content = 0;
     if (row.slot >= 0) std::memcpy(&content, slots_->At(Site::kQProj, 0)[row.slot].a, sizeof(content));
+    content = FakeRotated(content, rope_, static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
     uint64_t hidden = 0;
     if (row.first_position > 0) std::memcpy(&hidden, Place(row, row.first_position - 1), sizeof(hidden));
     RowResult result;
@@ -72,6 +78,7 @@ class FakeExecutor final : public StepExecutor {
   const SlotTable* const slots_;
   const int64_t token_stride_bytes_;
   FakeClock* const clock_;
+  const RopeSwitch rope_;
   Ticket ticket_ = 0;
   std::optional<absl::StatusOr<StepResult>> result_;
 };

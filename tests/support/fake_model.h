@@ -4,12 +4,14 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "model/rope_switch.h"
 #include "model/sampler/sampling_options.h"
 
 namespace lorad {
 
-// A "model" whose next token depends on every token before it, in order, and on the content of the adapter it ran on. A
-// sequence that was served with a wrong adapter, at wrong positions or from lost KV answers something else.
+// A "model" whose next token depends on every token before it, in order, on the content of the adapter it ran on, and
+// on the variant of the rope. A sequence that was served with a wrong adapter, at wrong positions or from KV that is
+// lost or was rotated by other angles answers something else.
 inline constexpr int32_t kFakeVocabulary = 997;
 
 inline uint64_t FakeMix(uint64_t x) {
@@ -24,6 +26,12 @@ inline uint64_t FakeHidden(uint64_t before, int32_t token, uint64_t adapter_cont
   return FakeMix(before ^ FakeMix(static_cast<uint64_t>(token) + 1) ^ (adapter_content * 31));
 }
 
+// What stands for an adapter's content in a sequence of so many tokens: another for each variant of the rope.
+inline uint64_t FakeRotated(uint64_t adapter_content, const RopeSwitch& rope, int64_t sequence_tokens) {
+  const auto variant = static_cast<uint64_t>(rope.VariantOf(sequence_tokens));
+  return variant == 0 ? adapter_content : FakeMix(adapter_content + variant);
+}
+
 inline int32_t FakeToken(uint64_t hidden, uint64_t seed, absl::Span<const int32_t> banned) {
   auto token = static_cast<int32_t>(FakeMix(hidden ^ seed) % kFakeVocabulary);
   for (size_t i = 0; i < banned.size(); ++i) {
@@ -32,20 +40,27 @@ inline int32_t FakeToken(uint64_t hidden, uint64_t seed, absl::Span<const int32_
   return token;
 }
 
+inline uint64_t FakeHidden(const std::vector<int32_t>& tokens, uint64_t adapter_content) {
+  uint64_t hidden = 0;
+  for (const int32_t token : tokens) hidden = FakeHidden(hidden, token, adapter_content);
+  return hidden;
+}
+
 // The answer of a sequence alone.
 inline std::vector<int32_t> FakeGenerate(const std::vector<int32_t>& prompt, uint64_t adapter_content,
-                                         const SamplingOptions& sampling) {
-  uint64_t hidden = 0;
-  for (const int32_t token : prompt) hidden = FakeHidden(hidden, token, adapter_content);
+                                         const SamplingOptions& sampling, const RopeSwitch& rope = {}) {
+  std::vector<int32_t> tokens = prompt;
   std::vector<int32_t> generated;
   while (static_cast<int64_t>(generated.size()) < sampling.max_tokens) {
+    const uint64_t content = FakeRotated(adapter_content, rope, static_cast<int64_t>(tokens.size()));
     const bool ban = static_cast<int64_t>(generated.size()) < sampling.min_tokens;
-    const int32_t token = FakeToken(hidden, sampling.seed, ban ? sampling.stop_token_ids : absl::Span<const int32_t>());
+    const int32_t token = FakeToken(FakeHidden(tokens, content), sampling.seed,
+                                    ban ? sampling.stop_token_ids : absl::Span<const int32_t>());
     generated.push_back(token);
     for (const int32_t stop : sampling.stop_token_ids) {
       if (!ban && token == stop) return generated;
     }
-    hidden = FakeHidden(hidden, token, adapter_content);
+    tokens.push_back(token);
   }
   return generated;
 }

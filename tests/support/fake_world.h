@@ -39,7 +39,7 @@ class FakeWorld final {
                   .dtype = DType::kF32},
         pages(*PagePool::Create(options.total_pages * kPageBytes, kPageBytes)),
         pool(pages.get(), FakeShape()),
-        executor(pages.get(), &pool.slots(), kv_layout, &clock),
+        executor(pages.get(), &pool.slots(), kv_layout, &clock, options.config.rope_switch),
         inbox(options.config.queue_limit, options.config.command_limit),
         core(Config(options), {.pages = pages.get(),
                                .adapters = &pool,
