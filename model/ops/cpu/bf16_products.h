@@ -10,9 +10,9 @@ namespace lorad::cpu {
 // Rows are packed in tiles: 32 elements of each row of a tile, then the next 32, zeros behind the last. Tiles are
 // RowTiles(rows) and begin at FirstRowOfTile.
 
-// Whether this processor has the instruction, and the kernels of its generation are in force.
+// Whether this processor has the instruction, and nobody forbade it.
 bool HasBf16Products();
-// For tests and benchmarks: the kernels for processors without the instruction are used. Not while anybody computes.
+// For tests and benchmarks, which choose an instruction set: not while anybody computes.
 void ForbidBf16Products(bool forbid);
 
 void PackBf16Tiles(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t in, int64_t begin_tile, int64_t end_tile,
