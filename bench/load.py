@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import pathlib
+import resource
 import shlex
 import subprocess
 import tempfile
@@ -50,15 +52,42 @@ class QuietMachine:
             self._holder = None
 
 
+def machine_cpu_seconds():
+    """What all cores were busy with so far, the host's other guests included."""
+    fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu_seconds(server):
+    """What the server, this program and the programs that it ran to their end have used so far."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return server.cpu_seconds() + sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+class OthersCpu:
+    """What share of a core programs that do not belong to a measurement took while it ran."""
+
+    def __init__(self, server):
+        self._server = server
+        self._others = machine_cpu_seconds() - own_cpu_seconds(server)
+        self._begin = time.monotonic()
+
+    def share(self):
+        others = machine_cpu_seconds() - own_cpu_seconds(self._server) - self._others
+        return max(0.0, others / (time.monotonic() - self._begin))
+
+
 def run_once(loadgen, server, flags, check=True):
     """One report of the load generator, as its JSON. With `check`, a request without a proper end raises."""
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.json"
         command = [loadgen, f"--server={server.address}", f"--protocol={server.protocol}", f"--json={report}", *flags]
+        others = OthersCpu(server)
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode not in ((0,) if check else (0, 1)):
             raise RuntimeError(f"{shlex.join(map(str, command))}: {done.stdout} {done.stderr}")
-        return json.loads(report.read_text())
+        return {**json.loads(report.read_text()), "others_cpu_share_of_a_core": others.share()}
 
 
 class Point:
@@ -66,7 +95,7 @@ class Point:
 
     def __init__(self):
         self.tokens = self.seconds = self.requests = self.wall_seconds = self.in_time = 0
-        self.first, self.gaps, self.client_cpu = [], [], []
+        self.first, self.gaps, self.client_cpu, self.others_cpu = [], [], [], []
 
     def add(self, report):
         self.tokens += report["counted_tokens"]
@@ -76,6 +105,7 @@ class Point:
         self.first += report["samples"]["first_token_ms"]
         self.gaps += report["samples"]["inter_token_ms"]
         self.client_cpu.append(report["client_cpu_share_of_a_core"])
+        self.others_cpu.append(report["others_cpu_share_of_a_core"])
         self.in_time += report["slo_attainment"] * report["requests"]
 
     @property
@@ -91,6 +121,7 @@ class Point:
             "first_token_p50_ms": round(quantile(self.first, 0.5), 1), "first_token_p99_ms": round(quantile(self.first, 0.99), 1),
             "inter_token_p50_ms": round(quantile(self.gaps, 0.5), 1), "inter_token_p99_ms": round(quantile(self.gaps, 0.99), 1),
             "slo_attainment": round(self.in_time / self.requests, 3), "client_cpu_share_of_a_core": round(max(self.client_cpu), 3),
+            "others_cpu_share_of_a_core": round(max(self.others_cpu), 3),
         }
 
 

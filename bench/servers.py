@@ -43,7 +43,7 @@ class Server:
             out.write(" ".join(map(str, command)) + "\n")
             out.flush()
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **environment},
-                                            start_new_session=True)
+                                            process_group=0)
 
     def wait_ready(self, is_ready):
         deadline = time.monotonic() + START_SECONDS
@@ -62,6 +62,15 @@ class Server:
                 found = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text())
                 total += int(found[1]) * 1024 if found else 0
         return total
+
+    def cpu_seconds(self):
+        """What its processes that still run have used so far."""
+        ticks = 0
+        for pid in children(self.process.pid):
+            with contextlib.suppress(OSError):
+                fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])  # utime, stime
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def pause(self):
         """Takes it off the processor while another one is measured."""

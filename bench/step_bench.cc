@@ -1,6 +1,6 @@
 // Where the time of a step goes: a model of a known shape with random weights, and adapters on it, through the executor
 // that the daemon uses, against what reading the weights costs at the least.
-//   step_bench [smollm|tinyllama] [steps]
+//   step_bench [smollm|tinyllama] [steps] [part of a case's name]
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +23,7 @@
 #include "adapters/slot_table.h"
 #include "model/base/check.h"
 #include "model/causal_lm.h"
+#include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/safetensors_writer.h"
 #include "scheduler/model_executor.h"
@@ -102,33 +103,46 @@ class ModelFolder final {
   std::string path_;
 };
 
-// Adapters without files: the slot table and what it points to.
+// Adapters without files: the slot table and what it points to, each in one run of pages as in the daemon.
 class Adapters final {
  public:
-  Adapters(const BaseShape& shape, const std::vector<Site>& sites, const std::vector<int32_t>& ranks) : table_(shape) {
+  Adapters(const BaseShape& shape, const std::vector<Site>& sites, const std::vector<int32_t>& ranks, PagePool* pages)
+      : table_(shape) {
     table_.SetDType(DType::kBF16);
     table_.Resize(static_cast<int32_t>(ranks.size()));
     for (size_t slot = 0; slot < ranks.size(); ++slot) {
-      for (const Site site : sites) {
-        const SiteShape* on = shape.Find(site);
-        LORAD_CHECK(on != nullptr);
-        for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+      int64_t elements = 0;
+      for (const Site site : sites) elements += ranks[slot] * Width(shape, site) * shape.num_layers;
+      absl::StatusOr<PageRun> run = pages->Reserve(pages->PagesFor(elements * 2), PageOwner::kAdapter);
+      LORAD_CHECK(run.ok());
+      const std::vector<uint16_t> values = RandomBf16(elements, slot);
+      std::copy(values.begin(), values.end(), reinterpret_cast<uint16_t*>(run->data()));
+      const std::byte* a = run->data();
+      for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+        for (const Site site : sites) {
           const int32_t rank = ranks[slot];
-          weights_.push_back(RandomBf16(rank * (on->in_features + on->out_features), weights_.size()));
-          const auto* a = reinterpret_cast<const std::byte*>(weights_.back().data());
-          table_.Set(site, layer, static_cast<int32_t>(slot), {a, a + 2 * rank * on->in_features, rank, 1.0f});
-          bytes_of_slot_[slot] += static_cast<int64_t>(weights_.back().size()) * 2;
+          table_.Set(site, layer, static_cast<int32_t>(slot),
+                     {a, a + 2 * rank * shape.Find(site)->in_features, rank, 1.0f});
+          a += 2 * rank * Width(shape, site);
         }
       }
+      bytes_of_slot_.push_back(elements * 2);
+      runs_.push_back(*std::move(run));
     }
   }
   const SlotTable& table() const { return table_; }
-  int64_t bytes(size_t slot) { return bytes_of_slot_[slot]; }
+  int64_t bytes(size_t slot) const { return bytes_of_slot_[slot]; }
 
  private:
+  static int64_t Width(const BaseShape& shape, Site site) {
+    const SiteShape* on = shape.Find(site);
+    LORAD_CHECK(on != nullptr);
+    return on->in_features + on->out_features;
+  }
+
   SlotTable table_;
-  std::vector<std::vector<uint16_t>> weights_;
-  std::map<size_t, int64_t> bytes_of_slot_;
+  std::vector<PageRun> runs_;
+  std::vector<int64_t> bytes_of_slot_;
 };
 
 // Sums the time up to each call of the seam, and in it.
@@ -192,17 +206,25 @@ struct Case {
 
 class Bench final {
  public:
-  explicit Bench(const ModelShape& shape) : folder_(shape) {
+  Bench(const ModelShape& shape, std::string only) : folder_(shape), only_(std::move(only)) {
     absl::StatusOr<std::unique_ptr<CausalLm>> model = CausalLm::Load(folder_.path(), {DType::kBF16});
     LORAD_CHECK(model.ok());
     model_ = *std::move(model);
     const KvLayout layout = model_->kv_layout();
-    kv_.assign(static_cast<size_t>(kBlocks * layout.block_bytes()), std::byte{0});
-    view_ = {kv_.data(), layout.block_bytes(), layout};
+    absl::StatusOr<std::unique_ptr<PagePool>> pages = PagePool::Create(kPoolBytes, layout.block_bytes());
+    LORAD_CHECK(pages.ok());
+    pages_ = *std::move(pages);
+    absl::StatusOr<PageRun> kv = pages_->Reserve(kBlocks, PageOwner::kKv);
+    LORAD_CHECK(kv.ok() && kv->first_page() == 0);
+    kv_ = *std::move(kv);
+    std::fill(kv_.data(), kv_.data() + kBlocks * layout.block_bytes(), std::byte{0});
+    view_ = {pages_->arena(), layout.block_bytes(), layout};
   }
   CausalLm& model() { return *model_; }
+  PagePool* pages() { return pages_.get(); }
 
   void Run(const Case& c, int steps, double read_bytes_per_us) {
+    if (c.name.find(only_) == std::string::npos) return;
     const SlotTable none(model_->base_shape());
     SlotSeam slots(c.adapters == nullptr ? none : c.adapters->table());
     // A step without adapters takes the executor's own seam, which is not timed: one with a term that touches nothing
@@ -253,9 +275,12 @@ class Bench final {
 
  private:
   static constexpr int64_t kBlocks = 640;
+  static constexpr int64_t kPoolBytes = int64_t{4} << 30;
   ModelFolder folder_;
+  const std::string only_;  // cases whose names have it
   std::unique_ptr<CausalLm> model_;
-  std::vector<std::byte> kv_;
+  std::unique_ptr<PagePool> pages_;
+  PageRun kv_;
   KvView view_;
 };
 
@@ -287,16 +312,17 @@ int main(int argc, char** argv) {
   const auto* shape =
       std::find_if(std::begin(kShapes), std::end(kShapes), [&](const auto& s) { return s.name == name; });
   if (shape == std::end(kShapes) || steps < 1) {
-    std::fprintf(stderr, "step_bench [smollm|tinyllama] [steps]\n");
+    std::fprintf(stderr, "step_bench [smollm|tinyllama] [steps] [part of a case's name]\n");
     return 2;
   }
   at::set_num_threads(lorad::cpu::ComputeThreads());
-  Bench bench(*shape);
+  Bench bench(*shape, argc > 3 ? argv[3] : "");
   const std::vector<Site> attention = {Site::kQProj, Site::kKProj, Site::kVProj, Site::kOProj};
   std::vector<Site> linears = attention;
   linears.insert(linears.end(), {Site::kGateProj, Site::kUpProj, Site::kDownProj});
-  Adapters rank8(bench.model().base_shape(), attention, std::vector<int32_t>(16, 8));
-  Adapters mixed(bench.model().base_shape(), linears, {8, 16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64});
+  Adapters rank8(bench.model().base_shape(), attention, std::vector<int32_t>(16, 8), bench.pages());
+  Adapters mixed(bench.model().base_shape(), linears, {8, 16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64},
+                 bench.pages());
   const double bandwidth = ReadBandwidth();
   std::printf("%s, bf16, %d threads, reads %.1f GB/s\n", shape->name, lorad::cpu::ComputeThreads(), bandwidth / 1e3);
   for (const int64_t batch : {1, 4, 16}) {

