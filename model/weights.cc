@@ -12,23 +12,14 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kPageBytes = 4096;
-
 at::Tensor Mapped(const StoredTensor& tensor) {
-  // LibTorch has no const tensors; nothing writes a base weight, and the mapping would fault.
+  // LibTorch has no const tensors; nothing writes it, and the mapping would fault.
   void* data = const_cast<std::byte*>(tensor.data);
   return at::from_blob(
       data, tensor.shape, [file = tensor.file](void*) {}, at::TensorOptions().dtype(ToScalarType(tensor.dtype)));
 }
 
-void ReadIn(const StoredTensor& tensor) {
-  unsigned sum = 0;
-  for (int64_t at = 0; at < tensor.size_bytes; at += kPageBytes) sum += static_cast<unsigned>(tensor.data[at]);
-  volatile unsigned sink = sum;
-  (void)sink;
-}
-
-// Kernels load vectors from any address, but C++ wants elements where their type may be.
+// C++ wants elements where their type may be.
 bool IsAligned(const StoredTensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(SizeBytes(tensor.dtype)) == 0;
 }
@@ -45,6 +36,17 @@ void ConvertInto(const StoredTensor& tensor, at::Tensor out) {
     out.copy_(aligned);
   }
   tensor.file->Drop(tensor.data, tensor.size_bytes);
+}
+
+// What the tensors take in `dtype`, each on a cache line of its own.
+int64_t BytesIn(at::ScalarType dtype, const MatchedWeights& weights) {
+  constexpr int64_t kCacheLineBytes = 64;
+  int64_t bytes = 0;
+  for (const auto& [key, tensor] : weights) {
+    const int64_t elements = tensor.size_bytes / SizeBytes(tensor.dtype);
+    bytes += elements * static_cast<int64_t>(c10::elementSize(dtype)) + kCacheLineBytes;
+  }
+  return bytes;
 }
 
 }  // namespace
@@ -76,7 +78,7 @@ at::ScalarType ToScalarType(DType dtype) {
 }
 
 WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Progress progress)
-    : weights_(std::move(weights)), dtype_(dtype), progress_(std::move(progress)) {
+    : weights_(std::move(weights)), dtype_(dtype), progress_(std::move(progress)), memory_(BytesIn(dtype, weights_)) {
   for (const auto& [key, tensor] : weights_) total_bytes_ += tensor.size_bytes;
 }
 
@@ -94,14 +96,8 @@ void WeightLoader::Count(int64_t stored_bytes, const at::Tensor& loaded) {
 
 at::Tensor WeightLoader::Load(WeightName name, int32_t layer, int32_t expert) {
   const StoredTensor& stored = Find(name, layer, expert);
-  at::Tensor loaded;
-  if (ToScalarType(stored.dtype) == dtype_ && IsAligned(stored)) {
-    ReadIn(stored);
-    loaded = Mapped(stored);
-  } else {
-    loaded = at::empty(stored.shape, at::TensorOptions().dtype(dtype_));
-    ConvertInto(stored, loaded);
-  }
+  at::Tensor loaded = memory_.Empty(stored.shape, dtype_);
+  ConvertInto(stored, loaded);
   Count(stored.size_bytes, loaded);
   return loaded;
 }
@@ -119,7 +115,7 @@ at::Tensor WeightLoader::LoadStacked(std::initializer_list<WeightName> parts, in
     shape[0] += Find(part, layer).shape[0];
     stored_bytes += Find(part, layer).size_bytes;
   }
-  at::Tensor stacked = at::empty(shape, at::TensorOptions().dtype(dtype_));
+  at::Tensor stacked = memory_.Empty(shape, dtype_);
   int64_t first_row = 0;
   for (const WeightName part : parts) {
     const StoredTensor& stored = Find(part, layer);

@@ -6,15 +6,15 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "model/weight_memory.h"
 #include "model/weights_match.h"
 
 namespace lorad {
 
 // Turns the stored tensors of one checkpoint into tensors of the model's dtype, on the CPU.
 //
-// A tensor whose stored dtype is the model's is used where it lies, without a copy, and keeps its file mapped; its
-// pages are read in now, so that no step waits for the disk. Converted and fused ones are copies; the pages they came
-// from are dropped. Threads  one. Throws c10::Error (out of memory): call under Guarded.
+// All are copies in one WeightMemory, converted and fused where need be; the mapped pages that they came from are
+// dropped one by one, and no file stays mapped. Threads  one. Throws c10::Error (out of memory): call under Guarded.
 class WeightLoader final {
  public:
   using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
@@ -27,7 +27,7 @@ class WeightLoader final {
   // The parts one below the other: [sum of rows, in], or [sum] for biases. Undefined when there is none of them.
   at::Tensor LoadStacked(std::initializer_list<WeightName> parts, int32_t layer);
 
-  int64_t loaded_bytes() const { return loaded_bytes_; }  // of the model's tensors, mapped or copied
+  int64_t loaded_bytes() const { return loaded_bytes_; }  // of the model's tensors
 
  private:
   const StoredTensor& Find(WeightName name, int32_t layer, int32_t expert = -1) const;
@@ -36,6 +36,7 @@ class WeightLoader final {
   const MatchedWeights weights_;
   const at::ScalarType dtype_;
   const Progress progress_;
+  WeightMemory memory_;
   int64_t total_bytes_ = 0;
   int64_t done_bytes_ = 0;
   int64_t loaded_bytes_ = 0;

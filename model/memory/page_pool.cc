@@ -68,6 +68,8 @@ absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(int64_t capacity_byte
         absl::StrCat("cannot reserve address space in bytes: ", total_pages * page_bytes, ": ", std::strerror(errno),
                      "; lower --memory-bytes"));
   }
+  // A step walks through all of it that is in use; where there are no huge pages, small ones serve.
+  ::madvise(arena, static_cast<size_t>(total_pages * page_bytes), MADV_HUGEPAGE);
   return std::unique_ptr<PagePool>(new PagePool(static_cast<std::byte*>(arena), total_pages, page_bytes));
 }
 
