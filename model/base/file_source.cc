@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <system_error>
 #include <utility>
 
@@ -38,6 +39,34 @@ absl::Status FileError(const char* doing, const std::string& path, int error) {
   return absl::UnavailableError(message);
 }
 
+// An open regular file. Errors are of `path`, the name that the caller knows it by.
+absl::StatusOr<int64_t> RegularSizeBytes(const FileDescriptor& file, const std::string& path) {
+  struct stat info;
+  if (::fstat(file.get(), &info) != 0) return FileError("open", path, errno);
+  if (!S_ISREG(info.st_mode)) return absl::NotFoundError(absl::StrCat("not a regular file: ", path));
+  return static_cast<int64_t>(info.st_size);
+}
+
+absl::Status ReadExactly(const FileDescriptor& file, const std::string& path, int64_t offset, int64_t size,
+                         std::byte* destination) {
+  RETURN_IF_ERROR(RegularSizeBytes(file, path).status());
+  int64_t done = 0;
+  while (done < size) {
+    const ssize_t n = ::pread(file.get(), destination + done, static_cast<size_t>(size - done), offset + done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return FileError("read", path, errno);
+    if (n == 0) {
+      return absl::DataLossError(
+          absl::StrCat("file ends early: ", path, "; bytes wanted up to: ", offset + size, "; found: ", offset + done));
+    }
+    done += n;
+  }
+  return absl::OkStatus();
+}
+
+// Without O_NONBLOCK opening a FIFO would wait for its writer for ever.
+constexpr int kOpenToRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
 class LocalFileSource final : public FileSource {
  public:
   bool Exists(const std::string& path) override {
@@ -53,21 +82,9 @@ class LocalFileSource final : public FileSource {
   }
 
   absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
-    // Without O_NONBLOCK opening a FIFO would wait for its writer for ever.
-    const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    const FileDescriptor file(::open(path.c_str(), kOpenToRead));
     if (file.get() < 0) return FileError("open", path, errno);
-    int64_t done = 0;
-    while (done < size) {
-      const ssize_t n = ::pread(file.get(), destination + done, static_cast<size_t>(size - done), offset + done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return FileError("read", path, errno);
-      if (n == 0) {
-        return absl::DataLossError(absl::StrCat("file ends early: ", path, "; bytes wanted up to: ", offset + size,
-                                                "; found: ", offset + done));
-      }
-      done += n;
-    }
-    return absl::OkStatus();
+    return ReadExactly(file, path, offset, size, destination);
   }
 };
 
@@ -79,31 +96,54 @@ class RootedFileSource final : public FileSource {
   bool Exists(const std::string& path) override { return !absl::IsNotFound(Resolve(path).status()); }
 
   absl::StatusOr<int64_t> SizeBytes(const std::string& path) override {
-    ASSIGN_OR_RETURN(const std::string real, Resolve(path));
-    return files_.SizeBytes(real);
+    ASSIGN_OR_RETURN(const Place place, Resolve(path));
+    const FileDescriptor file(OpenBeneath(place));
+    if (file.get() < 0) return FileError("open", path, errno);
+    return RegularSizeBytes(file, path);
   }
 
   absl::Status ReadAt(const std::string& path, int64_t offset, int64_t size, std::byte* destination) override {
-    ASSIGN_OR_RETURN(const std::string real, Resolve(path));
-    return files_.ReadAt(real, offset, size, destination);
+    ASSIGN_OR_RETURN(const Place place, Resolve(path));
+    const FileDescriptor file(OpenBeneath(place));
+    if (file.get() < 0) return FileError("open", path, errno);
+    return ReadExactly(file, path, offset, size, destination);
   }
 
  private:
-  absl::StatusOr<std::string> Resolve(const std::string& path) const {
+  struct Place {
+    std::filesystem::path root;
+    std::filesystem::path below;  // of the root, free of symbolic links when it was resolved
+  };
+
+  absl::StatusOr<Place> Resolve(const std::string& path) const {
     std::error_code error;
     const std::filesystem::path root = std::filesystem::canonical(root_, error);
     if (error) return FileError("open", root_, error.value());
     const std::filesystem::path real = std::filesystem::canonical(path, error);
     if (error) return FileError("open", path, error.value());
-    if (std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end()) {
+    const auto [in_root, below] = std::mismatch(root.begin(), root.end(), real.begin(), real.end());
+    if (in_root != root.end()) {
       return absl::InvalidArgumentError(
           absl::StrCat("file leads outside its root: ", path, "; must lie under: ", root.string()));
     }
-    return real.string();
+    Place place{root, {}};
+    for (auto part = below; part != real.end(); ++part) place.below /= *part;
+    return place;
+  }
+
+  // Goes down from the root and follows no link: whoever puts one into the path after it was resolved is refused
+  // (ELOOP, ENOTDIR). -1 with errno.
+  static int OpenBeneath(const Place& place) {
+    int fd = ::open(place.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+    for (auto part = place.below.begin(); fd >= 0 && part != place.below.end(); ++part) {
+      const FileDescriptor folder(fd);
+      const bool last = std::next(part) == place.below.end();
+      fd = ::openat(folder.get(), part->c_str(), (last ? kOpenToRead : O_PATH | O_DIRECTORY | O_CLOEXEC) | O_NOFOLLOW);
+    }
+    return fd;
   }
 
   const std::string root_;
-  LocalFileSource files_;
 };
 
 class SplitFileSource final : public FileSource {

@@ -25,7 +25,8 @@ class FileSource {
 std::unique_ptr<FileSource> LocalFiles();
 
 // Reads only files whose real path, every symbolic link resolved, lies under the folder `root`; any other is
-// InvalidArgument. Links that stay under the root may be used.
+// InvalidArgument. Links that stay under the root may be used. Also while somebody changes links: what is opened is
+// what was checked, or nothing.
 std::unique_ptr<FileSource> RootedFiles(std::string root);
 
 // What lies under `folder`, by the path as written, through `inside`; everything else through `outside`.

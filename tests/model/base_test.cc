@@ -1,6 +1,12 @@
+#include <fcntl.h>
 #include <sys/stat.h>
 
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <set>
 #include <string>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -56,6 +62,54 @@ TEST(FileSourceTest, DoesNotWaitForAPipesWriter) {
   ASSERT_EQ(::mkfifo(dir.File("pipe").c_str(), 0600), 0);
   EXPECT_THAT(ReadWholeFile(*LocalFiles(), dir.File("pipe"), 100),
               IsError(absl::StatusCode::kNotFound, HasSubstr("not a regular file")));
+}
+
+TEST(FileSourceTest, RootedFilesReadRegularFilesAlone) {
+  const TempDir dir;
+  ASSERT_EQ(::mkfifo(dir.File("pipe").c_str(), 0600), 0);
+  const auto files = RootedFiles(dir.path());
+  std::byte byte;
+  for (const std::string& path : {dir.File("pipe"), dir.path()}) {
+    EXPECT_THAT(files->SizeBytes(path), IsError(absl::StatusCode::kNotFound, HasSubstr("not a regular file")));
+    EXPECT_THAT(files->ReadAt(path, 0, 1, &byte),
+                IsError(absl::StatusCode::kNotFound, HasSubstr("not a regular file")));
+  }
+}
+
+// Two paths change places all the time: what is inside the root, and a link that leads outside. A source that checks a
+// path and then opens it by name reads the secret some hundred times here.
+TEST(FileSourceTest, NeverReadsOutsideItsRootWhileLinksChange) {
+  const TempDir root, outside;
+  WriteFile(outside.File("file"), "secret");
+  std::filesystem::create_directory(root.File("folder"));
+  WriteFile(root.File("folder/file"), "inside");
+  WriteFile(root.File("file"), "inside");
+  std::filesystem::create_directory_symlink(outside.path(), root.File("other_folder"));
+  std::filesystem::create_symlink(outside.File("file"), root.File("other_file"));
+
+  std::atomic<bool> done = false;
+  std::thread swapper([&] {
+    const auto swap = [&](const char* a, const char* b) {
+      ::renameat2(AT_FDCWD, root.File(a).c_str(), AT_FDCWD, root.File(b).c_str(), RENAME_EXCHANGE);
+    };
+    while (!done) {
+      swap("folder", "other_folder");
+      swap("file", "other_file");
+    }
+  });
+  const auto files = RootedFiles(root.path());
+  int read = 0, refused = 0;
+  std::set<std::string> found;
+  // Each of both must have been seen, so that the places did change.
+  for (int i = 0; i < 20'000 || read == 0 || refused == 0; ++i) {
+    const absl::StatusOr<std::string> content =
+        ReadWholeFile(*files, root.File(i % 2 == 0 ? "folder/file" : "file"), 100);
+    content.ok() ? ++read : ++refused;
+    if (content.ok()) found.insert(*content);
+  }
+  done = true;
+  swapper.join();
+  EXPECT_THAT(found, testing::ElementsAre("inside"));
 }
 
 TEST(GuardedTest, TurnsExceptionsIntoStatuses) {
