@@ -8,6 +8,7 @@
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
 #include "server/translate.h"
+#include "server/unary_answer.h"
 
 namespace lorad {
 namespace {
@@ -153,7 +154,10 @@ grpc::ServerUnaryReactor* AdapterService::ListAdapters(grpc::CallbackServerConte
                                                        v1::ListAdaptersResponse* response) {
   const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
   if (!backend.ok()) return FinishWith(context, backend.status());
-  return FinishWith(context, FillPage(*(*backend)->engine->snapshot()->adapters, *request, response));
+  UnaryAnswer* const answer = UnaryAnswer::Start(context, *backend);
+  const absl::Status status = FillPage(*(*backend)->engine->snapshot()->adapters, *request, response);
+  answer->End(status, response->ByteSizeLong());
+  return answer;
 }
 
 grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext* context,

@@ -10,6 +10,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/engine.h"
 #include "server/log.h"
+#include "server/long_texts.h"
 #include "server/metrics/metrics.h"
 #include "server/model_facts.h"
 #include "server/stream_pump.h"
@@ -24,6 +25,7 @@ struct Backend {
   ModelFacts model;
   std::vector<std::string> adapter_roots;  // the folder of --adapter-root, really and as it was given; none: any path
   StreamPump* pump = nullptr;
+  LongTexts* long_texts = nullptr;
   UnreadAnswers* unread = nullptr;
   const Clock* clock = nullptr;
 };

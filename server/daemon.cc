@@ -1,5 +1,6 @@
 #include "server/daemon.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <unistd.h>
 
@@ -83,9 +84,12 @@ absl::Status Run(const ServerConfig& config, Signals* signals, Log* log) {
 }  // namespace
 
 int RunDaemon(const ServerConfig& config, Signals* signals, Log* log) {
-  // gRPC's own messages go to stderr in a form of their own; what matters in them reaches us as a status.
-  if (config.log_level != LogLevel::kDebug)
+  // gRPC's and protobuf's own messages go to stderr in a form of their own, one for each malformed call if a caller
+  // likes; what matters in them reaches us as a status.
+  if (config.log_level != LogLevel::kDebug) {
     gpr_set_log_verbosity(static_cast<gpr_log_severity>(GPR_LOG_SEVERITY_ERROR + 1));
+    google::protobuf::SetLogHandler(nullptr);
+  }
   log->Info("starting", {{"version", kVersion}, {"model", config.model_dir}, {"threads", config.threads}});
   const absl::Status status = Run(config, signals, log);
   if (status.ok()) return 0;

@@ -68,27 +68,40 @@ uint64_t RequestNumbers::DrawSeed() {
 
 GenerateReactor* GenerateReactor::Start(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
                                         const Backend* backend, RequestNumbers* numbers, Metrics* metrics, Log* log) {
-  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(backend, metrics, log));
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, backend, metrics, log));
   reactor->self_ = reactor;
-  const absl::Status status = reactor->Begin(context, proto, numbers);
-  if (!status.ok()) {
+  const int64_t now_us = backend->clock->NowUs();
+  const Arrival arrival{now_us, DeadlineUs(*context, now_us)};
+  if (proto.text().size() <= LongTexts::kLongBytes) {
+    reactor->BeginOrEnd(arrival, proto, numbers);
+    return reactor.get();
+  }
+  // The call, and its message with it, may end while the text waits.
+  const absl::Status posted =
+      backend->long_texts->Post([reactor, arrival, proto, numbers] { reactor->BeginOrEnd(arrival, proto, numbers); });
+  if (!posted.ok()) {
     const std::lock_guard<std::mutex> lock(reactor->mutex_);
-    reactor->End(status);
+    reactor->End(posted);
   }
   return reactor.get();
 }
 
+void GenerateReactor::BeginOrEnd(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers) {
+  const absl::Status status = Begin(arrival, proto, numbers);
+  if (status.ok()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  End(status);
+}
+
 GenerateReactor* GenerateReactor::Refuse(const absl::Status& status, Metrics* metrics, Log* log) {
-  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(nullptr, metrics, log));
+  std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(/*context=*/nullptr, /*backend=*/nullptr, metrics, log));
   reactor->self_ = reactor;
   const std::lock_guard<std::mutex> lock(reactor->mutex_);
   reactor->End(status);
   return reactor.get();
 }
 
-absl::Status GenerateReactor::Begin(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
-                                    RequestNumbers* numbers) {
-  const int64_t arrival_us = backend_->clock->NowUs();
+absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers) {
   const RequestId id = numbers->NextId();
   RETURN_IF_ERROR(CheckGenerateRequest(proto));
   Request request;
@@ -104,8 +117,8 @@ absl::Status GenerateReactor::Begin(grpc::CallbackServerContext* context, const 
   request.max_tokens_is_default = !proto.sampling().has_max_tokens();
   request.n = proto.sampling().has_n() ? static_cast<int32_t>(proto.sampling().n()) : 1;
   request.priority = proto.priority();
-  request.arrival_us = arrival_us;
-  request.deadline_us = DeadlineUs(*context, backend_->clock->NowUs());
+  request.arrival_us = arrival.now_us;
+  request.deadline_us = arrival.deadline_us;
   request.sink = shared_from_this();
   log_->Debug("request", {{"request_id", request.request_id},
                           {"adapter", request.adapter},
@@ -113,14 +126,17 @@ absl::Status GenerateReactor::Begin(grpc::CallbackServerContext* context, const 
                           {"n", request.n}});
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    context_ = context;
+    if (ended_) return absl::OkStatus();  // cancelled while its text waited
     id_ = id;
     request_id_ = request.request_id;
     builder_ = std::make_unique<ReplyBuilder>(request.n, prompt_tokens, request.sampling,
                                               [&] { return DecoderFor(*backend_, request.prompt_ids); });
-    context->AddInitialMetadata("lorad-request-id", request_id_);
+    context_->AddInitialMetadata("lorad-request-id", request_id_);
   }
-  return backend_->engine->Submit(std::move(request));
+  RETURN_IF_ERROR(backend_->engine->Submit(std::move(request)));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) backend_->engine->Cancel(id_, -1, "client cancelled");  // else its cancel may have come before it
+  return absl::OkStatus();
 }
 
 void GenerateReactor::OnEvent(TokenEvent event) {

@@ -42,7 +42,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
  public:
   static constexpr size_t kMaxUnsentBytes = size_t{256} << 10;
 
-  // Checks, tokenises and submits the request; what is refused ends the call at once.
+  // Checks, tokenises and submits the request, after this returns where its text is long; what is refused ends the
+  // call.
   static GenerateReactor* Start(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
                                 const Backend* backend, RequestNumbers* numbers, Metrics* metrics, Log* log);
   // A call that ends with `status` before it begins.
@@ -55,10 +56,15 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   void OnDone() override;
 
  private:
-  GenerateReactor(const Backend* backend, Metrics* metrics, Log* log)
-      : backend_(backend), metrics_(metrics), log_(log) {}
+  GenerateReactor(grpc::CallbackServerContext* context, const Backend* backend, Metrics* metrics, Log* log)
+      : backend_(backend), metrics_(metrics), log_(log), context_(context) {}
 
-  absl::Status Begin(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto, RequestNumbers* numbers);
+  struct Arrival {
+    int64_t now_us;
+    std::optional<int64_t> deadline_us;
+  };
+  void BeginOrEnd(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers);
+  absl::Status Begin(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers);
   // On the pump.
   void Handle(const TokenEvent& event);
   void WaitForReader();
@@ -77,7 +83,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::shared_ptr<GenerateReactor> self_;  // until OnDone
 
   std::mutex mutex_;
-  grpc::CallbackServerContext* context_ = nullptr;  // until OnDone
+  grpc::CallbackServerContext* context_;  // until OnDone
   std::unique_ptr<ReplyBuilder> builder_;
   struct Unsent {
     v1::GenerateResponse message;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "server/translate.h"
+#include "server/unary_answer.h"
 
 namespace lorad {
 namespace {
@@ -44,6 +45,7 @@ absl::Status TokenizeText(const Backend& backend, const v1::TokenizeRequest& req
 absl::Status DetokenizeIds(const Backend& backend, const v1::DetokenizeRequest& request,
                            v1::DetokenizeResponse* response) {
   RETURN_IF_ERROR(CheckTokenizer(backend, request.adapter()));
+  RETURN_IF_ERROR(CheckIdsToDecode(request.token_ids_size(), backend.model));
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                    TranslateIds(request.token_ids(), backend.tokenizer->vocab_size(), "token_ids"));
   ASSIGN_OR_RETURN(*response->mutable_text(), backend.tokenizer->Decode(ids, request.skip_special_tokens()));
@@ -63,14 +65,29 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
-  return FinishWith(context, backend.ok() ? TokenizeText(**backend, *request, response) : backend.status());
+  if (!backend.ok()) return FinishWith(context, backend.status());
+  UnaryAnswer* const answer = UnaryAnswer::Start(context, *backend);
+  const auto work = [backend = *backend, request, response, answer] {
+    const absl::Status status = TokenizeText(*backend, *request, response);
+    answer->End(status, response->ByteSizeLong());
+  };
+  if (request->text().size() <= LongTexts::kLongBytes) {
+    work();
+  } else if (const absl::Status posted = (*backend)->long_texts->Post(work); !posted.ok()) {
+    answer->End(posted, 0);
+  }
+  return answer;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
   const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
-  return FinishWith(context, backend.ok() ? DetokenizeIds(**backend, *request, response) : backend.status());
+  if (!backend.ok()) return FinishWith(context, backend.status());
+  UnaryAnswer* const answer = UnaryAnswer::Start(context, *backend);
+  const absl::Status status = DetokenizeIds(**backend, *request, response);
+  answer->End(status, response->ByteSizeLong());
+  return answer;
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,

@@ -159,6 +159,7 @@ struct Serving::Parts {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<AdapterLoader> loader;  // Tells the engine of its events, so it ends first.
   Backend backend;
+  LongTexts long_texts;  // submits to the engine
   std::thread engine_thread;
 };
 
@@ -254,6 +255,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.backend.model = FactsOf(config, *parts.model);
   parts.backend.adapter_roots = AdapterRoots(config);
   parts.backend.pump = &parts.pump;
+  parts.backend.long_texts = &parts.long_texts;
   parts.backend.unread = &parts.unread;
   parts.backend.clock = &parts.clock;
   metrics->SetModel(parts.backend.model.name, kVersion);

@@ -22,7 +22,7 @@ constexpr int64_t kMaxLogprobs = 20;
 constexpr int64_t kMaxRequestIdBytes = 128;
 // gRPC takes 8 KiB of trailing metadata, in which a byte may take three.
 constexpr size_t kMaxStatusBytes = 2000;
-constexpr int64_t kMaxTextBytesPerToken = 64;  // far above what tokenizers make of text
+constexpr int64_t kMaxTextBytesPerToken = 16;  // Text has 3 to 6. Tokenising takes up to 250 bytes a byte of it.
 
 absl::Status Wrong(absl::string_view field, const absl::AlphaNum& value, absl::string_view limit,
                    absl::string_view hint) {
@@ -141,6 +141,10 @@ absl::Status CheckText(const std::string& text, const ModelFacts& model) {
   const int64_t most_bytes = model.max_context_tokens * kMaxTextBytesPerToken;
   return CheckCount("text bytes", static_cast<int64_t>(text.size()), 0, most_bytes,
                     "that is more than the context can hold");
+}
+
+absl::Status CheckIdsToDecode(int64_t count, const ModelFacts& model) {
+  return CheckCount("token_ids", count, 0, model.max_context_tokens, "decode them in parts");
 }
 
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {

@@ -26,6 +26,10 @@ absl::Status CheckRequestedAdapter(const std::string& adapter);
 // Refuses text far longer than the context, so that it is not tokenised at all.
 absl::Status CheckText(const std::string& text, const ModelFacts& model);
 
+// Refuses more ids to decode than a context holds: they take three bytes each on the wire, and their text a hundred
+// times that.
+absl::Status CheckIdsToDecode(int64_t count, const ModelFacts& model);
+
 // All that can be said of a request before its prompt is tokenised.
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request);
 

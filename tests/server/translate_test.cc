@@ -152,8 +152,13 @@ TEST(TranslateTest, AdapterNamesAreCheckedBeforeTheyAreRepeated) {
 }
 
 TEST(TranslateTest, TextThatCannotFitTheContextIsRefused) {
-  EXPECT_EQ(CheckText(std::string(6400, 'x'), Model()).code(), absl::StatusCode::kOk);
-  EXPECT_THAT(MessageOf(CheckText(std::string(6401, 'x'), Model())), HasSubstr("text bytes: 6401; limit: 0 to 6400"));
+  EXPECT_EQ(CheckText(std::string(1600, 'x'), Model()).code(), absl::StatusCode::kOk);
+  EXPECT_THAT(MessageOf(CheckText(std::string(1601, 'x'), Model())), HasSubstr("text bytes: 1601; limit: 0 to 1600"));
+}
+
+TEST(TranslateTest, MoreIdsThanAContextAreNotDecodedAtOnce) {
+  EXPECT_EQ(CheckIdsToDecode(100, Model()).code(), absl::StatusCode::kOk);
+  EXPECT_THAT(MessageOf(CheckIdsToDecode(101, Model())), HasSubstr("token_ids: 101; limit: 0 to 100"));
 }
 
 TEST(TranslateTest, IdsStayBelowTheVocabulary) {
