@@ -18,6 +18,46 @@ struct Free {
 template <typename T>
 using Owned = std::unique_ptr<T, Free>;
 
+// Finds added tokens in a text from front to back: the next one, the longest of those that begin at the same place.
+// Each token is looked for in each part of the text once, so that a text full of them costs no more than another.
+class AddedTokenFinder final {
+ public:
+  struct Found {
+    size_t offset;
+    size_t size_bytes;
+    int32_t id;
+  };
+
+  AddedTokenFinder(const std::map<int32_t, AddedToken>& added, std::string_view text) : text_(text) {
+    for (const auto& [id, token] : added) {
+      next_.push_back({.offset = text.find(token.content), .content = &token.content, .id = id});
+    }
+  }
+
+  // The first at `begin` or behind it; `begin` never goes back.
+  std::optional<Found> Next(size_t begin) {
+    const Occurrence* best = nullptr;
+    for (Occurrence& next : next_) {
+      if (next.offset < begin) next.offset = text_.find(*next.content, begin);
+      if (next.offset == std::string_view::npos) continue;
+      const bool better = best == nullptr || next.offset < best->offset ||
+                          (next.offset == best->offset && next.content->size() > best->content->size());
+      if (better) best = &next;
+    }
+    if (best == nullptr) return std::nullopt;
+    return Found{best->offset, best->content->size(), best->id};
+  }
+
+ private:
+  struct Occurrence {
+    size_t offset;  // npos: none any more
+    const std::string* content;
+    int32_t id;
+  };
+  const std::string_view text_;
+  std::vector<Occurrence> next_;
+};
+
 }  // namespace
 
 void SentencePieceTokenizer::Close::operator()(LoradSpModel* model) const { lorad_sp_close(model); }
@@ -63,23 +103,6 @@ absl::Status SentencePieceTokenizer::AddTokens(const TokenizerConfig& config, co
   return absl::OkStatus();
 }
 
-std::map<int32_t, AddedToken>::const_iterator SentencePieceTokenizer::FindAdded(std::string_view text,
-                                                                                size_t* offset) const {
-  auto best = added_.end();
-  *offset = text.size();
-  for (auto it = added_.begin(); it != added_.end(); ++it) {
-    const std::string& content = it->second.content;
-    const size_t found = text.substr(0, *offset + content.size()).find(content);
-    if (found == std::string_view::npos) continue;
-    const bool longer = best == added_.end() || content.size() > best->second.content.size();
-    if (found < *offset || (found == *offset && longer)) {
-      best = it;
-      *offset = found;
-    }
-  }
-  return best;
-}
-
 absl::Status SentencePieceTokenizer::EncodePart(std::string_view text, std::vector<int32_t>* ids) const {
   int32_t* encoded = nullptr;
   size_t count = 0;
@@ -97,17 +120,15 @@ absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::Encode(std::string_
                                                                     bool add_special_tokens) const {
   std::vector<int32_t> ids;
   if (add_special_tokens && add_bos_) ids.push_back(*bos_id_);
+  AddedTokenFinder finder(added_, text);
+  size_t begin = 0;
   while (true) {
-    size_t offset = 0;
-    const auto added = FindAdded(text, &offset);
-    if (added == added_.end()) {
-      RETURN_IF_ERROR(EncodePart(text, &ids));
-      break;
-    }
-    if (offset > 0) RETURN_IF_ERROR(EncodePart(text.substr(0, offset), &ids));
-    ids.push_back(added->first);
-    text.remove_prefix(offset + added->second.content.size());
-    if (text.empty()) break;
+    const std::optional<AddedTokenFinder::Found> found = finder.Next(begin);
+    const size_t end = found.has_value() ? found->offset : text.size();
+    if (end > begin || text.empty()) RETURN_IF_ERROR(EncodePart(text.substr(begin, end - begin), &ids));
+    if (!found.has_value()) break;
+    ids.push_back(found->id);
+    begin = end + found->size_bytes;
   }
   if (add_special_tokens && add_eos_) ids.push_back(*eos_id_);
   return ids;

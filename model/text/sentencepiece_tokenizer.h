@@ -41,8 +41,6 @@ class SentencePieceTokenizer final {
 
   explicit SentencePieceTokenizer(LoradSpModel* model) : model_(model) {}
   absl::Status AddTokens(const TokenizerConfig& config, const std::string& path);
-  // The first added token in `text`, the longest of those that begin there; added_.end() if there is none.
-  std::map<int32_t, AddedToken>::const_iterator FindAdded(std::string_view text, size_t* offset) const;
   absl::Status EncodePart(std::string_view text, std::vector<int32_t>* ids) const;
   absl::Status DecodePart(absl::Span<const int32_t> ids, std::string* text) const;
 

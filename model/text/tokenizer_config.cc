@@ -134,6 +134,7 @@ class ConfigReader final {
 
   absl::Status ReadLegacyAddedTokens(const std::string& path, const Json& tokens) {
     for (const auto& [content, value] : tokens.items()) {
+      if (content.empty()) return Wrong(path, "\"\"", "no token without text");
       if (!value.is_number_integer() || value.get<int64_t>() < 0 ||
           value.get<int64_t>() > std::numeric_limits<int32_t>::max()) {
         return Wrong(path, content, "an id");

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <sstream>
 
+#include <nlohmann/json.hpp>
+
 #include "model/text/tokenizer.h"
 #include "tests/text/golden.h"
 
@@ -183,6 +185,28 @@ TEST_F(TokenizerFilesTest, ATokenAddedInsideASentencePieceModelIsRefused) {
   }
   Write("added_tokens.json", "{\"</s>\": 2}");
   EXPECT_TRUE(Load().ok()) << Load().status();
+}
+
+// Encode found it at every place of every text, and never came to the end of one.
+TEST_F(TokenizerFilesTest, AnAddedTokenWithoutTextIsRefused) {
+  Write("tokenizer.model", Golden("sentencepiece_bpe/tokenizer.model"));
+  Write("added_tokens.json", "{\"\": 1400}");
+  ExpectDataLoss("added_tokens.json");
+}
+
+// Each of them was looked for in all of the rest of the text, for every token found: hours for this one.
+TEST_F(TokenizerFilesTest, ATextFullOfAddedTokensCostsNoMoreThanItsLength) {
+  Write("tokenizer.model", Golden("sentencepiece_bpe/tokenizer.model"));
+  nlohmann::json added;
+  for (int i = 0; i < 100; ++i) added["<|absent " + std::to_string(i) + "|>"] = 1400 + i;
+  added["<|"] = 1500;
+  Write("added_tokens.json", added.dump());
+  const auto tokenizer = Load();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  constexpr size_t kTokens = 500'000;
+  std::string text;
+  for (size_t i = 0; i < kTokens; ++i) text += "<|";
+  EXPECT_EQ(*(*tokenizer)->Encode(text, false), std::vector<int32_t>(kTokens, 1500));
 }
 
 TEST_F(TokenizerFilesTest, BosAndEosAreAddedAsTheConfigSays) {
