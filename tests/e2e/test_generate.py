@@ -139,7 +139,7 @@ REFUSED = [
     ("adapter: q_v@111", grpc.StatusCode.UNIMPLEMENTED, lambda r: setattr(r, "adapter", "q_v@" + "1" * 9000)),
     ("adapter name: aaa", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "adapter", "a" * 9000 + "@1")),
     ("repetition_penalty: 9", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "repetition_penalty", 1e-40)),
-    ("text bytes: 16385; limit: 0 to 16384", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "text", "w" * 16385)),
+    ("text bytes: 4097; limit: 0 to 4096", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "text", "w" * 4097)),
     ("compositions", grpc.StatusCode.UNIMPLEMENTED, lambda r: r.adapters.add(name="q_v")),
 ]
 
@@ -263,7 +263,7 @@ def test_tokenize_and_detokenize(daemon):
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     error = refusal(lambda: daemon.inference.Tokenize(inference_pb2.TokenizeRequest(text="w5", adapter="nobody")))
     assert error.code() == grpc.StatusCode.NOT_FOUND
-    for wrong in (dict(text="w5", adapter="a" * 9000), dict(text="w" * 16385)):
+    for wrong in (dict(text="w5", adapter="a" * 9000), dict(text="w" * 4097)):
         error = refusal(lambda: daemon.inference.Tokenize(inference_pb2.TokenizeRequest(**wrong)))
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "limit" in error.details()
 

@@ -60,16 +60,26 @@ def frame(kind, flags, stream, payload):
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def answered_bytes(daemon, timeout):
-    """Bytes of messages that Generate sends to a caller with this grpc-timeout, over HTTP/2 by hand: no client sends these."""
-    fields = {":method": "POST", ":scheme": "http", ":path": "/lorad.v1.Inference/Generate", ":authority": "x", "te": "trailers",
-              "content-type": "application/grpc", "grpc-timeout": timeout}
+def call_frames(stream, method, message, **headers):
+    """A whole call on a stream, over HTTP/2 by hand."""
+    fields = {":method": "POST", ":scheme": "http", ":path": f"/lorad.v1.Inference/{method}", ":authority": "x", "te": "trailers",
+              "content-type": "application/grpc"} | {key.replace("_", "-"): value for key, value in headers.items()}
     header = b"".join(b"\0" + bytes([len(key)]) + key.encode() + bytes([len(value)]) + value.encode() for key, value in fields.items())
-    message = request([3], max_tokens=2, ignore_eos=True).SerializeToString()
+    body = message.SerializeToString()
+    return frame(1, 4, stream, header) + frame(0, 1, stream, b"\0" + struct.pack(">I", len(body)) + body)
+
+
+def connect(daemon, settings=b""):
     host, port = daemon.address.rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as connection, connection.makefile("rb") as replies:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, header) +
-                           frame(0, 1, 1, b"\0" + struct.pack(">I", len(message)) + message))
+    connection = socket.create_connection((host, int(port)), timeout=WAIT_SECONDS)
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, settings))
+    return connection
+
+
+def answered_bytes(daemon, timeout):
+    """Bytes of messages that Generate sends to a caller with this grpc-timeout; no client sends these."""
+    with connect(daemon) as connection, connection.makefile("rb") as replies:
+        connection.sendall(call_frames(1, "Generate", request([3], max_tokens=2, ignore_eos=True), grpc_timeout=timeout))
         answered = 0
         while True:
             length, kind, flags, stream = struct.unpack(">IBBI", b"\0" + replies.read(9))
@@ -94,25 +104,27 @@ def test_adapterctl_takes_any_timeout(daemon, seconds):
 def test_cancelled_requests_leave_nothing_behind(start_daemon):
     daemon = start_daemon("--queue-limit=4096")
 
-    def storm(count):
-        """Waves of calls, half of them cancelled before they could begin, the others while they run."""
-        waiting = collections.deque()
-        for i in range(count):
-            call = daemon.inference.Generate(request([1 + i % 90], max_tokens=250, ignore_eos=True))
-            if i % 2:
+    def storm(waves):
+        """Waves of calls, half of them cancelled before they could begin, the others while they run. The next begins when
+        nothing is left of the one before: a daemon that is slow to hear of cancels would else hold ever more calls at once."""
+        for _ in range(waves):
+            waiting = []
+            for i in range(200):
+                call = daemon.inference.Generate(request([1 + i % 90], max_tokens=250, ignore_eos=True))
+                if i % 2:
+                    call.cancel()
+                else:
+                    waiting.append(call)
+            for call in waiting:
                 call.cancel()
-            else:
-                waiting.append(call)
-            if len(waiting) > 64:
-                waiting.popleft().cancel()
-        for call in waiting:
-            call.cancel()
-        wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
+            generate(daemon, [1], max_tokens=1)  # Whatever was sent before it has arrived.
+            wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
 
-    storm(4000)
+    storm(10)
     before = resident_mib(daemon)
-    storm(12000)
-    assert resident_mib(daemon) - before < 24
+    storm(60)
+    after = resident_mib(daemon)
+    assert after - before < 24
     assert generate(daemon, [1], max_tokens=2).finish[0] is not None
     assert daemon.stop() == 0
 
@@ -138,11 +150,66 @@ def test_answers_that_nobody_reads_do_not_pile_up(start_daemon, model, tmp_path)
     assert daemon.stop() == 0
 
 
+def test_unary_answers_that_nobody_reads_do_not_pile_up(start_daemon, model, tmp_path):
+    """A caller whose windows are closed asks for 160 MB of text; past 64 MiB together the one idle longest is given up."""
+    folder = longer(model, tmp_path / "wordy", 4096)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").unlink()
+    tokenizer["model"]["vocab"]["x" * 2000] = 100
+    del tokenizer["model"]["vocab"]["w100"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    daemon = start_daemon(model_dir=folder)
+    message = inference_pb2.DetokenizeRequest(token_ids=[100] * 4096)
+    closed = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE
+    with connect(daemon, closed) as connection, connection.makefile("rb") as replies:
+        for i in range(20):
+            connection.sendall(call_frames(2 * i + 1, "Detokenize", message))
+        reset = 0
+        while reset < 12:  # of 20 of 8 MB each, eight may stay
+            length, kind, _flags, _stream = struct.unpack(">IBBI", b"\0" + replies.read(9))
+            replies.read(length)
+            reset += kind == 3
+    assert generate(daemon, [1], max_tokens=2).finish[0] is not None
+    assert daemon.stop() == 0
+
+
+def test_long_texts_are_tokenised_beside_the_calls_of_others(start_daemon, model, tmp_path):
+    """Above 64 KiB a text waits for its turn on a thread of its own: also then it is answered, or can be cancelled."""
+    daemon = start_daemon("--memory-bytes=256MiB", model_dir=longer(model, tmp_path / "longer", 65536))
+    words = "w7 " * 22_000
+    assert len(words) > 65536
+    tokenized = daemon.inference.Tokenize(inference_pb2.TokenizeRequest(text=words))
+    assert list(tokenized.token_ids) == [7] * 22_000
+    calls = [daemon.inference.Generate(request(words, max_tokens=2, ignore_eos=True)) for _ in range(12)]
+    for call in calls[1:]:
+        call.cancel()
+    answer = collect(calls[0])
+    assert answer.finish[0] == LENGTH and answer.usage[0].prompt_tokens == 22_000
+    wait_until(lambda: daemon.is_idle() and daemon.metric("lorad_pool_pages", owner="kv") == 0)
+    error = refusal(lambda: daemon.inference.Tokenize(inference_pb2.TokenizeRequest(text="w7 " * 360_000)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "limit: 0 to 1048576" in error.details()
+    assert daemon.stop() == 0
+
+
+def test_a_malformed_message_is_refused_without_a_line_in_the_log(start_daemon):
+    """Else any caller could fill the disk."""
+    daemon = start_daemon()
+    generate_bytes = daemon.channel.unary_stream("/lorad.v1.Inference/Generate")
+    for _ in range(50):
+        refusal(lambda: generate_bytes(b"\x12\x02\xff\xfe"))  # an adapter's name that is not UTF-8; the code is gRPC's own
+    assert generate(daemon, [1], max_tokens=2).finish[0] is not None
+    assert daemon.stop() == 0
+    assert not [line for line in daemon.log if "protobuf" in line]
+
+
 def test_loads_under_way_are_bounded(start_daemon, model, tmp_path):
     daemon = start_daemon("--memory-bytes=256MiB")
     folder = large_adapter(model, tmp_path / "large", 512)
+    # All calls wait in its sockets before the first is looked at, so that they come faster than any load ends.
+    daemon.process.send_signal(signal.SIGSTOP)
     calls = [daemon.adapters.LoadAdapter.future(adapters_pb2.LoadAdapterRequest(name=f"a{i}", path=str(folder)))
              for i in range(600)]
+    daemon.process.send_signal(signal.SIGCONT)
     codes = collections.Counter()
     for call in calls:
         error = call.exception(timeout=WAIT_SECONDS)
