@@ -9,6 +9,7 @@
 #include "adapters/dora.h"
 #include "adapters/float_convert.h"
 #include "adapters/kinds/block_diagonal.h"
+#include "adapters/kinds/initial_pair.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_experts.h"
 #include "adapters/kinds/peft_targets.h"
@@ -93,7 +94,7 @@ void AddToDigest(const std::string& path, const ImageSlot& slot, Sha256* digest)
 
 // What the modules change, with places and shapes; no bytes yet.
 std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements& replacements, const Targets& modules,
-                                 const Targets& targets) {
+                                 const Targets& targets, PeftInit init) {
   std::vector<ImageSlot> slots;
   for (const auto& [path, module] : tensors.modules) {
     ImageSlot slot;
@@ -115,6 +116,10 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements&
     if (slot.rank > 0) {
       slot.a.shape[1] *= targets.at(path).a_blocks;
       slot.b.shape[1] *= targets.at(path).b_blocks;
+      if (init != PeftInit::kKeepsBase) {  // the initial pair joins it
+        slot.a.shape[0] *= 2;
+        slot.b.shape[1] *= 2;
+      }
     }
     if (const auto replaced = replacements.find(path); replaced != replacements.end()) {
       slot.rows.shape = {replaced->second.rows, replaced->second.width};
@@ -135,6 +140,27 @@ absl::Status CheckFitsPool(const std::string& path, const std::vector<ImageSlot>
   if (bytes <= options.max_pool_bytes) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(path, ": adapter larger than the memory for KV and adapters: bytes: ",
                                                  bytes, "; limit: ", options.max_pool_bytes, "; raise --memory-bytes"));
+}
+
+absl::Status AddInitialPair(const std::string& path, PeftInit init, bool saved_table, bool tied,
+                            const AdapterReadOptions& options, ImageSlot* slot) {
+  if (init == PeftInit::kKeepsBase || slot->rank == 0) return absl::OkStatus();
+  if (slot->site == Site::kLmHead && tied) {
+    return absl::UnimplementedError(absl::StrCat(
+        path,
+        ": init_lora_weights that changes the base's weight, on a tied head: PEFT changes the embedding with it"));
+  }
+  if (saved_table) return absl::OkStatus();  // it has lost the initial pair already
+  if (slot->site == Site::kEmbedTokens || slot->experts > 1) {
+    return absl::UnimplementedError(
+        absl::StrCat(path, ": init_lora_weights that changes the base's weight, on an embedding or on experts"));
+  }
+  if (options.base_tables == nullptr) {
+    return absl::UnimplementedError(
+        absl::StrCat(path, ": init_lora_weights: the base's weights, of which it is made, are not at hand"));
+  }
+  ASSIGN_OR_RETURN(const BaseTable weight, options.base_tables({.site = slot->site, .layer = slot->layer}));
+  return TakeInitialPairOff(weight, init, slot);
 }
 
 // What the base has to say: DoRA's norms and how far a bias moves.
@@ -193,8 +219,8 @@ absl::Status ReadReplacements(const SafetensorsIndex& index, const PeftTensors& 
 }
 
 absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const PeftTensors& tensors,
-                                       const Replacements& replacements, const Targets& modules,
-                                       std::vector<ImageSlot> slots, FileSource& files,
+                                       const Replacements& replacements, const BaseShape& base, const Targets& modules,
+                                       PeftInit init, std::vector<ImageSlot> slots, FileSource& files,
                                        const AdapterReadOptions& options) {
   TensorReader reader(files, index.path);
   for (const auto& [path, module] : tensors.modules) {
@@ -227,6 +253,8 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     if (target.a_blocks > 1) slot.a = WithItsZeros(slot.a, target.a_blocks);
     if (target.b_blocks > 1) slot.b = WithItsZeros(slot.b, target.b_blocks);
     if (slot.experts > 1) slot.b = ExpertsOneAfterTheOther(slot.b, slot.experts);
+    RETURN_IF_ERROR(AddInitialPair(absl::StrCat(index.path, ": ", path), init, module.table != nullptr,
+                                   base.tied_embeddings, options, &slot));
     RETURN_IF_ERROR(AddFromBase(absl::StrCat(index.path, ": ", path), options, &slot));
     AddToDigest(path, slot, &digest);
     if (slot.magnitude.present()) image.kind = "dora";
@@ -271,9 +299,9 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   ASSIGN_OR_RETURN(const Replacements replacements,
                    FindReplacements(files, index, tensors, config, base, modules, options.base_tables));
   for (const auto& [path, replacement] : replacements) tensors.modules[path];  // a tied head may have no tensor
-  std::vector<ImageSlot> slots = PlanSlots(tensors, replacements, modules, targets);
+  std::vector<ImageSlot> slots = PlanSlots(tensors, replacements, modules, targets, config.init);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
-  return ReadImage(index, tensors, replacements, modules, std::move(slots), files, options);
+  return ReadImage(index, tensors, replacements, base, modules, config.init, std::move(slots), files, options);
 }
 
 }  // namespace lorad

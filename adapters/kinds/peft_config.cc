@@ -305,19 +305,22 @@ absl::Status ReadBlockDiagonal(const Json& json, PeftLoraConfig* config) {
   return absl::OkStatus();
 }
 
-absl::Status CheckInit(const Json& json) {
+absl::StatusOr<PeftInit> ReadInit(const Json& json) {
   const Json* init = FindSet(json, "init_lora_weights");
-  if (init == nullptr || init->is_boolean()) return absl::OkStatus();
+  if (init == nullptr || init->is_boolean()) return PeftInit::kKeepsBase;
   if (!init->is_string()) return Invalid("init_lora_weights", *init, "must be true, false or a name");
   const std::string& name = init->get_ref<const std::string&>();
+  if (name == "pissa") return PeftInit::kPissa;
+  if (name == "olora") return PeftInit::kOlora;
   for (const char* inert : {"gaussian", "orthogonal", "eva", "mica"}) {
-    if (name == inert) return absl::OkStatus();
+    if (name == inert) return PeftInit::kKeepsBase;
   }
-  for (const char* changes_base : {"pissa", "olora", "corda", "lora_ga", "loftq"}) {
+  // Randomised, or made of data that is not here.
+  for (const char* changes_base : {"pissa", "corda", "lora_ga", "loftq"}) {
     if (name == changes_base || absl::StartsWith(name, absl::StrCat(changes_base, "_"))) {
       return Unsupported("init_lora_weights", *init,
-                         "this start changes the base's weights; save the adapter again with PEFT's "
-                         "path_initial_model_for_weight_conversion, which makes it an ordinary LoRA");
+                         "this start changes the base's weights in a way that cannot be repeated; save the adapter "
+                         "again with PEFT's path_initial_model_for_weight_conversion, which makes it an ordinary LoRA");
     }
   }
   return Unsupported("init_lora_weights", *init, "an unknown start may change the base's weights");
@@ -339,8 +342,8 @@ const std::vector<int32_t>* PeftLoraConfig::TokensOf(const std::string& path, bo
 
 absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::string& model_type) {
   RETURN_IF_ERROR(CheckKeys(json));
-  RETURN_IF_ERROR(CheckInit(json));
   PeftLoraConfig config;
+  ASSIGN_OR_RETURN(config.init, ReadInit(json));
   if (const Json* rank = FindSet(json, "r"); rank != nullptr) {
     ASSIGN_OR_RETURN(config.rank, RankOf("r", *rank));
   }

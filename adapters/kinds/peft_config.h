@@ -16,6 +16,8 @@ inline constexpr int64_t kMaxStoredRank = 1024;
 inline constexpr size_t kMaxTrainableTokens = 1 << 20;
 inline constexpr size_t kMaxConfigEntries = 4096;  // of one list, or of rank_pattern or alpha_pattern
 
+// Starts that take a pair off the base's weights, which are then part of the adapter.
+enum class PeftInit : uint8_t { kKeepsBase, kPissa, kOlora };
 enum class PeftBias : uint8_t { kNone, kLoraOnly, kAll };
 
 // PEFT's LoraConfig as far as it changes an answer; every key that is not here was checked to change nothing.
@@ -24,6 +26,7 @@ struct PeftLoraConfig {
   double alpha = 8.0;
   bool use_rslora = false;
   bool use_dora = false;
+  PeftInit init = PeftInit::kKeepsBase;
   bool lora_bias = false;                                     // B has a bias
   PeftBias bias = PeftBias::kNone;                            // which of the base's biases the file replaces
   std::vector<std::pair<std::string, int64_t>> rank_pattern;  // expression -> rank, in the file's order

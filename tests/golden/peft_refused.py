@@ -25,9 +25,7 @@ def lora(**options):
 MADE_BY_PEFT = {
     "modules_to_save_linear": (lora(modules_to_save=["down_proj"]), ["modules_to_save", "down_proj"]),
     "modules_to_save_block": (lora(modules_to_save=["mlp"]), ["modules_to_save", "mlp"]),
-    "pissa": (lora(init_lora_weights="pissa"), ["init_lora_weights", "pissa"]),
     "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), ["init_lora_weights", "pissa_niter_4"]),
-    "olora": (lora(init_lora_weights="olora"), ["init_lora_weights", "olora"]),
     "alora_by_peft": (lora(alora_invocation_tokens=[5, 6]), ["alora_invocation_tokens"]),
     "layer_replication": (lora(layer_replication=[(0, 2), (1, 2)]), ["layer_replication"]),
     "ia3": (IA3Config(target_modules=["k_proj", "v_proj"], feedforward_modules=[]), ["peft_type", "IA3"]),

@@ -128,6 +128,10 @@ CONFIGS = [
     Flaw("bdlora_stored_whole", INVALID, ["q_proj", "lora_A", "[rank, 16]"], config(
         use_bdlora={"target_modules_bd_a": ["q_proj", "v_proj"], "nblocks": 2})),
     Flaw("alora", UNIMPLEMENTED, ["alora_invocation_tokens"], config(alora_invocation_tokens=[5, 6, 7])),
+    Flaw("init_pissa_of_no_scale", INVALID, ["init_lora_weights", "scale: 0"], config(init_lora_weights="pissa", lora_alpha=0)),
+    Flaw("init_olora_on_embedding", UNIMPLEMENTED, ["init_lora_weights", "embedding"], both(
+        config(target_modules=["q_proj", "v_proj", "embed_tokens"], init_lora_weights="olora"),
+        put(EMBED + ".lora_embedding_A", (RANK, VOCAB)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)))),
     Flaw("init_corda", UNIMPLEMENTED, ["init_lora_weights", "corda"], config(init_lora_weights="corda")),
     Flaw("init_loftq", UNIMPLEMENTED, ["init_lora_weights", "loftq"], config(init_lora_weights="loftq")),
     Flaw("init_lora_ga", UNIMPLEMENTED, ["init_lora_weights", "lora_ga"], config(init_lora_weights="lora_ga")),

@@ -4,6 +4,7 @@ import collections
 import copy
 import dataclasses
 import pathlib
+import shutil
 import zlib
 
 import torch
@@ -26,6 +27,7 @@ class Variant:
     edit_config: object = None  # dict -> dict, applied to adapter_config.json as peft wrote it.
     edit_key: object = None  # str -> str, applied to the names of the tensors.
     pickle: object = None  # dict -> what torch.save writes instead of safetensors; str: as peft itself does.
+    converted: bool = False  # Saved with path_initial_model_for_weight_conversion.
     rows: list | None = None  # Of a saved table, those that differ from the base's; None: all.
     expect: str = ""  # "later": a server may refuse it by name for now.
     strength: float = 0.8  # Size of the update against the base weight's own output.
@@ -197,6 +199,16 @@ REPLACED = [
     Variant("trainable_tokens_of_both", lora(
         ["k_proj"], trainable_token_indices={"embed_tokens": TOKENS, "lm_head": [8, 90, 2]})),
 ]
+INITS = [
+    Variant("pissa", lora(LINEARS, r=4, alpha=6, init_lora_weights="pissa")),
+    Variant("pissa_high_rank", lora(["q_proj", "down_proj"], r=14, use_rslora=True, init_lora_weights="pissa")),
+    Variant("pissa_dora", lora(["v_proj", "up_proj"], r=3, init_lora_weights="pissa", use_dora=True)),
+    Variant("olora", lora(LINEARS, r=5, alpha=7, init_lora_weights="olora", rank_pattern={"o_proj": 2})),
+    Variant("olora_bf16", lora(["k_proj", "o_proj"], init_lora_weights="olora"), stored=torch.bfloat16),
+    Variant("pissa_converted", lora(["q_proj", "gate_proj"], init_lora_weights="pissa"), converted=True),
+    Variant("olora_converted", lora(["k_proj", "down_proj"], init_lora_weights="olora"), converted=True),
+]
+INIT_ON_HEAD = Variant("pissa_on_head", lora(["lm_head", "q_proj"], init_lora_weights="pissa"))
 BLOCKS = [
     Variant("block_diagonal", lora(LINEARS, r=8, alpha=6, use_bdlora=BdLoraConfig(
         target_modules_bd_a=["o_proj", "down"], target_modules_bd_b=["q_proj", "k_proj", "v_proj", "gate", "up"], nblocks=2))),
@@ -212,8 +224,8 @@ BY_BASE = {
         QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
         *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED, *REPLACED,
     ],
-    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS],
-    "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES],
+    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD],
+    "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES, *INITS],
     "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0], BLOCKS[0]],
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
@@ -301,6 +313,12 @@ def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: 
     model = oracle.load(model_dir)
     model.name_or_path = f"golden/{base}"
     peft_model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **copy.deepcopy(variant.lora)))
+    initial = folder.parent / "initial"
+    if variant.converted:
+        start = peft_model.peft_config["default"].init_lora_weights
+        peft_model.peft_config["default"].init_lora_weights = True
+        peft_model.save_pretrained(initial)
+        peft_model.peft_config["default"].init_lora_weights = start
     draw_pairs(peft_model, variant.strength, seed)
     draw_vectors(peft_model, variant.strength, seed)
     draw_replaced(peft_model, variant, seed)
@@ -309,7 +327,9 @@ def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: 
             if "lora_" in name:
                 parameter.data = parameter.data.to(variant.stored)
     peft_model.save_pretrained(folder, save_embedding_layers=variant.save_embeddings,
-                               safe_serialization=variant.pickle != "peft")
+                               safe_serialization=variant.pickle != "peft",
+                               path_initial_model_for_weight_conversion=initial if variant.converted else None)
+    shutil.rmtree(initial, ignore_errors=True)
     (folder / "README.md").unlink(missing_ok=True)
     if variant.edit_config:
         write_json(folder / "adapter_config.json", variant.edit_config(read_json(folder / "adapter_config.json")))
