@@ -137,7 +137,7 @@ class Comparison:
         self.load(Point(), running, max(2 * self.arguments.concurrency, SETUPS[setup].count), flags)
 
     def measure(self, name, server, setup, point, running):
-        requests = 8 * self.arguments.concurrency
+        requests = self.arguments.requests_per_stream * self.arguments.concurrency
         measured = self.points.setdefault((name, server, point), Point())
         if point == "loads":
             # At the pace of the point before it, the loads are spread over the whole run.
@@ -198,6 +198,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out")
     parser.add_argument("--shape", choices=make_model.SHAPES, default="135m")
     parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--requests-per-stream", type=int, default=8, help="of a point; fewer where a round takes too long")
     parser.add_argument("--rounds", type=lambda text: text.split(","), default=list(ROUNDS))
     parser.add_argument("--skip-peer", action="store_true")
     parser.add_argument("--peer-python", default=cache / "peer-vllm/bin/python", help="printed by bench/peer_vllm/install")

@@ -20,8 +20,9 @@ namespace lorad::cpu {
 namespace {
 
 constexpr int64_t kStep = 32;               // elements of one instruction
-constexpr int64_t kFewRows = 16;            // up to so many the weights, read once, decide
-constexpr int64_t kShortRow = 1024;         // elements; the processor's own prefetch is late on rows that short
+constexpr int64_t kFewBytes = 24 << 10;     // of rows that stay in L1 beside the weights of a few columns
+constexpr int64_t kShortRow = 1024;         // elements; one row reads columns that short one after the other
+constexpr int64_t kFetchedRow = 2047;       // elements; on rows up to that the processor's own prefetch is late
 constexpr int64_t kBlockBytes = 128 << 10;  // of weights that stay in L2 for many rows
 
 __m512bh Load(const uint16_t* p) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p)); }
@@ -54,19 +55,18 @@ void Put(__m128 sums, uint16_t* y) {
   std::memcpy(y, &rounded, C * sizeof(uint16_t));
 }
 
-// Columns w.. of C rows of weights against R packed rows. kAhead: fetches the next C columns too.
-template <int C, int R, bool kAhead, typename Y>
-[[gnu::always_inline]] inline void Tile(const Bf16DotArgs& a, const uint16_t* x, const uint16_t* w, Y* y) {
+// Columns w.. of C rows of weights against R packed rows. Meanwhile fetches kLines cache lines a step from `ahead` on.
+template <int C, int R, int kLines, _mm_hint kHint, typename Y>
+[[gnu::always_inline]] inline void Tile(const Bf16DotArgs& a, const uint16_t* x, const uint16_t* w,
+                                        const uint16_t* ahead, Y* y) {
   __m512 acc[R][C];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) acc[r][c] = _mm512_setzero_ps();
   int64_t k = 0;
   for (; k + kStep <= a.in; k += kStep, x += R * kStep) {
     __m512bh wc[C];
-    for (int c = 0; c < C; ++c) {
-      wc[c] = Load(w + c * a.w_stride + k);
-      if (kAhead) _mm_prefetch(w + (C + c) * a.w_stride + k, _MM_HINT_T0);
-    }
+    for (int c = 0; c < C; ++c) wc[c] = Load(w + c * a.w_stride + k);
+    for (int i = 0; i < kLines; ++i) _mm_prefetch(ahead + k * kLines + i * kStep, kHint);
     for (int r = 0; r < R; ++r) {
       const __m512bh xr = Load(x + r * kStep);
       for (int c = 0; c < C; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], xr, wc[c]);
@@ -103,39 +103,43 @@ void ShortRow(const Bf16DotArgs& a, const uint16_t* w, Y* y) {
   Put<4>(Sum4(acc[0], acc[1], acc[2], acc[3]), y);
 }
 
-template <int C, bool kAhead, typename Y>
-void TileOf(int64_t rows, const Bf16DotArgs& a, const uint16_t* x, const uint16_t* w, Y* y) {
+template <int C, int kLines, _mm_hint kHint = _MM_HINT_T0, typename Y>
+void TileOf(int64_t rows, const Bf16DotArgs& a, const uint16_t* x, const uint16_t* w, const uint16_t* ahead, Y* y) {
   static_assert(kRowsPerTile == 6);
   switch (rows) {
     case 6:
-      return Tile<C, 6, kAhead>(a, x, w, y);
+      return Tile<C, 6, kLines, kHint>(a, x, w, ahead, y);
     case 5:
-      return Tile<C, 5, kAhead>(a, x, w, y);
+      return Tile<C, 5, kLines, kHint>(a, x, w, ahead, y);
     case 4:
-      return Tile<C, 4, kAhead>(a, x, w, y);
+      return Tile<C, 4, kLines, kHint>(a, x, w, ahead, y);
     case 3:
-      return Tile<C, 3, kAhead>(a, x, w, y);
+      return Tile<C, 3, kLines, kHint>(a, x, w, ahead, y);
     case 2:
-      return Tile<C, 2, kAhead>(a, x, w, y);
+      return Tile<C, 2, kLines, kHint>(a, x, w, ahead, y);
     default:
-      return Tile<C, 1, kAhead>(a, x, w, y);
+      return Tile<C, 1, kLines, kHint>(a, x, w, ahead, y);
   }
 }
 
 int64_t Padded(int64_t in) { return (in + kStep - 1) / kStep * kStep; }
 
-// Every row tile against C columns.
+// Every row tile against C columns; kAhead: fetches the next C columns, which lie behind them, on the way.
 template <int C, bool kAhead, typename Y>
 void AllTiles(const Bf16DotArgs& a, int64_t c, Y* y) {
   const int64_t tiles = RowTiles(a.rows);
+  const uint16_t* w = a.w + c * a.w_stride;
+  const uint16_t* ahead = w + C * a.w_stride;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t r = FirstRowOfTile(a.rows, t), rows = FirstRowOfTile(a.rows, t + 1) - r;
     const uint16_t* x = a.x + r * Padded(a.in);
-    const uint16_t* w = a.w + c * a.w_stride;
-    if (kAhead && t + 1 == tiles) {
-      TileOf<C, true>(rows, a, x, w, y + r * a.y_stride + c);
+    Y* out = y + r * a.y_stride + c;
+    if (kAhead && tiles == 1) {
+      TileOf<C, 4>(rows, a, x, w, ahead, out);
+    } else if (kAhead && t < 2) {
+      TileOf<C, 2>(rows, a, x, w, ahead + t * 2 * a.in, out);
     } else {
-      TileOf<C, false>(rows, a, x, w, y + r * a.y_stride + c);
+      TileOf<C, 0>(rows, a, x, w, nullptr, out);
     }
   }
 }
@@ -146,34 +150,51 @@ void DotFewRows(const Bf16DotArgs& a, Y* y) {
   if (a.rows == 1 && a.in <= kShortRow) {
     for (; c + 4 <= a.columns; c += 4) ShortRow(a, a.w + c * a.w_stride, y + c);
   } else if (a.rows == 1) {
-    for (; c + 8 <= a.columns; c += 8) Tile<8, 1, false>(a, a.x, a.w + c * a.w_stride, y + c);
-  }
-  if (a.in <= kShortRow) {
+    for (; c + 8 <= a.columns; c += 8) Tile<8, 1, 0, _MM_HINT_T0>(a, a.x, a.w + c * a.w_stride, nullptr, y + c);
+  } else if (a.in <= kFetchedRow) {
     for (; c + 8 <= a.columns; c += 4) AllTiles<4, true>(a, c, y);
   }
   for (; c + 4 <= a.columns; c += 4) AllTiles<4, false>(a, c, y);
   for (; c < a.columns; ++c) AllTiles<1, false>(a, c, y);
 }
 
-// Blocks of columns that stay in L2, and within them one tile of rows after the other, which stays in L1.
+// One tile of rows against columns first .. end; fetches kLines of a column's lines from `ahead` on for each column.
+template <int kLines, typename Y>
+void TileColumns(const Bf16DotArgs& a, int64_t t, int64_t first, int64_t end, const uint16_t* ahead, Y* y) {
+  const int64_t r = FirstRowOfTile(a.rows, t), rows = FirstRowOfTile(a.rows, t + 1) - r;
+  const uint16_t* x = a.x + r * Padded(a.in);
+  y += r * a.y_stride;
+  int64_t c = first;
+  for (; c + 4 <= end; c += 4) {
+    TileOf<4, kLines, _MM_HINT_T1>(rows, a, x, a.w + c * a.w_stride, ahead + (c - first) / 4 * kLines * a.in, y + c);
+  }
+  for (; c < end; ++c) TileOf<1, 0>(rows, a, x, a.w + c * a.w_stride, nullptr, y + c);
+}
+
+// Blocks of columns that stay in L2, and within them one tile of rows after the other, which stays in L1. The first
+// tiles fetch the next block: four of them a quarter each, or two a half. Behind the last columns lie most often those
+// that the thread takes next.
 template <typename Y>
 void DotManyRows(const Bf16DotArgs& a, Y* y) {
   const int64_t block = std::max<int64_t>(4, kBlockBytes / 2 / std::max<int64_t>(1, a.in) / 4 * 4);
+  const int64_t tiles = RowTiles(a.rows);
   for (int64_t first = 0; first < a.columns; first += block) {
     const int64_t end = std::min(first + block, a.columns);
-    for (int64_t t = 0; t < RowTiles(a.rows); ++t) {
-      const int64_t r = FirstRowOfTile(a.rows, t), rows = FirstRowOfTile(a.rows, t + 1) - r;
-      const uint16_t* x = a.x + r * Padded(a.in);
-      int64_t c = first;
-      for (; c + 4 <= end; c += 4) TileOf<4, false>(rows, a, x, a.w + c * a.w_stride, y + r * a.y_stride + c);
-      for (; c < end; ++c) TileOf<1, false>(rows, a, x, a.w + c * a.w_stride, y + r * a.y_stride + c);
+    for (int64_t t = 0; t < tiles; ++t) {
+      if (tiles < 4 && t < 2) {
+        TileColumns<2>(a, t, first, end, a.w + (end + t * block / 2) * a.w_stride, y);
+      } else if (tiles >= 4 && t < 4) {
+        TileColumns<1>(a, t, first, end, a.w + (end + t * block / 4) * a.w_stride, y);
+      } else {
+        TileColumns<0>(a, t, first, end, a.w, y);
+      }
     }
   }
 }
 
 template <typename Y>
 void DotT(const Bf16DotArgs& a, Y* y) {
-  if (a.rows <= kFewRows) {
+  if (a.rows == 1 || a.rows * Padded(a.in) * 2 <= kFewBytes) {
     DotFewRows(a, y);
   } else {
     DotManyRows(a, y);
