@@ -82,6 +82,7 @@ class Comparison:
         self.rss = {}     # (server, setup) -> bytes
         self.loads = {}   # server -> what became of them
         self.bandwidth = []
+        self.passes = {}  # (round, server, setup) -> how often it was measured
 
     def adapters(self, setup):
         wanted = SETUPS[setup]
@@ -99,6 +100,11 @@ class Comparison:
     def trace(self, setup, point):
         count = 0 if point == "base100" else SETUPS[setup].count
         return [f"--adapters={count}", f"--vocab-size={make_model.SHAPES[self.arguments.shape]['vocab_size']}"]
+
+    def fresh_trace(self, name, server, setup, point):
+        """Other prompts each time that a server is measured: it may have cached those of the time before."""
+        done = self.passes[name, server, setup] = self.passes.get((name, server, setup), 0) + 1
+        return [*self.trace(setup, point), f"--seed={100 + done}"]
 
     def load(self, point, running, requests, flags):
         run_point(point, self.build / "bin/loadgen", running, requests, self.arguments.concurrency, flags, self.quiet)
@@ -139,16 +145,17 @@ class Comparison:
     def measure(self, name, server, setup, point, running):
         requests = self.arguments.requests_per_stream * self.arguments.concurrency
         measured = self.points.setdefault((name, server, point), Point())
+        trace = self.fresh_trace(name, server, setup, point)
         if point == "loads":
             # At the pace of the point before it, the loads are spread over the whole run.
             seconds = 0.9 * self.points[name, server, "r8x32"].seconds_for(requests)
             folders = [self.adapters("r8x100") / f"lora-{i}" for i in range(VISITORS, 2 * VISITORS)]
             self.quiet.need(seconds)
             with Loads(running, folders, seconds) as loads:
-                self.load(measured, running, requests, self.trace(setup, point))
+                self.load(measured, running, requests, trace)
             self.loads[server] = {"loaded": loads.loaded, "failures": loads.failures}
         else:
-            self.load(measured, running, requests, self.trace(setup, point))
+            self.load(measured, running, requests, trace)
         print(f"{name:7} {server:6} {point:8} {measured.summary()}", flush=True)
 
     def read_bandwidth(self):
