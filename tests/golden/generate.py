@@ -25,49 +25,11 @@ import refused_adapters
 import refused_models
 import variants
 from files import write_cases
+from search import find_case, require_shift
 
 HERE = pathlib.Path(__file__).parent
-MIN_MARGIN = 5e-3  # Of every greedy choice: fifty times what two correct programs differ by.
-MIN_SHIFT = 0.05  # Of some log-probability, by an adapter or by a constant of the configuration.
-MIN_DISTINCT = 4  # Different tokens in an answer, so that a loop does not hide wrong positions.
 BASE_LENGTHS = [(1, 12), (2, 12), (7, 16), (17, 16), (40, 20), (150, 12)]  # Prompt tokens, tokens asked for.
 ADAPTER_LENGTHS = [(7, 12), (40, 12), (2, 12), (17, 12), (1, 12)]
-TRIES = 400
-
-
-def draw_prompt(vocab: int, length: int, seed: int) -> list:
-    return torch.randint(3, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def find_case(model, name: str, adapter: str, length: int, max_tokens: int, seed: int) -> tuple[dict, object]:
-    """The first prompt of a seeded sequence whose greedy answer has clear margins and is no mere loop."""
-    for attempt in range(TRIES):
-        prompt = draw_prompt(model.config.vocab_size, length, seed * TRIES + attempt)
-        answer = oracle.answer(model, prompt, max_tokens)
-        if answer.min_margin > MIN_MARGIN and len(set(answer.tokens)) >= MIN_DISTINCT:
-            return case_of(name, adapter, prompt, max_tokens, answer), answer
-    raise SystemExit(f"{name}: no prompt with clear margins in {TRIES} tries; draw other weights")
-
-
-def case_of(name: str, adapter: str, prompt: list, max_tokens: int, answer) -> dict:
-    return {
-        "name": name, "adapter": adapter, "prompt": prompt, "max_tokens": max_tokens, "tokens": answer.tokens,
-        "logprobs": answer.logprobs, "top": answer.top, "prompt_logprobs": answer.prompt_logprobs,
-        "min_margin": answer.min_margin,
-    }
-
-
-def shift(case: dict, other) -> float:
-    """Largest difference of the log-probabilities of the same tokens."""
-    ours, theirs = case["prompt_logprobs"] + case["logprobs"], other.prompt_logprobs + other.logprobs
-    return max(abs(a - b) for a, b in zip(ours, theirs))
-
-
-def require_shift(what: str, model, cases: list) -> None:
-    shifts = [shift(c, oracle.answer(model, c["prompt"], c["max_tokens"], c["tokens"])) for c in cases]
-    print(f"  {what}: shift {max(shifts):.3f}")
-    if max(shifts) < MIN_SHIFT:
-        raise SystemExit(f"{what} does not change the answers")
 
 
 def base_cases(base: bases.Base, folder: pathlib.Path) -> list:

@@ -8,7 +8,6 @@ import dataclasses
 import pathlib
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 TOP = 5
@@ -30,6 +29,8 @@ def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="eager",
                                                  experts_implementation="eager", **kwargs)
     if adapter_dir is not None:
+        from peft import PeftModel  # Not where MoE-PEFT is the oracle.
+
         model = PeftModel.from_pretrained(model, adapter_dir)
     return model.eval()
 
