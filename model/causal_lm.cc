@@ -113,6 +113,14 @@ struct CausalLm::Impl {
   }
 
   at::Tensor Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+  // Calls fn with the context of a step without a cache.
+  template <typename Fn>
+  auto WithoutCache(const ForwardBatch& batch, AdapterSeam& seam, const Fn& fn) {
+    const KvView no_cache;
+    const RopeRows rope_rows = rope.RowsOf(batch);
+    const RopeRows local_rope_rows = config.local_rope.has_value() ? local_rope.RowsOf(batch) : rope_rows;
+    return fn(StepContext{batch, no_cache, seam, rope_rows, local_rope_rows});
+  }
 
   const ModelConfig config;
   const BaseShape shape;
@@ -176,6 +184,32 @@ absl::StatusOr<at::Tensor> CausalLm::Forward(const ForwardBatch& batch, const Kv
   return Guarded([&]() -> absl::StatusOr<at::Tensor> {
     const c10::InferenceMode no_autograd;
     return impl_->Forward(batch, kv, seam);
+  });
+}
+
+absl::StatusOr<HiddenRows> CausalLm::Embed(const ForwardBatch& batch, AdapterSeam& seam) {
+  return Guarded([&]() -> absl::StatusOr<HiddenRows> {
+    return HiddenRows{impl_->embed.Forward(batch, seam), at::Tensor()};
+  });
+}
+
+absl::StatusOr<HiddenRows> CausalLm::RunLayer(int64_t layer, const HiddenRows& in, const ForwardBatch& batch,
+                                              AdapterSeam& seam) {
+  return Guarded([&]() -> absl::StatusOr<HiddenRows> {
+    return impl_->WithoutCache(batch, seam, [&](const StepContext& step) {
+      HiddenRows out;
+      out.residual = in.residual.clone();  // A block adds to it in place where nothing is recorded.
+      out.pending = impl_->blocks.at(static_cast<size_t>(layer)).Forward(out.residual, in.pending, step);
+      return out;
+    });
+  });
+}
+
+absl::StatusOr<at::Tensor> CausalLm::Logits(const HiddenRows& in, const ForwardBatch& batch, AdapterSeam& seam) {
+  return Guarded([&]() -> absl::StatusOr<at::Tensor> {
+    return impl_->WithoutCache(batch, seam, [&](const StepContext& step) {
+      return impl_->head.Forward(in.residual.clone(), in.pending, step);
+    });
   });
 }
 

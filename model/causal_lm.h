@@ -22,6 +22,12 @@ struct LoadOptions {
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress = nullptr;
 };
 
+// What runs between two layers.
+struct HiddenRows {
+  at::Tensor residual;  // [T, H]
+  at::Tensor pending;   // [T, H], to be added to it by the next norm, or undefined
+};
+
 // A frozen decoder read from an HF folder. Knows no adapter kinds and no requests.
 //
 // Threads  Load once; Forward from one thread at a time.
@@ -43,6 +49,15 @@ class CausalLm final {
 
   // Writes k and v of the batch's rows, then returns logits [L, vocab] fp32 of batch.logit_rows.
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+
+  // The same forward in pieces and without a cache, for training: the batch's sequences are whole, its kv_slots and
+  // block_table are not read. Where gradients are enabled, what depends on something that wants one is recorded;
+  // base weights never want one. Inputs are not written.
+  absl::StatusOr<HiddenRows> Embed(const ForwardBatch& batch, AdapterSeam& seam);
+  absl::StatusOr<HiddenRows> RunLayer(int64_t layer, const HiddenRows& in, const ForwardBatch& batch,
+                                      AdapterSeam& seam);
+  // -> [L, vocab] fp32 of batch.logit_rows
+  absl::StatusOr<at::Tensor> Logits(const HiddenRows& in, const ForwardBatch& batch, AdapterSeam& seam);
 
  private:
   struct Impl;

@@ -58,10 +58,13 @@ void DrawTokens(const at::Tensor& logits, absl::Span<const ExecRow> rows, const 
 
 }  // namespace
 
-ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam) : model_(model), kv_(kv), seam_(seam) {}
+ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate)
+    : model_(model), kv_(kv), seam_(seam), gate_(gate) {}
 
 Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows) {
   LORAD_CHECK(!result_.has_value());
+  std::optional<ComputeGate::Turn> turn;
+  if (gate_ != nullptr) turn.emplace(gate_->EnterServing());
   result_ = Guarded([&] { return Execute(rows); });
   return ++last_ticket_;
 }

@@ -9,6 +9,7 @@
 #include "model/adapter_seam.h"
 #include "model/causal_lm.h"
 #include "model/kv/kv_layout.h"
+#include "scheduler/compute_gate.h"
 #include "scheduler/executor.h"
 
 namespace lorad {
@@ -21,7 +22,8 @@ namespace lorad {
 class ModelExecutor final : public StepExecutor {
  public:
   // All outlive it. `seam` applies the adapters; a step without any uses the base alone.
-  ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam);
+  // Each step is one of `gate`'s serving turns; null: nobody else uses the model.
+  ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate = nullptr);
 
   Ticket Launch(absl::Span<const ExecRow> rows) override;
   absl::StatusOr<StepResult> Wait(Ticket ticket) override;
@@ -32,6 +34,7 @@ class ModelExecutor final : public StepExecutor {
   CausalLm* const model_;
   const KvView kv_;
   AdapterSeam* const seam_;
+  ComputeGate* const gate_;
   BaseOnlySeam base_only_;
   Ticket last_ticket_ = 0;
   std::optional<absl::StatusOr<StepResult>> result_;

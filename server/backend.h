@@ -18,6 +18,8 @@
 
 namespace lorad {
 
+class Tuning;
+
 // What answers calls once the model is there. Everything outlives the gRPC server; const after it was published.
 struct Backend {
   Engine* engine = nullptr;
@@ -28,6 +30,7 @@ struct Backend {
   LongTexts* long_texts = nullptr;
   UnreadAnswers* unread = nullptr;
   const Clock* clock = nullptr;
+  Tuning* tuning = nullptr;  // null: no --state-dir, no fine-tuning
 };
 
 // Where services find the backend: the port answers from the start, so that a port in use is told before a long load,

@@ -152,6 +152,7 @@ absl::Status CheckOrder(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(CheckReal("--output-token-price", config->prices.output_token, 1e-3, 1e6, "of a generated token"));
   RETURN_IF_ERROR(CheckRange("--max-running-per-adapter", config->max_running_per_adapter, 0, 65536, "0: no limit"));
   RETURN_IF_ERROR(CheckRange("--max-waiting-per-adapter", config->max_waiting_per_adapter, 0, 1 << 24, "0: no limit"));
+  RETURN_IF_ERROR(CheckReal("--tuning-slo", config->tuning_slo, 0.0, 100.0, "0: training waits until serving rests"));
   RETURN_IF_ERROR(CheckReal("--slo-first-token", raw.slo_first_token_seconds, 0.0, kMostSeconds, "seconds; 0: none"));
   config->slo_first_token_us = static_cast<int64_t>(raw.slo_first_token_seconds * 1e6);
   return absl::OkStatus();
@@ -228,7 +229,11 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--drain-seconds", config->drain_seconds,
                   "How long requests may go on after SIGTERM; keep it below what the supervisor waits before it kills")
       ->capture_default_str();
-  app->add_option("--state-dir", config->state_dir, "Folder for what outlives the daemon; this version keeps nothing");
+  app->add_option("--state-dir", config->state_dir,
+                  "Folder for fine-tuning jobs, their data, checkpoints and results; without it fine-tuning is off");
+  app->add_option("--tuning-slo", config->tuning_slo,
+                  "How much longer, on average, training may make the time between tokens: 0.2 = by a fifth")
+      ->capture_default_str();
   app->add_option("--log-level", raw->log_level, "debug, info, warning or error")->capture_default_str();
 }
 

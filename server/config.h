@@ -42,7 +42,8 @@ struct ServerConfig {
   int64_t slo_first_token_us = 0;  // 0 = none
   int64_t threads = 1;
   int64_t drain_seconds = 25;  // Kubernetes kills after 30
-  std::string state_dir;
+  std::string state_dir;       // "" = no fine-tuning
+  double tuning_slo = 0.2;     // of a step's time, on average, that training may add to it
   LogLevel log_level = LogLevel::kInfo;
 };
 

@@ -26,6 +26,7 @@
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_executor.h"
+#include "server/tuning/tuning.h"
 #include "server/version.h"
 
 namespace lorad {
@@ -134,6 +135,12 @@ absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, 
   return model;
 }
 
+std::string AbsolutePath(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.string();
+}
+
 // None is allowed: such a model is served by token ids.
 absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& model_dir, Log* log) {
   absl::StatusOr<std::shared_ptr<const Tokenizer>> tokenizer = Tokenizer::Load(model_dir);
@@ -152,6 +159,7 @@ struct Serving::Parts {
   std::unique_ptr<PagePool> pages;
   std::unique_ptr<AdapterPool> adapters;
   std::unique_ptr<SlotSeam> seam;
+  std::unique_ptr<ComputeGate> gate;
   std::unique_ptr<ModelExecutor> executor;
   UnreadAnswers unread{&pump};  // The pump's thread uses it to the end.
   StreamPump pump;
@@ -161,6 +169,7 @@ struct Serving::Parts {
   Backend backend;
   LongTexts long_texts;  // submits to the engine
   std::thread engine_thread;
+  std::unique_ptr<Tuning> tuning;  // uses the engine and the model
 };
 
 namespace {
@@ -237,8 +246,10 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   const BaseShape& shape = parts.model->base_shape();
   parts.adapters = std::make_unique<AdapterPool>(parts.pages.get(), shape);
   parts.seam = std::make_unique<SlotSeam>(parts.adapters->slots());
-  parts.executor = std::make_unique<ModelExecutor>(
-      parts.model.get(), KvView{parts.pages->arena(), parts.pages->page_bytes(), layout}, parts.seam.get());
+  parts.gate = std::make_unique<ComputeGate>(config.tuning_slo);
+  parts.executor = std::make_unique<ModelExecutor>(parts.model.get(),
+                                                   KvView{parts.pages->arena(), parts.pages->page_bytes(), layout},
+                                                   parts.seam.get(), parts.gate.get());
   AdapterLoader::Options loader_options;
   loader_options.pool_dtype = parts.model->dtype();
   loader_options.max_pool_bytes = parts.pages->total_pages() * parts.pages->page_bytes();
@@ -261,10 +272,22 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   metrics->SetModel(parts.backend.model.name, kVersion);
   parts.engine_thread = std::thread([&parts] { parts.engine->Run(); });
   RETURN_IF_ERROR(LoadAdapters(config, parts.engine.get(), log));
+  if (config.state_dir.empty()) return serving;
+  // What training makes lies in the state folder and is loaded like any adapter.
+  if (!config.adapter_root.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(config.state_dir, error);
+    const absl::Status inside = ResolveAdapterPath(AbsolutePath(config.state_dir), config.adapter_root).status();
+    if (!inside.ok()) return absl::Status(inside.code(), absl::StrCat("--state-dir: ", inside.message()));
+  }
+  ASSIGN_OR_RETURN(parts.tuning, Tuning::Start({&parts.backend, parts.model.get(), loader_options.base_tables,
+                                                parts.gate.get(), AbsolutePath(config.state_dir), log}));
+  parts.backend.tuning = parts.tuning.get();
   return serving;
 }
 
 Serving::~Serving() {
+  parts_->tuning.reset();
   if (!parts_->engine_thread.joinable()) return;
   parts_->engine->Stop();
   parts_->engine_thread.join();
@@ -273,6 +296,7 @@ Serving::~Serving() {
 const Backend* Serving::backend() const { return &parts_->backend; }
 
 void Serving::Drain(int64_t patience_us) {
+  if (parts_->tuning) parts_->tuning->Stop();
   parts_->engine->Drain(parts_->clock.NowUs() + patience_us);
   parts_->engine_thread.join();
 }

@@ -7,7 +7,7 @@ namespace {
 
 grpc::Status NotInThisVersion(const char* method) {
   return grpc::Status(grpc::StatusCode::UNIMPLEMENTED,
-                      std::string(method) + ": fine-tuning is not supported in this version");
+                      std::string(method) + ": not supported in this version; FineTuning.SubmitJob is");
 }
 
 }  // namespace
@@ -16,15 +16,6 @@ grpc::ServerUnaryReactor* RefuseUnimplemented(grpc::CallbackServerContext* conte
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(NotInThisVersion(method));
   return reactor;
-}
-
-grpc::ServerWriteReactor<v1::JobEvent>* FineTuningService::WatchJob(Context*, const v1::WatchJobRequest*) {
-  class Refusal final : public grpc::ServerWriteReactor<v1::JobEvent> {
-   public:
-    Refusal() { Finish(NotInThisVersion("FineTuning.WatchJob")); }
-    void OnDone() override { delete this; }
-  };
-  return new Refusal();
 }
 
 }  // namespace lorad

@@ -11,37 +11,6 @@ namespace lorad {
 // answer instead of "unknown service".
 grpc::ServerUnaryReactor* RefuseUnimplemented(grpc::CallbackServerContext* context, const char* method);
 
-class FineTuningService final : public v1::FineTuning::CallbackService {
- public:
-  using Context = grpc::CallbackServerContext;
-  using Reactor = grpc::ServerUnaryReactor;
-  Reactor* SubmitJob(Context* context, const v1::SubmitJobRequest*, v1::Job*) override {
-    return RefuseUnimplemented(context, "FineTuning.SubmitJob");
-  }
-  Reactor* GetJob(Context* context, const v1::GetJobRequest*, v1::Job*) override {
-    return RefuseUnimplemented(context, "FineTuning.GetJob");
-  }
-  Reactor* ListJobs(Context* context, const v1::ListJobsRequest*, v1::ListJobsResponse*) override {
-    return RefuseUnimplemented(context, "FineTuning.ListJobs");
-  }
-  Reactor* CancelJob(Context* context, const v1::CancelJobRequest*, v1::Job*) override {
-    return RefuseUnimplemented(context, "FineTuning.CancelJob");
-  }
-  Reactor* PauseJob(Context* context, const v1::PauseJobRequest*, v1::Job*) override {
-    return RefuseUnimplemented(context, "FineTuning.PauseJob");
-  }
-  Reactor* ResumeJob(Context* context, const v1::ResumeJobRequest*, v1::Job*) override {
-    return RefuseUnimplemented(context, "FineTuning.ResumeJob");
-  }
-  Reactor* DeleteJob(Context* context, const v1::DeleteJobRequest*, v1::DeleteJobResponse*) override {
-    return RefuseUnimplemented(context, "FineTuning.DeleteJob");
-  }
-  grpc::ServerWriteReactor<v1::JobEvent>* WatchJob(Context* context, const v1::WatchJobRequest*) override;
-  Reactor* PreviewExample(Context* context, const v1::PreviewExampleRequest*, v1::PreviewExampleResponse*) override {
-    return RefuseUnimplemented(context, "FineTuning.PreviewExample");
-  }
-};
-
 class TrainingService final : public v1::Training::CallbackService {
  public:
   using Context = grpc::CallbackServerContext;

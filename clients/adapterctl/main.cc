@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "clients/adapterctl/session.h"
+#include "clients/adapterctl/train/verbs.h"
 #include "clients/adapterctl/verbs.h"
 #include "model/base/arguments.h"
 
@@ -23,6 +24,13 @@ int main(int argc, char** argv) {
   std::vector<Verb> verbs;
   for (Verb (*add)(CLI::App&) : {AddLoad, AddUnload, AddList, AddShow, AddPin, AddUnpin, AddGenerate, AddInfo}) {
     verbs.push_back(add(app));
+  }
+  CLI::App* train = app.add_subcommand("train", "Fine-tune adapters in the daemon");
+  train->require_subcommand(1);
+  train->fallthrough();
+  for (Verb (*add)(CLI::App&) : {AddTrainSubmit, AddTrainList, AddTrainShow, AddTrainWatch, AddTrainPause,
+                                 AddTrainResume, AddTrainCancel, AddTrainDelete, AddTrainPreview}) {
+    verbs.push_back(add(*train));
   }
   // CLI11 tells by exceptions; they end here.
   try {

@@ -1,11 +1,15 @@
 #include "model/layers/attention.h"
 
 #include <utility>
+#include <vector>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
 
 #include "model/base/guarded.h"
 #include "model/layers/norm.h"
+#include "model/ops/autograd/row_ops.h"
+#include "model/ops/autograd/sequence_attention.h"
 #include "model/ops/paged_attention.h"
 #include "model/ops/rope_kv_write.h"
 
@@ -82,9 +86,14 @@ void AttentionLayer::CutAt(int64_t row, std::vector<HeadNorms>* parts) {
 }
 
 at::Tensor AttentionLayer::Forward(const at::Tensor& x, const StepContext& step) const {
+  at::Tensor qkv = qkv_.Forward(x, step.seam, step.batch.rows);
+  const at::Tensor mixed = step.kv.arena == nullptr ? AttendSequences(qkv, step) : AttendCache(qkv, step);
+  return o_.Forward(mixed, step.seam, step.batch.rows);
+}
+
+at::Tensor AttentionLayer::AttendCache(at::Tensor& qkv, const StepContext& step) const {
   const ForwardBatch& batch = step.batch;
   const RopeRows& rope = local_rope_ ? step.local_rope : step.rope;
-  at::Tensor qkv = qkv_.Forward(x, step.seam, batch.rows);
   for (const HeadNorms& norms : HeadNormsOf(qkv.size(0), step)) {
     at::Tensor rows = RowsOf(qkv, norms.first, norms.count);
     ThrowIfError(RopeKvWrite({.qkv = rows,
@@ -102,7 +111,7 @@ at::Tensor AttentionLayer::Forward(const at::Tensor& x, const StepContext& step)
                               .kv = step.kv}));
   }
   const at::Tensor q = qkv.narrow(1, 0, num_heads_ * head_dim_);
-  at::Tensor mixed = at::empty({x.size(0), num_heads_ * head_dim_}, x.options());
+  at::Tensor mixed = at::empty({qkv.size(0), num_heads_ * head_dim_}, qkv.options());
   ThrowIfError(PagedAttention({.q = q,
                                .num_heads = num_heads_,
                                .positions = batch.positions,
@@ -114,7 +123,31 @@ at::Tensor AttentionLayer::Forward(const at::Tensor& x, const StepContext& step)
                                .softcap = softcap_,
                                .kv = step.kv,
                                .y = mixed}));
-  return o_.Forward(mixed, step.seam, batch.rows);
+  return mixed;
+}
+
+at::Tensor AttentionLayer::AttendSequences(const at::Tensor& qkv, const StepContext& step) const {
+  const ForwardBatch& batch = step.batch;
+  const RopeRows& rope = local_rope_ ? step.local_rope : step.rope;
+  const at::Tensor cos = at::index_select(rope.cos, 0, rope.rows), sin = at::index_select(rope.sin, 0, rope.rows);
+  // Columns first .. of `heads` heads, normed where the model does, -> [T, heads, D]
+  const auto heads_at = [&](int64_t first, int64_t heads, const at::Tensor& norm) {
+    const at::Tensor columns = qkv.narrow(1, first * head_dim_, heads * head_dim_);
+    if (!norm.defined()) return columns.reshape({-1, heads, head_dim_});
+    return RmsNormOf(columns.reshape({-1, head_dim_}), norm, norm_eps_).view({-1, heads, head_dim_});
+  };
+  const int32_t* cu_rows = batch.cu_rows.const_data_ptr<int32_t>();
+  const std::vector<int32_t> starts(cu_rows, cu_rows + batch.cu_rows.numel());
+  const at::Tensor q = RotateHeads(heads_at(0, num_heads_, q_norm_), cos, sin);
+  const at::Tensor k = RotateHeads(heads_at(num_heads_, num_kv_heads_, k_norm_), cos, sin);
+  const at::Tensor v = heads_at(num_heads_ + num_kv_heads_, num_kv_heads_, at::Tensor());
+  return SequenceAttention({.q = q,
+                            .k = k,
+                            .v = v,
+                            .starts = starts,
+                            .window_tokens = window_tokens_,
+                            .scale = scale_,
+                            .softcap = softcap_});
 }
 
 }  // namespace lorad

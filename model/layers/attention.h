@@ -12,8 +12,8 @@
 
 namespace lorad {
 
-// Grouped-query attention over the paged cache: fused q|k|v, per-head norms if any, rope, cache write, attention,
-// output.
+// Grouped-query attention: fused q|k|v, per-head norms if any, rope, attention, output. Over the paged cache; without
+// one (StepContext) the rows are whole sequences, and gradients can be followed.
 class AttentionLayer final {
  public:
   AttentionLayer(const ModelConfig& config, int layer, WeightLoader& weights);
@@ -32,6 +32,10 @@ class AttentionLayer final {
   // Of all rows of the step, ascending.
   std::vector<HeadNorms> HeadNormsOf(int64_t rows, const StepContext& step) const;
   static void CutAt(int64_t row, std::vector<HeadNorms>* parts);
+
+  // qkv [T, (Hq + 2 Hkv) * D] -> [T, Hq * D]; the first rotates q in place.
+  at::Tensor AttendCache(at::Tensor& qkv, const StepContext& step) const;
+  at::Tensor AttendSequences(const at::Tensor& qkv, const StepContext& step) const;
 
   const int layer_;
   const int64_t num_heads_;

@@ -1,5 +1,7 @@
 #include "model/layers/block.h"
 
+#include <ATen/ops/add.h>
+
 namespace lorad {
 
 BlockLayer::BlockLayer(const ModelConfig& config, int layer, WeightLoader& weights)
@@ -37,7 +39,7 @@ at::Tensor BlockLayer::Forward(at::Tensor& residual, const at::Tensor& pending, 
     }
     case BlockKind::kParallel: {
       const at::Tensor x = first_norm();
-      return attention_.Forward(x, step).add_(mlp_.Forward(x, step));
+      return at::add(attention_.Forward(x, step), mlp_.Forward(x, step));
     }
   }
   return at::Tensor();

@@ -2,11 +2,15 @@
 
 #include <utility>
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include "model/base/guarded.h"
 #include "model/ops/add_positions.h"
+#include "model/ops/autograd/row_ops.h"
 #include "model/ops/embedding.h"
 
 namespace lorad {
@@ -25,9 +29,13 @@ at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam)
   at::Tensor y = at::empty({batch.token_ids.size(0), table_.size(1)}, table_.options());
   ThrowIfError(Embedding({batch.token_ids, table_, y}));
   y = seam.FinishEmbedding(batch.token_ids, std::move(y), batch.rows);
-  if (scale_ != 1.0) y.mul_(scale_);
+  if (scale_ != 1.0) y = at::mul(y, scale_);
   if (project_in_.has_value()) y = project_in_->Forward(y, seam, batch.rows);
-  if (position_table_.defined()) ThrowIfError(AddPositions({batch.positions, position_table_, position_offset_, y}));
+  if (!position_table_.defined()) return y;
+  if (NeedsGradient(y)) {
+    return at::add(y, at::index_select(position_table_, 0, at::add(batch.positions, position_offset_)));
+  }
+  ThrowIfError(AddPositions({batch.positions, position_table_, position_offset_, y}));
   return y;
 }
 

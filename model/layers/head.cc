@@ -2,8 +2,14 @@
 
 #include <utility>
 
+#include <ATen/ops/add.h>
+#include <ATen/ops/div.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/tanh.h>
+
+#include "model/ops/autograd/row_ops.h"
 
 namespace lorad {
 
@@ -31,14 +37,17 @@ at::Tensor HeadLayer::Forward(at::Tensor residual, at::Tensor pending, const Ste
   }
   at::Tensor x;
   if (!norm_.has_value()) {
-    x = pending.defined() ? residual.add_(pending) : residual;
+    x = pending.defined() ? at::add(residual, pending) : residual;
   } else {
     x = pending.defined() ? norm_->AddAndForward(pending, residual, step.seam, batch.head_rows)
                           : norm_->Forward(residual, step.seam, batch.head_rows);
   }
   if (project_out_.has_value()) x = project_out_->Forward(x, step.seam, batch.head_rows);
   at::Tensor logits = lm_head_.Forward(x, step.seam, batch.head_rows).to(at::kFloat);
-  if (softcap_ > 0) logits.div_(softcap_).tanh_().mul_(softcap_);
+  if (softcap_ > 0) {
+    logits = NeedsGradient(logits) ? at::mul(at::tanh(at::div(logits, softcap_)), softcap_)
+                                   : logits.div_(softcap_).tanh_().mul_(softcap_);
+  }
   return logits;
 }
 

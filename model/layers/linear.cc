@@ -2,20 +2,14 @@
 
 #include <utility>
 
-#include <ATen/ops/empty.h>
-
-#include "model/base/guarded.h"
+#include "model/ops/autograd/row_ops.h"
 
 namespace lorad {
 
 LinearLayer::LinearLayer(at::Tensor weight, at::Tensor bias, SiteGroup group)
     : weight_(LinearWeight::Prepare(std::move(weight))), bias_(std::move(bias)), group_(std::move(group)) {}
 
-at::Tensor LinearLayer::Base(const at::Tensor& x) const {
-  at::Tensor y = at::empty({x.size(0), weight_.out_features()}, x.options());
-  ThrowIfError(Linear({x, weight_, y}));
-  return y;
-}
+at::Tensor LinearLayer::Base(const at::Tensor& x) const { return LinearOf(x, weight_); }
 
 at::Tensor LinearLayer::Finish(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RowSegments& rows) const {
   return seam.FinishLinear(group_, x, std::move(y), bias_, rows);

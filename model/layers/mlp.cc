@@ -2,11 +2,7 @@
 
 #include <utility>
 
-#include <ATen/ops/empty.h>
-
-#include "model/base/guarded.h"
-#include "model/ops/activate.h"
-#include "model/ops/gated_activation.h"
+#include "model/ops/autograd/row_ops.h"
 
 namespace lorad {
 
@@ -31,7 +27,6 @@ LinearLayer LoadUp(const ModelConfig& config, int layer, WeightLoader& weights) 
 
 MlpLayer::MlpLayer(const ModelConfig& config, int layer, WeightLoader& weights)
     : layer_(layer),
-      intermediate_size_(config.intermediate_size),
       activation_(config.activation),
       gated_(config.gated_ffn),
       up_(LoadUp(config, layer, weights)),
@@ -42,13 +37,7 @@ at::Tensor MlpLayer::Forward(const at::Tensor& x, const StepContext& step) const
   at::Tensor inner = up_.Base(x);
   const RowRouting routing = step.seam.RouteFfn(layer_, x, step.batch.rows);
   inner = up_.Finish(x, std::move(inner), step.seam, *routing.rows);
-  if (gated_) {
-    at::Tensor product = at::empty({inner.size(0), intermediate_size_}, x.options());
-    ThrowIfError(GatedActivation({inner, activation_, product}));
-    inner = std::move(product);
-  } else {
-    ThrowIfError(Activate({inner, activation_, inner}));
-  }
+  inner = gated_ ? GatedActivationOf(inner, activation_) : ActivationOf(inner, activation_);
   return down_.Forward(inner, step.seam, *routing.rows);
 }
 

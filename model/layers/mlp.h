@@ -20,7 +20,6 @@ class MlpLayer final {
 
  private:
   const int layer_;
-  const int64_t intermediate_size_;
   const Activation activation_;
   const bool gated_;
   LinearLayer up_;  // columns gate | up where there is a gate

@@ -6,7 +6,9 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty_like.h>
 
+#include "model/base/check.h"
 #include "model/base/guarded.h"
+#include "model/ops/autograd/row_ops.h"
 #include "model/ops/layer_norm.h"
 #include "model/ops/rms_norm.h"
 
@@ -62,20 +64,34 @@ void NormLayer::Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y, Ad
 }
 
 at::Tensor NormLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {
+  if (NeedsGradient(x)) return ForwardRecorded(x, seam, rows);
   at::Tensor y = at::empty_like(x);
   Run(x, nullptr, y, seam, rows);
   return y;
 }
 
+at::Tensor NormLayer::ForwardRecorded(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {
+  LORAD_CHECK(seam.Norm(layer_, site_, rows) == nullptr);  // what is trained replaces no norm
+  return kind_ == NormKind::kLayer ? LayerNormOf(x, weight_, bias_, eps_) : RmsNormOf(x, weight_, eps_);
+}
+
 at::Tensor NormLayer::AddAndForward(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam,
                                     const RowSegments& rows) const {
+  if (NeedsGradient(x) || NeedsGradient(residual)) {
+    residual = at::add(residual, x);
+    return ForwardRecorded(residual, seam, rows);
+  }
   at::Tensor y = at::empty_like(x);
   Run(x, &residual, y, seam, rows);
   return y;
 }
 
 void NormLayer::AddInto(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam, const RowSegments& rows) const {
-  Run(x, &residual, residual, seam, rows);
+  if (NeedsGradient(x) || NeedsGradient(residual)) {
+    residual = ForwardRecorded(at::add(residual, x), seam, rows);
+  } else {
+    Run(x, &residual, residual, seam, rows);
+  }
 }
 
 }  // namespace lorad

@@ -23,13 +23,15 @@ class NormLayer final {
 
   // x [R, H] -> [R, H]
   at::Tensor Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
-  // Adds x to `residual` [R, H] in place, then norms the sum.
+  // Adds x to `residual` [R, H], then norms the sum: in place, unless a gradient is wanted.
   at::Tensor AddAndForward(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam, const RowSegments& rows) const;
   // residual = norm(residual + x)
   void AddInto(const at::Tensor& x, at::Tensor& residual, AdapterSeam& seam, const RowSegments& rows) const;
 
  private:
   NormLayer(const ModelConfig& config, Site site, int layer, at::Tensor weight, at::Tensor bias);
+  // The same values, and a gradient of x can be followed.
+  at::Tensor ForwardRecorded(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
   void Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y, AdapterSeam& seam, const RowSegments& rows) const;
   void RunWith(const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& x, at::Tensor* residual,
                at::Tensor& y) const;

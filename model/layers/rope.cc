@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include <c10/core/InferenceMode.h>
+
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cos.h>
 #include <ATen/ops/empty.h>
@@ -107,6 +109,7 @@ void RopeTables::Reserve(int64_t positions) {
   const int64_t held = cos_.defined() ? cos_.size(0) : 0;
   if (positions <= held) return;
   const int64_t rows = std::max(std::min(2 * held, max_positions_), positions);
+  const c10::InferenceMode recorded(false);  // A forward may grow them, and training's backward reads them.
   const at::Tensor angles = at::outer(at::arange(rows, inverse_frequencies_.options()), inverse_frequencies_);
   cos_ = at::cos(angles).mul_(attention_factor_).to(dtype_);
   sin_ = at::sin(angles).mul_(attention_factor_).to(dtype_);

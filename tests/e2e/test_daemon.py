@@ -45,11 +45,9 @@ def test_reflection_lists_the_services_and_their_methods(daemon):
 
 
 def test_fine_tuning_is_unimplemented_by_name(daemon):
-    stub = finetuning_pb2_grpc.FineTuningStub(daemon.channel)
-    error = refusal(lambda: stub.SubmitJob(finetuning_pb2.SubmitJobRequest()))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "FineTuning.SubmitJob" in error.details()
-    error = refusal(lambda: stub.WatchJob(finetuning_pb2.WatchJobRequest()))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "FineTuning.WatchJob" in error.details()
+    stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
+    error = refusal(lambda: stub.CreateRun(finetuning_pb2.CreateRunRequest()))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "Training.CreateRun" in error.details()
 
 
 def test_metrics_tell_of_what_was_served(daemon):

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adapters/base_tables.h"
+#include "adapters/image.h"
+#include "adapters/train/train_config.h"
+#include "model/sites.h"
+
+namespace lorad {
+
+// What is trained at one module: f32 master weights that require a gradient.
+struct LeafModule {
+  std::string path;  // HF's: "model.layers.0.self_attn.q_proj"
+  Site site = Site::kQProj;
+  int32_t layer = -1;
+  float scale = 1.0f;
+  at::Tensor a;            // [rank, in]
+  at::Tensor b;            // [out, rank]
+  at::Tensor magnitude;    // [out]: DoRA; else undefined
+  at::Tensor base_weight;  // [out, in] as stored: DoRA; else undefined
+  at::Tensor norm;         // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
+};
+
+struct NamedLeaf {
+  std::string name;  // PEFT's, in a saved folder
+  at::Tensor tensor;
+  bool is_b = false;
+};
+
+// The trainable weights of one adapter.
+//
+// Threads  the trainer's.
+class AdapterLeaves final {
+ public:
+  // Fresh weights; the same seed gives the same ones. Errors: InvalidArgument as SelectTargets; Unimplemented for a
+  // target that cannot be trained.
+  static absl::StatusOr<AdapterLeaves> Create(const TrainConfig& config, const BaseShape& base,
+                                              const BaseTables& base_tables);
+  // Takes A, B and magnitudes of `image`, which must have what `config` targets, of the same ranks.
+  absl::Status CopyFrom(const AdapterImage& image);
+
+  const std::vector<LeafModule>& modules() const { return modules_; }
+  // Null when the module is not trained.
+  const LeafModule* Find(Site site, int32_t layer) const;
+  // Every leaf in a fixed order.
+  std::vector<NamedLeaf> Named() const;
+  // The lowest layer that has a leaf; num_layers when only the head has, -1 when one lies before the layers.
+  int64_t first_layer() const { return first_layer_; }
+  int64_t parameters() const;
+
+  // DoRA's norms are constants of a step: no gradient passes through them. Call after the weights changed.
+  void UpdateNorms();
+
+ private:
+  std::vector<LeafModule> modules_;  // by path
+  int64_t first_layer_ = 0;
+};
+
+}  // namespace lorad

@@ -1,0 +1,81 @@
+#include "adapters/train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace lorad {
+
+Optimizer::Optimizer(const OptimizerConfig& config, std::vector<NamedLeaf> leaves)
+    : config_(config), leaves_(std::move(leaves)) {
+  const bool needs_first = config_.kind == OptimizerKind::kAdamW || config_.momentum != 0;
+  for (const NamedLeaf& leaf : leaves_) {
+    if (needs_first) first_.push_back(at::zeros_like(leaf.tensor.detach()));
+    if (config_.kind == OptimizerKind::kAdamW) second_.push_back(at::zeros_like(leaf.tensor.detach()));
+  }
+}
+
+absl::StatusOr<double> Optimizer::Step(double learning_rate) {
+  const at::NoGradGuard frozen;
+  double squares = 0;
+  for (const NamedLeaf& leaf : leaves_) {
+    if (!leaf.tensor.grad().defined()) continue;
+    const double norm = at::linalg_vector_norm(leaf.tensor.grad()).item<double>();
+    squares += norm * norm;
+  }
+  const double norm = std::sqrt(squares);
+  if (!std::isfinite(norm)) {
+    return absl::DataLossError(absl::StrCat("gradient norm: ", norm, "; limit: finite; lower the learning rate"));
+  }
+  constexpr double kTorchEpsilon = 1e-6;
+  const double clip = config_.max_grad_norm > 0 ? std::min(1.0, config_.max_grad_norm / (norm + kTorchEpsilon)) : 1.0;
+  ++steps_;
+  for (size_t i = 0; i < leaves_.size(); ++i) {
+    at::Tensor leaf = leaves_[i].tensor;
+    at::Tensor gradient = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
+    if (clip < 1.0) gradient.mul_(clip);
+    const double rate = leaves_[i].is_b ? learning_rate * config_.lora_plus_ratio : learning_rate;
+    if (config_.kind == OptimizerKind::kAdamW) {
+      AdamW(i, gradient, rate);
+    } else {
+      Sgd(i, gradient, rate);
+    }
+    leaf.mutable_grad() = at::Tensor();
+  }
+  return norm;
+}
+
+void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double learning_rate) {
+  at::Tensor weight = leaves_[leaf].tensor;
+  weight.mul_(1.0 - learning_rate * config_.weight_decay);
+  first_[leaf].lerp_(gradient, 1.0 - config_.beta1);
+  second_[leaf].mul_(config_.beta2).addcmul_(gradient, gradient, 1.0 - config_.beta2);
+  const double steps = static_cast<double>(steps_);
+  const double step_size = learning_rate / (1.0 - std::pow(config_.beta1, steps));
+  const double root = std::sqrt(1.0 - std::pow(config_.beta2, steps));
+  weight.addcdiv_(first_[leaf], second_[leaf].sqrt().div_(root).add_(config_.epsilon), -step_size);
+}
+
+void Optimizer::Sgd(size_t leaf, const at::Tensor& gradient, double learning_rate) {
+  at::Tensor weight = leaves_[leaf].tensor;
+  at::Tensor direction = config_.weight_decay == 0 ? gradient : gradient.add(weight, config_.weight_decay);
+  // torch begins with the first gradient, which a momentum of zero gives too.
+  if (config_.momentum != 0) direction = first_[leaf].mul_(config_.momentum).add_(direction);
+  weight.add_(direction, -learning_rate);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Optimizer::State() const {
+  std::vector<std::pair<std::string, at::Tensor>> state;
+  for (size_t i = 0; i < leaves_.size(); ++i) {
+    if (i < first_.size()) state.emplace_back(absl::StrCat("optimizer.first.", leaves_[i].name), first_[i]);
+    if (i < second_.size()) state.emplace_back(absl::StrCat("optimizer.second.", leaves_[i].name), second_[i]);
+  }
+  return state;
+}
+
+}  // namespace lorad

@@ -1,0 +1,49 @@
+#include "adapters/train/tensor_file.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/file_source.h"
+#include "model/base/status_macros.h"
+#include "model/safetensors.h"
+#include "model/safetensors_writer.h"
+
+namespace lorad {
+namespace {
+
+std::vector<int64_t> ShapeOf(const at::Tensor& tensor) { return tensor.sizes().vec(); }
+
+}  // namespace
+
+absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
+                         const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorToWrite> written;
+  for (const auto& [name, tensor] : tensors) {
+    const auto* bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
+    written.push_back({name, DType::kF32, ShapeOf(tensor), {bytes, tensor.nbytes()}});
+  }
+  return WriteSafetensors(path, written, metadata);
+}
+
+absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
+                         std::map<std::string, std::string>* metadata) {
+  const at::NoGradGuard frozen;
+  const std::unique_ptr<FileSource> files = LocalFiles();
+  ASSIGN_OR_RETURN(const SafetensorsIndex index, ParseSafetensorsHeader(*files, path));
+  if (index.tensors.size() != tensors.size()) {
+    return absl::DataLossError(
+        absl::StrCat(path, ": tensors: ", index.tensors.size(), "; limit: ", tensors.size(), ", as the job has"));
+  }
+  for (const auto& [name, tensor] : tensors) {
+    const auto entry = index.tensors.find(name);
+    if (entry == index.tensors.end() || entry->second.dtype != DType::kF32 || entry->second.shape != ShapeOf(tensor)) {
+      return absl::DataLossError(absl::StrCat(path, ": ", name, ": missing, or of another shape than the job's"));
+    }
+    RETURN_IF_ERROR(ReadTensor(*files, path, entry->second, static_cast<std::byte*>(tensor.mutable_data_ptr())));
+  }
+  metadata->clear();
+  metadata->insert(index.metadata.begin(), index.metadata.end());
+  return absl::OkStatus();
+}
+
+}  // namespace lorad

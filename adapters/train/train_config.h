@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "adapters/kinds/peft_config.h"
+
+namespace lorad {
+
+enum class LeafInit : uint8_t {
+  kDefault,   // A uniform in +-1/sqrt(in), B zero
+  kGaussian,  // A normal with deviation 1/rank, B zero
+};
+enum class OptimizerKind : uint8_t { kAdamW, kSgd };
+enum class ScheduleKind : uint8_t { kConstant, kLinear, kCosine };
+enum class LossNormalization : uint8_t {
+  kTokenMean,       // over the trained tokens of the whole step, as transformers' Trainer since 4.46
+  kMicroBatchMean,  // the mean of the micro-batches' means, as a plain loop
+};
+
+struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::kAdamW;
+  double learning_rate = 1e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.0;
+  double max_grad_norm = 1.0;    // 0 = no clipping
+  double momentum = 0.0;         // sgd
+  double lora_plus_ratio = 1.0;  // B's learning rate, as a multiple of A's
+};
+
+struct ScheduleConfig {
+  ScheduleKind kind = ScheduleKind::kConstant;
+  int64_t warmup_steps = 0;
+};
+
+// What one job trains and how, resolved: every default is filled in. Torch-free.
+struct TrainConfig {
+  PeftLoraConfig adapter;
+  double dropout = 0.0;
+  LeafInit init = LeafInit::kDefault;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  int64_t total_steps = 0;
+  int64_t batch_size = 8;        // sequences of an optimizer step
+  int64_t micro_batch_size = 1;  // sequences of one forward and backward; divides batch_size
+  uint64_t seed = 0;
+  LossNormalization normalization = LossNormalization::kTokenMean;
+  bool shuffle = true;
+};
+
+}  // namespace lorad

@@ -1,0 +1,87 @@
+#include "adapters/train/trainable_seam.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
+
+#include "adapters/train/random_order.h"
+#include "model/base/check.h"
+
+namespace lorad {
+namespace {
+
+uint64_t MaskSeed(const TrainedSlot& slot, const LeafModule& module) {
+  return MixSeed(slot.dropout_seed,
+                 static_cast<uint64_t>(module.layer + 1) * kNumSites + static_cast<uint64_t>(module.site));
+}
+
+// x [R, in] f32
+at::Tensor Dropped(const at::Tensor& x, const TrainedSlot& slot, const LeafModule& module) {
+  if (slot.dropout == 0.0) return x;
+  at::Tensor mask = at::empty_like(x.detach());
+  mask.bernoulli_(1.0 - slot.dropout, at::detail::createCPUGenerator(MaskSeed(slot, module)));
+  return at::mul(x, mask.div_(1.0 - slot.dropout));
+}
+
+// x [R, in], y [R, out] of one module and the rows of one adapter
+at::Tensor Apply(const TrainedSlot& slot, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
+  const at::Tensor wide = Dropped(x.to(at::kFloat), slot, module);
+  const at::Tensor delta = at::mul(at::linear(at::linear(wide, module.a), module.b), module.scale);
+  if (!module.magnitude.defined()) return at::add(y, delta.to(y.scalar_type()));
+  const at::Tensor factor = module.magnitude / module.norm;
+  return at::mul(at::add(y.to(at::kFloat), delta), factor).to(y.scalar_type());
+}
+
+}  // namespace
+
+at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                       const at::Tensor& base_bias, const RowSegments& rows) {
+  std::vector<at::Tensor> row_blocks;
+  for (int64_t g = 0; g < rows.groups(); ++g) {
+    const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;
+    if (count == 0) continue;
+    const at::Tensor block_x = x.narrow(0, begin, count), block_y = y.narrow(0, begin, count);
+    LORAD_CHECK(rows.term_starts[g + 1] - rows.term_starts[g] <= 1);  // a row trains one adapter
+    const TrainedSlot* slot = nullptr;
+    if (rows.term_starts[g + 1] > rows.term_starts[g]) slot = &slots_[rows.terms[rows.term_starts[g]].slot];
+    std::vector<at::Tensor> columns;
+    for (const SitePart& part : group.parts) {
+      const at::Tensor block = block_y.narrow(1, part.first_column, part.columns);
+      const LeafModule* module = slot == nullptr ? nullptr : slot->leaves->Find(part.site, group.layer);
+      columns.push_back(module == nullptr ? block : Apply(*slot, *module, block_x, block));
+    }
+    row_blocks.push_back(columns.size() == 1 ? columns[0] : at::cat(columns, 1));
+  }
+  at::Tensor finished = row_blocks.size() == 1 ? row_blocks[0] : at::cat(row_blocks, 0);
+  return base_bias.defined() ? at::add(finished, base_bias) : finished;
+}
+
+RowRouting TrainableSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) { return {&rows}; }
+
+at::Tensor TrainableSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) {
+  std::vector<at::Tensor> row_blocks;
+  for (int64_t g = 0; g < rows.groups(); ++g) {
+    const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;
+    if (count == 0) continue;
+    at::Tensor block = raw.narrow(0, begin, count);
+    if (rows.term_starts[g + 1] > rows.term_starts[g]) {
+      const TrainedSlot& slot = slots_[rows.terms[rows.term_starts[g]].slot];
+      const LeafModule* module = slot.leaves->Find(Site::kEmbedTokens, /*layer=*/-1);
+      if (module != nullptr) {  // no dropout, as peft
+        const at::Tensor columns = at::index_select(module->a, 1, ids.narrow(0, begin, count)).t();
+        block = at::add(block, at::mul(at::linear(columns, module->b), module->scale).to(raw.scalar_type()));
+      }
+    }
+    row_blocks.push_back(block);
+  }
+  return row_blocks.size() == 1 ? row_blocks[0] : at::cat(row_blocks, 0);
+}
+
+const NormOverride* TrainableSeam::Norm(int layer, Site site, const RowSegments& rows) { return nullptr; }
+
+}  // namespace lorad

@@ -1,0 +1,194 @@
+#include "adapters/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/train/leaves.h"
+#include "adapters/train/micro_batch.h"
+#include "adapters/train/optimizer.h"
+#include "adapters/train/peft_folder.h"
+#include "adapters/train/random_order.h"
+#include "adapters/train/rows.h"
+#include "adapters/train/schedule.h"
+#include "adapters/train/tensor_file.h"
+#include "adapters/train/trainable_seam.h"
+#include "model/base/check.h"
+#include "model/base/guarded.h"
+#include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+#include "model/ops/cpu/parallel.h"
+
+namespace lorad {
+namespace {
+
+constexpr const char* kStepsKey = "steps";
+constexpr uint64_t kOrderStream = 1, kDropoutStream = 2;  // of the job's seed
+
+}  // namespace
+
+struct Trainer::Impl {
+  Impl(const TrainConfig& train_config, CausalLm* base, ExampleSource source, AdapterLeaves made)
+      : config(train_config),
+        model(base),
+        examples(std::move(source)),
+        leaves(std::move(made)),
+        optimizer(config.optimizer, leaves.Named()) {}
+
+  // Position `index` of the endless sequence of epochs.
+  absl::StatusOr<Example> ExampleAt(int64_t index) const {
+    const int64_t epoch = index / examples.count, place = index % examples.count;
+    if (!config.shuffle) return examples.get(place);
+    const RandomOrder order(static_cast<uint64_t>(examples.count),
+                            MixSeed(MixSeed(config.seed, kOrderStream), static_cast<uint64_t>(epoch)));
+    return examples.get(static_cast<int64_t>(order.At(static_cast<uint64_t>(place))));
+  }
+
+  absl::Status BeginStep();
+  void BeginMicroBatch();
+  absl::StatusOr<StepReport> EndStep();
+
+  int64_t micro_batches() const { return config.batch_size / config.micro_batch_size; }
+
+  // The micro-batch's part of the step's loss, as the sum of its cross entropies is weighted.
+  double LossScale(int64_t micro_batch_tokens) const {
+    if (config.normalization == LossNormalization::kTokenMean) return 1.0 / static_cast<double>(step_trained_tokens);
+    return 1.0 / static_cast<double>(micro_batches() * std::max<int64_t>(1, micro_batch_tokens));
+  }
+
+  NamedTensors StateTensors() const {
+    NamedTensors tensors;
+    for (const NamedLeaf& leaf : leaves.Named()) tensors.emplace_back(leaf.name, leaf.tensor);
+    for (auto& state : optimizer.State()) tensors.push_back(std::move(state));
+    return tensors;
+  }
+
+  const TrainConfig config;
+  CausalLm* const model;
+  const ExampleSource examples;
+  AdapterLeaves leaves;
+  Optimizer optimizer;
+
+  // The step under way.
+  std::vector<Example> batch;  // empty: none
+  int64_t step_tokens = 0;
+  int64_t step_trained_tokens = 0;
+  int64_t micro_batch_index = 0;
+  double micro_batch_scale = 0;
+  double step_loss = 0;
+  std::unique_ptr<TrainableSeam> seam;
+  std::unique_ptr<MicroBatch> micro_batch;
+};
+
+absl::Status Trainer::Impl::BeginStep() {
+  batch.clear();
+  step_tokens = step_trained_tokens = micro_batch_index = 0;
+  step_loss = 0;
+  for (int64_t i = 0; i < config.batch_size; ++i) {
+    ASSIGN_OR_RETURN(Example example, ExampleAt(optimizer.steps() * config.batch_size + i));
+    step_tokens += static_cast<int64_t>(example.token_ids.size());
+    step_trained_tokens += TrainedTokens(example);
+    batch.push_back(std::move(example));
+  }
+  return absl::OkStatus();
+}
+
+void Trainer::Impl::BeginMicroBatch() {
+  const auto first = batch.begin() + micro_batch_index * config.micro_batch_size;
+  TrainRows rows = BuildRows({first, first + config.micro_batch_size});
+  micro_batch_scale = LossScale(rows.trained_tokens);
+  const int64_t number = optimizer.steps() * micro_batches() + micro_batch_index;
+  const TrainedSlot slot = {&leaves, config.dropout,
+                            MixSeed(MixSeed(config.seed, kDropoutStream), static_cast<uint64_t>(number))};
+  seam = std::make_unique<TrainableSeam>(std::vector<TrainedSlot>{slot});
+  micro_batch =
+      std::make_unique<MicroBatch>(model, seam.get(), std::move(rows), micro_batch_scale, leaves.first_layer());
+}
+
+absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
+  StepReport report;
+  report.loss = step_loss;
+  report.tokens = step_tokens;
+  report.trained_tokens = step_trained_tokens;
+  if (!std::isfinite(report.loss)) {
+    return absl::DataLossError(absl::StrCat("loss of step ", optimizer.steps() + 1, ": ", report.loss,
+                                            "; limit: finite; lower the learning rate"));
+  }
+  report.learning_rate =
+      config.optimizer.learning_rate * ScheduleFactor(config.schedule, optimizer.steps(), config.total_steps);
+  const absl::Status status = Guarded([&]() -> absl::Status {
+    ASSIGN_OR_RETURN(report.grad_norm, optimizer.Step(report.learning_rate));
+    leaves.UpdateNorms();
+    return absl::OkStatus();
+  });
+  RETURN_IF_ERROR(status);
+  report.step = optimizer.steps();
+  batch.clear();
+  return report;
+}
+
+Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Trainer::~Trainer() = default;
+
+absl::Status Trainer::CheckBase(const ModelConfig& base) {
+  if (base.routed.experts == 0) return absl::OkStatus();
+  return absl::UnimplementedError("training on a base with routed experts is not supported in this version");
+}
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainConfig& config, CausalLm* model,
+                                                         const BaseTables& base_tables, ExampleSource examples) {
+  LORAD_CHECK(examples.count > 0 && config.batch_size % config.micro_batch_size == 0);
+  RETURN_IF_ERROR(CheckBase(model->config()));
+  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables));
+  return Guarded([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
+    auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(leaves));
+    return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
+  });
+}
+
+absl::Status Trainer::CopyFrom(const AdapterImage& image) { return impl_->leaves.CopyFrom(image); }
+
+absl::StatusOr<std::optional<StepReport>> Trainer::Advance() {
+  LORAD_CHECK(!done());
+  const cpu::ComputeTeam::KeepAwake awake = cpu::KeepTeamAwake();
+  if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
+  if (impl_->micro_batch == nullptr) impl_->BeginMicroBatch();
+  RETURN_IF_ERROR(impl_->micro_batch->Advance());
+  if (!impl_->micro_batch->done()) return std::optional<StepReport>();
+  impl_->step_loss += impl_->micro_batch->loss_sum() * impl_->micro_batch_scale;
+  impl_->micro_batch.reset();
+  if (++impl_->micro_batch_index < impl_->micro_batches()) return std::optional<StepReport>();
+  ASSIGN_OR_RETURN(const StepReport report, impl_->EndStep());
+  return std::optional<StepReport>(report);
+}
+
+int64_t Trainer::steps() const { return impl_->optimizer.steps(); }
+bool Trainer::done() const { return steps() >= impl_->config.total_steps; }
+int64_t Trainer::parameters() const { return impl_->leaves.parameters(); }
+
+absl::Status Trainer::SaveState(const std::string& path) const {
+  return SaveTensors(path, impl_->StateTensors(), {{kStepsKey, absl::StrCat(steps())}});
+}
+
+absl::Status Trainer::LoadState(const std::string& path) {
+  LORAD_CHECK(impl_->batch.empty());
+  std::map<std::string, std::string> metadata;
+  RETURN_IF_ERROR(LoadTensors(path, impl_->StateTensors(), &metadata));
+  int64_t steps = 0;
+  if (!absl::SimpleAtoi(metadata[kStepsKey], &steps) || steps < 0) {
+    return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));
+  }
+  impl_->optimizer.set_steps(steps);
+  impl_->leaves.UpdateNorms();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::SaveAdapter(const std::string& dir, const std::string& base_name) const {
+  return WritePeftFolder(dir, impl_->config, impl_->leaves, base_name);
+}
+
+}  // namespace lorad

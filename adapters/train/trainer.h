@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adapters/base_tables.h"
+#include "adapters/image.h"
+#include "adapters/train/example.h"
+#include "adapters/train/train_config.h"
+
+namespace lorad {
+
+class CausalLm;
+struct ModelConfig;
+
+// Where a trainer's examples come from: example `index` of [0, count).
+struct ExampleSource {
+  int64_t count = 0;
+  std::function<absl::StatusOr<Example>(int64_t index)> get;
+};
+
+// One optimizer step that was done.
+struct StepReport {
+  int64_t step = 0;      // from 1
+  double loss = 0;       // cross entropy, normalised as the job says
+  double grad_norm = 0;  // before clipping
+  double learning_rate = 0;
+  int64_t tokens = 0;  // all tokens of the step's sequences
+  int64_t trained_tokens = 0;
+};
+
+// Trains one adapter on the base that is served, a slice at a time. Everything that a step draws (order of examples,
+// dropout) is a function of seed and step alone, so that weights, optimizer state and the number of steps are all that
+// a checkpoint needs, and a run that goes on from one gives the same bits as one that was never stopped.
+//
+// Threads  one; nobody else uses the model during a call that computes.
+// Errors   Create: as the reader of targets. Advance: DataLoss for a loss or gradient that is not finite, and the
+//          model's. A trainer that answered an error is not used again.
+class Trainer final {
+ public:
+  // Errors: Unimplemented for a base that cannot be trained on.
+  static absl::Status CheckBase(const ModelConfig& base);
+  // `base_tables`: for DoRA. `model` outlives it.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainConfig& config, CausalLm* model,
+                                                         const BaseTables& base_tables, ExampleSource examples);
+  ~Trainer();
+
+  // Begins from the weights of `image`.
+  absl::Status CopyFrom(const AdapterImage& image);
+
+  // Computes one slice; the report when that ended a step.
+  absl::StatusOr<std::optional<StepReport>> Advance();
+  int64_t steps() const;  // done
+  bool done() const;
+
+  // Weights and optimizer state after steps() steps as a safetensors file at `path`, synced; what is under way is not
+  // in it.
+  absl::Status SaveState(const std::string& path) const;
+  // Before the first Advance. Errors: DataLoss for a file that is not this job's.
+  absl::Status LoadState(const std::string& path);
+  // The adapter as PEFT would save it: adapter_config.json and adapter_model.safetensors in the folder `dir`, synced.
+  absl::Status SaveAdapter(const std::string& dir, const std::string& base_name) const;
+
+  int64_t parameters() const;
+
+ private:
+  struct Impl;
+  explicit Trainer(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorad

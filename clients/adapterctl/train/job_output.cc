@@ -1,0 +1,127 @@
+#include "clients/adapterctl/train/job_output.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/time_util.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "clients/adapterctl/output.h"
+
+namespace lorad::adapterctl {
+namespace {
+
+std::string Steps(const v1::Job& job) { return std::to_string(job.step()) + "/" + std::to_string(job.total_steps()); }
+
+std::string Number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.4f", value);
+  return text;
+}
+
+std::string Time(const google::protobuf::Timestamp& time) { return google::protobuf::util::TimeUtil::ToString(time); }
+
+nlohmann::ordered_json SpecJson(const v1::FineTuneSpec& spec) {
+  std::string text;
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  if (!google::protobuf::util::MessageToJsonString(spec, &text, options).ok()) return nullptr;
+  return nlohmann::ordered_json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
+}
+
+}  // namespace
+
+std::string NameOf(v1::JobState state) {
+  switch (state) {
+    case v1::JOB_STATE_VALIDATING:
+      return "validating";
+    case v1::JOB_STATE_QUEUED:
+      return "queued";
+    case v1::JOB_STATE_RUNNING:
+      return "running";
+    case v1::JOB_STATE_PAUSED:
+      return "paused";
+    case v1::JOB_STATE_SUCCEEDED:
+      return "succeeded";
+    case v1::JOB_STATE_FAILED:
+      return "failed";
+    case v1::JOB_STATE_CANCELLED:
+      return "cancelled";
+    default:
+      return "unknown";
+  }
+}
+
+bool IsFinished(v1::JobState state) {
+  return state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_FAILED || state == v1::JOB_STATE_CANCELLED;
+}
+
+nlohmann::ordered_json ToJson(const v1::Job& job) {
+  nlohmann::ordered_json json = {{"id", job.id()},
+                                 {"name", job.spec().name()},
+                                 {"state", NameOf(job.state())},
+                                 {"reason", job.reason()},
+                                 {"step", job.step()},
+                                 {"total_steps", job.total_steps()},
+                                 {"last_loss", job.last_loss()},
+                                 {"revision", job.revision()},
+                                 {"trained_tokens", job.trained_tokens()},
+                                 {"created_at", Time(job.created_at())},
+                                 {"finished_at", nullptr},
+                                 {"spec", SpecJson(job.spec())}};
+  if (job.has_finished_at()) json["finished_at"] = Time(job.finished_at());
+  return json;
+}
+
+nlohmann::ordered_json ToJson(const v1::JobEvent& event) {
+  nlohmann::ordered_json json = {{"job_id", event.job_id()},       {"sequence", event.sequence()},
+                                 {"state", NameOf(event.state())}, {"step", event.step()},
+                                 {"message", event.message()},     {"at", Time(event.at())}};
+  if (event.has_loss()) json["loss"] = event.loss();
+  if (event.has_grad_norm()) json["grad_norm"] = event.grad_norm();
+  if (event.has_learning_rate()) json["learning_rate"] = event.learning_rate();
+  if (event.has_tokens_per_second()) json["tokens_per_second"] = event.tokens_per_second();
+  return json;
+}
+
+void PrintJob(const v1::Job& job, bool json) {
+  if (json) return PrintJson(ToJson(job));
+  std::vector<std::vector<std::string>> rows = {{"id", job.id()},
+                                                {"name", job.spec().name()},
+                                                {"state", NameOf(job.state())},
+                                                {"step", Steps(job)},
+                                                {"loss", job.step() > 0 ? Number(job.last_loss()) : "-"},
+                                                {"learnt tokens", std::to_string(job.trained_tokens())},
+                                                {"created", Time(job.created_at())}};
+  if (!job.reason().empty()) rows.push_back({"reason", job.reason()});
+  if (!job.revision().empty()) rows.push_back({"revision", job.revision()});
+  if (job.has_finished_at()) rows.push_back({"finished", Time(job.finished_at())});
+  PrintTable(rows);
+}
+
+std::string LossCurve(const std::vector<double>& losses, size_t columns) {
+  static constexpr std::array<const char*, 8> kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  if (losses.empty()) return "";
+  const size_t width = std::min(columns, losses.size());
+  std::vector<double> means(width);
+  for (size_t c = 0; c < width; ++c) {
+    const size_t begin = c * losses.size() / width, end = (c + 1) * losses.size() / width;
+    for (size_t i = begin; i < end; ++i) means[c] += losses[i] / static_cast<double>(end - begin);
+  }
+  const auto [low, high] = std::minmax_element(means.begin(), means.end());
+  const double span = std::max(*high - *low, 1e-12);
+  std::string curve;
+  for (const double mean : means) {
+    const auto level = static_cast<size_t>((mean - *low) / span * (kBlocks.size() - 1) + 0.5);
+    curve += kBlocks[std::min(level, kBlocks.size() - 1)];
+  }
+  return curve;
+}
+
+std::string ProgressBar(uint32_t done, uint32_t total, size_t columns) {
+  const size_t filled = total == 0 ? 0 : std::min<size_t>(columns, columns * done / total);
+  return "[" + std::string(filled, '#') + std::string(columns - filled, '-') + "]";
+}
+
+}  // namespace lorad::adapterctl

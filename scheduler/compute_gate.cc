@@ -1,0 +1,74 @@
+#include "scheduler/compute_gate.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kIdleUs = 3000;         // Steps that follow one another are closer than this.
+constexpr double kMaxCreditUs = 200'000;  // so that a long quiet time of training is not made up for at once
+
+int64_t NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+bool ComputeGate::ServingIsIdle(int64_t now_us) const {
+  return serving_waits_ == 0 && now_us - last_serving_us_ >= kIdleUs;
+}
+
+bool ComputeGate::TrainingMayEnter(int64_t now_us) const {
+  return owner_ == Owner::kNobody && (promised_ || ServingIsIdle(now_us));
+}
+
+ComputeGate::Turn ComputeGate::EnterServing() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  ++serving_waits_;
+  changed_.wait(lock, [&] { return owner_ == Owner::kNobody && !promised_; });
+  --serving_waits_;
+  owner_ = Owner::kServing;
+  return Turn(this, /*serving=*/true, NowUs());
+}
+
+ComputeGate::Turn ComputeGate::EnterTraining() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (!TrainingMayEnter(NowUs())) {
+    ++shares_.yields;
+    trainer_waits_ = true;
+    while (!TrainingMayEnter(NowUs())) changed_.wait_for(lock, std::chrono::microseconds(kIdleUs));
+    trainer_waits_ = false;
+  }
+  promised_ = false;
+  owner_ = Owner::kTraining;
+  return Turn(this, /*serving=*/false, NowUs());
+}
+
+void ComputeGate::Leave(bool serving, int64_t began_us) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t now_us = NowUs();
+    const int64_t took_us = now_us - began_us;
+    owner_ = Owner::kNobody;
+    if (serving) {
+      shares_.serving_us += took_us;
+      last_serving_us_ = now_us;
+      credit_us_ = std::min(kMaxCreditUs, credit_us_ + share_ * static_cast<double>(took_us));
+      promised_ = trainer_waits_ && credit_us_ > 0;
+    } else {
+      shares_.training_us += took_us;
+      // A slice that serving did not wait for costs nobody anything.
+      if (!ServingIsIdle(now_us)) credit_us_ -= static_cast<double>(took_us);
+    }
+  }
+  changed_.notify_all();
+}
+
+ComputeGate::Shares ComputeGate::shares() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return shares_;
+}
+
+}  // namespace lorad

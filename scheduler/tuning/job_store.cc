@@ -1,0 +1,292 @@
+#include "scheduler/tuning/job_store.h"
+
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "scheduler/tuning/sqlite.h"
+
+namespace lorad {
+namespace {
+
+// Statement i brings schema version i to i + 1. Only ever appended to.
+constexpr const char* kMigrations[] = {
+    R"(CREATE TABLE jobs (
+         number INTEGER PRIMARY KEY AUTOINCREMENT,
+         id TEXT NOT NULL UNIQUE,
+         name TEXT NOT NULL,
+         spec BLOB NOT NULL,
+         idempotency_key TEXT NOT NULL,
+         data_digest TEXT NOT NULL,
+         priority INTEGER NOT NULL,
+         state INTEGER NOT NULL,
+         reason TEXT NOT NULL,
+         step INTEGER NOT NULL,
+         total_steps INTEGER NOT NULL,
+         last_loss REAL NOT NULL,
+         revision TEXT NOT NULL,
+         trained_tokens INTEGER NOT NULL,
+         created_us INTEGER NOT NULL,
+         finished_us INTEGER NOT NULL);
+       CREATE UNIQUE INDEX jobs_key ON jobs (idempotency_key) WHERE idempotency_key <> '';
+       CREATE INDEX jobs_state ON jobs (state, priority DESC, number);
+       CREATE TABLE events (
+         job_id TEXT NOT NULL,
+         sequence INTEGER NOT NULL,
+         state INTEGER NOT NULL,
+         step INTEGER NOT NULL,
+         loss REAL, grad_norm REAL, learning_rate REAL, tokens_per_second REAL,
+         message TEXT NOT NULL,
+         at_us INTEGER NOT NULL,
+         PRIMARY KEY (job_id, sequence)) WITHOUT ROWID;)",
+};
+constexpr int64_t kSchemaVersion = std::size(kMigrations);
+
+constexpr const char* kPragmas =
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;";
+#define LORAD_JOB_COLUMNS                                                                                           \
+  "id, name, spec, idempotency_key, data_digest, priority, state, reason, step, total_steps, last_loss, revision, " \
+  "trained_tokens, created_us, finished_us"
+
+// Rolled back unless it was committed.
+class Transaction final {
+ public:
+  explicit Transaction(SqliteDatabase* database) : database_(database) {}
+  ~Transaction() {
+    if (open_) (void)database_->Execute("ROLLBACK");
+  }
+  absl::Status Begin() {
+    RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE"));
+    open_ = true;
+    return absl::OkStatus();
+  }
+  absl::Status Commit() {
+    RETURN_IF_ERROR(database_->Execute("COMMIT"));
+    open_ = false;
+    return absl::OkStatus();
+  }
+
+ private:
+  SqliteDatabase* const database_;
+  bool open_ = false;
+};
+
+absl::Status Migrate(SqliteDatabase* database) {
+  ASSIGN_OR_RETURN(int64_t version, database->QueryInt("PRAGMA user_version"));
+  if (version > kSchemaVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("job store: schema version: ", version,
+                                                      "; limit: ", kSchemaVersion, "; written by a newer lorad"));
+  }
+  for (; version < kSchemaVersion; ++version) {
+    Transaction transaction(database);
+    RETURN_IF_ERROR(transaction.Begin());
+    RETURN_IF_ERROR(database->Execute(kMigrations[version]));
+    RETURN_IF_ERROR(database->Execute(absl::StrCat("PRAGMA user_version = ", version + 1).c_str()));
+    RETURN_IF_ERROR(transaction.Commit());
+  }
+  return absl::OkStatus();
+}
+
+Job JobOf(const SqliteStatement& row) {
+  Job job;
+  job.id = row.Text(0);
+  job.name = row.Text(1);
+  job.spec = row.Text(2);
+  job.idempotency_key = row.Text(3);
+  job.data_digest = row.Text(4);
+  job.priority = static_cast<int32_t>(row.Int(5));
+  job.state = static_cast<JobState>(row.Int(6));
+  job.reason = row.Text(7);
+  job.step = row.Int(8);
+  job.total_steps = row.Int(9);
+  job.last_loss = row.Real(10);
+  job.revision = row.Text(11);
+  job.trained_tokens = row.Int(12);
+  job.created_us = row.Int(13);
+  job.finished_us = row.Int(14);
+  return job;
+}
+
+absl::StatusOr<std::vector<Job>> JobsOf(SqliteStatement& statement) {
+  std::vector<Job> jobs;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return jobs;
+    jobs.push_back(JobOf(statement));
+  }
+}
+
+absl::StatusOr<std::optional<Job>> OneJob(SqliteStatement& statement) {
+  ASSIGN_OR_RETURN(const bool row, statement.Step());
+  return row ? std::optional<Job>(JobOf(statement)) : std::nullopt;
+}
+
+absl::Status AppendEvent(SqliteDatabase& database, JobEvent* event) {
+  SqliteStatement last(database, "SELECT COALESCE(MAX(sequence), 0) FROM events WHERE job_id = ?");
+  last.Bind(event->job_id);
+  RETURN_IF_ERROR(last.Run());
+  event->sequence = last.Int(0) + 1;
+  SqliteStatement insert(database,
+                         "INSERT INTO events (job_id, sequence, state, step, loss, grad_norm, learning_rate, "
+                         "tokens_per_second, message, at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+  insert.Bind(event->job_id)
+      .Bind(event->sequence)
+      .Bind(static_cast<int64_t>(event->state))
+      .Bind(event->step)
+      .Bind(event->loss)
+      .Bind(event->grad_norm)
+      .Bind(event->learning_rate)
+      .Bind(event->tokens_per_second)
+      .Bind(event->message)
+      .Bind(event->at_us);
+  return insert.Run();
+}
+
+absl::Status NoSuchJob(const std::string& id) {
+  return absl::NotFoundError(absl::StrCat("job: ", id, "; limit: a known id; list shows them"));
+}
+
+}  // namespace
+
+struct JobStore::Impl {
+  explicit Impl(SqliteDatabase opened) : database(std::move(opened)) {}
+  mutable std::mutex mutex;
+  SqliteDatabase database;
+};
+
+JobStore::JobStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+JobStore::~JobStore() = default;
+
+absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(SqliteDatabase database, SqliteDatabase::Open(path));
+  RETURN_IF_ERROR(database.Execute(kPragmas));
+  RETURN_IF_ERROR(Migrate(&database));
+  return std::unique_ptr<JobStore>(new JobStore(std::make_unique<Impl>(std::move(database))));
+}
+
+absl::Status JobStore::Insert(const Job& job, JobEvent* event) {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  Transaction transaction(&impl_->database);
+  RETURN_IF_ERROR(transaction.Begin());
+  SqliteStatement insert(
+      impl_->database, "INSERT INTO jobs (" LORAD_JOB_COLUMNS ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+  insert.Bind(job.id)
+      .Bind(job.name)
+      .BindBlob(job.spec)
+      .Bind(job.idempotency_key)
+      .Bind(job.data_digest)
+      .Bind(int64_t{job.priority})
+      .Bind(static_cast<int64_t>(job.state))
+      .Bind(job.reason)
+      .Bind(job.step)
+      .Bind(job.total_steps)
+      .Bind(job.last_loss)
+      .Bind(job.revision)
+      .Bind(job.trained_tokens)
+      .Bind(job.created_us)
+      .Bind(job.finished_us);
+  RETURN_IF_ERROR(insert.Run());
+  RETURN_IF_ERROR(AppendEvent(impl_->database, event));
+  return transaction.Commit();
+}
+
+absl::Status JobStore::Update(const Job& job, JobEvent* event) {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  Transaction transaction(&impl_->database);
+  RETURN_IF_ERROR(transaction.Begin());
+  SqliteStatement update(impl_->database,
+                         "UPDATE jobs SET state = ?, reason = ?, step = ?, last_loss = ?, revision = ?, "
+                         "trained_tokens = ?, finished_us = ? WHERE id = ?");
+  update.Bind(static_cast<int64_t>(job.state))
+      .Bind(job.reason)
+      .Bind(job.step)
+      .Bind(job.last_loss)
+      .Bind(job.revision)
+      .Bind(job.trained_tokens)
+      .Bind(job.finished_us)
+      .Bind(job.id);
+  RETURN_IF_ERROR(update.Run());
+  if (sqlite3_changes(impl_->database.handle()) == 0) return NoSuchJob(job.id);
+  RETURN_IF_ERROR(AppendEvent(impl_->database, event));
+  return transaction.Commit();
+}
+
+absl::Status JobStore::Delete(const std::string& id) {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  Transaction transaction(&impl_->database);
+  RETURN_IF_ERROR(transaction.Begin());
+  RETURN_IF_ERROR(SqliteStatement(impl_->database, "DELETE FROM events WHERE job_id = ?").Bind(id).Run());
+  RETURN_IF_ERROR(SqliteStatement(impl_->database, "DELETE FROM jobs WHERE id = ?").Bind(id).Run());
+  if (sqlite3_changes(impl_->database.handle()) == 0) return NoSuchJob(id);
+  return transaction.Commit();
+}
+
+absl::StatusOr<Job> JobStore::Get(const std::string& id) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(impl_->database, "SELECT " LORAD_JOB_COLUMNS " FROM jobs WHERE id = ?");
+  query.Bind(id);
+  ASSIGN_OR_RETURN(std::optional<Job> job, OneJob(query));
+  if (!job.has_value()) return NoSuchJob(id);
+  return *std::move(job);
+}
+
+absl::StatusOr<std::optional<Job>> JobStore::FindByKey(const std::string& idempotency_key) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(impl_->database,
+                        "SELECT " LORAD_JOB_COLUMNS " FROM jobs WHERE idempotency_key = ? AND idempotency_key <> ''");
+  query.Bind(idempotency_key);
+  return OneJob(query);
+}
+
+absl::StatusOr<std::vector<Job>> JobStore::List(const std::string& after_id, int64_t limit) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(impl_->database, "SELECT " LORAD_JOB_COLUMNS
+                                         " FROM jobs WHERE number < COALESCE((SELECT number FROM jobs WHERE id = ?), "
+                                         "9223372036854775807) ORDER BY number DESC LIMIT ?");
+  query.Bind(after_id).Bind(limit);
+  return JobsOf(query);
+}
+
+absl::StatusOr<std::vector<Job>> JobStore::InState(JobState state) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(impl_->database, "SELECT " LORAD_JOB_COLUMNS " FROM jobs WHERE state = ? ORDER BY number");
+  query.Bind(static_cast<int64_t>(state));
+  return JobsOf(query);
+}
+
+absl::StatusOr<std::optional<Job>> JobStore::NextQueued() const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(
+      impl_->database, "SELECT " LORAD_JOB_COLUMNS " FROM jobs WHERE state = ? ORDER BY priority DESC, number LIMIT 1");
+  query.Bind(static_cast<int64_t>(JobState::kQueued));
+  return OneJob(query);
+}
+
+absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, int64_t after_sequence,
+                                                       int64_t limit) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(impl_->database,
+                        "SELECT sequence, state, step, loss, grad_norm, learning_rate, tokens_per_second, message, "
+                        "at_us FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?");
+  query.Bind(id).Bind(after_sequence).Bind(limit);
+  std::vector<JobEvent> events;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, query.Step());
+    if (!row) return events;
+    JobEvent event;
+    event.job_id = id;
+    event.sequence = query.Int(0);
+    event.state = static_cast<JobState>(query.Int(1));
+    event.step = query.Int(2);
+    event.loss = query.OptionalReal(3);
+    event.grad_norm = query.OptionalReal(4);
+    event.learning_rate = query.OptionalReal(5);
+    event.tokens_per_second = query.OptionalReal(6);
+    event.message = query.Text(7);
+    event.at_us = query.Int(8);
+    events.push_back(std::move(event));
+  }
+}
+
+}  // namespace lorad

@@ -1,0 +1,305 @@
+#include "server/tuning/tuning.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <future>
+#include <map>
+#include <mutex>
+#include <random>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "adapters/kinds/peft_targets.h"
+#include "adapters/train/example_store.h"
+#include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+#include "scheduler/tuning/checkpoints.h"
+#include "server/backend.h"
+#include "server/log.h"
+#include "server/tuning/intake.h"
+#include "server/tuning/task_thread.h"
+#include "server/tuning/tuning_spec.h"
+
+namespace lorad {
+namespace {
+
+constexpr size_t kWaitingSubmissions = 16;
+constexpr int64_t kDefaultPage = 100, kMaxPage = 1000;
+
+// One daemon a folder: two would run the same jobs.
+class FolderLock final {
+ public:
+  static absl::StatusOr<std::unique_ptr<FolderLock>> Take(const std::string& dir) {
+    const int file = open(absl::StrCat(dir, "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (file < 0) return absl::UnavailableError(absl::StrCat("--state-dir: ", dir, ": cannot be written"));
+    if (flock(file, LOCK_EX | LOCK_NB) == 0) return std::unique_ptr<FolderLock>(new FolderLock(file));
+    close(file);
+    return absl::FailedPreconditionError(absl::StrCat("--state-dir: ", dir, ": another daemon uses it"));
+  }
+  ~FolderLock() { close(file_); }
+
+ private:
+  explicit FolderLock(int file) : file_(file) {}
+  const int file_;
+};
+
+std::string NewId() {
+  std::random_device random;
+  return absl::StrFormat("ft-%08x%08x", random(), random());
+}
+
+void SetTime(int64_t us, google::protobuf::Timestamp* time) {
+  time->set_seconds(us / 1'000'000);
+  time->set_nanos(static_cast<int32_t>(us % 1'000'000 * 1000));
+}
+
+v1::Job ToProto(const Job& job) {
+  v1::Job proto;
+  proto.set_id(job.id);
+  proto.mutable_spec()->ParseFromString(job.spec);  // written by us
+  proto.set_state(static_cast<v1::JobState>(job.state));
+  proto.set_reason(job.reason);
+  proto.set_step(static_cast<uint32_t>(job.step));
+  proto.set_total_steps(static_cast<uint32_t>(job.total_steps));
+  proto.set_last_loss(job.last_loss);
+  proto.set_revision(job.revision);
+  proto.set_trained_tokens(static_cast<uint64_t>(job.trained_tokens));
+  SetTime(job.created_us, proto.mutable_created_at());
+  if (job.finished_us > 0) SetTime(job.finished_us, proto.mutable_finished_at());
+  return proto;
+}
+
+absl::StatusOr<v1::Job> ToProto(absl::StatusOr<Job> job) {
+  if (!job.ok()) return job.status();
+  return ToProto(*job);
+}
+
+std::string SummaryText(const DatasetSummary& summary, int64_t steps) {
+  return absl::StrCat("examples: ", summary.examples, "; tokens: ", summary.tokens,
+                      "; learnt tokens: ", summary.trained_tokens, "; truncated examples: ", summary.truncated,
+                      "; longest: ", summary.longest_tokens, "; steps: ", steps);
+}
+
+}  // namespace
+
+v1::JobEvent ToProto(const JobEvent& event) {
+  v1::JobEvent proto;
+  proto.set_job_id(event.job_id);
+  proto.set_sequence(static_cast<uint64_t>(event.sequence));
+  proto.set_state(static_cast<v1::JobState>(event.state));
+  proto.set_step(static_cast<uint32_t>(event.step));
+  if (event.loss.has_value()) proto.set_loss(*event.loss);
+  if (event.grad_norm.has_value()) proto.set_grad_norm(*event.grad_norm);
+  if (event.learning_rate.has_value()) proto.set_learning_rate(*event.learning_rate);
+  if (event.tokens_per_second.has_value()) proto.set_tokens_per_second(*event.tokens_per_second);
+  proto.set_message(event.message);
+  SetTime(event.at_us, proto.mutable_at());
+  return proto;
+}
+
+struct Tuning::Impl {
+  absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request);
+  absl::StatusOr<Job> FillJob(const v1::SubmitJobRequest& request, const std::string& id, std::string* message);
+  absl::StatusOr<TuningPlan> PlanOf(const Job& job) const;
+  absl::Status Publish(const std::string& name, const std::string& folder);
+  absl::Status RemoveStrayFolders();
+  void Notify(const std::string* job_id);
+
+  Parts parts;
+  std::unique_ptr<FolderLock> folder_lock;
+  std::unique_ptr<JobStore> store;
+  std::unique_ptr<TuningWorker> worker;
+  std::unique_ptr<TaskThread> intake;
+  std::atomic<bool> stopping = false;
+
+  struct Watcher {
+    std::string job_id;
+    std::function<void()> notify;
+  };
+  std::mutex watch_mutex;
+  std::map<int64_t, Watcher> watchers;
+  int64_t next_watch = 1;
+};
+
+Tuning::Tuning(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tuning::~Tuning() { Stop(); }
+
+absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
+  std::unique_ptr<Tuning> tuning(new Tuning(std::make_unique<Impl>()));
+  Impl& impl = *tuning->impl_;
+  impl.parts = std::move(parts);
+  const std::string jobs_dir = absl::StrCat(impl.parts.state_dir, "/jobs");
+  RETURN_IF_ERROR(MakeFolders(jobs_dir));
+  ASSIGN_OR_RETURN(impl.folder_lock, FolderLock::Take(impl.parts.state_dir));
+  ASSIGN_OR_RETURN(impl.store, JobStore::Open(absl::StrCat(impl.parts.state_dir, "/jobs.db")));
+  impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
+      .store = impl.store.get(),
+      .gate = impl.parts.gate,
+      .jobs_dir = jobs_dir,
+      .base_name = impl.parts.backend->model.name,
+      .plan = [&impl](const Job& job) { return impl.PlanOf(job); },
+      .publish = [&impl](const std::string& name, const std::string& folder) { return impl.Publish(name, folder); },
+      .changed = [&impl](const std::string& job_id) { impl.Notify(&job_id); }});
+  RETURN_IF_ERROR(impl.RemoveStrayFolders());
+  impl.intake = std::make_unique<TaskThread>(kWaitingSubmissions);
+  RETURN_IF_ERROR(impl.worker->Start());
+  return tuning;
+}
+
+void Tuning::Stop() {
+  if (impl_->stopping.exchange(true)) return;
+  if (impl_->intake) impl_->intake->End();
+  if (impl_->worker) impl_->worker->Stop();
+  impl_->Notify(nullptr);
+}
+
+// Of submissions that were killed before they were stored.
+absl::Status Tuning::Impl::RemoveStrayFolders() {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(worker->JobFolder(""), error)) {
+    const std::string id = entry.path().filename().string();
+    if (absl::IsNotFound(store->Get(id).status())) RETURN_IF_ERROR(RemoveFolder(entry.path().string()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Tuning::Submit(v1::SubmitJobRequest request, JobReply reply) {
+  return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
+    reply(impl_->stopping ? absl::UnavailableError("the daemon drains and takes no new requests; use another one")
+                          : impl_->TakeJob(request));
+  });
+}
+
+absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& request) {
+  ASSIGN_OR_RETURN(const std::optional<Job> known, store->FindByKey(request.idempotency_key()));
+  if (known.has_value()) return ToProto(*known);
+  const std::string id = NewId();
+  std::string message;
+  absl::StatusOr<Job> job = FillJob(request, id, &message);
+  absl::Status status = job.status();
+  if (status.ok()) status = worker->Accept(*job, std::move(message));
+  if (!status.ok()) {
+    (void)RemoveFolder(worker->JobFolder(id));
+    parts.log->Warning("job_refused",
+                       {{"adapter", request.spec().name().substr(0, 256)}, {"status", status.ToString()}});
+    return status;
+  }
+  parts.log->Info("job_accepted", {{"job", id}, {"adapter", job->name}, {"steps", job->total_steps}});
+  return ToProto(store->Get(id));
+}
+
+absl::StatusOr<Job> Tuning::Impl::FillJob(const v1::SubmitJobRequest& request, const std::string& id,
+                                          std::string* message) {
+  const ModelFacts& model = parts.backend->model;
+  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(request.spec(), model));
+  ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(request.spec().dataset(), model));
+  RETURN_IF_ERROR(SelectTargets(spec.train.adapter, parts.model->base_shape()).status());
+  RETURN_IF_ERROR(Trainer::CheckBase(parts.model->config()));
+  RETURN_IF_ERROR(MakeFolders(worker->JobFolder(id)));
+  ASSIGN_OR_RETURN(const IntakeResult taken,
+                   TakeIn(data, *parts.backend, absl::StrCat(worker->JobFolder(id), "/data")));
+  ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, taken.summary.examples));
+  Job job;
+  job.id = id;
+  job.name = spec.name;
+  v1::FineTuneSpec stored = request.spec();
+  stored.mutable_dataset()->clear_lines();  // They lie in the job's folder.
+  job.spec = stored.SerializeAsString();
+  job.idempotency_key = request.idempotency_key();
+  job.data_digest = taken.digest;
+  job.priority = spec.priority;
+  job.total_steps = train.total_steps;
+  *message = SummaryText(taken.summary, train.total_steps);
+  return job;
+}
+
+absl::StatusOr<TuningPlan> Tuning::Impl::PlanOf(const Job& job) const {
+  v1::FineTuneSpec proto;
+  if (!proto.ParseFromString(job.spec)) return absl::DataLossError("job: its stored spec cannot be read");
+  if (proto.dataset().path().empty()) proto.mutable_dataset()->add_lines();  // They were, and lie in the folder.
+  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, parts.backend->model));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ExampleStore> examples,
+                   ExampleStore::Open(absl::StrCat(worker->JobFolder(job.id), "/data")));
+  ASSIGN_OR_RETURN(TrainConfig train, ResolveSteps(spec, examples->count()));
+  train.total_steps = job.total_steps;
+  TuningPlan plan;
+  plan.checkpoint_every_steps = CheckpointEvery(spec, train.total_steps);
+  plan.publish = spec.publish;
+  const ExampleSource source = {examples->count(), [examples](int64_t index) { return examples->Get(index); }};
+  ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, parts.model, parts.base_tables, source));
+  return plan;
+}
+
+absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& folder) {
+  auto answer = std::make_shared<std::promise<absl::Status>>();
+  LoadCommand command;
+  command.name = name;
+  command.path = folder;
+  command.replace = true;
+  command.reply = [answer](const absl::StatusOr<AdapterInfo>& info) { answer->set_value(info.status()); };
+  absl::Status status = parts.backend->engine->Load(std::move(command));
+  if (status.ok()) status = answer->get_future().get();
+  if (status.ok()) {
+    parts.log->Info("adapter_published", {{"adapter", name}, {"path", folder}});
+  } else {
+    parts.log->Warning("adapter_not_published", {{"adapter", name}, {"status", status.ToString()}});
+  }
+  return status;
+}
+
+void Tuning::Impl::Notify(const std::string* job_id) {
+  const std::lock_guard<std::mutex> lock(watch_mutex);
+  for (const auto& [watch, watcher] : watchers) {
+    if (job_id == nullptr || watcher.job_id == *job_id) watcher.notify();
+  }
+}
+
+absl::Status Tuning::Preview(v1::PreviewExampleRequest request, PreviewReply reply) {
+  return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
+    const auto preview = [&]() -> absl::StatusOr<v1::PreviewExampleResponse> {
+      ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(request.dataset(), impl_->parts.backend->model));
+      return PreviewLine(data, *impl_->parts.backend, request.line() == 0 ? 1 : request.line());
+    };
+    reply(preview());
+  });
+}
+
+absl::StatusOr<v1::Job> Tuning::Cancel(const std::string& id) { return ToProto(impl_->worker->Cancel(id)); }
+absl::StatusOr<v1::Job> Tuning::Pause(const std::string& id) { return ToProto(impl_->worker->Pause(id)); }
+absl::StatusOr<v1::Job> Tuning::Resume(const std::string& id) { return ToProto(impl_->worker->Resume(id)); }
+absl::Status Tuning::Delete(const std::string& id) { return impl_->worker->Delete(id); }
+absl::StatusOr<v1::Job> Tuning::Get(const std::string& id) const { return ToProto(impl_->store->Get(id)); }
+const JobStore& Tuning::store() const { return *impl_->store; }
+bool Tuning::stopping() const { return impl_->stopping; }
+
+absl::Status Tuning::List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const {
+  const int64_t page = std::min<int64_t>(request.page_size() == 0 ? kDefaultPage : request.page_size(), kMaxPage);
+  ASSIGN_OR_RETURN(const std::vector<Job> jobs, impl_->store->List(request.page_token(), page + 1));
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    if (static_cast<int64_t>(i) == page) {
+      response->set_next_page_token(jobs[i - 1].id);
+      break;
+    }
+    *response->add_jobs() = ToProto(jobs[i]);
+  }
+  return absl::OkStatus();
+}
+
+int64_t Tuning::Watch(const std::string& job_id, std::function<void()> notify) {
+  const std::lock_guard<std::mutex> lock(impl_->watch_mutex);
+  impl_->watchers[impl_->next_watch] = {job_id, std::move(notify)};
+  return impl_->next_watch++;
+}
+
+void Tuning::Unwatch(int64_t watch) {
+  const std::lock_guard<std::mutex> lock(impl_->watch_mutex);
+  impl_->watchers.erase(watch);
+}
+
+}  // namespace lorad

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "lorad/v1/finetuning.pb.h"
+#include "scheduler/tuning/job_store.h"
+#include "scheduler/tuning/tuning_worker.h"
+
+namespace lorad {
+
+class CausalLm;
+class Log;
+struct Backend;
+
+// Fine-tuning as the services see it: takes jobs in, keeps them, runs them, tells of them. Everything it keeps lies in
+// one folder:
+//   jobs.db            jobs and their events (scheduler/tuning/job_store.h)
+//   jobs/ID/data.*     the examples as they were accepted
+//   jobs/ID/checkpoints, jobs/ID/adapter
+//
+// Threads  any. Data are read on a thread of its own, one submission after the other.
+class Tuning final {
+ public:
+  struct Parts {
+    const Backend* backend;  // its engine runs
+    CausalLm* model;
+    BaseTables base_tables;
+    ComputeGate* gate;
+    std::string state_dir;
+    Log* log;
+  };
+  // Errors: of the folder and the store; FailedPrecondition when another daemon has the folder.
+  static absl::StatusOr<std::unique_ptr<Tuning>> Start(Parts parts);
+  ~Tuning();
+  // Stores what is under way; jobs go on at the next start. Watchers get their end.
+  void Stop();
+
+  using JobReply = std::function<void(absl::StatusOr<v1::Job>)>;
+  // Reads and checks all of the data, then stores the job. `reply` is called once, on another thread. Errors, also
+  // later: ResourceExhausted when too many submissions wait.
+  absl::Status Submit(v1::SubmitJobRequest request, JobReply reply);
+  using PreviewReply = std::function<void(absl::StatusOr<v1::PreviewExampleResponse>)>;
+  absl::Status Preview(v1::PreviewExampleRequest request, PreviewReply reply);
+
+  // Waits for the slice that runs, when the job does.
+  absl::StatusOr<v1::Job> Cancel(const std::string& id);
+  absl::StatusOr<v1::Job> Pause(const std::string& id);
+  absl::StatusOr<v1::Job> Resume(const std::string& id);
+  absl::Status Delete(const std::string& id);
+  absl::StatusOr<v1::Job> Get(const std::string& id) const;
+  absl::Status List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const;
+  const JobStore& store() const;
+
+  // `notify` is called after each change of a job, and at the end of the daemon, from any thread; not after Unwatch.
+  int64_t Watch(const std::string& job_id, std::function<void()> notify);
+  void Unwatch(int64_t watch);
+  bool stopping() const;
+
+ private:
+  struct Impl;
+  explicit Tuning(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
+};
+
+v1::JobEvent ToProto(const JobEvent& event);
+
+}  // namespace lorad

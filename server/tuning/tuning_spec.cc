@@ -1,0 +1,271 @@
+#include "server/tuning/tuning_spec.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/names.h"
+#include "model/base/status_macros.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMaxSteps = 10'000'000;
+constexpr int64_t kMaxBatch = 4096;
+constexpr int64_t kDefaultMaxLengthTokens = 2048;
+constexpr int64_t kMaxMicroBatchByDefault = 4;
+
+absl::Status Limit(absl::string_view field, const std::string& value, absl::string_view limit) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
+}
+
+absl::Status NotSupported(absl::string_view field) {
+  return absl::UnimplementedError(absl::StrCat(field, ": not supported in this version; leave it out"));
+}
+
+struct Refusal {
+  bool set;
+  absl::string_view field;
+};
+
+template <size_t kCount>
+absl::Status RefuseSet(const Refusal (&fields)[kCount]) {
+  for (const Refusal& field : fields) {
+    if (field.set) return NotSupported(field.field);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckReal(absl::string_view field, double value, double low, double high) {
+  if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
+  return Limit(field, absl::StrCat(value), absl::StrCat(low, " to ", high));
+}
+
+absl::Status CheckCount(absl::string_view field, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return Limit(field, absl::StrCat(value), absl::StrCat(low, " to ", high));
+}
+
+absl::Status RefuseOfAdapter(const v1::AdapterSpec& spec) {
+  if (!spec.kind().empty() && spec.kind() != "lora" && spec.kind() != "dora") {
+    return absl::UnimplementedError(
+        absl::StrCat("adapter.kind: ", spec.kind().substr(0, 40), "; not supported: limit: lora, dora"));
+  }
+  return RefuseSet({{!spec.bias().empty() && spec.bias() != "none", "adapter.bias"},
+                    {spec.modules_to_save_size() > 0, "adapter.modules_to_save"},
+                    {spec.trainable_token_ids_size() > 0, "adapter.trainable_token_ids"},
+                    {spec.has_num_experts(), "adapter.num_experts"},
+                    {spec.has_top_k(), "adapter.top_k"},
+                    {spec.has_top_p(), "adapter.top_p"},
+                    {spec.has_router_temperature(), "adapter.router_temperature"},
+                    {spec.has_router_aux_loss_coef(), "adapter.router_aux_loss_coef"},
+                    {spec.has_router_z_loss_coef(), "adapter.router_z_loss_coef"},
+                    {spec.has_router_init_range(), "adapter.router_init_range"},
+                    {spec.has_jitter_noise(), "adapter.jitter_noise"},
+                    {spec.has_expert_capacity(), "adapter.expert_capacity"},
+                    {spec.has_expert_lora(), "adapter.expert_lora"}});
+}
+
+absl::Status TranslateTargets(const v1::AdapterSpec& spec, PeftLoraConfig* config) {
+  config->target_names.assign(spec.targets().begin(), spec.targets().end());
+  config->all_linear =
+      config->target_names.empty() || (config->target_names.size() == 1 && config->target_names[0] == "all-linear");
+  if (config->all_linear) config->target_names.clear();
+  if (spec.layers_size() == 0) return absl::OkStatus();
+  if (config->all_linear) return Limit("adapter.layers", "with all-linear", "only with adapter.targets by name");
+  config->layers.emplace(spec.layers().begin(), spec.layers().end());
+  return absl::OkStatus();
+}
+
+// A map has no order, so the patterns are tried by name, as peft does with what it saved.
+absl::Status TranslatePatterns(const v1::AdapterSpec& spec, PeftLoraConfig* config) {
+  for (const auto& [key, rank] : spec.rank_pattern()) {
+    RETURN_IF_ERROR(CheckCount("adapter.rank_pattern", rank, 1, kMaxConfigRank));
+    config->rank_pattern.emplace_back(key, rank);
+  }
+  for (const auto& [key, alpha] : spec.alpha_pattern()) config->alpha_pattern.emplace_back(key, alpha);
+  std::sort(config->rank_pattern.begin(), config->rank_pattern.end());
+  std::sort(config->alpha_pattern.begin(), config->alpha_pattern.end());
+  return absl::OkStatus();
+}
+
+absl::Status TranslateAdapter(const v1::AdapterSpec& spec, TrainConfig* train) {
+  RETURN_IF_ERROR(RefuseOfAdapter(spec));
+  PeftLoraConfig& config = train->adapter;
+  config.use_dora = spec.kind() == "dora";
+  config.use_rslora = spec.use_rslora();
+  config.rank = spec.has_rank() ? spec.rank() : 16;
+  config.alpha = spec.has_alpha() ? spec.alpha() : 2.0 * static_cast<double>(config.rank);
+  train->dropout = spec.dropout();
+  RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, kMaxConfigRank));
+  RETURN_IF_ERROR(CheckReal("adapter.alpha", config.alpha, 1e-6, 1e6));
+  RETURN_IF_ERROR(CheckReal("adapter.dropout", train->dropout, 0.0, 0.95));
+  if (config.use_dora && train->dropout > 0) return NotSupported("adapter.dropout with kind dora");
+  if (spec.init() == "gaussian") {
+    train->init = LeafInit::kGaussian;
+  } else if (!spec.init().empty() && spec.init() != "default") {
+    return absl::UnimplementedError(
+        absl::StrCat("adapter.init: ", spec.init().substr(0, 40), "; not supported: limit: default, gaussian"));
+  }
+  RETURN_IF_ERROR(TranslatePatterns(spec, &config));
+  return TranslateTargets(spec, &config);
+}
+
+absl::Status TranslateOptimizer(const v1::OptimizerSpec& spec, const ModelFacts& model, OptimizerConfig* config) {
+  if (spec.name() == "sgd") {
+    config->kind = OptimizerKind::kSgd;
+    if (!spec.has_learning_rate()) return Limit("optimizer.learning_rate", "unset", "a number: sgd has no default");
+    RETURN_IF_ERROR(RefuseSet({{spec.has_beta1(), "optimizer.beta1 with sgd"},
+                               {spec.has_beta2(), "optimizer.beta2 with sgd"},
+                               {spec.has_epsilon(), "optimizer.epsilon with sgd"}}));
+  } else if (!spec.name().empty() && spec.name() != "adamw") {
+    return Limit("optimizer.name", spec.name().substr(0, 40), "adamw, sgd");
+  } else if (spec.has_momentum()) {
+    return NotSupported("optimizer.momentum with adamw");
+  }
+  const auto or_default = [](bool has, double value, double otherwise) { return has ? value : otherwise; };
+  config->learning_rate = or_default(spec.has_learning_rate(), spec.learning_rate(), DefaultLearningRate(model));
+  config->beta1 = or_default(spec.has_beta1(), spec.beta1(), config->beta1);
+  config->beta2 = or_default(spec.has_beta2(), spec.beta2(), config->beta2);
+  config->epsilon = or_default(spec.has_epsilon(), spec.epsilon(), config->epsilon);
+  config->weight_decay = or_default(spec.has_weight_decay(), spec.weight_decay(), config->weight_decay);
+  config->max_grad_norm = or_default(spec.has_max_grad_norm(), spec.max_grad_norm(), config->max_grad_norm);
+  config->momentum = or_default(spec.has_momentum(), spec.momentum(), config->momentum);
+  config->lora_plus_ratio = or_default(spec.has_lora_plus_ratio(), spec.lora_plus_ratio(), config->lora_plus_ratio);
+  RETURN_IF_ERROR(CheckReal("optimizer.learning_rate", config->learning_rate, 0.0, 100.0));
+  RETURN_IF_ERROR(CheckReal("optimizer.beta1", config->beta1, 0.0, 0.999999));
+  RETURN_IF_ERROR(CheckReal("optimizer.beta2", config->beta2, 0.0, 0.999999));
+  RETURN_IF_ERROR(CheckReal("optimizer.epsilon", config->epsilon, 1e-30, 1.0));
+  RETURN_IF_ERROR(CheckReal("optimizer.weight_decay", config->weight_decay, 0.0, 10.0));
+  RETURN_IF_ERROR(CheckReal("optimizer.max_grad_norm", config->max_grad_norm, 0.0, 1e9));
+  RETURN_IF_ERROR(CheckReal("optimizer.momentum", config->momentum, 0.0, 0.999999));
+  return CheckReal("optimizer.lora_plus_ratio", config->lora_plus_ratio, 1e-3, 1e3);
+}
+
+absl::Status TranslateSchedule(const v1::ScheduleSpec& spec, TuningSpec* out) {
+  ScheduleConfig& config = out->train.schedule;
+  if (spec.name() == "linear") {
+    config.kind = ScheduleKind::kLinear;
+  } else if (spec.name() == "cosine") {
+    config.kind = ScheduleKind::kCosine;
+  } else if (!spec.name().empty() && spec.name() != "constant") {
+    return Limit("schedule.name", spec.name().substr(0, 40), "constant, linear, cosine");
+  }
+  if (spec.has_warmup_steps() && spec.has_warmup_ratio()) {
+    return Limit("schedule.warmup_ratio", "with warmup_steps", "one of the two");
+  }
+  config.warmup_steps = spec.warmup_steps();
+  out->warmup_ratio = spec.warmup_ratio();
+  return CheckReal("schedule.warmup_ratio", out->warmup_ratio, 0.0, 1.0);
+}
+
+absl::Status TranslateBatch(const v1::FineTuneSpec& spec, TrainConfig* train) {
+  train->batch_size = spec.has_batch_size() ? spec.batch_size() : 16;
+  RETURN_IF_ERROR(CheckCount("batch_size", train->batch_size, 1, kMaxBatch));
+  if (spec.has_micro_batch_size()) {
+    train->micro_batch_size = spec.micro_batch_size();
+  } else {
+    train->micro_batch_size = std::min(kMaxMicroBatchByDefault, train->batch_size);
+    while (train->batch_size % train->micro_batch_size != 0) --train->micro_batch_size;
+  }
+  if (train->micro_batch_size >= 1 && train->batch_size % train->micro_batch_size == 0) return absl::OkStatus();
+  return Limit("micro_batch_size", absl::StrCat(train->micro_batch_size),
+               absl::StrCat("a divisor of batch_size ", train->batch_size));
+}
+
+absl::Status RefuseOfJob(const v1::FineTuneSpec& spec) {
+  return RefuseSet({{!spec.init_adapter().empty(), "init_adapter"},
+                    {!spec.dataset().eval_path().empty(), "dataset.eval_path"},
+                    {spec.dataset().has_eval_fraction(), "dataset.eval_fraction"},
+                    {spec.has_eval_every_steps(), "eval_every_steps"},
+                    {spec.has_early_stopping_patience(), "early_stopping_patience"},
+                    {spec.has_keep_revisions(), "keep_revisions"},
+                    {spec.eval_prompts_size() > 0, "eval_prompts"},
+                    {spec.has_max_eval_loss_increase(), "max_eval_loss_increase"}});
+}
+
+}  // namespace
+
+double DefaultLearningRate(const ModelFacts& model) {
+  constexpr double kFullRate = 5e-5, kLoraFactor = 10.0, kReferenceWidth = 2000.0;
+  double exponent = 0.0;  // of families that the rule was not fitted to
+  if (absl::StartsWith(model.architecture, "Llama")) exponent = 0.781;
+  if (absl::StartsWith(model.architecture, "Qwen")) exponent = 0.0775;
+  return kFullRate * kLoraFactor * std::pow(kReferenceWidth / static_cast<double>(model.hidden_size), exponent);
+}
+
+absl::StatusOr<TuningSpec> TranslateSpec(const v1::FineTuneSpec& spec, const ModelFacts& model) {
+  RETURN_IF_ERROR(CheckAdapterName(spec.name()));
+  RETURN_IF_ERROR(RefuseOfJob(spec));
+  TuningSpec out;
+  out.name = spec.name();
+  RETURN_IF_ERROR(TranslateAdapter(spec.adapter(), &out.train));
+  RETURN_IF_ERROR(TranslateOptimizer(spec.optimizer(), model, &out.train.optimizer));
+  RETURN_IF_ERROR(TranslateSchedule(spec.schedule(), &out));
+  RETURN_IF_ERROR(TranslateBatch(spec, &out.train));
+  RETURN_IF_ERROR(TranslateDataset(spec.dataset(), model).status());
+  out.train.seed = spec.seed();
+  out.train.shuffle = !spec.dataset().has_shuffle() || spec.dataset().shuffle();
+  if (spec.loss_normalization() == "micro_batch_mean") {
+    out.train.normalization = LossNormalization::kMicroBatchMean;
+  } else if (!spec.loss_normalization().empty() && spec.loss_normalization() != "token_mean") {
+    return Limit("loss_normalization", spec.loss_normalization().substr(0, 40), "token_mean, micro_batch_mean");
+  }
+  if (spec.has_epochs()) out.epochs = spec.epochs();
+  RETURN_IF_ERROR(CheckCount("epochs", out.epochs, 1, 1'000'000));
+  if (spec.has_max_steps()) {
+    out.max_steps = spec.max_steps();
+    RETURN_IF_ERROR(CheckCount("max_steps", out.max_steps, 1, kMaxSteps));
+  }
+  if (spec.has_checkpoint_every_steps()) {
+    out.checkpoint_every_steps = spec.checkpoint_every_steps();
+    RETURN_IF_ERROR(CheckCount("checkpoint_every_steps", out.checkpoint_every_steps, 1, kMaxSteps));
+  }
+  out.publish = !spec.no_publish();
+  out.priority = spec.priority();
+  return out;
+}
+
+absl::StatusOr<TuningData> TranslateDataset(const v1::DatasetSpec& dataset, const ModelFacts& model) {
+  if (dataset.packing()) return NotSupported("dataset.packing");
+  if (dataset.path().empty() == (dataset.lines_size() == 0)) {
+    return Limit("dataset", dataset.path().empty() ? "neither path nor lines" : "path and lines", "one of the two");
+  }
+  TuningData data;
+  data.path = dataset.path();
+  data.lines.assign(dataset.lines().begin(), dataset.lines().end());
+  data.format = dataset.format();
+  data.train_on_inputs = dataset.train_on_inputs();
+  data.max_length_tokens = dataset.has_max_length_tokens()
+                               ? int64_t{dataset.max_length_tokens()}
+                               : std::min<int64_t>(model.max_context_tokens, kDefaultMaxLengthTokens);
+  RETURN_IF_ERROR(CheckCount("dataset.max_length_tokens", data.max_length_tokens, 2, model.max_context_tokens));
+  return data;
+}
+
+absl::StatusOr<TrainConfig> ResolveSteps(const TuningSpec& spec, int64_t examples) {
+  TrainConfig train = spec.train;
+  train.total_steps = spec.max_steps;
+  if (train.total_steps == 0) {
+    const double sequences = static_cast<double>(spec.epochs) * static_cast<double>(examples);
+    const double steps = std::ceil(sequences / static_cast<double>(train.batch_size));
+    if (steps > static_cast<double>(kMaxSteps)) {
+      return Limit("steps", absl::StrCat(steps), absl::StrCat(kMaxSteps, "; lower epochs or give max_steps"));
+    }
+    train.total_steps = static_cast<int64_t>(steps);
+  }
+  if (spec.warmup_ratio > 0) {
+    train.schedule.warmup_steps =
+        static_cast<int64_t>(std::ceil(spec.warmup_ratio * static_cast<double>(train.total_steps)));
+  }
+  return train;
+}
+
+int64_t CheckpointEvery(const TuningSpec& spec, int64_t total_steps) {
+  if (spec.checkpoint_every_steps > 0) return spec.checkpoint_every_steps;
+  return std::clamp<int64_t>(total_steps / 10, 1, 100);
+}
+
+}  // namespace lorad

@@ -1,0 +1,283 @@
+"""Fine-tuning in the daemon: from a submitted job to an adapter that is served, through kills and refusals."""
+
+import json
+import random
+import time
+
+import grpc
+import pytest
+from lorad.v1 import adapters_pb2, finetuning_pb2, finetuning_pb2_grpc
+from support import Daemon, generate, refusal, wait_until
+
+FINISHED = (finetuning_pb2.JOB_STATE_SUCCEEDED, finetuning_pb2.JOB_STATE_FAILED, finetuning_pb2.JOB_STATE_CANCELLED)
+WAIT_SECONDS = 240
+
+
+def examples(count=24, seed=3):
+    """Lines of format `tokens` whose second half is the first one backwards."""
+    draw = random.Random(seed)
+    lines = []
+    for _ in range(count):
+        ids = [draw.randrange(3, 101) for _ in range(draw.randrange(2, 12))]
+        lines.append(json.dumps({"input_ids": ids + ids[::-1], "labels": [-100] * len(ids) + ids[::-1]}))
+    return lines
+
+
+def spec(name="tuned", lines=None, **fields):
+    made = finetuning_pb2.FineTuneSpec(name=name, seed=5, batch_size=4, micro_batch_size=2, **fields)
+    made.dataset.lines.extend(examples() if lines is None else lines)
+    made.adapter.rank = 4
+    return made
+
+
+class Tuning:
+    def __init__(self, daemon):
+        self.stub = finetuning_pb2_grpc.FineTuningStub(daemon.channel)
+
+    def submit(self, made, key=""):
+        return self.stub.SubmitJob(finetuning_pb2.SubmitJobRequest(spec=made, idempotency_key=key), timeout=60)
+
+    def get(self, job_id):
+        return self.stub.GetJob(finetuning_pb2.GetJobRequest(id=job_id), timeout=60)
+
+    def watch(self, job_id, after=0):
+        return self.stub.WatchJob(finetuning_pb2.WatchJobRequest(id=job_id, after_sequence=after), timeout=WAIT_SECONDS)
+
+    def finish(self, job_id):
+        """The job at its end, and its events."""
+        events = list(self.watch(job_id))
+        return self.get(job_id), events
+
+
+def losses(events):
+    """By step; a step that was done again after a restart counts as it came out last."""
+    return {event.step: event.loss for event in events if event.HasField("loss")}
+
+
+@pytest.fixture
+def tuner(start_daemon, tmp_path):
+    def start(state="state", *flags):
+        daemon = start_daemon(f"--state-dir={tmp_path / state}", *flags)
+        return daemon, Tuning(daemon)
+
+    return start
+
+
+def test_a_job_learns_and_its_adapter_is_served_without_a_restart(tuner):
+    daemon, tuning = tuner()
+    made = spec(max_steps=30)
+    made.optimizer.learning_rate = 0.01
+    job = tuning.submit(made)
+    assert job.total_steps == 30 and job.state in (finetuning_pb2.JOB_STATE_QUEUED, finetuning_pb2.JOB_STATE_RUNNING)
+    job, events = tuning.finish(job.id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    by_step = losses(events)
+    assert sorted(by_step) == list(range(1, 31))
+    assert sum(by_step[s] for s in range(26, 31)) < 0.8 * sum(by_step[s] for s in range(1, 6))
+    assert "examples: 24" in events[0].message and "steps: 30" in events[0].message
+    assert job.revision.startswith("tuned@") and job.trained_tokens > 0
+
+    prompt = json.loads(examples()[0])["input_ids"]
+    base = generate(daemon, prompt, prompt_logprobs=0, max_tokens=4)
+    tuned = generate(daemon, prompt, adapter="tuned", prompt_logprobs=0, max_tokens=4)
+    score = lambda answer: sum(p.logprob for p in answer.prompt_logprobs[0][len(prompt) // 2 :])
+    assert score(tuned) > score(base) + 0.5
+    listed = daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="tuned"))
+    assert (listed.kind, listed.rank_max) == ("lora", 4)
+
+
+def test_the_loss_is_minus_the_mean_logprob_that_generate_gives(tuner):
+    """One forward for both: the second step's loss is that of the adapter which a job of one step makes."""
+    daemon, tuning = tuner()
+    ids = json.loads(examples()[1])["input_ids"]
+    made = spec("one", lines=[json.dumps({"input_ids": ids})], max_steps=1)
+    made.batch_size = made.micro_batch_size = 1
+    made.optimizer.learning_rate = 0.02
+    tuning.finish(tuning.submit(made).id)
+    made.name, made.max_steps = "two", 2
+    _, events = tuning.finish(tuning.submit(made).id)
+    for step, adapter in ((1, ""), (2, "one")):
+        answer = generate(daemon, ids, adapter=adapter, prompt_logprobs=0, max_tokens=1)
+        scores = [p.logprob for p in answer.prompt_logprobs[0][1:]]
+        assert losses(events)[step] == pytest.approx(-sum(scores) / len(scores), rel=1e-5)
+
+
+@pytest.mark.parametrize("kills", [1, 4])
+def test_a_killed_daemon_goes_on_with_the_same_losses(start_daemon, tmp_path, kills):
+    made = spec(max_steps=60, checkpoint_every_steps=3)
+    made.adapter.dropout = 0.1
+    made.optimizer.learning_rate = 0.005
+    daemon = start_daemon(f"--state-dir={tmp_path / 'calm'}")
+    tuning = Tuning(daemon)
+    calm, events = tuning.finish(tuning.submit(made).id)
+    assert calm.state == finetuning_pb2.JOB_STATE_SUCCEEDED, calm.reason
+    expected = losses(events)
+
+    draw = random.Random(kills)
+    daemon = start_daemon(f"--state-dir={tmp_path / 'killed'}")
+    job_id = Tuning(daemon).submit(made).id
+    for _ in range(kills):
+        time.sleep(draw.uniform(0.05, 0.6))
+        daemon.kill()
+        daemon = start_daemon(f"--state-dir={tmp_path / 'killed'}")
+    job, events = Tuning(daemon).finish(job_id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+    assert losses(events) == expected  # to the bit
+    assert job.trained_tokens == calm.trained_tokens
+    assert generate(daemon, [5, 6, 7], adapter="tuned", max_tokens=4).token_ids[0]
+
+
+def test_an_orderly_restart_serves_what_was_trained_and_goes_on(start_daemon, tmp_path):
+    flag = f"--state-dir={tmp_path / 'state'}"
+    daemon = start_daemon(flag)
+    tuning = Tuning(daemon)
+    first, _ = tuning.finish(tuning.submit(spec("done", max_steps=2)).id)
+    second = tuning.submit(spec("rest", max_steps=200))
+    assert daemon.stop() == 0
+    daemon = start_daemon(flag)
+    assert generate(daemon, [5, 6, 7], adapter="done", max_tokens=2).token_ids[0]
+    job, events = Tuning(daemon).finish(second.id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+    assert sorted(losses(events)) == list(range(1, 201))
+    assert Tuning(daemon).get(first.id).revision == first.revision
+
+
+def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(start_daemon, tmp_path):
+    flag = f"--state-dir={tmp_path / 'state'}"
+    daemon = start_daemon(flag)
+    tuning = Tuning(daemon)
+    job = tuning.submit(spec(max_steps=400, checkpoint_every_steps=2))
+    wait_until(lambda: tuning.get(job.id).step >= 8)
+    paused = tuning.stub.PauseJob(finetuning_pb2.PauseJobRequest(id=job.id))
+    assert paused.state == finetuning_pb2.JOB_STATE_PAUSED
+    daemon.kill()
+    folder = tmp_path / "state/jobs" / job.id / "checkpoints"
+    steps = sorted(int(entry.name.split("-")[1]) for entry in folder.iterdir())
+    assert len(steps) == 2 and steps[-1] == paused.step
+    state = folder / f"step-{steps[-1]}/state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\x55")
+    tuning = Tuning(start_daemon(flag))
+    tuning.stub.ResumeJob(finetuning_pb2.ResumeJobRequest(id=job.id))
+    messages = []
+    for event in tuning.watch(job.id):
+        messages.append(event.message)
+        if "goes on from" in event.message:
+            break
+    assert any(f"checkpoint of step {steps[-1]} is not used" in message for message in messages)
+    assert messages[-1] == f"goes on from the checkpoint of step {steps[0]}"
+    tuning.stub.CancelJob(finetuning_pb2.CancelJobRequest(id=job.id))
+
+
+def test_pause_resume_cancel_and_delete(tuner):
+    _, tuning = tuner()
+    job = tuning.submit(spec(max_steps=5000))
+    waiting = tuning.submit(spec("waiting", max_steps=5))
+    urgent = tuning.submit(spec("urgent", max_steps=5, priority=3))
+    wait_until(lambda: tuning.get(job.id).step >= 2)
+    paused = tuning.stub.PauseJob(finetuning_pb2.PauseJobRequest(id=job.id))
+    assert paused.state == finetuning_pb2.JOB_STATE_PAUSED
+    done = tuning.finish(waiting.id)[0]
+    assert done.state == finetuning_pb2.JOB_STATE_SUCCEEDED
+    first = tuning.get(urgent.id)
+    assert first.state == finetuning_pb2.JOB_STATE_SUCCEEDED
+    assert first.finished_at.ToNanoseconds() < done.finished_at.ToNanoseconds()
+    refused = refusal(lambda: tuning.stub.DeleteJob(finetuning_pb2.DeleteJobRequest(id=job.id)))
+    assert refused.code() == grpc.StatusCode.FAILED_PRECONDITION and "paused" in refused.details()
+    assert tuning.stub.ResumeJob(finetuning_pb2.ResumeJobRequest(id=job.id)).state == finetuning_pb2.JOB_STATE_QUEUED
+    wait_until(lambda: tuning.get(job.id).step > paused.step)
+    cancelled = tuning.stub.CancelJob(finetuning_pb2.CancelJobRequest(id=job.id))
+    assert cancelled.state == finetuning_pb2.JOB_STATE_CANCELLED
+    refused = refusal(lambda: tuning.stub.ResumeJob(finetuning_pb2.ResumeJobRequest(id=job.id)))
+    assert refused.code() == grpc.StatusCode.FAILED_PRECONDITION
+    tuning.stub.DeleteJob(finetuning_pb2.DeleteJobRequest(id=job.id))
+    assert refusal(lambda: tuning.get(job.id)).code() == grpc.StatusCode.NOT_FOUND
+    listed = tuning.stub.ListJobs(finetuning_pb2.ListJobsRequest(page_size=1))
+    assert [j.id for j in listed.jobs] == [urgent.id] and listed.next_page_token
+    rest = tuning.stub.ListJobs(finetuning_pb2.ListJobsRequest(page_token=listed.next_page_token))
+    assert [j.id for j in rest.jobs] == [waiting.id] and not rest.next_page_token
+
+
+def test_answers_stay_the_same_while_a_job_trains(tuner):
+    daemon, tuning = tuner()
+    prompt = [7, 9, 11, 13]
+    alone = generate(daemon, prompt, max_tokens=24).token_ids[0]
+    job = tuning.submit(spec(max_steps=100000))
+    wait_until(lambda: tuning.get(job.id).step >= 1)
+    for _ in range(5):
+        assert generate(daemon, prompt, max_tokens=24).token_ids[0] == alone
+    assert tuning.get(job.id).state == finetuning_pb2.JOB_STATE_RUNNING
+    tuning.stub.CancelJob(finetuning_pb2.CancelJobRequest(id=job.id))
+
+
+def test_the_same_key_gives_the_same_job(tuner):
+    _, tuning = tuner()
+    first = tuning.submit(spec(max_steps=1), key="k1")
+    assert tuning.submit(spec(max_steps=1), key="k1").id == first.id
+    assert tuning.submit(spec(max_steps=1), key="k2").id != first.id
+
+
+def test_wrong_data_are_refused_with_their_lines(tuner):
+    _, tuning = tuner()
+    error = refusal(lambda: tuning.submit(spec(lines=[examples()[0], '{"input_ids": [1, 500]}', "nonsense"])))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "line 2: input_ids[1]: 500" in error.details() and "line 3: not a JSON object" in error.details()
+    missing = finetuning_pb2.FineTuneSpec(name="x", dataset=finetuning_pb2.DatasetSpec(path="/nowhere.jsonl"))
+    assert refusal(lambda: tuning.submit(missing)).code() == grpc.StatusCode.NOT_FOUND
+    assert not tuning.stub.ListJobs(finetuning_pb2.ListJobsRequest()).jobs
+
+
+UNSUPPORTED = {
+    "adapter.kind": lambda s: setattr(s.adapter, "kind", "mixlora"),
+    "adapter.bias": lambda s: setattr(s.adapter, "bias", "all"),
+    "adapter.init": lambda s: setattr(s.adapter, "init", "pissa"),
+    "adapter.modules_to_save": lambda s: s.adapter.modules_to_save.append("lm_head"),
+    "adapter.num_experts": lambda s: setattr(s.adapter, "num_experts", 4),
+    "init_adapter": lambda s: setattr(s, "init_adapter", "other"),
+    "dataset.packing": lambda s: setattr(s.dataset, "packing", True),
+    "dataset.eval_fraction": lambda s: setattr(s.dataset, "eval_fraction", 0.1),
+    "eval_every_steps": lambda s: setattr(s, "eval_every_steps", 5),
+    "eval_prompts": lambda s: s.eval_prompts.append("hello"),
+}
+INVALID = {
+    "adapter.targets": lambda s: s.adapter.targets.append("no_such_proj"),
+    "adapter.rank": lambda s: setattr(s.adapter, "rank", 100000),
+    "optimizer.name": lambda s: setattr(s.optimizer, "name", "lion"),
+    "optimizer.learning_rate": lambda s: setattr(s.optimizer, "learning_rate", float("nan")),
+    "micro_batch_size": lambda s: setattr(s, "micro_batch_size", 3),
+    "schedule.name": lambda s: setattr(s.schedule, "name", "step"),
+    "loss_normalization": lambda s: setattr(s, "loss_normalization", "sum"),
+    "dataset.max_length_tokens": lambda s: setattr(s.dataset, "max_length_tokens", 1),
+    "epochs": lambda s: setattr(s, "epochs", 0),
+}
+
+
+def test_what_cannot_be_is_refused_by_name(tuner):
+    _, tuning = tuner()
+    for code, cases in ((grpc.StatusCode.UNIMPLEMENTED, UNSUPPORTED), (grpc.StatusCode.INVALID_ARGUMENT, INVALID)):
+        for field, change in cases.items():
+            made = spec()
+            change(made)
+            error = refusal(lambda: tuning.submit(made))
+            named = "no_such_proj" if field == "adapter.targets" else field
+            assert error.code() == code and named in error.details(), (field, error.details())
+
+
+def test_preview_shows_what_is_learnt(tuner):
+    _, tuning = tuner()
+    dataset = finetuning_pb2.DatasetSpec(lines=['{"prompt": "w5 w6", "completion": " w7 w8"}'])
+    shown = tuning.stub.PreviewExample(finetuning_pb2.PreviewExampleRequest(dataset=dataset, line=1))
+    assert list(shown.token_ids) == [5, 6, 7, 8, 2]
+    assert list(shown.trained) == [False, False, True, True, True]
+    assert list(shown.pieces) == ["w5", "w6", "w7", "w8", "</s>"]
+
+
+def test_without_a_state_folder_fine_tuning_is_off(daemon):
+    error = refusal(lambda: Tuning(daemon).submit(spec()))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "--state-dir" in error.details()
+
+
+def test_two_daemons_cannot_share_a_state_folder(tuner, build_dir, model, tmp_path):
+    tuner()
+    with pytest.raises(AssertionError, match="another daemon uses it"):
+        Daemon(build_dir, model, f"--state-dir={tmp_path / 'state'}")

@@ -1,0 +1,150 @@
+#!/usr/bin/env python
+"""Writes tests/golden/training: twenty steps of training by peft on golden bases, each loss and gradient norm.
+
+  train_traces.py                 every trace
+  train_traces.py --trace NAME    one (repeatable)
+
+The loop is plain: each sequence by itself, without padding, in fp32 with eager attention and torch's own optimizers.
+A trace is a folder: adapter/ is what training began from (as peft saved it, B not zero), data.jsonl what it was
+trained on in order, trace.json the settings and what came out.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, get_scheduler
+
+HERE = pathlib.Path(__file__).parent
+STEPS = 20
+EXAMPLES = 24
+
+# What every trace has unless it says otherwise. The names are those of the C++ test.
+DEFAULTS = {
+    "base": "llama3", "rank": 4, "alpha": 8.0, "targets": "all-linear", "dora": False, "rslora": False,
+    "rank_pattern": {}, "alpha_pattern": {}, "optimizer": "adamw", "learning_rate": 2e-3, "betas": [0.9, 0.999],
+    "epsilon": 1e-8, "weight_decay": 0.01, "max_grad_norm": 1.0, "momentum": 0.0, "lora_plus_ratio": 1.0,
+    "schedule": "linear", "warmup_steps": 3, "batch_size": 4, "micro_batch_size": 2, "normalization": "token_mean",
+}
+TRACES = {
+    "llama3_lora": {},
+    "llama3_dora": {"dora": True},
+    "llama3_rslora_patterns": {
+        "rslora": True, "rank_pattern": {"q_proj": 7, "layers.1.mlp.down_proj": 2}, "alpha_pattern": {"v_proj": 5.0},
+        "normalization": "micro_batch_mean", "schedule": "cosine", "micro_batch_size": 1,
+    },
+    "llama3_few_modules": {"targets": ["v_proj", "down_proj"], "max_grad_norm": 0.0, "schedule": "constant", "warmup_steps": 0},
+    "llama3_sgd": {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "micro_batch_size": 4},
+    "llama3_lora_plus": {"lora_plus_ratio": 8.0, "learning_rate": 5e-4},
+    "llama3_embedding_and_head": {"targets": ["q_proj", "embed_tokens", "lm_head"]},
+    "gemma2_embedding": {"base": "gemma2", "targets": ["embed_tokens", "o_proj"]},
+    "gemma2_lora": {"base": "gemma2"},
+    "gemma3_lora": {"base": "gemma3"},
+    "mistral_lora": {"base": "mistral"},
+    "opt_lora": {"base": "opt"},
+    "opt_post_lora": {"base": "opt_post"},
+    "phi_dora": {"base": "phi", "dora": True},
+    "phi3_lora": {"base": "phi3"},
+    "qwen3_lora": {"base": "qwen3"},
+}
+
+
+def draw_examples(vocab: int, seed: int) -> list:
+    """Sequences whose second half follows from the first, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    examples = []
+    for _ in range(EXAMPLES):
+        half = int(torch.randint(2, 20, (1,), generator=generator))
+        ids = torch.randint(3, vocab, (half,), generator=generator).tolist()
+        ids = ids + ids[::-1]
+        labels = [-100] * half + ids[half:]
+        if half % 5 == 0:
+            labels[half + 1] = -100
+        examples.append({"input_ids": ids, "labels": labels})
+    return examples
+
+
+def cross_entropy_sum(model, example: dict) -> tuple:
+    logits = model(input_ids=torch.tensor([example["input_ids"]]), use_cache=False).logits[0].float()
+    targets = torch.tensor(example["labels"])[1:]
+    return F.cross_entropy(logits[:-1], targets, ignore_index=-100, reduction="sum"), int((targets != -100).sum())
+
+
+def optimizer_of(model, spec: dict):
+    is_b = lambda name: "lora_B" in name
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for n, p in named if not is_b(n)], "lr": spec["learning_rate"]},
+        {"params": [p for n, p in named if is_b(n)], "lr": spec["learning_rate"] * spec["lora_plus_ratio"]},
+    ]
+    if spec["optimizer"] == "sgd":
+        return torch.optim.SGD(groups, momentum=spec["momentum"], weight_decay=spec["weight_decay"])
+    return torch.optim.AdamW(groups, betas=tuple(spec["betas"]), eps=spec["epsilon"], weight_decay=spec["weight_decay"])
+
+
+def train(model, spec: dict, examples: list) -> list:
+    optimizer = optimizer_of(model, spec)
+    scheduler = get_scheduler(spec["schedule"], optimizer, num_warmup_steps=spec["warmup_steps"], num_training_steps=STEPS)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    steps = []
+    for step in range(STEPS):
+        size, micro = spec["batch_size"], spec["micro_batch_size"]
+        batch = [examples[(step * size + i) % len(examples)] for i in range(size)]
+        tokens = sum(sum(label != -100 for label in e["labels"][1:]) for e in batch)
+        total = 0.0
+        for first in range(0, size, micro):
+            sums, counts = zip(*[cross_entropy_sum(model, e) for e in batch[first : first + micro]])
+            loss = sum(sums) / (tokens if spec["normalization"] == "token_mean" else sum(counts) * (size // micro))
+            loss.backward()
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec["max_grad_norm"] or float("inf")).item()
+        steps.append({"loss": total, "grad_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]})
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return steps
+
+
+def write_trace(name: str, spec: dict) -> None:
+    folder = HERE / "training" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    torch.manual_seed(7)
+    base = AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager")
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"],
+        use_dora=spec["dora"], use_rslora=spec["rslora"], rank_pattern=dict(spec["rank_pattern"]),
+        alpha_pattern=dict(spec["alpha_pattern"]), init_lora_weights=False,
+    )
+    model = get_peft_model(base, config)
+    model.eval()  # The base's own dropout (OPT has one) is no part of the comparison; LoRA's is 0.
+    model.save_pretrained(folder / "adapter")
+    (folder / "adapter/README.md").unlink(missing_ok=True)
+    saved = json.loads((folder / "adapter/adapter_config.json").read_text())
+    saved["base_model_name_or_path"] = spec["base"]
+    saved["target_modules"] = sorted(saved["target_modules"]) if isinstance(saved["target_modules"], list) else saved["target_modules"]
+    (folder / "adapter/adapter_config.json").write_text(json.dumps(saved, indent=2) + "\n")
+    examples = draw_examples(base.config.vocab_size, seed=11)
+    (folder / "data.jsonl").write_text("".join(json.dumps(e) + "\n" for e in examples))
+    steps = train(model, spec, examples)
+    if not steps[-1]["loss"] < 0.999 * steps[0]["loss"]:
+        raise SystemExit(f"{name}: the loss did not fall: {steps[0]['loss']} -> {steps[-1]['loss']}")
+    lines = ",\n".join("  " + json.dumps(step) for step in steps)
+    (folder / "trace.json").write_text(f'{{"spec": {json.dumps(spec)},\n"steps": [\n{lines}\n]}}\n')
+    print(f"{name}: {steps[0]['loss']:.4f} -> {steps[-1]['loss']:.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trace", action="append", choices=TRACES)
+    torch.set_num_threads(1)
+    for name in parser.parse_args().trace or TRACES:
+        write_trace(name, DEFAULTS | TRACES[name])
+
+
+if __name__ == "__main__":
+    main()
