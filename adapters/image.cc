@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "adapters/float_convert.h"
 #include "model/base/check.h"
 
@@ -83,6 +84,17 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
     layout.slots.push_back(packed);
   }
   return layout;
+}
+
+std::vector<std::string> ReplacedTensors(const AdapterImage& image) {
+  std::vector<std::string> replaced;
+  for (const ImageSlot& slot : image.slots) {
+    const std::string module = absl::StrCat(std::string(Name(slot.site)), ", layer ", slot.layer);
+    if (slot.bias.present()) replaced.push_back("bias of " + module);
+    if (slot.rows.present()) replaced.push_back("weight of " + module);
+  }
+  std::sort(replaced.begin(), replaced.end());
+  return replaced;
 }
 
 void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination) {

@@ -90,6 +90,10 @@ struct PackedLayout {
 
 PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype);
 
+// The tensors of the base that the adapter replaces rather than adds to, by name, sorted: two adapters on one row must
+// have none in common.
+std::vector<std::string> ReplacedTensors(const AdapterImage& image);
+
 // Writes the image into `destination` (layout.total_bytes) as `layout` says, converting dtypes.
 void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination);
 

@@ -249,7 +249,8 @@ class Bench final {
       row.token_ids = ids;
       row.prompt_ids = ids;
       for (int64_t b = 0; b < blocks; ++b) row.blocks.push_back(static_cast<int32_t>(s * blocks + b));
-      row.slot = c.adapters == nullptr ? 0 : static_cast<int32_t>(s % c.adapters->table().slots());
+      const int32_t slot = c.adapters == nullptr ? 0 : static_cast<int32_t>(s % c.adapters->table().slots());
+      row.terms = {{.slot = slot, .scale = 1.0f}};
       row.sample = true;
       row.sampling = &greedy;
       if (c.adapters != nullptr && s < c.adapters->table().slots()) bytes += c.adapters->bytes(static_cast<size_t>(s));

@@ -1,5 +1,7 @@
 #include "scheduler/adapter_memory.h"
 
+#include <algorithm>
+#include <array>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -63,7 +65,7 @@ bool StartPacking(AdapterVersion* version, SchedulerState* state) {
 int64_t PagesToPlace(const AdapterVersion& version, const SchedulerState& state) {
   if (version.phase == WantedPhase::kResident || version.pages == 0 || state.running.empty()) return version.pages;
   for (const Sequence* sequence : state.waiting) {
-    if (sequence->adapter != &version) continue;
+    if (!sequence->RunsOn(&version)) continue;
     const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
     return version.pages + blocks * state.pages_per_block() + WatermarkPages(state);
   }
@@ -78,15 +80,25 @@ std::vector<AdapterVersion*> WantedVersions(const SchedulerState& state, std::un
     if (seen.insert(version->id).second) wanted.push_back(version);
   };
   for (const Sequence* sequence : state.waiting) {
-    if (sequence->adapter == nullptr) continue;
-    want(sequence->adapter);
-    if (sequence->overtaken >= state.config.max_overtakes) overtaken->insert(sequence->adapter->id);
+    for (const SequenceAdapter& adapter : sequence->adapters) {
+      want(adapter.version);
+      if (sequence->overtaken >= state.config.max_overtakes) overtaken->insert(adapter.version->id);
+    }
   }
   for (AdapterVersion* version : state.adapters.Watched()) {
     if (version->phase == WantedPhase::kResident || version->state == AdapterState::kDraining) continue;
     if (version->pinned || !version->pin_replies.empty() || !version->load_replies.empty()) want(version);
   }
   return wanted;
+}
+
+AdapterReadiness ReadinessOf(const AdapterVersion& version) {
+  if (version.phase == WantedPhase::kResident) return AdapterReadiness::kReady;
+  if (version.phase == WantedPhase::kReading && version.hangs) return AdapterReadiness::kHanging;
+  // Of unknown size before its first read: it has no claim on room.
+  const bool unread = version.phase == WantedPhase::kOnDisk && !version.known;
+  const bool on_its_way = unread || version.phase == WantedPhase::kReading || version.phase == WantedPhase::kPacking;
+  return on_its_way ? AdapterReadiness::kReading : AdapterReadiness::kWaitsForRoom;
 }
 
 void DropStaged(AdapterVersion* version) {
@@ -189,13 +201,15 @@ absl::Status StartReading(AdapterVersion* version, SchedulerState* state) {
   return absl::OkStatus();
 }
 
-AdapterReadiness ReadinessOf(const AdapterVersion* version) {
-  if (version == nullptr || version->phase == WantedPhase::kResident) return AdapterReadiness::kReady;
-  if (version->phase == WantedPhase::kReading && version->hangs) return AdapterReadiness::kHanging;
-  // Of unknown size before its first read: it has no claim on room.
-  const bool unread = version->phase == WantedPhase::kOnDisk && !version->known;
-  const bool on_its_way = unread || version->phase == WantedPhase::kReading || version->phase == WantedPhase::kPacking;
-  return on_its_way ? AdapterReadiness::kReading : AdapterReadiness::kWaitsForRoom;
+AdapterReadiness ReadinessOf(const Sequence& sequence) {
+  // Who waits for room holds others back, so nothing else may be missing: what hangs would hold them back for ever.
+  constexpr std::array kWorstLast = {AdapterReadiness::kReady, AdapterReadiness::kWaitsForRoom,
+                                     AdapterReadiness::kReading, AdapterReadiness::kHanging};
+  const auto badness = [&](AdapterReadiness r) { return std::find(kWorstLast.begin(), kWorstLast.end(), r); };
+  auto worst = kWorstLast.begin();
+  for (const SequenceAdapter& adapter : sequence.adapters)
+    worst = std::max(worst, badness(ReadinessOf(*adapter.version)));
+  return *worst;
 }
 
 bool MayKeepSeat(const SchedulerState& state) {

@@ -19,7 +19,8 @@ bool RunResidency(SchedulerState* state);
 // True: there were some.
 bool SettleAdapters(SchedulerState* state);
 
-AdapterReadiness ReadinessOf(const AdapterVersion* version);
+// Of all its adapters: one that is being read counts before one that waits for room, which holds others back.
+AdapterReadiness ReadinessOf(const Sequence& sequence);
 
 // Whether a seat may be kept for a request whose adapter is being read: no read began to hang lately. Where one folder
 // hangs, others on the same mount do too, and seats kept for one after the other would hold everyone back.

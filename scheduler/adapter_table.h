@@ -44,6 +44,7 @@ struct AdapterVersion {
   std::string kind;
   std::vector<std::string> targets;
   std::vector<std::string> warnings;
+  std::vector<std::string> replaced;  // sorted; no two adapters of a composition may have one in common
   int32_t rank_min = 0;
   int32_t rank_max = 0;
   int64_t bytes = 0;

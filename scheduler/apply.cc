@@ -5,7 +5,9 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
 #include "scheduler/admission.h"
+#include "scheduler/composition.h"
 #include "scheduler/finish.h"
 #include "scheduler/lifecycle.h"
 
@@ -25,7 +27,7 @@ void Refuse(const absl::Status& status, const Request& request, SchedulerState* 
     TokenEvent event;
     event.request = request.id;
     event.index = index;
-    event.adapter = request.adapter;
+    event.adapter = AnswersAs(request);
     event.finish.emplace();
     event.finish->status = status;
     event.finish->reason = FinishReason::kAbort;
@@ -65,17 +67,27 @@ absl::Status CheckWaitingLimit(const Request& request, const SchedulerState& sta
                                                    "; retry later or raise --max-waiting-per-adapter"));
 }
 
+// The versions that a new request runs on. What was begun to load for one that is refused goes in SettleAdapters.
+absl::StatusOr<SequenceAdapters> AdaptersFor(const Request& request, const std::vector<std::string>& folders,
+                                             SchedulerState* state) {
+  SequenceAdapters adapters;
+  for (const RequestAdapter& adapter : AdaptersOf(request)) {
+    const size_t i = adapters.size();
+    ASSIGN_OR_RETURN(AdapterVersion* const version,
+                     VersionFor(adapter.name, i < folders.size() ? folders[i] : std::string(), state));
+    adapters.push_back({.version = version, .scale = adapter.scale});
+  }
+  RETURN_IF_ERROR(CheckComposable(adapters));
+  return adapters;
+}
+
 void ApplySubmit(SubmitCommand command, SchedulerState* state) {
   const auto request = std::make_shared<const Request>(std::move(command.request));
   if (absl::Status status = CheckWaitingLimit(*request, *state); !status.ok()) return Refuse(status, *request, state);
-  AdapterVersion* version = nullptr;
-  if (!request->adapter.empty()) {
-    absl::StatusOr<AdapterVersion*> found = VersionFor(request->adapter, command.adapter_folder, state);
-    if (!found.ok()) return Refuse(found.status(), *request, state);
-    version = *found;
-  }
+  absl::StatusOr<SequenceAdapters> adapters = AdaptersFor(*request, command.adapter_folders, state);
+  if (!adapters.ok()) return Refuse(adapters.status(), *request, state);
   const AdmissionLimits limits = LimitsOf(*state);
-  const int64_t adapter_pages = version == nullptr ? 0 : version->pages;
+  const int64_t adapter_pages = PagesOf(*adapters);
   if (absl::Status status = CheckEverFits(*request, adapter_pages, limits); !status.ok()) {
     return Refuse(status, *request, state);
   }
@@ -91,14 +103,15 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
     sequence->sampling = request->sampling;
     sequence->sampling.seed += static_cast<uint64_t>(index);
     sequence->sampling.max_tokens = MaxTokensOf(*request, adapter_pages, limits);
-    sequence->adapter = version;
+    sequence->adapters = *adapters;
+    if (!request->composition.empty()) sequence->composed_prefixes = ComposedPrefixes(*adapters, state);
     sequence->account = account;
     sequence->order = {.priority = request->priority, .arrival_us = request->arrival_us, .number = sequence->id};
     sequence->tokens = request->prompt_ids;
     sequence->prompt_tokens = static_cast<int64_t>(request->prompt_ids.size());
-    if (version != nullptr) {
-      ++version->waiting;
-      state->adapters.Touch(version);
+    for (const SequenceAdapter& adapter : sequence->adapters) {
+      ++adapter.version->waiting;
+      state->adapters.Touch(adapter.version);
     }
     state->by_request[request->id].push_back(sequence->id);
     state->waiting.push_back(sequence);
@@ -176,12 +189,17 @@ int64_t NextDeadlineUs(const SchedulerState& state) {
 void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state) {
   const AdmissionLimits limits = LimitsOf(*state);
   for (Sequence* sequence : std::vector<Sequence*>(state->waiting)) {
-    if (sequence->adapter != version || sequence->order.begun) continue;
-    const absl::Status status = CheckEverFits(*sequence->request, version->pages, limits);
+    if (!sequence->RunsOn(version) || sequence->order.begun) continue;
+    const int64_t adapter_pages = PagesOf(sequence->adapters);
+    absl::Status status = CheckEverFits(*sequence->request, adapter_pages, limits);
+    if (status.ok()) status = CheckComposable(sequence->adapters);
     if (!status.ok()) {
       GiveUp(status, sequence, state);
-    } else {
-      sequence->sampling.max_tokens = MaxTokensOf(*sequence->request, version->pages, limits);
+      continue;
+    }
+    sequence->sampling.max_tokens = MaxTokensOf(*sequence->request, adapter_pages, limits);
+    if (!sequence->request->composition.empty()) {
+      sequence->composed_prefixes = ComposedPrefixes(sequence->adapters, state);
     }
   }
 }

@@ -12,10 +12,10 @@ namespace lorad {
 namespace {
 
 bool CouldBegin(const Sequence& sequence, const SchedulerState& state) {
-  if (sequence.adapter == nullptr) return true;
+  if (sequence.adapters.empty()) return true;
   const int64_t limit = state.config.max_running_per_adapter;
   if (limit > 0 && sequence.account->running >= limit) return false;
-  return ReadinessOf(sequence.adapter) == AdapterReadiness::kReady;
+  return ReadinessOf(sequence) == AdapterReadiness::kReady;
 }
 
 std::vector<Account*> BackloggedAccounts(const SchedulerState& state) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,7 +21,8 @@ using StatusReply = std::function<void(absl::Status)>;
 
 struct SubmitCommand {
   Request request;
-  std::string adapter_folder = {};  // where an unknown adapter would lie in adapter_dir; "" = nowhere
+  // Where an unknown adapter of the request would lie in adapter_dir; "" or no entry = nowhere.
+  std::vector<std::string> adapter_folders = {};
 };
 // The caller went away, or the front end met a stop string (`as_stop`: the sequence ends as kStop, and counts as such).
 struct CancelCommand {

@@ -20,7 +20,7 @@ void TakeMemory(HeldRow* row, SchedulerState* state) {
     Begin(sequence, state);
   }
   for (PageRun& block : row->new_blocks) sequence->blocks.Append(std::move(block));
-  if (!row->new_lease.empty()) sequence->lease = std::move(row->new_lease);
+  if (!row->new_leases.empty()) sequence->leases = std::move(row->new_leases);
   sequence->computed_tokens = row->plan.first_position + row->plan.tokens;
   sequence->in_flight_tokens = 0;
 }

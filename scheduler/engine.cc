@@ -10,6 +10,7 @@
 #include "model/base/check.h"
 #include "model/base/status_macros.h"
 #include "scheduler/admission.h"
+#include "scheduler/composition.h"
 #include "scheduler/engine_core.h"
 #include "scheduler/inbox.h"
 
@@ -50,6 +51,12 @@ const AdapterInfo* FindLive(const AdapterListing& listing, const std::string& na
   return state == AdapterState::kFailed || state == AdapterState::kDraining ? nullptr : found->get();
 }
 
+// Where an adapter that is not known would lie, by its words alone: the loader finds out whether it is there, since that
+// may take for ever.
+std::string FolderOf(const std::string& adapter, const std::string& adapter_dir) {
+  return adapter_dir.empty() ? "" : absl::StrCat(adapter_dir, "/", adapter);
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -80,20 +87,20 @@ absl::Status Engine::Submit(Request request) {
   LORAD_CHECK(request.sink != nullptr);
   const PagePool& pages = *impl_->parts.pages;
   const std::shared_ptr<const EngineSnapshot> now = snapshot();
-  const AdapterInfo* const live = FindLive(*now->adapters, request.adapter);
-  RETURN_IF_ERROR(CheckEverFits(request, live == nullptr ? 0 : pages.PagesFor(live->bytes),
+  std::vector<std::string> folders;
+  int64_t adapter_pages = 0;
+  for (const RequestAdapter& adapter : AdaptersOf(request)) {
+    RETURN_IF_ERROR(CheckAdapterName(adapter.name));
+    const AdapterInfo* const live = FindLive(*now->adapters, adapter.name);
+    if (live != nullptr) adapter_pages += pages.PagesFor(live->bytes);
+    folders.push_back(live == nullptr ? FolderOf(adapter.name, impl_->config.adapter_dir) : "");
+  }
+  RETURN_IF_ERROR(CheckEverFits(request, adapter_pages,
                                 {.max_context_tokens = impl_->config.max_context_tokens,
                                  .queue_limit = impl_->config.queue_limit,
                                  .total_pages = pages.total_pages(),
                                  .pages_per_block = now->pages_per_kv_block}));
-  SubmitCommand command{.request = std::move(request)};
-  const std::string& adapter = command.request.adapter;
-  if (!adapter.empty()) RETURN_IF_ERROR(CheckAdapterName(adapter));
-  if (!adapter.empty() && live == nullptr && !impl_->config.adapter_dir.empty()) {
-    // By its words alone: the loader finds out whether it is there, since that may take for ever.
-    command.adapter_folder = absl::StrCat(impl_->config.adapter_dir, "/", adapter);
-  }
-  return impl_->inbox.PutSubmit(std::move(command));
+  return impl_->inbox.PutSubmit({.request = std::move(request), .adapter_folders = std::move(folders)});
 }
 
 void Engine::Cancel(RequestId request, int32_t index, std::string reason, bool as_stop) {

@@ -35,7 +35,7 @@ PlanSequence PlanViewOf(const Sequence& sequence) {
   view.blocks = sequence.blocks.size();
   view.sole_blocks = sequence.blocks.sole_blocks();
   if (sequence.sampling.prompt_logprobs >= 0 && !sequence.answered) view.row_limit_tokens = kPromptLogprobRowTokens;
-  if (sequence.adapter != nullptr) view.adapter = sequence.adapter->id;
+  for (const SequenceAdapter& adapter : sequence.adapters) view.adapters.push_back({.id = adapter.version->id});
   view.account = sequence.request->adapter.empty() ? 0 : sequence.account->id;
   view.overtaken = sequence.overtaken;
   return view;
@@ -55,7 +55,7 @@ StepStats StatsOf(const HeldStep& held) {
     stats.rows_tokens += row.plan.tokens;
     const int64_t prompt_left = row.sequence->prompt_tokens - row.plan.first_position;
     stats.prefill_tokens += std::clamp<int64_t>(prompt_left, 0, row.plan.tokens);
-    if (row.slot() >= 0) slots.insert(row.slot());
+    for (const AdapterLease& lease : row.leases()) slots.insert(lease.slot());
   }
   stats.sequences = static_cast<int64_t>(held.rows.size());
   stats.distinct_adapters = static_cast<int64_t>(slots.size());
@@ -78,10 +78,11 @@ PlanInput MakePlanInput(const SchedulerState& state) {
   int64_t lookups = seats ? 2 * config.max_sequences : 0;
   for (const Sequence* sequence : state.waiting) {
     PlanSequence view = PlanViewOf(*sequence);
-    if (const AdapterVersion* adapter = sequence->adapter; adapter != nullptr) {
-      view.readiness = ReadinessOf(adapter);
-      const bool placed = adapter->running > 0 || adapter->pinned || adapter->phase == WantedPhase::kPacking;
-      if (!placed) view.idle_adapter_pages = adapter->pages;
+    view.readiness = ReadinessOf(*sequence);
+    for (size_t i = 0; i < sequence->adapters.size(); ++i) {
+      const AdapterVersion& adapter = *sequence->adapters[i].version;
+      const bool placed = adapter.running > 0 || adapter.pinned || adapter.phase == WantedPhase::kPacking;
+      if (!placed) view.adapters[i].idle_pages = adapter.pages;
     }
     if (view.readiness == AdapterReadiness::kReady && lookups-- > 0) AddPrefix(MatchPrefix(*sequence, state), &view);
     input.waiting.push_back(view);

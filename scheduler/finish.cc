@@ -4,16 +4,17 @@
 #include <utility>
 
 #include "model/base/check.h"
+#include "scheduler/composition.h"
 
 namespace lorad {
 namespace {
 
-const std::string& AdapterNameOf(const Sequence& sequence) { return sequence.request->adapter; }
+const std::string& AccountNameOf(const Sequence& sequence) { return sequence.request->adapter; }
 
 void TellObserver(const Finish& finish, const Sequence& sequence, SchedulerState* state) {
   const int64_t arrival_us = sequence.request->arrival_us;
   SequenceStats stats;
-  stats.adapter = AdapterNameOf(sequence);
+  stats.adapter = AccountNameOf(sequence);
   stats.reason = finish.reason;
   stats.begun = finish.status.ok();
   stats.code = finish.status.code();
@@ -40,7 +41,7 @@ TokenEvent EventOf(const Sequence& sequence) {
   event.request = sequence.request->id;
   event.index = sequence.index;
   if (!sequence.answered) {
-    event.adapter = AdapterNameOf(sequence);
+    event.adapter = AnswersAs(*sequence.request);
     event.cached_tokens = sequence.cached_tokens;
   }
   return event;
@@ -55,10 +56,10 @@ void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state
   sequence->request->sink->OnEvent(std::move(event));
 
   sequence->blocks.Clear();
-  sequence->lease = AdapterLease();
-  if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
-    --(sequence->running ? adapter->running : adapter->waiting);
-    state->adapters.Touch(adapter);
+  sequence->leases.clear();
+  for (const SequenceAdapter& adapter : sequence->adapters) {
+    --(sequence->running ? adapter.version->running : adapter.version->waiting);
+    state->adapters.Touch(adapter.version);
   }
   EraseFrom(sequence, sequence->running ? &state->running : &state->waiting);
   Account* const account = sequence->account;
@@ -95,17 +96,17 @@ void Preempt(Sequence* sequence, SchedulerState* state) {
   LORAD_CHECK(sequence->running && sequence->in_flight_tokens == 0);
   EraseFrom(sequence, &state->running);
   sequence->blocks.Clear();
-  sequence->lease = AdapterLease();
+  sequence->leases.clear();
   sequence->computed_tokens = 0;
   sequence->running = false;
   state->waiting.push_back(sequence);
   --sequence->account->running;
-  if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
-    --adapter->running;
-    ++adapter->waiting;
-    state->adapters.Touch(adapter);
+  for (const SequenceAdapter& adapter : sequence->adapters) {
+    --adapter.version->running;
+    ++adapter.version->waiting;
+    state->adapters.Touch(adapter.version);
   }
-  state->parts.observer->OnPreempted(AdapterNameOf(*sequence));
+  state->parts.observer->OnPreempted(AccountNameOf(*sequence));
 }
 
 void Begin(Sequence* sequence, SchedulerState* state) {
@@ -121,10 +122,10 @@ void Begin(Sequence* sequence, SchedulerState* state) {
   sequence->running = true;
   ++sequence->account->running;
   InsertInOrder(sequence, &state->running);
-  if (AdapterVersion* const adapter = sequence->adapter; adapter != nullptr) {
-    --adapter->waiting;
-    ++adapter->running;
-    state->adapters.Touch(adapter);
+  for (const SequenceAdapter& adapter : sequence->adapters) {
+    --adapter.version->waiting;
+    ++adapter.version->running;
+    state->adapters.Touch(adapter.version);
   }
 }
 

@@ -17,17 +17,20 @@ at::Tensor Int32Tensor(const std::vector<int32_t>& values) {
   return tensor;
 }
 
-// `rows` more rows on `slot`.
-void Extend(int64_t rows, int32_t slot, int32_t* last_slot, RowSegments* segments) {
+// `rows` more rows on `terms`.
+void Extend(int64_t rows, absl::Span<const SlotTerm> terms, RowSegments* segments) {
   if (rows == 0) return;
-  if (segments->groups() > 0 && *last_slot == slot) {
-    segments->starts.back() += static_cast<int32_t>(rows);
-    return;
+  if (const int64_t groups = segments->groups(); groups > 0) {
+    const int32_t last = segments->term_starts[static_cast<size_t>(groups - 1)];
+    const auto same = [](const SlotTerm& a, const SlotTerm& b) { return a.slot == b.slot && a.scale == b.scale; };
+    if (std::equal(segments->terms.begin() + last, segments->terms.end(), terms.begin(), terms.end(), same)) {
+      segments->starts.back() += static_cast<int32_t>(rows);
+      return;
+    }
   }
   segments->starts.push_back(segments->starts.back() + static_cast<int32_t>(rows));
-  if (slot >= 0) segments->terms.push_back({.slot = slot, .scale = 1.0f});
+  segments->terms.insert(segments->terms.end(), terms.begin(), terms.end());
   segments->term_starts.push_back(static_cast<int32_t>(segments->terms.size()));
-  *last_slot = slot;
 }
 
 // Positions of the row whose logits are wanted, as offsets into it.
@@ -48,8 +51,6 @@ std::vector<int64_t> LogitOffsets(const ExecRow& row) {
 BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
   BuiltBatch built;
   std::vector<int32_t> token_ids, positions, cu_rows = {0}, kv_slots, logit_rows;
-  int32_t last_slot = -1;
-  int32_t last_head_slot = -1;
   size_t most_blocks = 1;
   for (const ExecRow& row : rows) {
     const auto first_row = static_cast<int64_t>(token_ids.size());
@@ -68,8 +69,8 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
     built.logits.push_back(
         {.first_row = static_cast<int64_t>(logit_rows.size()), .rows = static_cast<int64_t>(offsets.size())});
     for (const int64_t offset : offsets) logit_rows.push_back(static_cast<int32_t>(first_row + offset));
-    Extend(tokens, row.slot, &last_slot, &built.batch.rows);
-    Extend(static_cast<int64_t>(offsets.size()), row.slot, &last_head_slot, &built.batch.head_rows);
+    Extend(tokens, row.terms, &built.batch.rows);
+    Extend(static_cast<int64_t>(offsets.size()), row.terms, &built.batch.head_rows);
     built.batch.sequence_tokens.push_back(static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
     most_blocks = std::max(most_blocks, row.blocks.size());
     built.batch.max_context_tokens = std::max(built.batch.max_context_tokens, context_tokens);

@@ -18,7 +18,7 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
   const int64_t blocks = sequence.blocks.size();
   if (sequence.in_flight_tokens != 0) return Broken(who + "tokens in flight between turns");
   if (!sequence.running) {
-    if (blocks != 0 || !sequence.lease.empty() || sequence.computed_tokens != 0)
+    if (blocks != 0 || !sequence.leases.empty() || sequence.computed_tokens != 0)
       return Broken(who + "waits, but holds memory");
     return absl::OkStatus();
   }
@@ -27,9 +27,11 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
   }
   if (sequence.computed_tokens >= sequence.known_tokens())
     return Broken(who + "nothing left to compute, but not ended");
-  if (sequence.lease.empty() != (sequence.adapter == nullptr)) return Broken(who + "lease and adapter do not agree");
-  if (sequence.adapter != nullptr && !state.parts.adapters->IsResident(sequence.adapter->id)) {
-    return Broken(who + "runs on an adapter that is not resident");
+  if (sequence.leases.size() != sequence.adapters.size()) return Broken(who + "leases and adapters do not agree");
+  for (const SequenceAdapter& adapter : sequence.adapters) {
+    if (!state.parts.adapters->IsResident(adapter.version->id)) {
+      return Broken(who + "runs on an adapter that is not resident");
+    }
   }
   if (sequence.blocks.shared_blocks() * kKvBlockTokens > sequence.computed_tokens) {
     return Broken(who + "shares a block that is not full");
@@ -112,7 +114,9 @@ absl::Status CheckUsers(const SchedulerState& state) {
   int64_t not_begun = 0;
   for (const auto& [id, sequence] : state.sequences) {
     not_begun += !sequence->order.begun;
-    if (sequence->adapter != nullptr) ++(sequence->running ? running : waiting)[sequence->adapter];
+    for (const SequenceAdapter& adapter : sequence->adapters) {
+      ++(sequence->running ? running : waiting)[adapter.version];
+    }
   }
   for (const auto& [id, version] : state.adapters.versions()) {
     if (version->running != running[version.get()] || version->waiting != waiting[version.get()]) {

@@ -61,7 +61,7 @@ absl::Status TooManyNames(const SchedulerState& state) {
 void FailUsers(const absl::Status& status, AdapterVersion* version, SchedulerState* state) {
   std::vector<Sequence*> users;
   for (Sequence* sequence : state->waiting) {
-    if (sequence->adapter == version) users.push_back(sequence);
+    if (sequence->RunsOn(version)) users.push_back(sequence);
   }
   for (Sequence* sequence : users) GiveUp(status, sequence, state);
 }
@@ -75,6 +75,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->warnings = image.warnings;
   version->rank_min = image.rank_min;
   version->rank_max = image.rank_max;
+  version->replaced = ReplacedTensors(image);
   version->bytes = event.layout.total_bytes;
   version->pages = state->parts.pages->PagesFor(version->bytes);
   version->image = std::move(event.image);

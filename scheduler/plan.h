@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
+#include "model/row_segments.h"
 #include "model/sampler/sampling_options.h"
 
 namespace lorad {
@@ -28,9 +30,9 @@ struct StepPlan {
 struct ExecRow {
   SequenceId sequence = 0;
   int64_t first_position = 0;
-  absl::Span<const int32_t> token_ids;  // to compute, consecutive positions
-  std::vector<int32_t> blocks;          // block numbers of the sequence, in order, covering these positions
-  int32_t slot = -1;                    // adapter slot; -1 = base
+  absl::Span<const int32_t> token_ids;          // to compute, consecutive positions
+  std::vector<int32_t> blocks;                  // block numbers of the sequence, in order, covering these positions
+  absl::InlinedVector<SlotTerm, 1> terms = {};  // adapters, in order; empty = base
   bool sample = false;
   const SamplingOptions* sampling = nullptr;
   absl::Span<const int32_t> prompt_ids;

@@ -108,7 +108,7 @@ class Planner final {
       }
       ++seats_taken_;
       ++running_of_[s.account];
-      leased_.insert(s.adapter);
+      NoteLeased(s);
       being_computed_.insert(s.next_block);
       // What running prompts still need is spoken for.
       pages_ -= (std::max(BlocksFor(s.known_tokens), s.blocks + draft.new_blocks) - s.blocks - draft.new_blocks) *
@@ -122,15 +122,22 @@ class Planner final {
         {.sequence = s.id, .first_position = s.computed_tokens, .tokens = tokens, .sample = tokens == Pending(s)});
   }
 
+  void NoteLeased(const PlanSequence& s) {
+    for (const PlanAdapter& adapter : s.adapters) leased_.insert(adapter.id);
+  }
+
   bool IsAtLimit(const PlanSequence& s) {
     return input_.max_running_per_account > 0 && s.account != 0 &&
            running_of_[s.account] >= input_.max_running_per_account;
   }
 
-  // What it takes to begin: the blocks that are not cached, those cached ones that nobody holds yet, and its adapter's
-  // pages if nobody has them leased.
+  // What it takes to begin: the blocks that are not cached, those cached ones that nobody holds yet, and the pages of
+  // its adapters that nobody has leased.
   int64_t PagesToBegin(const PlanSequence& s) const {
-    const int64_t adapter_pages = leased_.contains(s.adapter) ? 0 : s.idle_adapter_pages;
+    int64_t adapter_pages = 0;
+    for (const PlanAdapter& adapter : s.adapters) {
+      if (!leased_.contains(adapter.id)) adapter_pages += adapter.idle_pages;
+    }
     const int64_t blocks = BlocksFor(s.known_tokens) - s.blocks + s.idle_blocks;
     return blocks * input_.pages_per_block + adapter_pages;
   }
@@ -158,7 +165,7 @@ class Planner final {
       pages_ -= pages;
       ++seats_taken_;
       ++running_of_[s.account];
-      leased_.insert(s.adapter);
+      NoteLeased(s);
       being_computed_.insert(s.next_block);
       const int64_t tokens = ChunkOf(s);
       budget_ -= tokens;

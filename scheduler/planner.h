@@ -3,17 +3,24 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "adapters/loader.h"
 #include "scheduler/plan.h"
 
 namespace lorad {
 
-// Whether a waiting sequence could run on its adapter at once. The base is always ready.
+// Whether a waiting sequence could run on its adapters at once. The base is always ready.
 enum class AdapterReadiness : uint8_t {
   kReady,
   kReading,       // a loader reads it: nothing that the scheduler holds back would make that faster
   kHanging,       // the same, for so long that it may never end
   kWaitsForRoom,  // others who begin take the memory that it waits for
+};
+
+// An adapter of a sequence.
+struct PlanAdapter {
+  AdapterId id = 0;
+  int64_t idle_pages = 0;  // waiting sequences only: that beginning takes out of available_pages
 };
 
 // What the planner sees of a sequence.
@@ -24,15 +31,14 @@ struct PlanSequence {
   int64_t blocks = 0;            // KV blocks held; waiting: cached ones, to be held from its first step on
   int64_t sole_blocks = 0;       // running: of them, held by nobody else, so that preempting it frees them
   int64_t row_limit_tokens = 0;  // most tokens in one row; 0 = no limit
-  AdapterId adapter = 0;         // 0 = base
-  uint64_t account = 0;          // whose running limit counts; 0 = nobody's
+  absl::InlinedVector<PlanAdapter, 1> adapters = {};  // empty = base
+  uint64_t account = 0;                               // whose running limit counts; 0 = nobody's
   // The next whole block of its prompt that it will compute, equal for equal blocks; 0 = none that others could use.
   uint64_t next_block = 0;
   // Waiting sequences only.
   AdapterReadiness readiness = AdapterReadiness::kReady;
-  int64_t idle_adapter_pages = 0;  // of its adapter, that beginning takes out of available_pages
-  int64_t idle_blocks = 0;         // of `blocks`, those that beginning takes out of available_pages
-  int64_t overtaken = 0;           // later ones that began before it
+  int64_t idle_blocks = 0;  // of `blocks`, those that beginning takes out of available_pages
+  int64_t overtaken = 0;    // later ones that began before it
 };
 
 struct PlanInput {

@@ -5,10 +5,19 @@
 #include "model/base/check.h"
 
 namespace lorad {
+namespace {
+
+const PrefixTrees& TreesOf(const Sequence& sequence, const SchedulerState& state) {
+  if (sequence.adapters.empty()) return state.base_prefixes;
+  if (!sequence.request->composition.empty()) return sequence.composed_prefixes;
+  return sequence.adapters.front().version->prefixes;
+}
+
+}  // namespace
 
 const PrefixTreePtr& PrefixTreeOf(const Sequence& sequence, const SchedulerState& state) {
   static const PrefixTreePtr kNone;
-  const PrefixTrees& trees = sequence.adapter == nullptr ? state.base_prefixes : sequence.adapter->prefixes;
+  const PrefixTrees& trees = TreesOf(sequence, state);
   const auto variant = static_cast<size_t>(state.config.rope_switch.VariantOf(sequence.known_tokens()));
   return variant < trees.size() ? trees[variant] : kNone;
 }

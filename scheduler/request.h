@@ -33,8 +33,8 @@ struct Finish {
 // What one step made for one sequence of a request.
 struct TokenEvent {
   RequestId request = 0;
-  int32_t index = 0;          // which of n
-  std::string adapter;        // first event of a sequence: the name (with revision) that answers; "" = base
+  int32_t index = 0;    // which of n
+  std::string adapter;  // first event of a sequence: who answers (AnswersAs in scheduler/composition.h); "" = base
   int64_t cached_tokens = 0;  // first event: Usage::cached_tokens, for who ends the sequence before the engine does
   std::vector<TokenLogprob>
       prompt_logprobs;               // first event, when asked for: one a prompt token, the first without a value
@@ -49,11 +49,18 @@ class TokenSink {
   virtual void OnEvent(TokenEvent event) = 0;
 };
 
+// An adapter of a composition; `scale` comes on top of its own.
+struct RequestAdapter {
+  std::string name;
+  float scale = 1.0f;
+};
+
 // A generation, tokenised and with every default applied. Immutable once made.
 struct Request {
   RequestId id = 0;
   std::string request_id;  // the caller's, for logs
-  std::string adapter;     // name; "" = the base
+  std::string adapter;     // name; "" = the base. Of a composition: the first, whose account it is
+  std::vector<RequestAdapter> composition = {};  // in order, the first is `adapter`; none = `adapter` alone, as it is
   std::vector<int32_t> prompt_ids;
   SamplingOptions sampling;  // of sequence 0; sequence i draws with seed + i
   // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being

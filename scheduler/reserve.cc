@@ -37,14 +37,16 @@ class Reserver final {
 
   bool moving() const { return moving_; }
 
-  // The adapter of `row` and the blocks that it begins with, or false. Neither takes memory.
+  // The adapters of `row` and the blocks that it begins with, or false. Neither takes memory.
   bool Lease(HeldRow* row) {
     Sequence* const sequence = row->sequence;
     if (!sequence->running) row->prefix = TakePrefix(*sequence, row->plan.first_position, state_);
-    if (sequence->adapter == nullptr || !sequence->lease.empty()) return true;
-    absl::StatusOr<AdapterLease> lease = state_->parts.adapters->Acquire(sequence->adapter->id);
-    if (!lease.ok()) return false;
-    row->new_lease = *std::move(lease);
+    if (!sequence->leases.empty()) return true;
+    for (const SequenceAdapter& adapter : sequence->adapters) {
+      absl::StatusOr<AdapterLease> lease = state_->parts.adapters->Acquire(adapter.version->id);
+      if (!lease.ok()) return false;
+      row->new_leases.push_back(*std::move(lease));
+    }
     return true;
   }
 
@@ -101,7 +103,9 @@ std::vector<ExecRow> HeldStep::ExecRows() const {
     for (int64_t b = 0; b < sequence.blocks.size(); ++b) row.blocks.push_back(NumberOf(sequence.blocks.first_page(b)));
     for (int64_t b = 0; b < held.prefix.blocks(); ++b) row.blocks.push_back(NumberOf(held.prefix.first_page(b)));
     for (const PageRun& block : held.new_blocks) row.blocks.push_back(NumberOf(block.first_page()));
-    row.slot = held.slot();
+    for (size_t i = 0; i < sequence.adapters.size(); ++i) {
+      row.terms.push_back({.slot = held.leases()[i].slot(), .scale = sequence.adapters[i].scale});
+    }
     row.sample = held.plan.sample;
     row.sampling = &sequence.sampling;
     row.prompt_ids = tokens.subspan(0, sequence.prompt_tokens);
@@ -125,7 +129,7 @@ HeldStep Reserve(const StepPlan& plan, SchedulerState* state, bool* moving) {
   }
   std::erase_if(held.rows, [&reserver](HeldRow& row) { return !reserver.Blocks(&row); });
   std::stable_sort(held.rows.begin(), held.rows.end(),
-                   [](const HeldRow& a, const HeldRow& b) { return a.slot() < b.slot(); });
+                   [](const HeldRow& a, const HeldRow& b) { return a.first_slot() < b.first_slot(); });
   *moving = reserver.moving();
   return held;
 }

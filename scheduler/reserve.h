@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
 #include "adapters/lease.h"
 #include "model/memory/page_pool.h"
 #include "scheduler/plan.h"
@@ -15,9 +17,10 @@ struct HeldRow {
   PlanRow plan;
   PrefixChain prefix = {};  // of a sequence that begins: what it begins with
   std::vector<PageRun> new_blocks = {};
-  AdapterLease new_lease = {};
+  absl::InlinedVector<AdapterLease, 1> new_leases = {};
 
-  int32_t slot() const { return sequence->lease.empty() ? new_lease.slot() : sequence->lease.slot(); }
+  absl::Span<const AdapterLease> leases() const { return sequence->leases.empty() ? new_leases : sequence->leases; }
+  int32_t first_slot() const { return leases().empty() ? -1 : leases().front().slot(); }
 };
 
 // A plan with its memory and leases; what CommitStep does not hand to the sequences is given back.

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "adapters/lease.h"
 #include "model/kv/block_table.h"
+#include "model/kv/prefix_cache.h"
 #include "scheduler/order/order.h"
 #include "scheduler/plan.h"
 #include "scheduler/request.h"
@@ -15,22 +18,30 @@ namespace lorad {
 struct Account;
 struct AdapterVersion;
 
+// An adapter that a sequence runs on.
+struct SequenceAdapter {
+  AdapterVersion* version;
+  float scale;
+};
+using SequenceAdapters = absl::InlinedVector<SequenceAdapter, 1>;
+
 // One of a request's n generations, from acceptance to its Finish. Engine thread only.
 struct Sequence {
   SequenceId id = 0;
   std::shared_ptr<const Request> request;
   int32_t index = 0;
-  SamplingOptions sampling;           // the request's, with this sequence's seed
-  AdapterVersion* adapter = nullptr;  // nullptr = base
-  Account* account = nullptr;         // of the name, whatever version it runs on
+  SamplingOptions sampling;       // the request's, with this sequence's seed
+  SequenceAdapters adapters;      // in the request's order; empty = base
+  PrefixTrees composed_prefixes;  // of a composition, once all of its adapters are known
+  Account* account = nullptr;     // of the request's (first) name, whatever version it runs on
   OrderKey order;
 
   std::vector<int32_t> tokens;  // prompt, then generated
   int64_t prompt_tokens = 0;
-  int64_t computed_tokens = 0;   // their k and v lie in `blocks`
-  int64_t in_flight_tokens = 0;  // being computed by the launched step
-  BlockTable blocks;             // kKvBlockTokens positions each
-  AdapterLease lease;
+  int64_t computed_tokens = 0;                  // their k and v lie in `blocks`
+  int64_t in_flight_tokens = 0;                 // being computed by the launched step
+  BlockTable blocks;                            // kKvBlockTokens positions each
+  absl::InlinedVector<AdapterLease, 1> leases;  // while it runs, of `adapters` in order
 
   bool running = false;
   bool begun = false;     // a step of it was committed, once
@@ -45,6 +56,9 @@ struct Sequence {
   int64_t last_token_us = -1;
 
   int64_t generated_tokens() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens; }
+  bool RunsOn(const AdapterVersion* version) const {
+    return std::any_of(adapters.begin(), adapters.end(), [&](const auto& a) { return a.version == version; });
+  }
   int64_t known_tokens() const { return static_cast<int64_t>(tokens.size()); }
 };
 

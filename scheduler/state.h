@@ -9,6 +9,7 @@
 
 #include "model/kv/prefix_cache.h"
 #include "scheduler/account.h"
+#include "scheduler/composed_trees.h"
 #include "scheduler/adapter_table.h"
 #include "scheduler/begin_rate.h"
 #include "scheduler/engine.h"
@@ -56,6 +57,7 @@ struct SchedulerState {
 
   std::unique_ptr<PrefixCache> prefix_cache;  // never null; outlives those below, who hold its blocks
   PrefixTrees base_prefixes;                  // null: nothing is cached
+  ComposedTrees composed_prefixes;            // of compositions that were asked for lately
   PrefixCounts prefix_counts;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences;
   std::unordered_map<RequestId, std::vector<SequenceId>> by_request;

@@ -12,7 +12,7 @@ namespace {
 absl::Status NoMemoryLeft(const Sequence& sequence, int64_t wanted_pages, const SchedulerState& state) {
   const PagePool& pages = *state.parts.pages;
   return absl::ResourceExhaustedError(
-      absl::StrCat("pages for tokens: ", sequence.known_tokens(), " and their adapter: ", wanted_pages,
+      absl::StrCat("pages for tokens: ", sequence.known_tokens(), " and their adapters: ", wanted_pages,
                    "; free: ", pages.free_pages(), "; idle adapters hold: ", state.parts.adapters->evictable_pages(),
                    "; limit: ", pages.total_pages(), "; the rest is pinned; unpin adapters or raise --memory-bytes"));
 }
@@ -31,14 +31,16 @@ bool FailHeadIfStuck(SchedulerState* state) {
   }
   const int64_t room_pages = AvailablePages(*state);
   for (Sequence* sequence : state->waiting) {
-    const AdapterReadiness readiness = ReadinessOf(sequence->adapter);
+    const AdapterReadiness readiness = ReadinessOf(*sequence);
     const bool reading = readiness == AdapterReadiness::kReading || readiness == AdapterReadiness::kHanging;
     if (reading) continue;  // it does not stand in the way
     const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
-    // A ready one's adapter, if pinned, takes none of the room.
-    const bool counts =
-        sequence->adapter != nullptr && !(readiness == AdapterReadiness::kReady && sequence->adapter->pinned);
-    const int64_t wanted_pages = blocks * block_pages + (counts ? sequence->adapter->pages : 0);
+    int64_t wanted_pages = blocks * block_pages;
+    for (const SequenceAdapter& adapter : sequence->adapters) {
+      // What is there and pinned takes none of the room.
+      const bool there = adapter.version->phase == WantedPhase::kResident && adapter.version->pinned;
+      if (!there) wanted_pages += adapter.version->pages;
+    }
     if (wanted_pages <= room_pages) return false;  // its read has not begun, or its pages are being joined
     GiveUp(NoMemoryLeft(*sequence, wanted_pages, *state), sequence, state);
     return true;

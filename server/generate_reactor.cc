@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "model/text/detokenizer.h"
+#include "scheduler/composition.h"
 #include "server/translate.h"
 
 namespace lorad {
@@ -107,7 +108,7 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
   Request request;
   request.id = id;
   request.request_id = proto.request_id().empty() ? absl::StrCat("lorad-", id) : proto.request_id();
-  request.adapter = proto.adapter();
+  TranslateAdapters(proto, &request);
   ASSIGN_OR_RETURN(request.prompt_ids, PromptIds(proto, *backend_));
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
   ASSIGN_OR_RETURN(request.sampling, TranslateSampling(proto, backend_->model, prompt_tokens, numbers->DrawSeed()));
@@ -121,7 +122,7 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
   request.deadline_us = arrival.deadline_us;
   request.sink = shared_from_this();
   log_->Debug("request", {{"request_id", request.request_id},
-                          {"adapter", request.adapter},
+                          {"adapter", AnswersAs(request)},
                           {"prompt_tokens", prompt_tokens},
                           {"n", request.n}});
   {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,8 @@ constexpr int64_t kMaxStopBytes = 1024;
 constexpr int64_t kMaxStopTokens = 256;
 constexpr int64_t kMaxLogitBias = 1024;
 constexpr int64_t kMaxLogprobs = 20;
+constexpr int64_t kMaxAdapters = 8;       // in one composition
+constexpr float kMaxAdapterScale = 1000;  // either sign
 constexpr int64_t kMaxRequestIdBytes = 128;
 // gRPC takes 8 KiB of trailing metadata, in which a byte may take three.
 constexpr size_t kMaxStatusBytes = 2000;
@@ -125,7 +128,32 @@ absl::Status TranslateLengths(const v1::SamplingParams& params, const ModelFacts
   return CheckCount("min_tokens", out->min_tokens, 0, out->max_tokens, "at most max_tokens");
 }
 
+float ScaleOf(const v1::WeightedAdapter& adapter) { return adapter.has_scale() ? adapter.scale() : 1.0f; }
+
+absl::Status CheckComposition(const v1::GenerateRequest& request) {
+  RETURN_IF_ERROR(CheckCount("adapters", request.adapters_size(), 0, kMaxAdapters, "name fewer"));
+  std::set<std::string> names;
+  for (const v1::WeightedAdapter& adapter : request.adapters()) {
+    if (adapter.name().empty()) return Wrong("adapters name", "empty", "a name", "without adapters, the base answers");
+    RETURN_IF_ERROR(CheckRequestedAdapter(adapter.name()));
+    if (!names.insert(adapter.name()).second) {
+      return Wrong("adapters", absl::StrCat(adapter.name(), " twice"), "each once", "add up the scales");
+    }
+    RETURN_IF_ERROR(CheckFloat("adapters scale", ScaleOf(adapter), -kMaxAdapterScale, kMaxAdapterScale,
+                               "1 is the adapter as it is"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+void TranslateAdapters(const v1::GenerateRequest& proto, Request* request) {
+  request->adapter = proto.adapters_size() == 0 ? proto.adapter() : proto.adapters(0).name();
+  if (proto.adapters_size() == 1 && ScaleOf(proto.adapters(0)) == 1.0f) return;  // an adapter as it is
+  for (const v1::WeightedAdapter& adapter : proto.adapters()) {
+    request->composition.push_back({.name = adapter.name(), .scale = ScaleOf(adapter)});
+  }
+}
 
 absl::Status CheckRequestedAdapter(const std::string& adapter) {
   if (adapter.empty()) return absl::OkStatus();
@@ -153,10 +181,8 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
     return Wrong("adapter and adapters", "both set", "one of them",
                  "a composition names all of its adapters in `adapters`");
   }
-  if (request.adapters_size() > 0) {
-    return absl::UnimplementedError("adapters: compositions are not supported in this version; name one in `adapter`");
-  }
   RETURN_IF_ERROR(CheckRequestedAdapter(request.adapter()));
+  RETURN_IF_ERROR(CheckComposition(request));
   RETURN_IF_ERROR(
       CheckCount("logprobs", request.has_logprobs() ? request.logprobs() : 0, 0, kMaxLogprobs, "alternatives a token"));
   RETURN_IF_ERROR(CheckCount("prompt_logprobs", request.has_prompt_logprobs() ? request.prompt_logprobs() : 0, 0,

@@ -33,6 +33,9 @@ absl::Status CheckIdsToDecode(int64_t count, const ModelFacts& model);
 // All that can be said of a request before its prompt is tokenised.
 absl::Status CheckGenerateRequest(const v1::GenerateRequest& request);
 
+// The adapter or the composition of a request that was checked; one adapter at scale 1 is no composition.
+void TranslateAdapters(const v1::GenerateRequest& proto, Request* request);
+
 // Defaults applied, limits checked, the model's end-of-sequence tokens among the stop tokens unless ignore_eos.
 // `drawn_seed` is used when the caller gave none.
 absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& request, const ModelFacts& model,

@@ -16,11 +16,13 @@ namespace lorad {
 //
 //   for g in groups, for term t of g in order, for part p with w = p.slots[t.slot], w.adds():
 //     y' = y[rows of g, p.first_column : + p.columns],    x' = x[rows.input_rows of them], or x[rows of g]
-//     y' = f * (y' + t.scale * w.scale * ((x' A^T) B^T + w.delta_bias)) + w.bias,    A, B^T = w.a, w.b_t[t.expert]
+//     y' = f * (y' + t.scale * w.scale * ((x' A^T) B^T + w.delta_bias)),    A, B^T = w.a, w.b_t[t.expert]
+//   and then, for part p: y' += w.bias of the last such term that has one
 //   f = DoraFactors(w.dora, t.scale), 1 without; absent vectors are 0
 //
 // y [R, >= out], x [R, in], or any number of rows with input_rows: the slots' dtype (f32, bf16), one device, last
 // dimension contiguous; rows.rows() == R.
+// A bias replaces the base's, which no factor touches: so it comes after all terms, and only one of them counts.
 // A [rank, in], B^T [rank, columns], any rank per slot and part; vectors [columns] f32. Sums in f32, one rounding into
 // y per term.
 // Rows without terms are neither read nor written. A row's result does not depend on the other rows.

@@ -76,6 +76,7 @@ class Job final {
     const SegmentedGemmPart* part;
     const SlotTerm* term;
     int64_t first_rank;
+    const float* bias;  // [part->columns], to be added with this pair: it is the part's last
   };
   template <typename Fn>
   void ForEachPair(const RowBlock& block, const Fn& fn) const {
@@ -85,10 +86,20 @@ class Job final {
       for (const SegmentedGemmPart& part : args_.parts) {
         const SlotWeights& w = part.slots[term.slot];
         if (!w.adds() || part.columns == 0) continue;
-        fn(Pair{&w, &part, &term, rank});
+        fn(Pair{&w, &part, &term, rank, BiasAfter(block, t, part)});
         rank += w.rank;
       }
     }
+  }
+  // What replaces the base's bias, if no later term touches the part: of a composition, it waits for all factors.
+  const float* BiasAfter(const RowBlock& block, int32_t t, const SegmentedGemmPart& part) const {
+    const auto weights = [&](int32_t term) -> const SlotWeights& { return part.slots[args_.rows.terms[term].slot]; };
+    for (int32_t later = t + 1; later < block.end_term; ++later) {
+      if (weights(later).adds()) return nullptr;
+    }
+    const float* bias = nullptr;
+    for (; bias == nullptr && t >= block.first_term; --t) bias = weights(t).bias;
+    return bias;
   }
 
   void CutIntoBlocks(int64_t threads) {
@@ -154,15 +165,16 @@ class Job final {
   void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column,
                   int64_t columns) const {
     const SlotWeights& w = *pair.weights;
-    const ExpandArgs expand = {.h = h + pair.first_rank,
-                               .h_stride = block.sum_of_ranks,
-                               .rows = block.rows,
-                               .rank = w.rank,
-                               .b_stride = pair.part->columns,
-                               .columns = columns,
-                               .y_stride = y_stride_,
-                               .scale = pair.term->scale * w.scale,
-                               .terms = ColumnTerms(w, pair.part->columns, pair.term->scale, first_column, columns)};
+    const ExpandArgs expand = {
+        .h = h + pair.first_rank,
+        .h_stride = block.sum_of_ranks,
+        .rows = block.rows,
+        .rank = w.rank,
+        .b_stride = pair.part->columns,
+        .columns = columns,
+        .y_stride = y_stride_,
+        .scale = pair.term->scale * w.scale,
+        .terms = ColumnTerms(w, pair.bias, pair.part->columns, pair.term->scale, first_column, columns)};
     Expand(expand, reinterpret_cast<const T*>(w.b_t) + pair.term->expert * w.rank * pair.part->columns + first_column,
            y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }

@@ -19,6 +19,7 @@ struct GenerateFlags {
   std::string prompt;
   std::vector<uint32_t> token_ids;
   std::vector<std::string> logit_bias;  // ID=VALUE
+  std::vector<std::string> adapters;    // NAME or NAME=SCALE
   std::vector<std::string> compare;
   double timeout_seconds = 0;
   bool usage = false;
@@ -86,8 +87,11 @@ void AddRequest(CLI::App* command, const std::shared_ptr<GenerateFlags>& flags) 
   command->add_option("--token-ids", flags->token_ids, "Token ids instead of a prompt: 1,2,3")
       ->allow_extra_args(false)
       ->delimiter(',');
-  AddField<std::string>(
-      command, "--adapter", [=](std::string v) { request->set_adapter(v); }, "Its name; without it the base");
+  command
+      ->add_option("--adapter", flags->adapters,
+                   "Its name, or NAME=SCALE; without it the base. Repeated: all of them together, in this order")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->add_option("--compare", flags->compare, "Show the base and these adapters one under the other: a,b,c")
       ->allow_extra_args(false)
       ->delimiter(',');
@@ -105,6 +109,27 @@ void AddRequest(CLI::App* command, const std::shared_ptr<GenerateFlags>& flags) 
   command->add_flag("--usage", flags->usage, "Say on stderr how many tokens it took and why it ended");
 }
 
+std::string CompleteAdapters(GenerateFlags* flags) {
+  if (!flags->compare.empty() && !flags->adapters.empty()) return "--compare and --adapter: only one of them";
+  std::erase(flags->adapters, "");  // the base
+  const bool alone = flags->adapters.size() == 1 && flags->adapters[0].find('=') == std::string::npos;
+  if (alone) flags->request.set_adapter(flags->adapters[0]);
+  for (size_t i = 0; !alone && i < flags->adapters.size(); ++i) {
+    const std::string& text = flags->adapters[i];
+    v1::WeightedAdapter* const adapter = flags->request.add_adapters();
+    const size_t equals = text.find('=');
+    adapter->set_name(text.substr(0, equals));
+    if (equals == std::string::npos) continue;
+    float scale = 0;
+    char rest = 0;
+    if (std::sscanf(text.c_str() + equals + 1, "%f%c", &scale, &rest) != 1) {
+      return "--adapter: " + text + "; limit: NAME or NAME=SCALE, a number";
+    }
+    adapter->set_scale(scale);
+  }
+  return "";
+}
+
 // Fills in the prompt and what is not a plain value. An empty text: all is well.
 std::string Complete(GenerateFlags* flags) {
   for (const std::string& text : flags->logit_bias) {
@@ -115,7 +140,7 @@ std::string Complete(GenerateFlags* flags) {
       return "--logit-bias: " + text + "; limit: ID=VALUE";
     (*flags->request.mutable_sampling()->mutable_logit_bias())[id] = value;
   }
-  if (!flags->compare.empty() && !flags->request.adapter().empty()) return "--compare and --adapter: only one of them";
+  if (const std::string wrong = CompleteAdapters(flags); !wrong.empty()) return wrong;
   if (!flags->token_ids.empty()) {
     if (!flags->prompt.empty()) return "a prompt and --token-ids: only one of them";
     for (const uint32_t id : flags->token_ids) flags->request.mutable_token_ids()->add_ids(id);

@@ -34,9 +34,11 @@ class Served final {
         pages_(PagePool::Create(int64_t{256} << 20, 64 << 10).value()),
         pool_(std::make_unique<AdapterPool>(pages_.get(), model_->base_shape())),
         tables_(OpenBaseTables(kGolden + base + "/model", model_->base_shape()).value()) {
+    for (GoldenCase& golden : ReadGoldenCompositions(kGolden + base)) cases_.push_back(std::move(golden));
     for (const GoldenCase& golden : cases_) {
-      if (golden.adapter.empty() || leases_.contains(golden.adapter)) continue;
-      Load(base, golden.adapter, dtype);
+      for (const auto& [name, scale] : AdaptersOf(golden)) {
+        if (!leases_.contains(name)) Load(base, name, dtype);
+      }
     }
   }
 
@@ -44,8 +46,9 @@ class Served final {
   CausalLm& model() { return *model_; }
   const SlotTable& slots() const { return pool_->slots(); }
   std::vector<SlotTerm> TermsOf(const GoldenCase& golden) const {
-    if (golden.adapter.empty()) return {};
-    return {{leases_.at(golden.adapter).slot(), 1.0f}};
+    std::vector<SlotTerm> terms;
+    for (const auto& [name, scale] : AdaptersOf(golden)) terms.push_back({leases_.at(name).slot(), scale});
+    return terms;
   }
 
  private:
@@ -61,7 +64,7 @@ class Served final {
     leases_.emplace(name, pool_->Acquire(next_id_++).value());
   }
 
-  const std::vector<GoldenCase> cases_;
+  std::vector<GoldenCase> cases_;  // one adapter or none, then compositions
   const std::unique_ptr<CausalLm> model_;
   const std::unique_ptr<PagePool> pages_;
   const std::unique_ptr<AdapterPool> pool_;

@@ -32,6 +32,8 @@ GoldenAnswer GoldenAnswerOf(const Recording& recording) {
 Request RequestOf(const GoldenCase& golden) {
   Request request;
   request.adapter = golden.adapter;
+  for (const auto& [name, scale] : golden.composition) request.composition.push_back({.name = name, .scale = scale});
+  if (!golden.composition.empty()) request.adapter = golden.composition.front().first;
   request.prompt_ids = golden.prompt;
   request.sampling.max_tokens = golden.max_tokens;
   request.sampling.temperature = 0.0f;
@@ -43,7 +45,8 @@ Request RequestOf(const GoldenCase& golden) {
 class GoldenEngineTest : public testing::TestWithParam<std::string> {
  protected:
   void ExpectGoldenAnswers(const EngineSetup& setup) {
-    const std::vector<GoldenCase> cases = ReadGoldenCases(GoldenDir(GetParam()) + "/cases.json");
+    std::vector<GoldenCase> cases = ReadGoldenCases(GoldenDir(GetParam()) + "/cases.json");
+    for (GoldenCase& golden : ReadGoldenCompositions(GoldenDir(GetParam()))) cases.push_back(std::move(golden));
     ThreadedEngine engine(&GoldenBase(GetParam()), GoldenDir(GetParam()) + "/model", setup);
     std::set<std::string> loaded;
     for (const GoldenCase& golden : cases) {

@@ -73,6 +73,17 @@ def test_generate_streams_text_and_gives_json(daemon, cases):
     assert [token["logprob"] for token in sequence["logprobs"]] == pytest.approx(case["logprobs"], abs=5e-4)
 
 
+def test_several_adapters_at_once(daemon, golden):
+    for case in json.loads((golden / "llama3/compositions.json").read_text()):
+        adapters = [f"--adapter={a['name']}" + ("" if a["scale"] == 1 else f"={a['scale']}") for a in case["adapters"]]
+        flags = ["--temperature=0", f"--max-tokens={case['max_tokens']}", "--ignore-eos"]
+        answer = ok_json(daemon, "generate", *adapters, *flags, text_of(case["prompt"]))
+        assert answer["sequences"][0]["token_ids"] == case["tokens"], case["name"]
+    for wrong in ("q_v=", "q_v=x", "q_v=1x"):
+        assert daemon.ctl("generate", f"--adapter={wrong}", "w1").returncode == 2
+    assert daemon.ctl("generate", "--adapter=q_v", "--adapter=q_v", "w1").returncode == 1
+
+
 def test_every_sampling_option_is_taken(daemon):
     answer = ok_json(daemon, "generate", "w5 w6", "--max-tokens=6", "--min-tokens=6", "--temperature=0.8", "--top-p=0.9", "--top-k=20",
                      "--min-p=0.01", "--repetition-penalty=1.1", "--presence-penalty=0.1", "--frequency-penalty=0.1", "--seed=7",

@@ -140,7 +140,9 @@ REFUSED = [
     ("adapter name: aaa", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "adapter", "a" * 9000 + "@1")),
     ("repetition_penalty: 9", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r.sampling, "repetition_penalty", 1e-40)),
     ("text bytes: 4097; limit: 0 to 4096", grpc.StatusCode.INVALID_ARGUMENT, lambda r: setattr(r, "text", "w" * 4097)),
-    ("compositions", grpc.StatusCode.UNIMPLEMENTED, lambda r: r.adapters.add(name="q_v")),
+    ("adapters: 9; limit: 0 to 8", grpc.StatusCode.INVALID_ARGUMENT, lambda r: [r.adapters.add(name=f"a{i}") for i in range(9)]),
+    ("q_v twice", grpc.StatusCode.INVALID_ARGUMENT, lambda r: [r.adapters.add(name="q_v") for _ in range(2)]),
+    ("nobody", grpc.StatusCode.NOT_FOUND, lambda r: [r.adapters.add(name=name) for name in ("q_v", "nobody")]),
 ]
 
 
@@ -151,6 +153,28 @@ def test_what_is_wrong_is_refused_with_its_name(daemon, text, code, change):
     error = refusal(lambda: daemon.inference.Generate(made))
     assert error.code() == code
     assert text in error.details()
+
+
+def test_compositions_answer_as_peft_does_beside_others(daemon, golden):
+    """All at once: several adapters on a request each, in one batch with single adapters and the base."""
+    cases = json.loads((golden / "llama3/compositions.json").read_text())
+    calls = []
+    for case in cases:
+        made = request(case["prompt"], max_tokens=case["max_tokens"], ignore_eos=True)
+        made.logprobs = 0
+        for adapter in case["adapters"]:
+            made.adapters.add(name=adapter["name"], scale=adapter["scale"])
+        calls.append(daemon.inference.Generate(made))
+    beside = [daemon.inference.Generate(request([5, 6, 7], adapter=name, max_tokens=12)) for name in ("", "q_v", "dora")]
+    for case, call in zip(cases, calls):
+        messages = list(call)
+        assert [i for m in messages for i in m.token_ids] == case["tokens"], case["name"]
+        logprobs = [token.logprob for m in messages for token in m.logprobs]
+        assert logprobs == pytest.approx(case["logprobs"], abs=5e-4), case["name"]
+        names = [a["name"] + ("" if a["scale"] == 1 else f"*{a['scale']:g}") for a in case["adapters"]]
+        assert messages[0].adapter == "+".join(names)
+    for call in beside:
+        collect(call)
 
 
 def test_both_adapter_and_adapters_is_wrong(daemon):

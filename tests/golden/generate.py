@@ -3,6 +3,7 @@
 
   generate.py                    everything
   generate.py --base llama3      one base (repeatable), its adapters and its cases
+  generate.py --compositions     several adapters at once, of the bases as they are
   generate.py --refused          the folders that must be refused
 """
 
@@ -20,6 +21,7 @@ import torch
 import transformers
 
 import bases
+import compositions
 import oracle
 import refused_adapters
 import refused_models
@@ -54,6 +56,25 @@ def adapter_cases(base: bases.Base, variant: variants.Variant, index: int, folde
     return cases
 
 
+def composition_cases(composition: compositions.Composition, index: int, folder: pathlib.Path) -> list:
+    model = compositions.load(folder, composition)
+    length, max_tokens = ADAPTER_LENGTHS[index % 5]
+    case, _ = find_case(model, f"{composition.name}-{length}", "", length, max_tokens, seed=9000 + index)
+    for i, (member, _) in enumerate(composition.members):
+        others = composition.without(i)
+        without = compositions.load(folder, others) if others.members else oracle.load(folder / "model")
+        require_shift(f"{composition.name}: {member}", without, [case])
+    return [case | {"adapters": composition.adapters()}]
+
+
+def write_compositions(name: str, folder: pathlib.Path) -> None:
+    cases = []
+    for index, composition in enumerate(compositions.BY_BASE.get(name, [])):
+        cases += composition_cases(composition, index, folder)
+    if cases:
+        write_cases(folder / "compositions.json", cases)
+
+
 def bf16_cases(folder: pathlib.Path, cases: list) -> list:
     """transformers' own bfloat16 run of prompt + answer of each case, teacher-forced, beside the fp32 values."""
     out = []
@@ -82,14 +103,16 @@ def write_base(base: bases.Base) -> None:
     if base.stored == torch.bfloat16:
         chosen = [c for c in cases if c["adapter"] in ("", "q_v", "all_linear")]
         write_cases(folder / "cases_bf16.json", bf16_cases(folder, chosen))
+    write_compositions(base.name, folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", action="append", default=[], choices=[b.name for b in bases.BASES])
+    parser.add_argument("--compositions", action="store_true")
     parser.add_argument("--refused", action="store_true")
     args = parser.parse_args()
-    everything = not args.base and not args.refused
+    everything = not args.base and not args.refused and not args.compositions
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -97,6 +120,10 @@ def main() -> None:
     for base in bases.BASES:
         if everything or base.name in args.base:
             write_base(base)
+    if args.compositions:
+        for name in compositions.BY_BASE:
+            print(name)
+            write_compositions(name, HERE / name)
     if everything or args.refused:
         refused_adapters.write_all(HERE)
         refused_models.write_all(HERE)

@@ -102,6 +102,17 @@ struct Problem {
     return SegmentedGemm({on_x, on_y, parts, static_cast<int32_t>(shape.ranks.size()), on_rows});
   }
 
+  // The bias that is added with term t: the group's last one, with the last term that touches the part.
+  const float* BiasAfter(int64_t g, int32_t t, size_t p) const {
+    const float* bias = nullptr;
+    for (int32_t i = rows.term_starts[g]; i < rows.term_starts[g + 1]; ++i) {
+      const SlotWeights& w = slots[p][rows.terms[i].slot];
+      if (i > t && w.adds()) return nullptr;
+      if (w.bias != nullptr) bias = w.bias;
+    }
+    return bias;
+  }
+
   // What the contract says, one row and one column at a time.
   std::vector<double> Expected() const {
     const int64_t columns = y.size(1);
@@ -117,13 +128,14 @@ struct Problem {
             for (int32_t j = 0; j < w.rank; ++j)
               for (int64_t k = 0; k < shape.in; ++k)
                 h[j] += At(x, r * shape.in + k) * At(a[p][term.slot], j * shape.in + k);
+            const float* bias = BiasAfter(g, t, p);
             for (int64_t c = 0; w.adds() && c < shape.parts[p].columns; ++c) {
               float sum = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c];
               for (int32_t j = 0; j < w.rank; ++j) sum += h[j] * At(b_t[p][term.slot], j * shape.parts[p].columns + c);
               double& v = out[r * columns + shape.parts[p].first_column + c];
-              const double bias = w.bias == nullptr ? 0.0 : w.bias[c];
               const double factor = w.dora == nullptr ? 1.0 : FactorOf(w.dora, shape.parts[p].columns, c, term.scale);
-              v = RoundTo(dtype, static_cast<float>(factor * (v + term.scale * w.scale * sum) + bias));
+              v = RoundTo(dtype, static_cast<float>(factor * (v + term.scale * w.scale * sum) +
+                                                    (bias == nullptr ? 0.0f : bias[c])));
             }
           }
         }
@@ -189,7 +201,8 @@ TEST_P(SegmentedGemmTest, AddsTermsInOrderAndASlotMayAppearInSeveralSegments) {
   ExpectClose(p.y, expected, 3 * Epsilon(GetParam()), 3 * Epsilon(GetParam()));
 }
 
-// DoRA's factor is on what is there, terms before it included, and on its own update; biases come after it.
+// DoRA's factor is on what is there, terms before it included, and on its own update; a bias comes after all of
+// them, and only the last one counts.
 TEST_P(SegmentedGemmTest, EqualsTheLoopWithDoraAndBiases) {
   for (const int64_t rows_each : {1, 4, 70}) {
     const auto rows = static_cast<int32_t>(rows_each);
@@ -203,7 +216,9 @@ TEST_P(SegmentedGemmTest, EqualsTheLoopWithDoraAndBiases) {
                             {rows, {{2, 0.5f}}},
                             {rows, {{3, 1.0f}}},
                             {rows, {{4, 1.0f}, {0, -2.0f}, {2, 1.0f}}},
-                            {rows, {{5, 2.0f}}}}},
+                            {rows, {{5, 2.0f}}},
+                            {rows, {{2, 1.0f}, {0, 0.5f}}},    // a bias, then a factor
+                            {rows, {{4, 1.0f}, {3, 1.0f}}}}},  // two biases
               21);
     p.AddVectors(0, /*dora=*/true, /*delta_bias=*/false, /*bias=*/false);
     p.AddVectors(1, false, true, false);

@@ -22,7 +22,7 @@ class ForwardBuilderTest : public ::testing::Test {
     row.first_position = first_position;
     row.token_ids = absl::MakeConstSpan(tokens_).subspan(first_position, tokens);
     row.blocks = std::move(blocks);
-    row.slot = slot;
+    if (slot >= 0) row.terms = {{.slot = slot, .scale = 1.0f}};
     row.sample = sample;
     row.prompt_ids = absl::MakeConstSpan(tokens_).subspan(0, 40);
     return row;

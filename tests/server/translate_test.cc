@@ -122,6 +122,26 @@ TEST(TranslateTest, EveryFieldOutOfItsLimitsIsNamed) {
          r->set_adapter(std::string("a"));
          r->add_adapters()->set_name(std::string("b"));
        }},
+      {"adapters: 9; limit: 0 to 8",
+       [](auto* r) {
+         for (char name = 'a'; name < 'j'; ++name) r->add_adapters()->set_name(std::string(1, name));
+       }},
+      {"adapters: a twice",
+       [](auto* r) {
+         r->add_adapters()->set_name(std::string("a"));
+         r->add_adapters()->set_name(std::string("a"));
+       }},
+      {"adapters name: empty", [](auto* r) { r->add_adapters()->set_scale(1); }},
+      {"adapters scale: nan",
+       [](auto* r) {
+         r->add_adapters()->set_name(std::string("a"));
+         r->mutable_adapters(0)->set_scale(std::nanf(""));
+       }},
+      {"adapters scale: 1001; limit: -1000 to 1000",
+       [](auto* r) {
+         r->add_adapters()->set_name(std::string("a"));
+         r->mutable_adapters(0)->set_scale(1001);
+       }},
   };
   for (const Case& c : cases) {
     v1::GenerateRequest request = TextRequest();
@@ -130,11 +150,39 @@ TEST(TranslateTest, EveryFieldOutOfItsLimitsIsNamed) {
   }
 }
 
+TEST(TranslateTest, ACompositionKeepsItsOrderAndScales) {
+  v1::GenerateRequest proto = TextRequest();
+  proto.add_adapters()->set_name("b");
+  v1::WeightedAdapter* second = proto.add_adapters();
+  second->set_name("a");
+  second->set_scale(-0.5f);
+  ASSERT_TRUE(CheckGenerateRequest(proto).ok());
+  Request request;
+  TranslateAdapters(proto, &request);
+  EXPECT_EQ(request.adapter, "b");
+  ASSERT_EQ(request.composition.size(), 2u);
+  EXPECT_EQ(request.composition[0].name, "b");
+  EXPECT_EQ(request.composition[0].scale, 1.0f);
+  EXPECT_EQ(request.composition[1].name, "a");
+  EXPECT_EQ(request.composition[1].scale, -0.5f);
+}
+
+TEST(TranslateTest, OneAdapterAtScaleOneIsNoComposition) {
+  v1::GenerateRequest proto = TextRequest();
+  proto.add_adapters()->set_name("a");
+  Request request;
+  TranslateAdapters(proto, &request);
+  EXPECT_EQ(request.adapter, "a");
+  EXPECT_TRUE(request.composition.empty());
+  proto.mutable_adapters(0)->set_scale(0.0f);
+  request = Request();
+  TranslateAdapters(proto, &request);
+  ASSERT_EQ(request.composition.size(), 1u);
+  EXPECT_EQ(request.composition[0].scale, 0.0f);
+}
+
 TEST(TranslateTest, WhatIsNotThereYetIsUnimplementedByName) {
   v1::GenerateRequest request = TextRequest();
-  request.add_adapters()->set_name("a");
-  EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kUnimplemented);
-  request = TextRequest();
   request.set_adapter("a@3");
   EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(MessageOf(CheckGenerateRequest(request)), HasSubstr("a@3"));

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "scheduler/composition.h"
+
 namespace lorad {
 namespace {
 
@@ -72,6 +74,19 @@ std::vector<int32_t> Simulation::LikeBefore(std::vector<int32_t> own) {
   return prompt;
 }
 
+// One to four adapters, `first` among them, at various scales.
+std::vector<RequestAdapter> Simulation::Compose(const std::string& first) {
+  std::vector<RequestAdapter> adapters = {{.name = first, .scale = Chance(50) ? 1.0f : 0.5f}};
+  for (int64_t more = Draw(0, 3); more > 0; --more) {
+    const std::string name = AnyName();
+    const auto same = [&name](const RequestAdapter& adapter) { return adapter.name == name; };
+    if (std::none_of(adapters.begin(), adapters.end(), same)) {
+      adapters.push_back({.name = name, .scale = static_cast<float>(Draw(1, 3))});
+    }
+  }
+  return adapters;
+}
+
 void Simulation::Arrive() {
   const std::string name = Chance(25) ? "" : Chance(3) ? "nobody" : AnyName();
   Client client;
@@ -87,9 +102,14 @@ void Simulation::Arrive() {
   if (Chance(20)) request.sampling.min_tokens = Draw(0, request.sampling.max_tokens);
   if (Chance(15)) request.sampling.prompt_logprobs = 0;
   if (Chance(15)) request.deadline_us = world_.clock.NowUs() + Draw(1'000, 300'000);
-  client.versions.assign(static_cast<size_t>(request.n), 0);
-  const bool in_folder = name.rfind("folder-", 0) == 0;
-  client.refused = !world_.Submit(request, in_folder ? FakeWorld::PathOf(name) : "").ok();
+  client.versions.resize(static_cast<size_t>(request.n));
+  if (!name.empty() && Chance(25)) request.composition = Compose(name);
+  std::vector<std::string> folders;
+  for (const RequestAdapter& adapter : AdaptersOf(request)) {
+    const bool in_folder = adapter.name.rfind("folder-", 0) == 0;
+    folders.push_back(in_folder ? FakeWorld::PathOf(adapter.name) : "");
+  }
+  client.refused = !world_.Submit(request, std::move(folders)).ok();
   client_of_[request.id] = clients_.size();
   clients_.push_back(std::move(client));
 }
@@ -165,10 +185,11 @@ void Simulation::AnswerSomeLoads() {
 void Simulation::NoteVersions() {
   for (const auto& [id, sequence] : world_.core.state().sequences) {
     Client& client = clients_[client_of_.at(sequence->request->id)];
-    AdapterId& noted = client.versions[static_cast<size_t>(sequence->index)];
-    const AdapterId version = sequence->adapter == nullptr ? 0 : sequence->adapter->id;
-    LORAD_CHECK(noted == 0 || noted == version);
-    noted = version;
+    std::vector<AdapterId>& noted = client.versions[static_cast<size_t>(sequence->index)];
+    std::vector<AdapterId> versions;
+    for (const SequenceAdapter& adapter : sequence->adapters) versions.push_back(adapter.version->id);
+    LORAD_CHECK(noted.empty() || noted == versions);
+    noted = std::move(versions);
   }
 }
 
@@ -213,8 +234,8 @@ void Simulation::WindDown() {
     world_.clock.Advance(6'000'000);
   }
   for (const auto& [id, sequence] : world_.core.state().sequences) {
-    const AdapterVersion* const adapter = sequence->adapter;
-    if (adapter == nullptr || !world_.loader.folders[adapter->path].hangs) ++held_back_;
+    const auto hangs = [this](const SequenceAdapter& a) { return world_.loader.folders[a.version->path].hangs; };
+    if (std::none_of(sequence->adapters.begin(), sequence->adapters.end(), hangs)) ++held_back_;
   }
   for (Client& client : clients_) {
     world_.inbox.Put(CancelCommand{.request = client.request.id, .index = -1, .reason = "end", .as_stop = false});
@@ -233,7 +254,8 @@ std::vector<std::string> Simulation::Faults() {
     const Request& request = client.request;
     for (int32_t i = 0; i < request.n; ++i) {
       const RecordingSink::Answer answer = FakeWorld::SinkOf(request)->answer(i);
-      const std::string who = absl::StrCat("request ", request.id, " of '", request.adapter, "', sequence ", i, ": ");
+      const std::string who =
+          absl::StrCat("request ", request.id, " of '", AnswersAs(request), "', sequence ", i, ": ");
       if (answer.finishes != (client.refused ? 0 : 1))
         faults.push_back(absl::StrCat(who, "final answers: ", answer.finishes));
       if (answer.told_after_finish) faults.push_back(who + "told more after its end");
@@ -245,12 +267,16 @@ std::vector<std::string> Simulation::Faults() {
         faults.push_back(absl::StrCat(who, "cached tokens: ", usage.cached_tokens, " of ", usage.prompt_tokens));
       }
       if (answer.tokens.empty()) continue;
-      const AdapterId version = client.versions[static_cast<size_t>(i)];
+      uint64_t content = 0;
+      const std::vector<AdapterId>& versions = client.versions[static_cast<size_t>(i)];
+      const std::vector<RequestAdapter> adapters = AdaptersOf(request);
+      for (size_t a = 0; a < versions.size(); ++a) {
+        content = FakeContent(content, world_.loader.content_of.at(versions[a]), adapters[a].scale);
+      }
       SamplingOptions sampling = request.sampling;
       sampling.seed += static_cast<uint64_t>(i);
       std::vector<int32_t> alone =
-          FakeGenerate(request.prompt_ids, version == 0 ? 0 : world_.loader.content_of.at(version), sampling,
-                       world_.core.state().config.rope_switch);
+          FakeGenerate(request.prompt_ids, content, sampling, world_.core.state().config.rope_switch);
       const bool whole =
           answer.finish.reason != FinishReason::kAbort && !client.cancelled && !request.max_tokens_is_default;
       answered_in_full_ += whole;

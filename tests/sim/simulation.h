@@ -31,8 +31,8 @@ class Simulation final {
  private:
   struct Client {
     Request request;
-    std::vector<AdapterId> versions;  // that each sequence was accepted on; 0 = base
-    bool refused = false;             // by Submit
+    std::vector<std::vector<AdapterId>> versions;  // that each sequence was accepted on; none = base
+    bool refused = false;                          // by Submit
     bool cancelled = false;
   };
   struct Reply {
@@ -44,6 +44,7 @@ class Simulation final {
   bool Chance(int percent) { return Draw(1, 100) <= percent; }
   std::string AnyName();
   std::vector<int32_t> LikeBefore(std::vector<int32_t> own);
+  std::vector<RequestAdapter> Compose(const std::string& first);
   void Arrive();
   void CancelOne();
   void CommandAdapter();

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/checkpoint_tables.h"
 #include "model/base/check.h"
+#include "scheduler/composition.h"
 #include "scheduler/invariants.h"
 
 namespace lorad {
@@ -55,7 +56,7 @@ std::function<void(StatusOrStatus)> KeepIn(CommandAnswer answer) {
 }  // namespace
 
 Recording::Recording(const Request& request)
-    : request_(request.id), adapter_(request.adapter), sequences_(static_cast<size_t>(request.n)) {}
+    : request_(request.id), adapter_(AnswersAs(request)), sequences_(static_cast<size_t>(request.n)) {}
 
 void Recording::OnEvent(TokenEvent event) {
   const std::lock_guard<std::mutex> lock(mutex_);

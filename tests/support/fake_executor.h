@@ -54,7 +54,11 @@ class FakeExecutor final : public StepExecutor {
 
   RowResult RunRow(const ExecRow& row) const {
     uint64_t content = 0;
-    if (row.slot >= 0) std::memcpy(&content, slots_->At(Site::kQProj, 0)[row.slot].a, sizeof(content));
+    for (const SlotTerm& term : row.terms) {
+      uint64_t of_term = 0;
+      std::memcpy(&of_term, slots_->At(Site::kQProj, 0)[term.slot].a, sizeof(of_term));
+      content = FakeContent(content, of_term, term.scale);
+    }
     content = FakeRotated(content, rope_, static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
     uint64_t hidden = 0;
     if (row.first_position > 0) std::memcpy(&hidden, Place(row, row.first_position - 1), sizeof(hidden));

@@ -17,6 +17,7 @@ struct FakeFolder {
   int64_t bytes = 4096;
   absl::Status error = {};  // not ok: reading it fails
   bool hangs = false;       // reading it never ends
+  bool has_bias = false;    // it replaces the bias of the only site
 };
 
 // One small site, so that the real pool and slot table carry the content.
@@ -90,6 +91,7 @@ class FakeLoader final {
     auto image = std::make_shared<AdapterImage>();
     image->kind = "lora";
     image->digest = absl::StrCat("digest-", folder.content);
+    if (folder.has_bias) image->slots.push_back({.site = Site::kQProj, .layer = 0, .bias = {.shape = {8}}});
     if (!job.expected_digest.empty() && job.expected_digest != image->digest) {
       return AdapterLoadFailed{.id = job.id, .status = absl::DataLossError("changed on disk")};
     }

@@ -21,6 +21,12 @@ inline uint64_t FakeMix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// The content of a composition, one adapter after the other; of one alone at scale 1 it is the adapter's own.
+inline uint64_t FakeContent(uint64_t before, uint64_t adapter, float scale) {
+  if (before == 0 && scale == 1.0f) return adapter;
+  return FakeMix(FakeMix(before) ^ adapter) ^ static_cast<uint64_t>(scale * 1024.0f);
+}
+
 // What the KV of a position holds: all before it, this token, the adapter.
 inline uint64_t FakeHidden(uint64_t before, int32_t token, uint64_t adapter_content) {
   return FakeMix(before ^ FakeMix(static_cast<uint64_t>(token) + 1) ^ (adapter_content * 31));

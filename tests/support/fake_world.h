@@ -74,7 +74,10 @@ class FakeWorld final {
   }
 
   absl::Status Submit(Request request, const std::string& folder = "") {
-    return inbox.PutSubmit({.request = std::move(request), .adapter_folder = folder});
+    return Submit(std::move(request), std::vector<std::string>{folder});
+  }
+  absl::Status Submit(Request request, std::vector<std::string> folders) {  // of its adapters in order
+    return inbox.PutSubmit({.request = std::move(request), .adapter_folders = std::move(folders)});
   }
   // Submits; what it will be told.
   std::shared_ptr<RecordingSink> Generate(const std::string& adapter, int64_t prompt_tokens, int64_t max_tokens) {

@@ -177,6 +177,9 @@ std::vector<GoldenCase> ReadGoldenCases(const std::string& path) {
     golden.name = item["name"];
     golden.adapter = item["adapter"];
     golden.expect = item.value("expect", "");
+    for (const nlohmann::json& adapter : item.value("adapters", nlohmann::json::array())) {
+      golden.composition.emplace_back(adapter["name"], adapter["scale"]);
+    }
     golden.prompt = item["prompt"].get<std::vector<int32_t>>();
     golden.max_tokens = item["max_tokens"];
     golden.tokens = item["tokens"].get<std::vector<int32_t>>();
@@ -185,6 +188,17 @@ std::vector<GoldenCase> ReadGoldenCases(const std::string& path) {
     cases.push_back(std::move(golden));
   }
   return cases;
+}
+
+std::vector<GoldenCase> ReadGoldenCompositions(const std::string& base_dir) {
+  const std::string path = base_dir + "/compositions.json";
+  return std::filesystem::exists(path) ? ReadGoldenCases(path) : std::vector<GoldenCase>();
+}
+
+std::vector<std::pair<std::string, float>> AdaptersOf(const GoldenCase& golden) {
+  if (!golden.composition.empty()) return golden.composition;
+  if (golden.adapter.empty()) return {};
+  return {{golden.adapter, 1.0f}};
 }
 
 std::vector<std::string> GoldenBases(const std::string& golden_dir) {

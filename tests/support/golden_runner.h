@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,8 +16,9 @@ namespace lorad {
 // One request of tests/golden/<base>/cases.json with transformers' and peft's answer.
 struct GoldenCase {
   std::string name;
-  std::string adapter = "";  // "" = the base
-  std::string expect = "";   // "later": may be refused for now
+  std::string adapter = "";                                     // "" = the base, or a composition
+  std::vector<std::pair<std::string, float>> composition = {};  // adapters and scales, in order
+  std::string expect = "";                                      // "later": may be refused for now
   std::vector<int32_t> prompt;
   int64_t max_tokens = 0;
   std::vector<int32_t> tokens = {};          // [max_tokens]
@@ -25,6 +27,12 @@ struct GoldenCase {
 };
 
 std::vector<GoldenCase> ReadGoldenCases(const std::string& path);
+
+// Those of compositions.json beside it, if there is one.
+std::vector<GoldenCase> ReadGoldenCompositions(const std::string& base_dir);
+
+// The adapters that a case runs on, in order, with the scales that the request puts on them.
+std::vector<std::pair<std::string, float>> AdaptersOf(const GoldenCase& golden);
 
 // The folders of `golden_dir` that have cases: every base there is.
 std::vector<std::string> GoldenBases(const std::string& golden_dir);

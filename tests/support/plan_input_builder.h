@@ -29,7 +29,7 @@ class PlanInputBuilder final {
     sequence.known_tokens = known_tokens;
     sequence.blocks = (computed_tokens + kKvBlockTokens - 1) / kKvBlockTokens;
     sequence.sole_blocks = sequence.blocks;
-    sequence.adapter = adapter;
+    if (adapter != 0) sequence.adapters = {{.id = adapter}};
     input_.running.push_back(sequence);
     return *this;
   }
@@ -44,8 +44,7 @@ class PlanInputBuilder final {
     return *this;
   }
   PlanInputBuilder& OnIdleAdapter(AdapterId adapter, int64_t pages) {
-    input_.waiting.back().adapter = adapter;
-    input_.waiting.back().idle_adapter_pages = pages;
+    input_.waiting.back().adapters.push_back({.id = adapter, .idle_pages = pages});
     return *this;
   }
   // Of the one named last; without, it counts for nobody.

@@ -5,11 +5,11 @@
 
 namespace lorad::cpu {
 
-ExpandColumnTerms ColumnTerms(const SlotWeights& weights, int64_t out, float term_scale, int64_t first_column,
-                              int64_t columns) {
+ExpandColumnTerms ColumnTerms(const SlotWeights& weights, const float* bias, int64_t out, float term_scale,
+                              int64_t first_column, int64_t columns) {
   ExpandColumnTerms terms;
   if (weights.delta_bias != nullptr) terms.delta_bias = weights.delta_bias + first_column;
-  if (weights.bias != nullptr) terms.bias = weights.bias + first_column;
+  if (bias != nullptr) terms.bias = bias + first_column;
   if (weights.dora == nullptr) return terms;
   terms.factor = weights.dora + first_column;
   if (term_scale != 1.0f) {

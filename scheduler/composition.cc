@@ -1,0 +1,58 @@
+#include "scheduler/composition.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace lorad {
+
+std::vector<RequestAdapter> AdaptersOf(const Request& request) {
+  if (!request.composition.empty()) return request.composition;
+  if (request.adapter.empty()) return {};
+  return {{.name = request.adapter}};
+}
+
+std::string AnswersAs(const Request& request) {
+  std::string name;
+  for (const RequestAdapter& adapter : AdaptersOf(request)) {
+    absl::StrAppend(&name, name.empty() ? "" : "+", adapter.name);
+    if (adapter.scale != 1.0f) absl::StrAppend(&name, "*", adapter.scale);
+  }
+  return name;
+}
+
+int64_t PagesOf(const SequenceAdapters& adapters) {
+  int64_t pages = 0;
+  for (const SequenceAdapter& adapter : adapters) pages += adapter.version->pages;
+  return pages;
+}
+
+absl::Status CheckComposable(const SequenceAdapters& adapters) {
+  for (auto b = adapters.begin(); b != adapters.end(); ++b) {
+    for (auto a = adapters.begin(); a != b; ++a) {
+      const std::vector<std::string>& of_a = a->version->replaced;
+      const std::vector<std::string>& of_b = b->version->replaced;
+      std::vector<std::string> both;
+      std::set_intersection(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(), std::back_inserter(both));
+      if (both.empty()) continue;
+      return absl::InvalidArgumentError(absl::StrCat("adapters: ", a->version->name, " and ", b->version->name,
+                                                     " both replace the base's ", both.front(),
+                                                     "; limit: one adapter for each; name one of them"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+PrefixTrees ComposedPrefixes(const SequenceAdapters& adapters, SchedulerState* state) {
+  if (!state->config.prefix_cache) return {};
+  std::string content = "composition";
+  for (const SequenceAdapter& adapter : adapters) {
+    if (!adapter.version->known) return {};
+    absl::StrAppendFormat(&content, " %a of %s", adapter.scale, adapter.version->digest);  // every bit of the scale
+  }
+  return state->composed_prefixes.For(content, state->config.rope_switch.last_variant, state->prefix_cache.get());
+}
+
+}  // namespace lorad

@@ -1,0 +1,195 @@
+#include "scheduler/composition.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/fake_world.h"
+#include "tests/support/status_matchers.h"
+
+namespace lorad {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class CompositionTest : public testing::Test {
+ protected:
+  // A world in which adapters "a", "b", … with contents 1, 2, … take so many pages each.
+  void Make(std::vector<int64_t> pages, FakeWorldOptions options = {}) {
+    world_.emplace(options);
+    for (size_t i = 0; i < pages.size(); ++i) world_->Folder(std::string(1, 'a' + i), i + 1, pages[i]);
+  }
+  FakeWorld& world() { return *world_; }
+
+  Request Of(std::vector<RequestAdapter> adapters, int64_t prompt_tokens = 20, int64_t max_tokens = 6) {
+    Request request = world().MakeRequest(adapters.front().name, prompt_tokens, max_tokens);
+    request.composition = std::move(adapters);
+    return request;
+  }
+  std::shared_ptr<RecordingSink> Submit(const Request& request) {
+    std::vector<std::string> folders;
+    for (const RequestAdapter& adapter : AdaptersOf(request)) folders.push_back(FakeWorld::PathOf(adapter.name));
+    LORAD_CHECK(world().Submit(request, folders).ok());
+    return FakeWorld::SinkOf(request);
+  }
+  // What the fake model answers to it alone.
+  std::vector<int32_t> Alone(const Request& request) {
+    uint64_t content = 0;
+    for (const RequestAdapter& adapter : AdaptersOf(request)) {
+      content = FakeContent(content, world().loader.folders[FakeWorld::PathOf(adapter.name)].content, adapter.scale);
+    }
+    return FakeGenerate(request.prompt_ids, content, request.sampling);
+  }
+  RecordingSink::Answer Run(const Request& request) {
+    const auto sink = Submit(request);
+    world().Settle();
+    EXPECT_EQ(sink->answer().tokens, Alone(request));
+    return sink->answer();
+  }
+
+  std::optional<FakeWorld> world_;
+};
+
+TEST_F(CompositionTest, IsNamedByItsAdaptersAndTheirScales) {
+  Make({1, 1});
+  EXPECT_EQ(AnswersAs(world().MakeRequest("", 1, 1)), "");
+  EXPECT_EQ(AnswersAs(world().MakeRequest("a", 1, 1)), "a");
+  EXPECT_EQ(AnswersAs(Of({{"b", 1.0f}, {"a", 0.5f}})), "b+a*0.5");
+  EXPECT_EQ(Run(Of({{"b", 1.0f}, {"a", 0.5f}})).adapter, "b+a*0.5");
+}
+
+TEST_F(CompositionTest, RunsOnAllOfItsAdaptersInTheirOrderAndScales) {
+  Make({1, 2, 3});
+  const Request all[] = {Of({{"a", 1.0f}, {"b", 1.0f}, {"c", 1.0f}}),
+                         Of({{"b", 1.0f}, {"a", 1.0f}}),
+                         Of({{"a", 1.0f}, {"b", 1.0f}}),
+                         Of({{"a", 2.0f}}),
+                         world().MakeRequest("a", 20, 6),
+                         world().MakeRequest("", 20, 6)};
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (const Request& request : all) sinks.push_back(Submit(request));
+  world().Settle();
+  for (size_t i = 0; i < std::size(all); ++i) EXPECT_EQ(sinks[i]->answer().tokens, Alone(all[i])) << i;
+  EXPECT_EQ(world().Listed("a")->running_requests, 0);
+}
+
+TEST_F(CompositionTest, LeasesEveryAdapterWhileItRuns) {
+  Make({1, 1});
+  ASSERT_THAT(world().Load("a"), IsOk());
+  ASSERT_THAT(world().Load("b"), IsOk());
+  const auto sink = Submit(Of({{"a", 1.0f}, {"b", 1.0f}}, 4, 30));
+  world().Turn();
+  world().Turn();
+  EXPECT_EQ(world().Listed("a")->running_requests, 1);
+  EXPECT_EQ(world().Listed("b")->running_requests, 1);
+  const auto unloaded = world().Unload("b");
+  world().Turn();
+  EXPECT_FALSE(unloaded->has_value());  // not before the request has ended
+  world().Settle();
+  ASSERT_TRUE(unloaded->has_value());
+  EXPECT_EQ(sink->answer().tokens.size(), 30u);
+}
+
+// Memory for two of the three adapters and some blocks: whoever waits longest gets both of its adapters in the end.
+TEST_F(CompositionTest, TakesTurnsWhereNotAllAdaptersFitAtOnce) {
+  Make({5, 5, 5}, {.total_pages = 14});
+  std::vector<Request> requests;
+  for (int i = 0; i < 4; ++i) {
+    requests.push_back(Of({{"a", 1.0f}, {"b", 1.0f}}));
+    requests.push_back(Of({{"b", 1.0f}, {"c", 1.0f}}));
+    requests.push_back(Of({{"c", 1.0f}, {"a", 1.0f}}));
+  }
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (const Request& request : requests) sinks.push_back(Submit(request));
+  world().Settle();
+  for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(sinks[i]->answer().tokens, Alone(requests[i])) << i;
+}
+
+TEST_F(CompositionTest, IsRefusedWhereItsAdaptersCanNeverFitTogether) {
+  Make({5, 6}, {.total_pages = 12});
+  for (const bool known : {false, true}) {
+    const auto sink = Submit(Of({{"a", 1.0f}, {"b", 1.0f}}, 20, 6));
+    world().Settle();
+    EXPECT_EQ(sink->answer().finish.status.code(), absl::StatusCode::kInvalidArgument) << known;
+    EXPECT_THAT(std::string(sink->answer().finish.status.message()), HasSubstr("of them for the adapter: 11"));
+  }
+}
+
+TEST_F(CompositionTest, EndsWhenOneOfItsAdaptersIsUnknownOrFails) {
+  Make({1, 1});
+  ASSERT_THAT(world().Load("a"), IsOk());
+  Request unknown = Of({{"a", 1.0f}, {"nobody", 1.0f}});
+  ASSERT_THAT(world().Submit(unknown), IsOk());
+  world().loader.folders[FakeWorld::PathOf("b")].error = absl::DataLossError("the file is corrupt");
+  const auto failed = Submit(Of({{"a", 1.0f}, {"b", 1.0f}}));
+  world().Settle();
+  EXPECT_EQ(FakeWorld::SinkOf(unknown)->answer().finish.status.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(failed->answer().finish.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(world().Listed("a")->waiting_requests, 0);
+  EXPECT_EQ(Run(world().MakeRequest("a", 20, 6)).tokens.size(), 6u);
+}
+
+// A folder of the refused request may be on its way already: nobody waits for it any more.
+TEST_F(CompositionTest, ARefusedOneLeavesNoNameBehind) {
+  Make({1, 1});
+  Request request = Of({{"a", 1.0f}, {"nobody", 1.0f}});
+  ASSERT_THAT(world().Submit(request, {FakeWorld::PathOf("a"), ""}), IsOk());
+  world().Settle();
+  EXPECT_EQ(FakeWorld::SinkOf(request)->answer().finish.status.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(world().Listed("a"), nullptr);
+  EXPECT_TRUE(world().core.state().adapters.versions().empty());
+}
+
+TEST_F(CompositionTest, TwoThatReplaceTheSameTensorAreRefused) {
+  Make({1, 1, 1});
+  world().loader.folders[FakeWorld::PathOf("a")].has_bias = true;
+  world().loader.folders[FakeWorld::PathOf("b")].has_bias = true;
+  for (const bool known : {false, true}) {
+    const auto sink = Submit(Of({{"a", 1.0f}, {"b", 1.0f}}));
+    world().Settle();
+    EXPECT_EQ(sink->answer().finish.status.code(), absl::StatusCode::kInvalidArgument) << known;
+    EXPECT_THAT(std::string(sink->answer().finish.status.message()),
+                HasSubstr("a and b both replace the base's bias of q_proj, layer 0"));
+  }
+  Run(Of({{"a", 1.0f}, {"c", 1.0f}}));
+}
+
+TEST_F(CompositionTest, SharesPrefixesWithItsLikeOnly) {
+  Make({1, 1});
+  ASSERT_THAT(world().Load("a"), IsOk());
+  ASSERT_THAT(world().Load("b"), IsOk());
+  const auto cached = [&](std::vector<RequestAdapter> adapters) {
+    Request request = Of(std::move(adapters));
+    for (size_t i = 0; i < request.prompt_ids.size(); ++i) request.prompt_ids[i] = static_cast<int32_t>(i);
+    return Run(request).finish.usage.cached_tokens;
+  };
+  EXPECT_EQ(cached({{"a", 1.0f}, {"b", 0.5f}}), 0);
+  EXPECT_EQ(cached({{"a", 1.0f}, {"b", 0.5f}}), 16);
+  EXPECT_EQ(cached({{"b", 0.5f}, {"a", 1.0f}}), 0);  // the order counts
+  EXPECT_EQ(cached({{"a", 1.0f}, {"b", 0.25f}}), 0);
+  EXPECT_EQ(cached({{"a", 0.5f}}), 0);
+  // The same content under another name, or loaded again, is the same.
+  world().loader.folders[FakeWorld::PathOf("c")] = world().loader.folders[FakeWorld::PathOf("b")];
+  EXPECT_EQ(cached({{"a", 1.0f}, {"c", 0.5f}}), 16);
+  world().loader.folders[FakeWorld::PathOf("b")].content = 9;
+  ASSERT_THAT(world().Load("b", false, /*replace=*/true), IsOk());
+  EXPECT_EQ(cached({{"a", 1.0f}, {"b", 0.5f}}), 0);
+}
+
+TEST_F(CompositionTest, CountsForTheFirstAdaptersAccount) {
+  Make({1, 1}, {.config = {.max_running_per_adapter = 1}});
+  ASSERT_THAT(world().Load("a"), IsOk());
+  ASSERT_THAT(world().Load("b"), IsOk());
+  const auto first = Submit(Of({{"a", 1.0f}, {"b", 1.0f}}, 4, 20));
+  const auto second = Submit(Of({{"a", 0.5f}}, 4, 20));       // the same account
+  const auto third = Submit(Of({{"b", 1.0f}, {"a", 1.0f}}));  // another one
+  for (int i = 0; i < 3; ++i) world().Turn();
+  std::vector<std::string> running;
+  for (const Sequence* sequence : world().core.state().running) running.push_back(AnswersAs(*sequence->request));
+  EXPECT_THAT(running, ElementsAre("a+b", "b+a"));
+  world().Settle();
+  EXPECT_EQ(second->answer().tokens.size(), 20u);
+}
+
+}  // namespace
+}  // namespace lorad
