@@ -101,4 +101,17 @@ absl::StatusOr<std::string> JoinAdapterPath(std::string_view path, const std::ve
   return wanted.string();
 }
 
+absl::StatusOr<std::string> ResolveNewFolder(std::string_view path, std::string_view root) {
+  fs::path wanted(path);
+  if (!wanted.has_filename()) wanted = wanted.parent_path();  // a slash at the end
+  const std::string name = wanted.filename().string();
+  if (name.empty() || name == "." || name == ".." || name.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("output path: ", Printable(std::string(path)), "; must end with the name of a new folder"));
+  }
+  const std::string around = wanted.has_parent_path() ? wanted.parent_path().string() : ".";
+  ASSIGN_OR_RETURN(const std::string parent, ResolveAdapterPath(around, root));
+  return (fs::path(parent) / name).string();
+}
+
 }  // namespace lorad

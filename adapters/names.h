@@ -26,4 +26,8 @@ absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::strin
 // Errors   InvalidArgument: outside the roots, or not a path.
 absl::StatusOr<std::string> JoinAdapterPath(std::string_view path, const std::vector<std::string>& roots);
 
+// The path of a folder that is to be made: that of the folder around it, which is there and, with a `root`, lies under
+// it, and a name. Errors: NotFound: no such folder around it; InvalidArgument: outside the root, or not a path.
+absl::StatusOr<std::string> ResolveNewFolder(std::string_view path, std::string_view root);
+
 }  // namespace lorad

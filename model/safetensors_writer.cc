@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/file_error.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -22,7 +22,7 @@ absl::Status WriteAll(int fd, const void* data, size_t size, const std::string& 
   while (size > 0) {
     const ssize_t n = ::write(fd, at, size);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return absl::UnavailableError(absl::StrCat("cannot write: ", path, ": ", std::strerror(errno)));
+    if (n < 0) return FileError("write", path, errno);
     at += n;
     size -= static_cast<size_t>(n);
   }
@@ -35,13 +35,10 @@ absl::StatusOr<std::string> HeaderText(absl::Span<const TensorToWrite> tensors,
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
-    int64_t size = SizeBytes(tensor.dtype);
-    for (const int64_t dim : tensor.shape) {
-      if (dim < 0 || __builtin_mul_overflow(size, dim, &size)) size = -1;
-    }
-    if (size != static_cast<int64_t>(tensor.bytes.size())) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": shape ",
-                                                     ShapeText(tensor.shape), "; bytes: ", tensor.bytes.size()));
+    const int64_t size = tensor.size_bytes();
+    if (size < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", Printable(tensor.name), ": shape ", ShapeText(tensor.shape), "; too large"));
     }
     if (header.contains(tensor.name)) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": name comes twice"));
@@ -56,28 +53,51 @@ absl::StatusOr<std::string> HeaderText(absl::Span<const TensorToWrite> tensors,
 }
 
 absl::Status WriteParts(int fd, const std::string& header, absl::Span<const TensorToWrite> tensors,
-                        const std::string& path) {
+                        const std::string& path, const TensorMaker& make) {
   unsigned char length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(static_cast<uint64_t>(header.size()) >> (8 * i));
   RETURN_IF_ERROR(WriteAll(fd, length, sizeof(length), path));
   RETURN_IF_ERROR(WriteAll(fd, header.data(), header.size(), path));
   for (const TensorToWrite& tensor : tensors) {
-    RETURN_IF_ERROR(WriteAll(fd, tensor.bytes.data(), tensor.bytes.size(), path));
+    ASSIGN_OR_RETURN(const absl::Span<const std::byte> bytes, make(tensor));
+    if (static_cast<int64_t>(bytes.size()) != tensor.size_bytes()) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": shape ",
+                                                     ShapeText(tensor.shape), "; bytes: ", bytes.size()));
+    }
+    RETURN_IF_ERROR(WriteAll(fd, bytes.data(), bytes.size(), path));
   }
-  if (::fsync(fd) != 0) return absl::UnavailableError(absl::StrCat("cannot sync: ", path, ": ", std::strerror(errno)));
+  if (::fsync(fd) != 0) return FileError("sync", path, errno);
   return absl::OkStatus();
 }
 
 }  // namespace
 
+int64_t TensorToWrite::size_bytes() const {
+  int64_t size = SizeBytes(dtype);
+  for (const int64_t dim : shape) {
+    if (dim < 0 || __builtin_mul_overflow(size, dim, &size)) return -1;
+  }
+  return size;
+}
+
 absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors,
                               const std::map<std::string, std::string>& metadata) {
+  for (const TensorToWrite& tensor : tensors) {
+    if (tensor.size_bytes() == static_cast<int64_t>(tensor.bytes.size())) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": shape ",
+                                                   ShapeText(tensor.shape), "; bytes: ", tensor.bytes.size()));
+  }
+  return WriteSafetensors(path, tensors, metadata, [](const TensorToWrite& tensor) { return tensor.bytes; });
+}
+
+absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors,
+                              const std::map<std::string, std::string>& metadata, const TensorMaker& make) {
   ASSIGN_OR_RETURN(const std::string header, HeaderText(tensors, metadata));
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::UnavailableError(absl::StrCat("cannot create: ", path, ": ", std::strerror(errno)));
-  absl::Status status = WriteParts(fd, header, tensors, path);
+  if (fd < 0) return FileError("create", path, errno);
+  absl::Status status = WriteParts(fd, header, tensors, path, make);
   if (::close(fd) != 0 && status.ok()) {
-    status = absl::UnavailableError(absl::StrCat("cannot close: ", path, ": ", std::strerror(errno)));
+    status = FileError("close", path, errno);
   }
   return status;
 }

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
+#include "server/merge_reactor.h"
 #include "server/translate.h"
 #include "server/unary_answer.h"
 
@@ -174,15 +175,8 @@ grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerCo
 }
 
 grpc::ServerWriteReactor<v1::MergeProgress>* AdapterService::MergeAdapter(grpc::CallbackServerContext*,
-                                                                          const v1::MergeAdapterRequest*) {
-  class Refusal final : public grpc::ServerWriteReactor<v1::MergeProgress> {
-   public:
-    Refusal() {
-      Finish(ToGrpc(absl::UnimplementedError("Adapters.MergeAdapter: merging is not supported in this version")));
-    }
-    void OnDone() override { delete this; }
-  };
-  return new Refusal();
+                                                                          const v1::MergeAdapterRequest* request) {
+  return MergeReactor::Start(readiness_->Get(), *request, log_);
 }
 
 }  // namespace lorad

@@ -18,6 +18,7 @@
 
 namespace lorad {
 
+class Merger;
 class Tuning;
 
 // What answers calls once the model is there. Everything outlives the gRPC server; const after it was published.
@@ -30,6 +31,7 @@ struct Backend {
   LongTexts* long_texts = nullptr;
   UnreadAnswers* unread = nullptr;
   const Clock* clock = nullptr;
+  Merger* merger = nullptr;
   Tuning* tuning = nullptr;  // null: no --state-dir, no fine-tuning
 };
 

@@ -26,6 +26,7 @@
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_executor.h"
+#include "server/merger.h"
 #include "server/tuning/tuning.h"
 #include "server/version.h"
 
@@ -166,6 +167,7 @@ struct Serving::Parts {
   Completions completions;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<AdapterLoader> loader;  // Tells the engine of its events, so it ends first.
+  std::unique_ptr<Merger> merger;
   Backend backend;
   LongTexts long_texts;  // submits to the engine
   std::thread engine_thread;
@@ -269,6 +271,8 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.backend.long_texts = &parts.long_texts;
   parts.backend.unread = &parts.unread;
   parts.backend.clock = &parts.clock;
+  parts.merger = std::make_unique<Merger>(config.model_dir, shape, parts.files);
+  parts.backend.merger = parts.merger.get();
   metrics->SetModel(parts.backend.model.name, kVersion);
   parts.engine_thread = std::thread([&parts] { parts.engine->Run(); });
   RETURN_IF_ERROR(LoadAdapters(config, parts.engine.get(), log));

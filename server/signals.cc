@@ -21,6 +21,7 @@ Signals::Signals() {
   const sigset_t set = Handled();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   signal(SIGPIPE, SIG_IGN);  // A closed pipe is an error of that write alone.
+  signal(SIGXFSZ, SIG_IGN);  // And so is a file too large for the process's limit.
   thread_ = std::thread([this] { Run(); });
 }
 

@@ -36,6 +36,10 @@ struct AdapterKind {
 
 absl::Span<const AdapterKind> AdapterKinds();
 
+// adapter_config.json of `dir`, an object. Errors: NotFound; DataLoss for what is no JSON; InvalidArgument for one too
+// deep or too large.
+absl::StatusOr<AdapterConfigJson> ReadAdapterConfig(const std::string& dir, FileSource& files);
+
 // Reads adapter_config.json of `dir`, picks the kind and reads the folder. NotFound: no such folder or no config.
 absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape& base, FileSource& files,
                                          const AdapterReadOptions& options = {});

@@ -19,26 +19,11 @@
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
-#include "model/torch_file.h"
 
 namespace lorad {
 namespace {
 
 using Targets = std::map<std::string, TargetedModule>;
-
-// PEFT's order of preference: safetensors, else torch's own format.
-absl::StatusOr<SafetensorsIndex> FindTensors(FileSource& files, const std::string& dir) {
-  const std::string safetensors = absl::StrCat(dir, "/adapter_model.safetensors");
-  const std::string pickled = absl::StrCat(dir, "/adapter_model.bin");
-  const bool is_pickled = !files.Exists(safetensors);
-  if (is_pickled && !files.Exists(pickled)) {
-    return absl::DataLossError(absl::StrCat(dir, ": neither adapter_model.safetensors nor adapter_model.bin"));
-  }
-  ASSIGN_OR_RETURN(SafetensorsIndex index,
-                   is_pickled ? ParseTorchFile(files, pickled) : ParseSafetensorsHeader(files, safetensors));
-  if (index.tensors.empty()) return absl::DataLossError(absl::StrCat(index.path, ": holds no tensors"));
-  return index;
-}
 
 absl::Status CheckFinite(const SafetensorsIndex& index, const FileTensor& tensor, const HostTensor& host,
                          DType pool_dtype) {
@@ -292,7 +277,7 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   ASSIGN_OR_RETURN(const PeftLoraConfig config, ParsePeftLoraConfig(json, base.model_type));
   ASSIGN_OR_RETURN(const Targets targets, SelectTargets(config, base));
 
-  ASSIGN_OR_RETURN(const SafetensorsIndex index, FindTensors(files, dir));
+  ASSIGN_OR_RETURN(const SafetensorsIndex index, FindAdapterTensors(dir, files));
 
   ASSIGN_OR_RETURN(PeftTensors tensors, SortPeftTensors(index, config, base, targets));
   const Targets modules = AllModulesAnd(targets, base);

@@ -82,12 +82,17 @@ absl::Status RefuseByName(const AdapterConfigJson& config) {
 
 absl::Span<const AdapterKind> AdapterKinds() { return kKinds; }
 
-absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape& base, FileSource& files,
-                                         const AdapterReadOptions& options) {
+absl::StatusOr<AdapterConfigJson> ReadAdapterConfig(const std::string& dir, FileSource& files) {
   const std::string path = absl::StrCat(dir, "/", kConfigFile);
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(files, path, kMaxConfigBytes));
-  ASSIGN_OR_RETURN(const AdapterConfigJson config, ParseConfig(path, text));
+  ASSIGN_OR_RETURN(AdapterConfigJson config, ParseConfig(path, text));
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": must hold an object"));
+  return config;
+}
+
+absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape& base, FileSource& files,
+                                         const AdapterReadOptions& options) {
+  ASSIGN_OR_RETURN(const AdapterConfigJson config, ReadAdapterConfig(dir, files));
   for (const AdapterKind& kind : AdapterKinds()) {
     if (kind.recognises(config)) return kind.read(dir, config, base, files, options);
   }

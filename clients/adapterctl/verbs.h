@@ -21,5 +21,7 @@ Verb AddPin(CLI::App& app);
 Verb AddUnpin(CLI::App& app);
 Verb AddGenerate(CLI::App& app);
 Verb AddInfo(CLI::App& app);
+Verb AddMerge(CLI::App& app);
+Verb AddConvert(CLI::App& app);
 
 }  // namespace lorad::adapterctl

@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/file_error.h"
 #include "model/base/status_macros.h"
 
 namespace lorad {
@@ -31,13 +31,6 @@ class FileDescriptor final {
  private:
   const int fd_;
 };
-
-absl::Status FileError(const char* doing, const std::string& path, int error) {
-  const std::string message = absl::StrCat("cannot ", doing, ": ", path, ": ", std::strerror(error));
-  if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(message);
-  if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(message);
-  return absl::UnavailableError(message);
-}
 
 // An open regular file. Errors are of `path`, the name that the caller knows it by.
 absl::StatusOr<int64_t> RegularSizeBytes(const FileDescriptor& file, const std::string& path) {
