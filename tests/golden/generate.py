@@ -4,6 +4,7 @@
   generate.py                    everything
   generate.py --base llama3      one base (repeatable), its adapters and its cases
   generate.py --compositions     several adapters at once, of the bases as they are
+  generate.py --classifiers      adapters with a classifier head, of the bases as they are
   generate.py --refused          the folders that must be refused
 """
 
@@ -21,6 +22,7 @@ import torch
 import transformers
 
 import bases
+import classifiers
 import compositions
 import oracle
 import refused_adapters
@@ -75,6 +77,12 @@ def write_compositions(name: str, folder: pathlib.Path) -> None:
         write_cases(folder / "compositions.json", cases)
 
 
+def write_classifiers(name: str, folder: pathlib.Path) -> None:
+    shutil.rmtree(folder / "classifiers", ignore_errors=True)
+    if cases := classifiers.write_base(name, folder):
+        write_cases(folder / "classifiers.json", cases)
+
+
 def bf16_cases(folder: pathlib.Path, cases: list) -> list:
     """transformers' own bfloat16 run of prompt + answer of each case, teacher-forced, beside the fp32 values."""
     out = []
@@ -104,15 +112,17 @@ def write_base(base: bases.Base) -> None:
         chosen = [c for c in cases if c["adapter"] in ("", "q_v", "all_linear")]
         write_cases(folder / "cases_bf16.json", bf16_cases(folder, chosen))
     write_compositions(base.name, folder)
+    write_classifiers(base.name, folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", action="append", default=[], choices=[b.name for b in bases.BASES])
     parser.add_argument("--compositions", action="store_true")
+    parser.add_argument("--classifiers", action="store_true")
     parser.add_argument("--refused", action="store_true")
     args = parser.parse_args()
-    everything = not args.base and not args.refused and not args.compositions
+    everything = not args.base and not args.refused and not args.compositions and not args.classifiers
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -124,6 +134,10 @@ def main() -> None:
         for name in compositions.BY_BASE:
             print(name)
             write_compositions(name, HERE / name)
+    if args.classifiers:
+        for name in classifiers.BY_BASE:
+            print(name)
+            write_classifiers(name, HERE / name)
     if everything or args.refused:
         refused_adapters.write_all(HERE)
         refused_models.write_all(HERE)
