@@ -32,8 +32,8 @@ std::string PeftName(const std::string& name) {
   return absl::StartsWith(peft, kPrefix) ? peft : absl::StrCat(kPrefix, peft);
 }
 
-// The config as peft's LoraConfig reads it. MoE-PEFT leaves the type out, may give the modules as an object of booleans,
-// and has keys of its own that matter to training alone.
+// The config as peft's LoraConfig reads it. MoE-PEFT leaves the type out, may give the modules as an object of
+// booleans, and has keys of its own that matter to training alone.
 AdapterConfigJson PeftConfig(AdapterConfigJson config, const SafetensorsIndex& index, std::vector<std::string>* notes) {
   config["peft_type"] = "LORA";
   for (const char* own : {"routing_strategy", "lora_init", "task_name"}) config.erase(own);
@@ -104,8 +104,8 @@ absl::StatusOr<std::vector<std::string>> ConvertAdapter(const std::string& from,
   TensorCopier copier(files, index);
   RETURN_IF_ERROR(WriteSafetensors(folder->PathOf("adapter_model.safetensors"), tensors, {{"format", "pt"}},
                                    [&](const TensorToWrite& t) { return copier.Read(old_names.at(t.name)); }));
-  RETURN_IF_ERROR(folder->Write(
-      "adapter_config.json", config.dump(2, ' ', false, AdapterConfigJson::error_handler_t::replace) + "\n"));
+  RETURN_IF_ERROR(folder->Write("adapter_config.json",
+                                config.dump(2, ' ', false, AdapterConfigJson::error_handler_t::replace) + "\n"));
   RETURN_IF_ERROR(folder->CopyCompanions(from, {"adapter_config.json"}));
   RETURN_IF_ERROR(folder->Publish());
   return notes;

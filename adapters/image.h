@@ -61,6 +61,7 @@ struct AdapterImage {
   std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
   int32_t rank_min = 0;
   int32_t rank_max = 0;
+  int32_t num_labels = 0;  // of a classifier in the place of the head's first rows; 0 = it generates text
 };
 
 // Where one slot lies inside an adapter's run of pages. Both matrices are rank-major: A [experts * rank, in], B

@@ -39,6 +39,9 @@ struct Source {
 using Sources = std::map<std::string, Source>;
 
 absl::Status CheckMergeable(const AdapterImage& image) {
+  if (image.num_labels > 0) {
+    return absl::UnimplementedError("the adapter has a classifier head, which a causal checkpoint has no place for");
+  }
   if (image.kind == "lora" || image.kind == "dora") return absl::OkStatus();
   return absl::UnimplementedError(
       absl::StrCat("adapter kind: ", image.kind, "; it is no change of weights alone and cannot be merged"));
@@ -61,7 +64,8 @@ absl::Status PutSlot(const BaseShape& base, const ImageSlot& slot, Sources* sour
     const auto weight = sources->find(module + ".weight");
     // Of experts, a checkpoint has a matrix each, or one of all in the other order.
     if (weight == sources->end() || slot.experts > 1) {
-      return absl::UnimplementedError(absl::StrCat(module, ": LoRA on parameters of experts; merging those is not supported"));
+      return absl::UnimplementedError(
+          absl::StrCat(module, ": LoRA on parameters of experts; merging those is not supported"));
     }
     weight->second.slot = &slot;
   }
@@ -69,8 +73,8 @@ absl::Status PutSlot(const BaseShape& base, const ImageSlot& slot, Sources* sour
   if (!slot.bias.present() && !slot.delta_bias.present() && !norm_bias) return absl::OkStatus();
   const auto bias = sources->find(module + ".bias");
   if (bias == sources->end()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(module, ": the adapter adds a bias (lora_bias), and the base has none there; it cannot be merged"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        module, ": the adapter adds a bias (lora_bias), and the base has none there; it cannot be merged"));
   }
   bias->second.slot = &slot;
   bias->second.bias = true;
@@ -143,7 +147,8 @@ class Writer final {
   }
 
   absl::StatusOr<absl::Span<const std::byte>> Make(const std::string& name) {
-    if (!progress_(done_++, static_cast<int64_t>(sources_.size()))) return absl::CancelledError("merging was cancelled");
+    if (!progress_(done_++, static_cast<int64_t>(sources_.size())))
+      return absl::CancelledError("merging was cancelled");
     const Source& source = sources_.at(name);
     if (source.slot == nullptr) {
       return absl::MakeConstSpan(source.stored.data, static_cast<size_t>(source.stored.size_bytes));
@@ -170,7 +175,8 @@ absl::Status WriteConfig(const std::string& model_dir, bool untied, const NewFol
   nlohmann::ordered_json config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) return absl::DataLossError(absl::StrCat(model_dir, "/config.json: not valid JSON"));
   config["tie_word_embeddings"] = false;
-  return folder.Write("config.json", config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  return folder.Write("config.json",
+                      config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ namespace lorad {
 using MergeProgressFn = std::function<bool(int64_t tensors_done, int64_t tensors_total)>;
 
 // Writes the base in `model_dir` with `image` merged into its weights to `output_dir`, as an HF folder that answers as
-// base and adapter do together: weights as safetensors in the base's dtypes, config.json, and the files of tokenizer and
-// generation as they are. The folder appears whole or not at all, and never in the place of another.
+// base and adapter do together: weights as safetensors in the base's dtypes, config.json, and the files of tokenizer
+// and generation as they are. The folder appears whole or not at all, and never in the place of another.
 //
 // A base whose embedding and head are one becomes untied where the adapter touches either: PEFT's unmerged adapter
 // changes that one alone. (Its merge_and_unload changes both, and answers something else.)

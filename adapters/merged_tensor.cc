@@ -23,7 +23,8 @@ std::vector<float> Floats(const HostTensor& tensor) {
 std::vector<float> Transposed(const std::vector<float>& from, int64_t rows, int64_t columns) {
   std::vector<float> to(from.size());
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) to[static_cast<size_t>(c * rows + r)] = from[static_cast<size_t>(r * columns + c)];
+    for (int64_t c = 0; c < columns; ++c)
+      to[static_cast<size_t>(c * rows + r)] = from[static_cast<size_t>(r * columns + c)];
   }
   return to;
 }
@@ -91,14 +92,14 @@ absl::StatusOr<std::vector<std::byte>> MergedWeight(const BaseTable& weight, boo
     own_rows.PutInto(row, rows, block.data());
     if (slot.rank > 0) {
       cpu::Expand({.h = update.left.data() + row * slot.rank,
-                 .h_stride = slot.rank,
-                 .rows = rows,
-                 .rank = slot.rank,
-                 .b_stride = columns,
-                 .columns = columns,
-                 .y_stride = columns,
-                 .scale = slot.scale},
-                update.right.data(), block.data());
+                   .h_stride = slot.rank,
+                   .rows = rows,
+                   .rank = slot.rank,
+                   .b_stride = columns,
+                   .columns = columns,
+                   .y_stride = columns,
+                   .scale = slot.scale},
+                  update.right.data(), block.data());
     }
     for (int64_t i = 0; !slot.dora.empty() && i < count; ++i) {
       block[static_cast<size_t>(i)] *= slot.dora[static_cast<size_t>(embedding ? i % columns : row + i / columns)];

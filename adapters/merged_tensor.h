@@ -12,9 +12,9 @@ namespace lorad {
 // The base's tensors with an adapter's update in them, for export only; in f32, rounded once to the base's dtype.
 // Source  peft lora/layer.py and dora.py, get_delta_weight and merge.
 
-// f * (W' + scale * B A) of a linear [out, in] or an embedding [vocabulary, hidden]; f by output, 1 without DoRA; W' is W
-// with the slot's rows in the place of its own. Errors: DataLoss, with the place, for a result that is not finite in the
-// base's dtype.
+// f * (W' + scale * B A) of a linear [out, in] or an embedding [vocabulary, hidden]; f by output, 1 without DoRA; W' is
+// W with the slot's rows in the place of its own. Errors: DataLoss, with the place, for a result that is not finite in
+// the base's dtype.
 absl::StatusOr<std::vector<std::byte>> MergedWeight(const BaseTable& weight, bool embedding, const ImageSlot& slot);
 
 // The adapter's own bias or the base's, plus scale * B's bias.

@@ -77,7 +77,7 @@ absl::StatusOr<SequenceAdapters> AdaptersFor(const Request& request, const std::
                      VersionFor(adapter.name, i < folders.size() ? folders[i] : std::string(), state));
     adapters.push_back({.version = version, .scale = adapter.scale});
   }
-  RETURN_IF_ERROR(CheckComposable(adapters));
+  RETURN_IF_ERROR(CheckComposable(request, adapters));
   return adapters;
 }
 
@@ -192,7 +192,7 @@ void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state) {
     if (!sequence->RunsOn(version) || sequence->order.begun) continue;
     const int64_t adapter_pages = PagesOf(sequence->adapters);
     absl::Status status = CheckEverFits(*sequence->request, adapter_pages, limits);
-    if (status.ok()) status = CheckComposable(sequence->adapters);
+    if (status.ok()) status = CheckComposable(*sequence->request, sequence->adapters);
     if (!status.ok()) {
       GiveUp(status, sequence, state);
       continue;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
@@ -90,6 +91,14 @@ void TakeToken(TokenLogprob token, Sequence* sequence, SchedulerState* state) {
   }
 }
 
+void EndClassified(std::vector<float> class_logits, Sequence* sequence, SchedulerState* state) {
+  TokenEvent event = EventOf(*sequence);
+  event.class_logits = std::move(class_logits);
+  event.finish.emplace();
+  event.finish->reason = FinishReason::kStop;
+  FinishWithEvent(std::move(event), sequence, state);
+}
+
 }  // namespace
 
 void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState* state) {
@@ -112,7 +121,11 @@ void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState
     GatherPromptLogprobs(row.plan, std::move(row_result.prompt_logprobs), sequence);
     if (row.plan.sample) {
       LORAD_CHECK(row_result.sampled);
-      TakeToken(std::move(row_result.token), sequence, state);
+      if (sequence->request->classify) {
+        EndClassified(std::move(row_result.class_logits), sequence, state);
+      } else {
+        TakeToken(std::move(row_result.token), sequence, state);
+      }
     }
   }
 }

@@ -29,7 +29,15 @@ int64_t PagesOf(const SequenceAdapters& adapters) {
   return pages;
 }
 
-absl::Status CheckComposable(const SequenceAdapters& adapters) {
+absl::Status CheckComposable(const Request& request, const SequenceAdapters& adapters) {
+  for (const SequenceAdapter& adapter : adapters) {
+    const AdapterVersion& version = *adapter.version;
+    if (!version.known || (version.num_labels > 0) == request.classify) continue;
+    return absl::InvalidArgumentError(
+        request.classify
+            ? absl::StrCat("adapter: ", version.name, "; limit: one with a classifier head; use Generate for this one")
+            : absl::StrCat("adapter: ", version.name, "; has a classifier head and writes no text; use Classify"));
+  }
   for (auto b = adapters.begin(); b != adapters.end(); ++b) {
     for (auto a = adapters.begin(); a != b; ++a) {
       const std::vector<std::string>& of_a = a->version->replaced;

@@ -26,8 +26,9 @@ std::string AnswersAs(const Request& request);
 // Pages of all of them, as far as they are known.
 int64_t PagesOf(const SequenceAdapters& adapters);
 
-// Errors: InvalidArgument when two of those that are known replace the same tensor of the base.
-absl::Status CheckComposable(const SequenceAdapters& adapters);
+// Errors: InvalidArgument when two of those that are known replace the same tensor of the base, or when one has a
+// classifier and the request is for text, or the other way round.
+absl::Status CheckComposable(const Request& request, const SequenceAdapters& adapters);
 
 // The prefix trees of these contents and scales in this order; none while one is not known, or nothing is cached.
 PrefixTrees ComposedPrefixes(const SequenceAdapters& adapters, SchedulerState* state);

@@ -14,7 +14,8 @@ namespace lorad {
 struct RowResult {
   absl::Status status;  // not ok: this row's sequence failed alone (non-finite logits)
   bool sampled = false;
-  TokenLogprob token;  // when sampled; logprob and top are filled when options ask for them
+  std::vector<float> class_logits;  // [classes] of a row that wants them
+  TokenLogprob token;               // when sampled; logprob and top are filled when options ask for them
   // When asked for: entry i is the log-probability of the prompt token at position first_position + i + 1, given those
   // before it; the row's last position has one only if its next prompt token exists.
   std::vector<TokenLogprob> prompt_logprobs;

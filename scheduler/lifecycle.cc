@@ -75,6 +75,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->warnings = image.warnings;
   version->rank_min = image.rank_min;
   version->rank_max = image.rank_max;
+  version->num_labels = image.num_labels;
   version->replaced = ReplacedTensors(image);
   version->bytes = event.layout.total_bytes;
   version->pages = state->parts.pages->PagesFor(version->bytes);

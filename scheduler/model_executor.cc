@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "model/base/check.h"
@@ -38,7 +39,7 @@ void DrawTokens(const at::Tensor& logits, absl::Span<const ExecRow> rows, const 
   std::vector<size_t> of_row;
   for (size_t i = 0; i < rows.size(); ++i) {
     const ExecRow& row = rows[i];
-    if (!row.sample) continue;
+    if (!row.sample || row.classes > 0) continue;
     sample_rows.push_back({.logit_row = built.logits[i].first_row + built.logits[i].rows - 1,
                            .options = row.sampling,
                            .prompt_ids = row.prompt_ids,
@@ -53,6 +54,21 @@ void DrawTokens(const at::Tensor& logits, absl::Span<const ExecRow> rows, const 
     row_result.status = std::move(drawn.errors[s]);
     row_result.sampled = row_result.status.ok();
     row_result.token = std::move(drawn.tokens[s]);
+  }
+}
+
+void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built,
+                     StepResult* result) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i].sample || rows[i].classes == 0) continue;
+    LORAD_CHECK_LE(rows[i].classes, logits.size(1));
+    const int64_t row = built.logits[i].first_row + built.logits[i].rows - 1;
+    const float* const first = logits.const_data_ptr<float>() + row * logits.stride(0);
+    RowResult& row_result = result->rows[i];
+    row_result.class_logits.assign(first, first + rows[i].classes);
+    const bool finite = std::all_of(first, first + rows[i].classes, [](float v) { return std::isfinite(v); });
+    if (!finite) row_result.status = absl::InternalError("class logits are not finite");
+    row_result.sampled = finite;
   }
 }
 
@@ -86,6 +102,7 @@ absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows
   result.rows.resize(rows.size());
   TakePromptLogprobs(logits, rows, built, &result);
   DrawTokens(logits, rows, built, &result);
+  TakeClassLogits(logits, rows, built, &result);
   result.execute_us =
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
   return result;

@@ -34,6 +34,7 @@ struct ExecRow {
   std::vector<int32_t> blocks;                  // block numbers of the sequence, in order, covering these positions
   absl::InlinedVector<SlotTerm, 1> terms = {};  // adapters, in order; empty = base
   bool sample = false;
+  int32_t classes = 0;  // instead of a token, the first so many logits are wanted
   const SamplingOptions* sampling = nullptr;
   absl::Span<const int32_t> prompt_ids;
   absl::Span<const int32_t> generated_ids;

@@ -39,6 +39,7 @@ struct TokenEvent {
   std::vector<TokenLogprob>
       prompt_logprobs;               // first event, when asked for: one a prompt token, the first without a value
   std::vector<TokenLogprob> tokens;  // generated, in order; the stop token that ended it is the last one, if any
+  std::vector<float> class_logits;   // of a classification, in its only event
   std::optional<Finish> finish;      // at most once a sequence, in its last event
 };
 
@@ -66,6 +67,7 @@ struct Request {
   // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being
   // refused.
   bool max_tokens_is_default = false;
+  bool classify = false;  // no token is drawn: class logits of the prompt's last one, from the adapter's classifier
   int32_t n = 1;
   int32_t priority = 0;                // lower is sooner
   int64_t arrival_us = 0;              // Clock

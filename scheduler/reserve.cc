@@ -107,6 +107,7 @@ std::vector<ExecRow> HeldStep::ExecRows() const {
       row.terms.push_back({.slot = held.leases()[i].slot(), .scale = sequence.adapters[i].scale});
     }
     row.sample = held.plan.sample;
+    if (sequence.request->classify) row.classes = sequence.adapters.front().version->num_labels;
     row.sampling = &sequence.sampling;
     row.prompt_ids = tokens.subspan(0, sequence.prompt_tokens);
     row.generated_ids = tokens.subspan(sequence.prompt_tokens);

@@ -1,7 +1,5 @@
 #include "server/generate_reactor.h"
 
-#include <grpc/support/time.h>
-
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -10,40 +8,15 @@
 #include "model/base/status_macros.h"
 #include "model/text/detokenizer.h"
 #include "scheduler/composition.h"
+#include "server/prompt.h"
 #include "server/translate.h"
 
 namespace lorad {
 namespace {
 
 absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto, const Backend& backend) {
-  if (proto.prompt_case() == v1::GenerateRequest::kTokenIds) {
-    return TranslateIds(proto.token_ids().ids(), backend.model.vocab_size, "token_ids");
-  }
-  if (backend.tokenizer == nullptr) {
-    return absl::FailedPreconditionError("text: the model's folder has no tokenizer; send token_ids");
-  }
-  RETURN_IF_ERROR(CheckText(proto.text(), backend.model));
-  ASSIGN_OR_RETURN(std::vector<int32_t> ids, backend.tokenizer->Encode(proto.text(), /*add_special_tokens=*/true));
-  if (ids.empty())
-    return absl::InvalidArgumentError("prompt: no tokens; limit: at least one; the tokenizer made none of the text");
-  for (const int32_t id : ids) {
-    if (id >= backend.model.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat("text: token ", id, "; limit: below ", backend.model.vocab_size,
-                                                     "; the tokenizer knows more tokens than the model"));
-    }
-  }
-  return ids;
-}
-
-constexpr int64_t kFarSeconds = int64_t{10} * 365 * 24 * 3600;
-
-// The call's own deadline, on our clock; a far one is none, as clocks of nanoseconds cannot hold it.
-std::optional<int64_t> DeadlineUs(const grpc::CallbackServerContext& context, int64_t now_us) {
-  const gpr_timespec deadline = context.raw_deadline();
-  const gpr_timespec left =
-      deadline.clock_type == GPR_TIMESPAN ? deadline : gpr_time_sub(deadline, gpr_now(deadline.clock_type));
-  if (left.tv_sec > kFarSeconds) return std::nullopt;
-  return now_us + std::max<int64_t>(left.tv_sec, -kFarSeconds) * 1'000'000 + left.tv_nsec / 1000;
+  if (proto.prompt_case() != v1::GenerateRequest::kTokenIds) return PromptIds(proto.text(), backend);
+  return TranslateIds(proto.token_ids().ids(), backend.model.vocab_size, "token_ids");
 }
 
 PieceDecoder DecoderFor(const Backend& backend, absl::Span<const int32_t> prompt_ids) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
+#include "server/classify_reactor.h"
 #include "server/translate.h"
 #include "server/unary_answer.h"
 
@@ -97,11 +98,10 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
   return FinishWith(context, backend.status());
 }
 
-grpc::ServerUnaryReactor* InferenceService::Classify(grpc::CallbackServerContext* context, const v1::ClassifyRequest*,
-                                                     v1::ClassifyResponse*) {
-  return FinishWith(context,
-                    absl::UnimplementedError("Inference.Classify: adapters with a classifier head are not supported in "
-                                             "this version"));
+grpc::ServerUnaryReactor* InferenceService::Classify(grpc::CallbackServerContext* context,
+                                                     const v1::ClassifyRequest* request,
+                                                     v1::ClassifyResponse* response) {
+  return ClassifyReactor::Start(context, readiness_->Get(), *request, response, &numbers_, metrics_);
 }
 
 }  // namespace lorad

@@ -34,7 +34,7 @@ MergeReactor* MergeReactor::Start(const absl::StatusOr<const Backend*>& backend,
 absl::Status MergeReactor::Begin(const Backend& backend, const v1::MergeAdapterRequest& request) {
   RETURN_IF_ERROR(CheckAdapterName(request.name()));
   MergeJob job;
-  ASSIGN_OR_RETURN(job.output_path, ResolveNewFolder(request.output_path(), backend.adapter_root));
+  job.output_path = request.output_path();
   ASSIGN_OR_RETURN(const AdapterInfo adapter, FindServed(*backend.engine->snapshot(), request.name()));
   job.adapter_path = adapter.path;
   job.digest = adapter.digest;

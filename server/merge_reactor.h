@@ -14,8 +14,8 @@
 
 namespace lorad {
 
-// One MergeAdapter call: starts the work and tells how far it is; of messages that a slow client does not take, the last
-// one counts. Lives until gRPC and the merger have let go of it.
+// One MergeAdapter call: starts the work and tells how far it is; of messages that a slow client does not take, the
+// last one counts. Lives until gRPC and the merger have let go of it.
 class MergeReactor final : public grpc::ServerWriteReactor<v1::MergeProgress>,
                            public std::enable_shared_from_this<MergeReactor> {
  public:

@@ -271,7 +271,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.backend.long_texts = &parts.long_texts;
   parts.backend.unread = &parts.unread;
   parts.backend.clock = &parts.clock;
-  parts.merger = std::make_unique<Merger>(config.model_dir, shape, parts.files);
+  parts.merger = std::make_unique<Merger>(config.model_dir, shape, parts.files, config.adapter_root);
   parts.backend.merger = parts.merger.get();
   metrics->SetModel(parts.backend.model.name, kVersion);
   parts.engine_thread = std::thread([&parts] { parts.engine->Run(); });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "adapters/dora.h"
 #include "adapters/float_convert.h"
 #include "adapters/kinds/block_diagonal.h"
+#include "adapters/kinds/classifier.h"
 #include "adapters/kinds/initial_pair.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_experts.h"
@@ -274,11 +276,11 @@ bool RecognisesLora(const AdapterConfigJson& config) {
 
 absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfigJson& json, const BaseShape& base,
                                       FileSource& files, const AdapterReadOptions& options) {
-  ASSIGN_OR_RETURN(const PeftLoraConfig config, ParsePeftLoraConfig(json, base.model_type));
+  ASSIGN_OR_RETURN(PeftLoraConfig config, ParsePeftLoraConfig(json, base.model_type));
   ASSIGN_OR_RETURN(const Targets targets, SelectTargets(config, base));
 
-  ASSIGN_OR_RETURN(const SafetensorsIndex index, FindAdapterTensors(dir, files));
-
+  ASSIGN_OR_RETURN(SafetensorsIndex index, FindAdapterTensors(dir, files));
+  ASSIGN_OR_RETURN(const std::optional<FileTensor> classifier, TakeClassifier(base, &index, &config));
   ASSIGN_OR_RETURN(PeftTensors tensors, SortPeftTensors(index, config, base, targets));
   const Targets modules = AllModulesAnd(targets, base);
   ASSIGN_OR_RETURN(const Replacements replacements,
@@ -286,7 +288,12 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   for (const auto& [path, replacement] : replacements) tensors.modules[path];  // a tied head may have no tensor
   std::vector<ImageSlot> slots = PlanSlots(tensors, replacements, modules, targets, config.init);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
-  return ReadImage(index, tensors, replacements, base, modules, config.init, std::move(slots), files, options);
+  ASSIGN_OR_RETURN(AdapterImage image,
+                   ReadImage(index, tensors, replacements, base, modules, config.init, std::move(slots), files, options));
+  if (classifier.has_value()) {
+    RETURN_IF_ERROR(AddClassifier(index.path, *classifier, base, files, options, &image));
+  }
+  return image;
 }
 
 }  // namespace lorad

@@ -48,8 +48,8 @@ template <typename T>
 T MostCommon(const std::map<std::string, T>& values) {
   std::map<T, int64_t> counts;
   for (const auto& [path, value] : values) ++counts[value];
-  const auto most = std::max_element(counts.begin(), counts.end(),
-                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == counts.end() ? T(1) : most->first;
 }
 
@@ -81,7 +81,9 @@ nlohmann::ordered_json ConfigOf(const Slots& slots) {
   const double alpha = MostCommon(alphas);
   return {{"alpha_pattern", PatternOf(alphas, alpha)},
           {"base_model_name_or_path", nullptr},
-          {"bias", untargeted_bias ? "all" : bias ? "lora_only" : "none"},
+          {"bias", untargeted_bias ? "all"
+                   : bias          ? "lora_only"
+                                   : "none"},
           {"fan_in_fan_out", false},
           {"inference_mode", true},
           {"init_lora_weights", true},

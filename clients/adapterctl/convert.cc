@@ -17,7 +17,8 @@ Verb AddConvert(CLI::App& app) {
   };
   auto paths = std::make_shared<Paths>();
   CLI::App* command = app.add_subcommand("convert", "Rewrite an adapter's .bin folder as safetensors; needs no daemon");
-  command->add_option("folder", paths->from, "With adapter_config.json and adapter_model.bin or .safetensors")->required();
+  command->add_option("folder", paths->from, "With adapter_config.json and adapter_model.bin or .safetensors")
+      ->required();
   command->add_option("--output", paths->to, "Folder to be made; must not exist")->required();
 
   return {command, [paths](Session& session) {

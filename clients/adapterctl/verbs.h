@@ -23,5 +23,6 @@ Verb AddGenerate(CLI::App& app);
 Verb AddInfo(CLI::App& app);
 Verb AddMerge(CLI::App& app);
 Verb AddConvert(CLI::App& app);
+Verb AddClassify(CLI::App& app);
 
 }  // namespace lorad::adapterctl

@@ -50,7 +50,8 @@ absl::Status WriteTo(int fd, const std::string& path, const std::string& content
 absl::StatusOr<std::unique_ptr<NewFolder>> NewFolder::Create(const std::string& path) {
   std::filesystem::path target(path);
   if (!target.has_filename()) target = target.parent_path();  // a slash at the end
-  if (std::error_code error; std::filesystem::symlink_status(target, error).type() != std::filesystem::file_type::not_found) {
+  if (std::error_code error;
+      std::filesystem::symlink_status(target, error).type() != std::filesystem::file_type::not_found) {
     return absl::AlreadyExistsError(absl::StrCat("output folder: ", path, "; must not exist"));
   }
   std::string working = absl::StrCat(target.parent_path().string(), target.has_parent_path() ? "/" : "", ".",

@@ -177,7 +177,8 @@ TEST_F(ConvertTest, MakesPeftsConfigOfMoePefts) {
 }
 
 TEST_F(ConvertTest, LeavesRoutedKindsAsTheyAre) {
-  const std::string config = R"({"peft_type": "MIXLORA", "routing_strategy": "mixlora", "r": 2, "lora_init": "original"})";
+  const std::string config =
+      R"({"peft_type": "MIXLORA", "routing_strategy": "mixlora", "r": 2, "lora_init": "original"})";
   ASSERT_TRUE(ConvertAdapter(Folder(config), Output(), *files_).ok());
   EXPECT_EQ(AdapterConfigJson::parse(Written("adapter_config.json")), AdapterConfigJson::parse(config));
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -176,13 +177,15 @@ TEST_F(MergeTest, ATiedBaseIsUntiedOnlyWhereEmbeddingOrHeadChange) {
   const Checkpoint before = OpenCheckpoint(tied.dir()).value();
   const Checkpoint after = OpenCheckpoint(work_.File("untied")).value();
   const StoredTensor& embedding = before.at("model.embed_tokens.weight");
-  EXPECT_TRUE(std::equal(embedding.data, embedding.data + embedding.size_bytes, after.at("model.embed_tokens.weight").data));
+  EXPECT_TRUE(
+      std::equal(embedding.data, embedding.data + embedding.size_bytes, after.at("model.embed_tokens.weight").data));
   EXPECT_FALSE(std::equal(embedding.data, embedding.data + embedding.size_bytes, after.at("lm_head.weight").data));
 }
 
 TEST_F(MergeTest, CopiesTokenizerAndGenerationFilesAndNoOthers) {
   CopyAsF32(base_.dir(), work_.File("base"));
-  for (const char* file : {"tokenizer.json", "generation_config.json", "chat_template.jinja", "merges.txt", "LICENSE"}) {
+  for (const char* file :
+       {"tokenizer.json", "generation_config.json", "chat_template.jinja", "merges.txt", "LICENSE"}) {
     WriteFile(work_.File("base/") + file, "{}");
   }
   for (const char* file : {"pytorch_model.bin", "notes.pdf", ".cache.json"}) WriteFile(work_.File("base/") + file, "x");
@@ -224,7 +227,7 @@ TEST_F(MergeTest, LeavesNothingBehindWhenItIsCancelledAtAnyTensor) {
 
 TEST_F(MergeTest, RefusesAResultThatIsNotFinite) {
   AdapterImage image = base_.Read(q_v_);
-  for (ImageSlot& slot : image.slots) slot.scale = 3e38f;
+  for (ImageSlot& slot : image.slots) slot.scale = std::numeric_limits<float>::infinity();
   const absl::Status status = WriteMerged(base_.dir(), base_.shape(), image, work_.File("merged"), kGoOn);
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(std::string(status.message()), HasSubstr("self_attn.q_proj.weight: merged element"));

@@ -10,6 +10,7 @@
 #include "tests/component/golden_base.h"
 #include "tests/support/engine_fixture.h"
 #include "tests/support/golden_runner.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -77,6 +78,54 @@ TEST_P(GoldenEngineTest, AllCasesAtOnceInSmallStepsAndLittleMemory) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenEngineTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
+                         [](const auto& info) { return info.param; });
+
+// Classifications and generations in one batch, each as peft answers it.
+class GoldenClassifierTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenClassifierTest, ClassLogitsAreThoseOfPeftInOneBatchWithGenerations) {
+  const std::string dir = GoldenDir(GetParam());
+  EngineSetup setup;
+  setup.engine.max_batch_tokens = 24;  // long prompts go in pieces
+  ThreadedEngine engine(&GoldenBase(GetParam()), dir + "/model", setup);
+  const nlohmann::json cases = ReadJsonFile(dir + "/classifiers.json");
+  std::set<std::string> loaded;
+  for (const nlohmann::json& item : cases) {
+    const std::string adapter = item["adapter"];
+    if (!loaded.insert(adapter).second) continue;
+    const absl::Status status = engine.Load(adapter, dir + "/classifiers/" + adapter);
+    ASSERT_TRUE(status.ok()) << adapter << ": " << status;
+  }
+  std::vector<std::shared_ptr<Recording>> recordings, generations;
+  std::vector<GoldenCase> golden = ReadGoldenCases(dir + "/cases.json");
+  std::erase_if(golden, [](const GoldenCase& g) { return !g.adapter.empty(); });
+  for (size_t i = 0; i < cases.size(); ++i) {
+    Request request;
+    request.adapter = cases[i]["adapter"];
+    request.classify = true;
+    request.prompt_ids = cases[i]["prompt"].get<std::vector<int32_t>>();
+    request.sampling.max_tokens = 1;
+    recordings.push_back(engine.Submit(std::move(request)));
+    if (i < golden.size()) generations.push_back(engine.Submit(RequestOf(golden[i])));
+  }
+  for (size_t i = 0; i < cases.size(); ++i) {
+    SCOPED_TRACE(cases[i]["name"].get<std::string>());
+    recordings[i]->WaitUntilFinished();
+    EXPECT_EQ(recordings[i]->broken_rule(), "");
+    const Recording::Sequence& answer = recordings[i]->sequences()[0];
+    EXPECT_TRUE(answer.finish->status.ok()) << answer.finish->status;
+    EXPECT_TRUE(answer.tokens.empty());
+    const auto wanted = cases[i]["logits"].get<std::vector<double>>();
+    ASSERT_EQ(answer.class_logits.size(), wanted.size());
+    for (size_t l = 0; l < wanted.size(); ++l) EXPECT_NEAR(answer.class_logits[l], wanted[l], kTolerance);
+  }
+  for (size_t i = 0; i < generations.size(); ++i) {
+    generations[i]->WaitUntilFinished();
+    ExpectGolden(golden[i], GoldenAnswerOf(*generations[i]), kTolerance);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, GoldenClassifierTest, testing::Values("llama3", "qwen3", "opt", "opt_post", "phi"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

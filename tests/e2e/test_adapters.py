@@ -5,7 +5,7 @@ import threading
 
 import grpc
 import pytest
-from lorad.v1 import adapters_pb2, inference_pb2
+from lorad.v1 import adapters_pb2
 from support import collect, generate, refusal, request, wait_until
 
 
@@ -219,5 +219,3 @@ def test_more_adapters_than_memory_are_served_by_evicting_idle_ones(start_daemon
 def test_not_there_yet_is_unimplemented_by_name(daemon):
     error = refusal(lambda: daemon.adapters.RollbackAdapter(adapters_pb2.RollbackAdapterRequest(name="q_v")))
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "RollbackAdapter" in error.details()
-    error = refusal(lambda: daemon.inference.Classify(inference_pb2.ClassifyRequest(text="x")))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "Classify" in error.details()

@@ -154,6 +154,29 @@ TEST_F(CompositionTest, TwoThatReplaceTheSameTensorAreRefused) {
   Run(Of({{"a", 1.0f}, {"c", 1.0f}}));
 }
 
+TEST_F(CompositionTest, AClassifierClassifiesAndWritesNoText) {
+  Make({1, 1});
+  world().loader.folders[FakeWorld::PathOf("b")].num_labels = 3;
+  for (const bool known : {false, true}) {
+    SCOPED_TRACE(known);
+    Request writes = Of({{"a", 1.0f}, {"b", 1.0f}});
+    Request classifies = world().MakeRequest("a", 20, 1);
+    classifies.classify = true;
+    for (const Request& wrong : {writes, classifies, world().MakeRequest("b", 20, 1)}) {
+      const auto sink = Submit(wrong);
+      world().Settle();
+      EXPECT_EQ(sink->answer().finish.status.code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(sink->answer().finish.status.message()), HasSubstr("classifier head"));
+    }
+    Request right = world().MakeRequest("b", 40, 1);
+    right.classify = true;
+    const auto sink = Submit(right);
+    world().Settle();
+    EXPECT_THAT(sink->answer().finish.status, IsOk());
+    EXPECT_TRUE(sink->answer().tokens.empty());
+  }
+}
+
 TEST_F(CompositionTest, SharesPrefixesWithItsLikeOnly) {
   Make({1, 1});
   ASSERT_THAT(world().Load("a"), IsOk());

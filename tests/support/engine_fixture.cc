@@ -73,6 +73,7 @@ void Recording::OnEvent(TokenEvent event) {
     sequence.prompt_logprobs = std::move(event.prompt_logprobs);
   }
   sequence.tokens.insert(sequence.tokens.end(), event.tokens.begin(), event.tokens.end());
+  sequence.class_logits = std::move(event.class_logits);
   sequence.finish = std::move(event.finish);
   if (AllFinished()) changed_.notify_all();
 }

@@ -35,6 +35,7 @@ class Recording final : public TokenSink {
     std::string adapter;
     std::vector<TokenLogprob> tokens;
     std::vector<TokenLogprob> prompt_logprobs;
+    std::vector<float> class_logits;
     std::optional<Finish> finish;
   };
   explicit Recording(const Request& request);

@@ -18,6 +18,7 @@ struct FakeFolder {
   absl::Status error = {};  // not ok: reading it fails
   bool hangs = false;       // reading it never ends
   bool has_bias = false;    // it replaces the bias of the only site
+  int32_t num_labels = 0;   // of a classifier
 };
 
 // One small site, so that the real pool and slot table carry the content.
@@ -91,6 +92,7 @@ class FakeLoader final {
     auto image = std::make_shared<AdapterImage>();
     image->kind = "lora";
     image->digest = absl::StrCat("digest-", folder.content);
+    image->num_labels = folder.num_labels;
     if (folder.has_bias) image->slots.push_back({.site = Site::kQProj, .layer = 0, .bias = {.shape = {8}}});
     if (!job.expected_digest.empty() && job.expected_digest != image->digest) {
       return AdapterLoadFailed{.id = job.id, .status = absl::DataLossError("changed on disk")};

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/backend.h"
+
+namespace lorad {
+
+// What calls that compute a prompt have in common.
+
+// A text's tokens, special ones as the tokenizer says. Errors: FailedPrecondition without a tokenizer; InvalidArgument
+// for a text without tokens, far too long, or with tokens that the model does not have.
+absl::StatusOr<std::vector<int32_t>> PromptIds(const std::string& text, const Backend& backend);
+
+// The call's own deadline, on our clock; a far one is none, as clocks of nanoseconds cannot hold it.
+std::optional<int64_t> DeadlineUs(const grpc::CallbackServerContext& context, int64_t now_us);
+
+}  // namespace lorad
