@@ -203,6 +203,40 @@ TEST(LifecycleTest, AFolderOfAdapterDirLoadsAtFirstUse) {
   EXPECT_NE(world.Listed("found"), nullptr);
 }
 
+std::vector<std::string> PathsBeingRead(const FakeWorld& world) {
+  std::vector<std::string> paths;
+  for (const FakeLoader::Job& job : world.loader.jobs) paths.push_back(job.path);
+  return paths;
+}
+
+TEST(LifecycleTest, AdaptersAreReadInTheOrderInWhichTheirRequestsWillBegin) {
+  FakeWorld world({});
+  const std::pair<const char*, int32_t> asked[] = {{"late", 3}, {"b", 1}, {"a", 0}, {"d", 2}, {"c", 1}, {"last", 4}};
+  for (const auto& [name, priority] : asked) {
+    world.Folder(name, 1);
+    Request request = world.MakeRequest(name, 4, 4);
+    request.priority = priority;
+    ASSERT_TRUE(world.Submit(std::move(request), FakeWorld::PathOf(name)).ok());
+  }
+  world.Turn();
+  EXPECT_THAT(PathsBeingRead(world), ElementsAre("/adapters/a", "/adapters/b", "/adapters/c", "/adapters/d"));
+}
+
+TEST(LifecycleTest, UnderFairShareTheAdapterOfWhoHasHadMostIsReadLast) {
+  FakeWorld world({.config = {.order = "fair_share"}});
+  for (const char* name : {"greedy", "a", "b", "c", "d"}) world.Folder(name, 1);
+  ASSERT_TRUE(world.Load("greedy").ok());
+  world.Generate("greedy", 20, 40);
+  world.Settle();
+  world.Unload("greedy");
+  world.Settle();
+  for (const char* name : {"greedy", "a", "b", "c", "d"}) {
+    ASSERT_TRUE(world.Submit(world.MakeRequest(name, 4, 4), FakeWorld::PathOf(name)).ok());
+  }
+  world.Turn();
+  EXPECT_THAT(PathsBeingRead(world), ElementsAre("/adapters/a", "/adapters/b", "/adapters/c", "/adapters/d"));
+}
+
 TEST(LifecycleTest, AFolderThatNobodyWaitsForAnyMoreIsForgottenUnread) {
   FakeWorld world({});
   std::vector<Request> requests;
