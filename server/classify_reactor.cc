@@ -82,7 +82,7 @@ void ClassifyReactor::OnEvent(TokenEvent event) {
 void ClassifyReactor::Handle(const TokenEvent& event) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_ || !event.finish.has_value()) return;
-  const Finish& finish = *event.finish;
+  const lorad::Finish& finish = *event.finish;
   if (!finish.status.ok()) return End(finish.status);
   if (finish.reason == FinishReason::kAbort) return End(absl::AbortedError(finish.abort_detail));
   for (size_t i = 0; i < event.class_logits.size(); ++i) {
