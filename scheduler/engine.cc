@@ -51,8 +51,8 @@ const AdapterInfo* FindLive(const AdapterListing& listing, const std::string& na
   return state == AdapterState::kFailed || state == AdapterState::kDraining ? nullptr : found->get();
 }
 
-// Where an adapter that is not known would lie, by its words alone: the loader finds out whether it is there, since that
-// may take for ever.
+// Where an adapter that is not known would lie, by its words alone: the loader finds out whether it is there, since
+// that may take for ever.
 std::string FolderOf(const std::string& adapter, const std::string& adapter_dir) {
   return adapter_dir.empty() ? "" : absl::StrCat(adapter_dir, "/", adapter);
 }

@@ -16,8 +16,8 @@ namespace lorad {
 
 struct MergeJob {
   std::string adapter_path;
-  std::string digest;        // of what is served; a folder that changed since is refused
-  std::string output_path;   // as it was asked for; looked up on the merger's thread
+  std::string digest;       // of what is served; a folder that changed since is refused
+  std::string output_path;  // as it was asked for; looked up on the merger's thread
   MergeProgressFn progress;
   std::function<void(absl::Status)> done;  // once; both are called on the merger's thread
 };

@@ -288,8 +288,8 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   for (const auto& [path, replacement] : replacements) tensors.modules[path];  // a tied head may have no tensor
   std::vector<ImageSlot> slots = PlanSlots(tensors, replacements, modules, targets, config.init);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
-  ASSIGN_OR_RETURN(AdapterImage image,
-                   ReadImage(index, tensors, replacements, base, modules, config.init, std::move(slots), files, options));
+  ASSIGN_OR_RETURN(AdapterImage image, ReadImage(index, tensors, replacements, base, modules, config.init,
+                                                 std::move(slots), files, options));
   if (classifier.has_value()) {
     RETURN_IF_ERROR(AddClassifier(index.path, *classifier, base, files, options, &image));
   }

@@ -87,11 +87,12 @@ void AddRequest(CLI::App* command, const std::shared_ptr<GenerateFlags>& flags) 
   command->add_option("--token-ids", flags->token_ids, "Token ids instead of a prompt: 1,2,3")
       ->allow_extra_args(false)
       ->delimiter(',');
+  // Not a vector: CLI11 2.1 takes the next argument for an empty value of one.
   command
-      ->add_option("--adapter", flags->adapters,
-                   "Its name, or NAME=SCALE; without it the base. Repeated: all of them together, in this order")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->add_option_function<std::string>(
+          "--adapter", [flags](const std::string& name) { flags->adapters.push_back(name); },
+          "Its name, or NAME=SCALE; without it the base. Repeated: all of them together, in this order")
+      ->trigger_on_parse();
   command->add_option("--compare", flags->compare, "Show the base and these adapters one under the other: a,b,c")
       ->allow_extra_args(false)
       ->delimiter(',');

@@ -137,8 +137,8 @@ TEST_P(WrittenTest, IsConvertedToTheSameAdapterInSafetensors) {
     ASSERT_TRUE(notes.ok()) << notes.status();
     EXPECT_FALSE(fs::exists(output + "/adapter_model.bin"));
     ExpectSameImage(Read(output), Read(folder.string()));
-    for (const auto& [tensor, entry] :
-         ParseSafetensorsHeader(*files_, output + "/adapter_model.safetensors").value().tensors) {
+    const SafetensorsIndex index = ParseSafetensorsHeader(*files_, output + "/adapter_model.safetensors").value();
+    for (const auto& [tensor, entry] : index.tensors) {
       EXPECT_TRUE(tensor.starts_with("base_model.model.")) << tensor;
       EXPECT_FALSE(tensor.find(".default") != std::string::npos) << tensor;
     }

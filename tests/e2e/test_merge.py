@@ -71,12 +71,12 @@ def test_a_full_disk_is_told_and_leaves_nothing(start_daemon, golden, tmp_path):
     """The daemon may write no file above a few KiB, which the system tells it as it tells of a full disk."""
     daemon = start_daemon()
     daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="a", path=str(golden / "llama3/adapters/q_v")))
-    subprocess.run(["prlimit", f"--pid={daemon.process.pid}", "--fsize=8192"], check=True)
+    subprocess.run(["prlimit", f"--pid={daemon.process.pid}", "--fsize=8192:unlimited"], check=True)
     error = refusal(lambda: daemon.adapters.MergeAdapter(
         adapters_pb2.MergeAdapterRequest(name="a", output_path=str(tmp_path / "merged"))))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "free some space" in error.details()
     assert list(tmp_path.iterdir()) == []
-    subprocess.run(["prlimit", f"--pid={daemon.process.pid}", "--fsize=unlimited"], check=True)
+    subprocess.run(["prlimit", f"--pid={daemon.process.pid}", "--fsize=unlimited:unlimited"], check=True)
     merge(daemon, "a", tmp_path / "merged")
     assert daemon.stop() == 0
 

@@ -423,7 +423,7 @@ TEST(ConfigTest, RefusesBrokenFiles) {
 
 TEST(BaseShapeTest, OptsAndPhisModulesAreOurSites) {
   const BaseShape opt = BaseShapeOf(*Read(With(Opt(), "word_embed_proj_dim", 20)));
-  ASSERT_EQ(opt.sites.size(), 10u);
+  ASSERT_EQ(opt.sites.size(), 13u);  // norms, too
   const auto expect = [](const BaseShape& shape, Site site, const char* path, int64_t in, int64_t out, bool has_bias) {
     const SiteShape* found = shape.Find(site);
     ASSERT_NE(found, nullptr) << path;
@@ -441,7 +441,7 @@ TEST(BaseShapeTest, OptsAndPhisModulesAreOurSites) {
   expect(opt, Site::kLmHead, "lm_head", 20, 100, false);
   EXPECT_EQ(BaseShapeOf(*Read(Opt())).Find(Site::kProjectIn), nullptr);
   const BaseShape phi = BaseShapeOf(*Read(Phi()));
-  ASSERT_EQ(phi.sites.size(), 8u);
+  ASSERT_EQ(phi.sites.size(), 10u);
   expect(phi, Site::kOProj, "model.layers.{}.self_attn.dense", 64, 64, true);
   expect(phi, Site::kUpProj, "model.layers.{}.mlp.fc1", 64, 96, true);
   expect(phi, Site::kLmHead, "lm_head", 64, 100, true);
@@ -453,7 +453,7 @@ TEST(BaseShapeTest, NamesModulesAndWidths) {
   const BaseShape shape = BaseShapeOf(*config);
   EXPECT_EQ(shape.num_layers, 3);
   EXPECT_TRUE(shape.tied_embeddings);
-  ASSERT_EQ(shape.sites.size(), 9u);
+  ASSERT_EQ(shape.sites.size(), 12u);
   const SiteShape* k = shape.Find(Site::kKProj);
   EXPECT_EQ(k->module_path, "model.layers.{}.self_attn.k_proj");
   EXPECT_EQ(k->in_features, 64);
