@@ -6,6 +6,7 @@
 
 #include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
+#include "adapters/apply_routing.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 
@@ -28,6 +29,7 @@ SlotSeam::Use SlotSeam::UseAt(Site site, int layer, const RowSegments& rows) con
     LORAD_CHECK(term.slot >= 0 && term.slot < slots_.slots());  // a lease holds its slot for the whole step
     use.adds |= weights[term.slot].adds();
     use.replaces |= weights[term.slot].replaces();
+    use.routes |= weights[term.slot].routes();
   }
   return use;
 }
@@ -49,7 +51,10 @@ at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, a
   return y;
 }
 
-RowRouting SlotSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) { return {&rows}; }
+RowRouting SlotSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) {
+  if (!UseAt(Site::kFfn, layer, rows).routes) return {&rows};
+  return RouteRows(slots_, layer, x, rows);
+}
 
 at::Tensor SlotSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) {
   const SlotWeights* slots = slots_.At(Site::kEmbedTokens, kNoLayer);

@@ -30,6 +30,7 @@ class SlotSeam final : public AdapterSeam {
   struct Use {
     bool adds = false;
     bool replaces = false;
+    bool routes = false;
   };
   Use UseAt(Site site, int layer, const RowSegments& rows) const;
 

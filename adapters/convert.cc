@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/types/span.h"
+#include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/lora.h"
 #include "adapters/kinds/tensor_reader.h"
@@ -84,7 +85,7 @@ absl::StatusOr<std::vector<std::string>> ConvertAdapter(const std::string& from,
                                                         FileSource& files) {
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(AdapterConfigJson config, ReadAdapterConfig(from, files));
-  ASSIGN_OR_RETURN(const SafetensorsIndex index, FindAdapterTensors(from, files));
+  ASSIGN_OR_RETURN(const SafetensorsIndex index, FindAdapterTensors(files, from));
   const bool is_lora = RecognisesLora(config);
   std::map<std::string, std::string> old_names;
   for (const auto& [name, entry] : index.tensors) {

@@ -56,6 +56,7 @@ const PackedSlot* FindSameRows(const AdapterImage& image, const ImageSlot& slot,
 PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
   PackedLayout layout;
   layout.dtype = pool_dtype;
+  layout.routing = image.routing;
   const auto place = [&](int64_t bytes) {
     const int64_t offset = Aligned(layout.total_bytes);
     layout.total_bytes = offset + bytes;
@@ -81,6 +82,7 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
           same != nullptr ? same->rows_offset_bytes : place(slot.rows.elements() * SizeBytes(pool_dtype));
       if (!slot.row_ids.empty()) packed.row_ids_offset_bytes = place(packed.num_rows * int64_t{sizeof(int32_t)});
     }
+    if (slot.router.present()) packed.router_offset_bytes = place_f32(slot.router.elements());
     layout.slots.push_back(packed);
   }
   return layout;
@@ -117,6 +119,7 @@ void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* dest
     copy_f32(slot.dora, packed.dora_offset_bytes);
     copy_f32(slot.bias_change, packed.bias_offset_bytes);
     if (slot.delta_bias.present()) Copy(slot.delta_bias, DType::kF32, destination + packed.delta_bias_offset_bytes);
+    if (slot.router.present()) Copy(slot.router, DType::kF32, destination + packed.router_offset_bytes);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "adapters/routing.h"
 #include "model/base/dtype.h"
 #include "model/sites.h"
 
@@ -46,6 +47,7 @@ struct ImageSlot {
   // weight and bias [2, width], both of them the adapter's or the base's.
   HostTensor rows = {};
   std::vector<int32_t> row_ids = {};  // [n] tokens, ascending; empty: 0..n-1
+  HostTensor router = {};             // [experts, in]: which of them a row goes to
   // As applied, made by the reader from the above and the base.
   std::vector<float> dora = {};         // [3, out], DoraTerms::values
   std::vector<float> bias_change = {};  // [out], bias minus the base's
@@ -56,6 +58,7 @@ struct ImageSlot {
 struct AdapterImage {
   std::string kind;                  // "lora"
   std::vector<ImageSlot> slots;      // ordered by (site, layer)
+  RoutingRule routing;               // of the routers among them
   std::vector<std::string> targets;  // distinct module names, for people: "q_proj"
   std::vector<std::string> warnings;
   std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
@@ -81,11 +84,13 @@ struct PackedSlot {
   int32_t width = 0;
   int64_t rows_offset_bytes = -1;
   int64_t row_ids_offset_bytes = -1;  // [num_rows] int32; -1: all, from 0
+  int64_t router_offset_bytes = -1;
 };
 
 struct PackedLayout {
   DType dtype = DType::kF32;
   std::vector<PackedSlot> slots;
+  RoutingRule routing;
   int64_t total_bytes = 0;
 };
 

@@ -92,8 +92,11 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
                .rows = bytes_at(packed.rows_offset_bytes),
                .row_ids = reinterpret_cast<const int32_t*>(bytes_at(packed.row_ids_offset_bytes)),
                .num_rows = packed.num_rows,
-               .width = packed.width});
+               .width = packed.width,
+               .router = floats_at(packed.router_offset_bytes),
+               .router_top_k = entry.layout.routing.top_k});
   }
+  table.SetRouting(entry.slot, entry.layout.routing);
 }
 
 void AdapterPool::Impl::Drop(std::unordered_map<AdapterId, Entry>::iterator found) {

@@ -20,6 +20,7 @@ const SlotWeights* SlotTable::At(Site site, int32_t layer) const { return by_sit
 void SlotTable::Resize(int32_t slots) {
   LORAD_CHECK_GE(slots, num_slots_);
   for (std::vector<SlotWeights>& weights : by_site_layer_) weights.resize(static_cast<size_t>(slots));
+  routing_.resize(static_cast<size_t>(slots));
   num_slots_ = slots;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "adapters/routing.h"
 #include "model/base/dtype.h"
 #include "model/sites.h"
 
@@ -25,9 +26,15 @@ struct SlotWeights {
   const int32_t* row_ids = nullptr;  // [num_rows] ascending; nullptr: all, from 0
   int32_t num_rows = 0;
   int32_t width = 0;
+  // Deals rows to the experts. At a linear all of them act on every row that is the adapter's, each with its weight:
+  // the softmax over all, of the likeliest `router_top_k` alone, so that these sum to one.
+  const float* router = nullptr;  // [experts, in]
+  int32_t router_top_k = 0;
 
+  int64_t ranks_of_a_row() const { return routes() ? int64_t{experts} * rank : rank; }
   bool adds() const { return rank > 0 || bias != nullptr; }
   bool replaces() const { return num_rows > 0; }
+  bool routes() const { return router != nullptr; }
 };
 
 // For every (site, layer): the weights of each resident adapter by slot. Persistent; changes on residency only.
@@ -39,7 +46,7 @@ class SlotTable final {
   const SlotWeights* At(Site site, int32_t layer) const;
   bool AnyAt(Site site, int32_t layer, int32_t slot) const {
     const SlotWeights& weights = At(site, layer)[slot];
-    return weights.adds() || weights.replaces();
+    return weights.adds() || weights.replaces() || weights.routes();
   }
   // Whether any resident adapter replaces rows at this site, in whatever layer.
   bool AnyReplaces(Site site) const { return replacing_[static_cast<size_t>(site)] > 0; }
@@ -50,6 +57,8 @@ class SlotTable final {
   void Resize(int32_t slots);
   void Set(Site site, int32_t layer, int32_t slot, const SlotWeights& weights);
   void ClearSlot(int32_t slot);
+  void SetRouting(int32_t slot, const RoutingRule& rule) { routing_[static_cast<size_t>(slot)] = rule; }
+  const RoutingRule& RoutingOf(int32_t slot) const { return routing_[static_cast<size_t>(slot)]; }
   void SetDType(DType dtype) { dtype_ = dtype; }
 
  private:
@@ -60,6 +69,7 @@ class SlotTable final {
   DType dtype_ = DType::kF32;
   std::vector<std::vector<SlotWeights>> by_site_layer_;
   std::array<int64_t, kNumSites> replacing_ = {};  // entries that replace rows
+  std::vector<RoutingRule> routing_;               // by slot
 };
 
 }  // namespace lorad

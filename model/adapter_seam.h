@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include "model/config.h"
 #include "model/row_segments.h"
 #include "model/sites.h"
 
@@ -24,9 +26,25 @@ struct SiteGroup {
   std::vector<SitePart> parts;
 };
 
+// Rows of one layer's FFN that adapters send to experts of their own. A pair is a row at one of its experts; all
+// experts share the base's weights.
+struct RoutedRows {
+  RowSegments others;              // the step's rows without the terms of those that are routed
+  RowSegments pairs;               // [P], by adapter and expert; input_rows: the row of x of each
+  std::vector<int32_t> rows;       // [Q], the routed rows, ascending
+  std::vector<int32_t> row_pairs;  // [Q, k], by ascending expert; -1 behind a row's last
+  std::vector<float> weights;      // [Q, k]
+  struct OtherActivation {
+    int32_t first_pair, end_pair;
+    Activation activation;
+  };
+  std::vector<OtherActivation> activations;  // of pairs whose adapter names one, ascending; the others have the base's
+};
+
 // Rows for the FFN of one layer. Without a routed adapter in the step it is the identity: `rows` are the step's own.
 struct RowRouting {
   const RowSegments* rows;
+  std::shared_ptr<const RoutedRows> routed = nullptr;  // holds `rows` if there are any
 };
 
 // What stands in for a norm's weight and bias in some rows, ascending.
@@ -52,6 +70,7 @@ class AdapterSeam {
   // is needed.
   virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                   const at::Tensor& base_bias, const RowSegments& rows) = 0;
+  // Which rows of an FFN's input x [R, hidden] are routed, and where to.
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
   // ids [R] int32; raw [R, hidden] are the rows of the base table, before the model's scaling.
   virtual at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) = 0;

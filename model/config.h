@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -25,6 +26,8 @@ enum class Activation : uint8_t {
   kGelu,      // by the error function
   kRelu,
 };
+std::optional<Activation> ActivationNamed(std::string_view name);  // HF's: "silu", "gelu_new", …
+inline constexpr char kActivationNames[] = "silu, swish, gelu, gelu_new, gelu_pytorch_tanh and relu";
 enum class RopeScaling : uint8_t { kNone, kLinear, kDynamic, kYarn, kLongRope, kLlama3 };
 
 // HF's rotary embeddings: angles in fp32, cos and sin cast to the model's dtype, half-split rotation.

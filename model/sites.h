@@ -30,6 +30,7 @@ enum class Site : uint8_t {
   kProjectOut,  // between the layers and lm_head
   kQkvProj,     // q|k|v as one module
   kGateUpProj,  // gate|up as one module
+  kFfn,         // an adapter's router: which of its experts a row of the FFN goes to
   // Norms: an adapter may replace their weight and bias.
   kInputNorm,
   kPostAttentionNorm,
@@ -39,7 +40,7 @@ enum class Site : uint8_t {
   kKNorm,
   kFinalNorm,
 };
-inline constexpr int kNumSites = 27;
+inline constexpr int kNumSites = 28;
 constexpr bool IsNorm(Site site) { return site >= Site::kInputNorm; }
 
 std::string_view Name(Site site);  // "q_proj", …

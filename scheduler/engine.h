@@ -29,7 +29,7 @@ struct EngineConfig {
   int64_t max_overtakes = 64;           // how many later requests may begin before one whose adapter is loading
   int64_t max_adapters = 1'000'000;     // names known
   int64_t max_context_tokens = 0;       // the model's
-  RopeSwitch rope_switch;               // the model's
+  RopeSwitch rope_switch = {};          // the model's
   std::string order = "fcfs";           // a name of scheduler/order/table.cc
   ServicePrices prices = {};            // for orders that share
   int64_t max_running_per_adapter = 0;  // sequences; 0 = no limit. The base has none

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/dora.h"
 #include "adapters/float_convert.h"
+#include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/block_diagonal.h"
 #include "adapters/kinds/classifier.h"
 #include "adapters/kinds/initial_pair.h"
@@ -26,17 +27,6 @@ namespace lorad {
 namespace {
 
 using Targets = std::map<std::string, TargetedModule>;
-
-absl::Status CheckFinite(const SafetensorsIndex& index, const FileTensor& tensor, const HostTensor& host,
-                         DType pool_dtype) {
-  const int64_t at = FirstNotFinite(host.dtype, host.data(), host.elements(), pool_dtype);
-  if (at < 0) return absl::OkStatus();
-  if (FirstNotFinite(host.dtype, host.data(), host.elements(), host.dtype) >= 0) {
-    return absl::DataLossError(absl::StrCat(About(index, tensor), "NaN or infinity at element: ", at));
-  }
-  return absl::InvalidArgumentError(absl::StrCat(About(index, tensor), "too large for the serving type ",
-                                                 std::string(Name(pool_dtype)), " at element: ", at));
-}
 
 // Where the image keeps each of a module's tensors.
 struct SlotPart {
@@ -117,18 +107,6 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements&
   return slots;
 }
 
-// Before the tensors are read: an adapter that can never be served takes no memory.
-absl::Status CheckFitsPool(const std::string& path, const std::vector<ImageSlot>& slots,
-                           const AdapterReadOptions& options) {
-  if (options.max_pool_bytes == 0) return absl::OkStatus();
-  AdapterImage unread;
-  unread.slots = slots;
-  const int64_t bytes = PlanLayout(unread, options.pool_dtype).total_bytes;
-  if (bytes <= options.max_pool_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(path, ": adapter larger than the memory for KV and adapters: bytes: ",
-                                                 bytes, "; limit: ", options.max_pool_bytes, "; raise --memory-bytes"));
-}
-
 absl::Status AddInitialPair(const std::string& path, PeftInit init, bool saved_table, bool tied,
                             const AdapterReadOptions& options, ImageSlot* slot) {
   if (init == PeftInit::kKeepsBase || slot->rank == 0) return absl::OkStatus();
@@ -199,7 +177,7 @@ absl::Status ReadReplacements(const SafetensorsIndex& index, const PeftTensors& 
     }
     ASSIGN_OR_RETURN(slot.rows, ReadReplacement(files, index, replacement, modules.at(path), options.base_tables));
     const FileTensor& named = replacement.weight != nullptr ? *replacement.weight : *replacement.bias;
-    RETURN_IF_ERROR(CheckFinite(index, named, slot.rows, options.pool_dtype));
+    RETURN_IF_ERROR(CheckFinite(About(index, named), slot.rows, options.pool_dtype));
     read[replacement.weight] = slot.rows;
   }
   return absl::OkStatus();
@@ -234,7 +212,7 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
       HostTensor& host = slot.*part.to;
       host = reader.Get(tensor->second);
       if (part.vector) host.shape = {host.elements()};
-      RETURN_IF_ERROR(CheckFinite(index, *tensor, host, part.vector ? DType::kF32 : options.pool_dtype));
+      RETURN_IF_ERROR(CheckFinite(About(index, *tensor), host, part.vector ? DType::kF32 : options.pool_dtype));
     }
     const TargetedModule& target = modules.at(path);
     if (target.a_blocks > 1) slot.a = WithItsZeros(slot.a, target.a_blocks);
@@ -264,6 +242,15 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
   return image;
 }
 
+// MoE-PEFT writes few keys, and never this one; PEFT all of its own.
+bool IsWrittenByPeft(const AdapterConfigJson& json) { return json.contains("inference_mode"); }
+
+bool HasMagnitudes(const SafetensorsIndex& index) {
+  return std::any_of(index.tensors.begin(), index.tensors.end(), [](const FileTensor& tensor) {
+    return tensor.first.find("lora_magnitude_vector") != std::string::npos;
+  });
+}
+
 }  // namespace
 
 bool RecognisesLora(const AdapterConfigJson& config) {
@@ -279,8 +266,11 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   ASSIGN_OR_RETURN(PeftLoraConfig config, ParsePeftLoraConfig(json, base.model_type));
   ASSIGN_OR_RETURN(const Targets targets, SelectTargets(config, base));
 
-  ASSIGN_OR_RETURN(SafetensorsIndex index, FindAdapterTensors(dir, files));
+  ASSIGN_OR_RETURN(SafetensorsIndex index, FindAdapterTensors(files, dir));
   ASSIGN_OR_RETURN(const std::optional<FileTensor> classifier, TakeClassifier(base, &index, &config));
+  const bool is_plain_after_all = config.use_dora && !HasMagnitudes(index) && !IsWrittenByPeft(json);
+  if (is_plain_after_all) config.use_dora = false;
+
   ASSIGN_OR_RETURN(PeftTensors tensors, SortPeftTensors(index, config, base, targets));
   const Targets modules = AllModulesAnd(targets, base);
   ASSIGN_OR_RETURN(const Replacements replacements,
@@ -290,6 +280,7 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
   ASSIGN_OR_RETURN(AdapterImage image, ReadImage(index, tensors, replacements, base, modules, config.init,
                                                  std::move(slots), files, options));
+  if (is_plain_after_all) image.warnings.push_back(kDoraWithoutMagnitudes);
   if (classifier.has_value()) {
     RETURN_IF_ERROR(AddClassifier(index.path, *classifier, base, files, options, &image));
   }

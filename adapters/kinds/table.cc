@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/lora.h"
+#include "adapters/kinds/moe_peft.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -19,6 +20,7 @@ constexpr int64_t kMaxKeys = 16'384;
 
 constexpr AdapterKind kKinds[] = {
     {.name = "lora", .recognises = &RecognisesLora, .read = &ReadLora},
+    {.name = "moe-peft", .recognises = &IsMoeConfig, .read = &ReadMoePeft},
 };
 
 struct JsonExtent {
@@ -72,7 +74,7 @@ absl::Status RefuseByName(const AdapterConfigJson& config) {
     if (*found == "LORA") continue;
     return absl::UnimplementedError(absl::StrCat(kConfigFile, ": ", key, ": ",
                                                  Printable(found->get_ref<const std::string&>()),
-                                                 "; not supported yet; supported: LORA"));
+                                                 "; not supported yet; supported: LORA, MIXLORA, LORAMOE, MOLA"));
   }
   return absl::InvalidArgumentError(
       absl::StrCat(kConfigFile, ": neither peft_type nor r; is this the folder of an adapter?"));

@@ -3,24 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
-#include "model/torch_file.h"
 
 namespace lorad {
-
-absl::StatusOr<SafetensorsIndex> FindAdapterTensors(const std::string& dir, FileSource& files) {
-  const std::string safetensors = absl::StrCat(dir, "/adapter_model.safetensors");
-  const std::string pickled = absl::StrCat(dir, "/adapter_model.bin");
-  const bool is_pickled = !files.Exists(safetensors);
-  if (is_pickled && !files.Exists(pickled)) {
-    return absl::DataLossError(absl::StrCat(dir, ": neither adapter_model.safetensors nor adapter_model.bin"));
-  }
-  ASSIGN_OR_RETURN(SafetensorsIndex index,
-                   is_pickled ? ParseTorchFile(files, pickled) : ParseSafetensorsHeader(files, safetensors));
-  if (index.tensors.empty()) return absl::DataLossError(absl::StrCat(index.path, ": holds no tensors"));
-  return index;
-}
 
 absl::Status TensorReader::Read() {
   std::sort(wanted_.begin(), wanted_.end(),

@@ -7,16 +7,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "adapters/image.h"
 #include "model/base/file_source.h"
 #include "model/safetensors.h"
 
 namespace lorad {
-
-// Where the tensors of an adapter's folder lie: in adapter_model.safetensors, else in adapter_model.bin, as PEFT
-// prefers. Errors: DataLoss for a folder without either, or a file without tensors; as the readers of both.
-absl::StatusOr<SafetensorsIndex> FindAdapterTensors(const std::string& dir, FileSource& files);
 
 // Reads some tensors of a file into one buffer, in the file's order, each stretch that lies together at once. The
 // file, its path and the entries must outlive it.

@@ -16,7 +16,9 @@ namespace lorad {
 //
 //   for g in groups, for term t of g in order, for part p with w = p.slots[t.slot], w.adds():
 //     y' = y[rows of g, p.first_column : + p.columns],    x' = x[rows.input_rows of them], or x[rows of g]
-//     y' = f * (y' + t.scale * w.scale * ((x' A^T) B^T + w.delta_bias)),    A, B^T = w.a, w.b_t[t.expert]
+//     y' = f * (y' + t.scale * w.scale * ((x' A^T) B^T + w.delta_bias)),    A, B^T = w.a, w.b_t[t.expert];
+//     where w routes, A and B^T are those of all experts, one below the other, and (x' A^T) of each is multiplied by
+//     its weight (adapters/slot_table.h)
 //   and then, for part p: y' += w.bias of the last such term that has one
 //   f = DoraFactors(w.dora, t.scale), 1 without; absent vectors are 0
 //

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "adapters/ops/cpu/column_terms.h"
@@ -75,8 +76,10 @@ class Job final {
     const SlotWeights* weights;
     const SegmentedGemmPart* part;
     const SlotTerm* term;
-    int64_t first_rank;
-    const float* bias;  // [part->columns], to be added with this pair: it is the part's last
+    int64_t first_rank;  // in the block's rows
+    int64_t ranks;
+    int64_t first_of_a;  // row of the slot's A and B^T
+    const float* bias;   // [part->columns], to be added with this pair: it is the part's last
   };
   template <typename Fn>
   void ForEachPair(const RowBlock& block, const Fn& fn) const {
@@ -86,8 +89,10 @@ class Job final {
       for (const SegmentedGemmPart& part : args_.parts) {
         const SlotWeights& w = part.slots[term.slot];
         if (!w.adds() || part.columns == 0) continue;
-        fn(Pair{&w, &part, &term, rank, BiasAfter(block, t, part)});
-        rank += w.rank;
+        const int64_t ranks = w.ranks_of_a_row();
+        const int64_t first_of_a = w.routes() ? 0 : int64_t{term.expert} * w.rank;
+        fn(Pair{&w, &part, &term, rank, ranks, first_of_a, BiasAfter(block, t, part)});
+        rank += ranks;
       }
     }
   }
@@ -113,8 +118,8 @@ class Job final {
       RowBlock block = {0, 0, rows.term_starts[g], rows.term_starts[g + 1], 0, 0};
       int64_t per_row = 0;
       ForEachPair(block, [&](const Pair& pair) {
-        block.sum_of_ranks += pair.weights->rank;
-        per_row += pair.weights->rank * in_ + (pair.weights->rank + 1) * pair.part->columns;
+        block.sum_of_ranks += pair.ranks;
+        per_row += pair.ranks * in_ + (pair.ranks + 1) * pair.part->columns;
       });
       if (per_row == 0) continue;
       for (int64_t r = rows.starts[g]; r < rows.starts[g + 1]; r += size) {
@@ -146,9 +151,7 @@ class Job final {
   }
   const T* Gathered(const RowBlock& block, float* scratch) const {
     T* const rows = reinterpret_cast<T*>(scratch);
-    for (int64_t i = 0; i < block.rows; ++i) {
-      std::copy_n(x_ + args_.rows.input_rows[block.first_row + i] * x_stride_, in_, rows + i * in_);
-    }
+    for (int64_t i = 0; i < block.rows; ++i) std::copy_n(RowOfX(block.first_row + i), in_, rows + i * in_);
     return rows;
   }
   int64_t PackedSize(const RowBlock& block) const {
@@ -159,9 +162,45 @@ class Job final {
               int64_t ranks, float* h) const {
     if (ranks == 0) return;
     const DotArgs dot = {x, x_stride, block.rows, in_, ranks, in_, block.sum_of_ranks};
-    const int64_t first = pair.term->expert * pair.weights->rank + first_rank;
+    const int64_t first = pair.first_of_a + first_rank;
     Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first * in_, h + pair.first_rank + first_rank);
   }
+  // Multiplies what each expert made of a row by its weight, if the slot routes: logits in f32.
+  void WeighExperts(const RowBlock& block, const Pair& pair, float* h) const {
+    const SlotWeights& w = *pair.weights;
+    if (!w.routes() || pair.ranks == 0) return;
+    const int64_t experts = w.experts;
+    float* const packed = ThreadScratch(Scratch::kColumns, block.rows * (packed_stride_ + in_ + experts));
+    float* const rows = packed + block.rows * packed_stride_;
+    float* const logits = rows + block.rows * in_;
+    for (int64_t i = 0; i < block.rows; ++i) Widen(RowOfX(block.first_row + i), in_, rows + i * in_);
+    PackTiles(rows, in_, block.rows, in_, 0, RowTiles(block.rows), packed, packed_stride_);
+    Dot({packed, packed_stride_, block.rows, in_, experts, in_, experts}, w.router, logits);
+    const RoutingRule rule = {.choice = RoutingRule::Choice::kTopK, .top_k = w.router_top_k, .renormalise = true};
+    std::vector<int32_t> chosen(static_cast<size_t>(w.router_top_k));
+    std::vector<float> weights(chosen.size()), of_all(static_cast<size_t>(experts));
+    for (int64_t i = 0; i < block.rows; ++i) {
+      ChooseExperts(rule, {logits + i * experts, static_cast<size_t>(experts)}, absl::MakeSpan(chosen),
+                    absl::MakeSpan(weights));
+      std::fill(of_all.begin(), of_all.end(), 0.0f);
+      for (size_t j = 0; j < chosen.size(); ++j) of_all[static_cast<size_t>(chosen[j])] = weights[j];
+      float* value = h + i * block.sum_of_ranks + pair.first_rank;
+      for (const float weight : of_all) {
+        for (int32_t r = 0; r < w.rank; ++r) *value++ *= weight;
+      }
+    }
+  }
+  const T* RowOfX(int64_t row) const {
+    return x_ + (args_.rows.input_rows.empty() ? row : args_.rows.input_rows[row]) * x_stride_;
+  }
+  static void Widen(const T* from, int64_t count, float* to) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      std::copy_n(from, count, to);
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i]) << 16);
+    }
+  }
+
   void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column,
                   int64_t columns) const {
     const SlotWeights& w = *pair.weights;
@@ -169,13 +208,13 @@ class Job final {
         .h = h + pair.first_rank,
         .h_stride = block.sum_of_ranks,
         .rows = block.rows,
-        .rank = w.rank,
+        .rank = pair.ranks,
         .b_stride = pair.part->columns,
         .columns = columns,
         .y_stride = y_stride_,
         .scale = pair.term->scale * w.scale,
         .terms = ColumnTerms(w, pair.bias, pair.part->columns, pair.term->scale, first_column, columns)};
-    Expand(expand, reinterpret_cast<const T*>(w.b_t) + pair.term->expert * w.rank * pair.part->columns + first_column,
+    Expand(expand, reinterpret_cast<const T*>(w.b_t) + pair.first_of_a * pair.part->columns + first_column,
            y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
 
@@ -195,7 +234,10 @@ class Job final {
         const RowBlock& block = blocks_[i];
         int64_t x_stride = 0;
         const float* x = Packed(block, scratch, x_stride);
-        ForEachPair(block, [&](const Pair& pair) { Shrink(block, pair, x, x_stride, 0, pair.weights->rank, h); });
+        ForEachPair(block, [&](const Pair& pair) {
+          Shrink(block, pair, x, x_stride, 0, pair.ranks, h);
+          WeighExperts(block, pair, h);
+        });
         h += block.rows * block.sum_of_ranks;
       }
       h = first_h;
@@ -216,7 +258,7 @@ class Job final {
       int64_t first;
       int64_t count;
     };
-    std::vector<Work> shrinks;
+    std::vector<Work> shrinks, routed;
     struct Columns {
       int64_t block;
       int64_t first;
@@ -232,10 +274,10 @@ class Job final {
       h_floats += block.rows * block.sum_of_ranks;
       int64_t end = 0;
       ForEachPair(block, [&](const Pair& pair) {
-        for (int64_t first = 0; first < pair.weights->rank; first += kRanksPerTask) {
-          shrinks.push_back(
-              {static_cast<int64_t>(i), pair, first, std::min(kRanksPerTask, pair.weights->rank - first)});
+        for (int64_t first = 0; first < pair.ranks; first += kRanksPerTask) {
+          shrinks.push_back({static_cast<int64_t>(i), pair, first, std::min(kRanksPerTask, pair.ranks - first)});
         }
+        if (pair.weights->routes()) routed.push_back({static_cast<int64_t>(i), pair, 0, pair.ranks});
         end = std::max(end, pair.part->first_column + pair.part->columns);
       });
       for (int64_t first = 0; first < end; first += kColumnsPerTask)
@@ -250,6 +292,11 @@ class Job final {
       const Work& work = shrinks[i];
       Shrink(blocks_[work.block], work.pair, x[work.block], stride, work.first, work.count, h + h_offsets[work.block]);
     });
+    if (!routed.empty()) {
+      ParallelTasks(std::ssize(routed), [&](int64_t i) {
+        WeighExperts(blocks_[routed[i].block], routed[i].pair, h + h_offsets[routed[i].block]);
+      });
+    }
     ParallelTasks(static_cast<int64_t>(expands.size()), [&](int64_t i) {
       const RowBlock& block = blocks_[expands[i].block];
       ForEachPair(block, [&](const Pair& pair) {

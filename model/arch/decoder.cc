@@ -34,18 +34,22 @@ DType ReadDType(ConfigFields& fields) {
 
 }  // namespace
 
-Activation ReadActivation(ConfigFields& fields, const char* key, const char* absent) {
-  static constexpr std::pair<const char*, Activation> kNames[] = {
+std::optional<Activation> ActivationNamed(std::string_view name) {
+  static constexpr std::pair<std::string_view, Activation> kNames[] = {
       {"silu", Activation::kSilu},         {"swish", Activation::kSilu},
       {"gelu_new", Activation::kGeluTanh}, {"gelu_pytorch_tanh", Activation::kGeluTanh},
       {"gelu", Activation::kGelu},         {"relu", Activation::kRelu},
   };
-  const std::string name = fields.String(key, absent);
   for (const auto& [known, activation] : kNames) {
     if (name == known) return activation;
   }
-  fields.Refuse(key, "silu, swish, gelu, gelu_new, gelu_pytorch_tanh and relu are");
-  return Activation::kSilu;
+  return std::nullopt;
+}
+
+Activation ReadActivation(ConfigFields& fields, const char* key, const char* absent) {
+  const std::optional<Activation> activation = ActivationNamed(fields.String(key, absent));
+  if (!activation.has_value()) fields.Refuse(key, absl::StrCat(kActivationNames, " are"));
+  return activation.value_or(Activation::kSilu);
 }
 
 void ReadSizes(ConfigFields& fields, const DecoderDefaults& absent, ModelConfig* config) {

@@ -40,6 +40,8 @@ std::string_view Name(Site site) {
       return "qkv_proj";
     case Site::kGateUpProj:
       return "gate_up_proj";
+    case Site::kFfn:
+      return "mlp";
     case Site::kProjectIn:
       return "project_in";
     case Site::kProjectOut:

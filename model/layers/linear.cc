@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include <ATen/ops/zeros.h>
+
 #include "model/ops/autograd/row_ops.h"
 
 namespace lorad {
@@ -13,6 +15,11 @@ at::Tensor LinearLayer::Base(const at::Tensor& x) const { return LinearOf(x, wei
 
 at::Tensor LinearLayer::Finish(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RowSegments& rows) const {
   return seam.FinishLinear(group_, x, std::move(y), bias_, rows);
+}
+
+at::Tensor LinearLayer::Deltas(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {
+  at::Tensor y = at::zeros({rows.rows(), weight_.out_features()}, x.options());
+  return seam.FinishLinear(group_, x, std::move(y), at::Tensor(), rows);
 }
 
 at::Tensor LinearLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {

@@ -21,6 +21,10 @@ class LinearLayer final {
   // The two halves, for an FFN whose rows are routed between them. Base leaves the bias to Finish.
   at::Tensor Base(const at::Tensor& x) const;
   at::Tensor Finish(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RowSegments& rows) const;
+  // What adapters add to x W^T, alone: [R, out].
+  at::Tensor Deltas(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
+
+  const at::Tensor& bias() const { return bias_; }  // [out] or undefined
 
  private:
   LinearWeight weight_;

@@ -9,8 +9,13 @@
 
 namespace lorad {
 
-// down(act(gate(x)) * up(x)), gate and up fused, or down(act(up(x))) without a gate. A routed adapter may give the rows
-// between up and down other segments than the step's.
+// down(act(gate(x)) * up(x)), gate and up fused, or down(act(up(x))) without a gate.
+//
+// Rows that an adapter routes to experts of its own: up's base is computed once, whatever the number of experts, and so
+// is down's, because it is linear:
+//   sum_e w_e (W a_e + b + D_e(a_e)) = W sum_e w_e a_e + b sum_e w_e + sum_e w_e D_e(a_e)
+// The other rows of the step pay nothing for them.
+// Source   MixLoRA, arXiv 2404.15159; MoE-PEFT's feed_forward.py.
 class MlpLayer final {
  public:
   MlpLayer(const ModelConfig& config, int layer, WeightLoader& weights);
@@ -19,7 +24,14 @@ class MlpLayer final {
   at::Tensor Forward(const at::Tensor& x, const StepContext& step) const;
 
  private:
+  // up's columns [R, 1 or 2 * intermediate] -> [R, intermediate]; may be in place.
+  at::Tensor Activated(const at::Tensor& up, Activation activation) const;
+  at::Tensor ActivatedPairs(at::Tensor up, const RoutedRows& routed) const;
+  // Adds what the adapters' down matrices make of the pairs' rows to y [T, H].
+  void AddDown(const at::Tensor& pairs, const RoutedRows& routed, AdapterSeam& seam, at::Tensor& y) const;
+
   const int layer_;
+  const int64_t intermediate_size_;
   const Activation activation_;
   const bool gated_;
   LinearLayer up_;  // columns gate | up where there is a gate

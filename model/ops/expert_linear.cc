@@ -63,7 +63,12 @@ absl::Status CombineExperts(const CombineExpertsArgs& args) {
   RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
   RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {ArgCheck::kAny, args.y.size(1)}));
   RETURN_IF_ERROR(check.SameDevice(args.y, "x", args.x));
-  const int64_t rows = args.y.size(0), choices = static_cast<int64_t>(args.pairs.size());
+  if (!AllBelow(args.rows, 0, args.y.size(0)) || (!args.rows.empty() && args.shared.defined())) {
+    return check.Error("rows", absl::StrCat(args.rows.size(), " rows"),
+                       absl::StrCat("within 0 to ", args.y.size(0) - 1, ", and nothing shared"));
+  }
+  const int64_t rows = args.rows.empty() ? args.y.size(0) : std::ssize(args.rows);
+  const int64_t choices = std::ssize(args.pairs);
   if (rows == 0 ? choices != 0 : choices % rows != 0 || !AllBelow(args.pairs, INT32_MIN, args.x.size(0))) {
     return check.Error("pairs", absl::StrCat(choices, " for ", rows, " rows"),
                        absl::StrCat("as many of each row, below ", args.x.size(0)));

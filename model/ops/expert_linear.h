@@ -37,6 +37,8 @@ absl::Status ExpertLinear(const ExpertLinearArgs& args);
 //
 // x [P, H], y [R, H], shared [R, H] and shared_logits [R, 1] or both undefined: one dtype (f32, bf16), one device,
 // contiguous rows. pairs, weights [R, k]; a negative pair is none. Sums in f32 in the order of j, one rounding.
+// `rows` [Q], distinct: only these rows of y are written, pairs and weights are theirs [Q, k], nothing is shared; with
+// `add` to what they hold.
 // Errors: InvalidArgument names the argument and its shape; Unimplemented without CUDA.
 struct CombineExpertsArgs {
   const at::Tensor& x;
@@ -45,6 +47,8 @@ struct CombineExpertsArgs {
   const at::Tensor& shared;
   const at::Tensor& shared_logits;
   at::Tensor& y;
+  absl::Span<const int32_t> rows = {};
+  bool add = false;
 };
 absl::Status CombineExperts(const CombineExpertsArgs& args);
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,19 +27,30 @@ namespace {
 constexpr double kTolerance = 5e-4;
 const std::string kGolden = SourceDir() + "/tests/golden/";
 
+// "moe_peft/llama2" -> "llama2"
+std::string BaseOf(const std::string& folder) { return folder.substr(folder.find('/') + 1); }
+
+// MoE-PEFT's adapters and answers, beside peft's and the base's own.
+std::vector<GoldenCase> CasesOf(const std::string& folder) {
+  std::vector<GoldenCase> cases = ReadGoldenCases(kGolden + folder + "/cases.json");
+  if (folder == BaseOf(folder)) return cases;
+  for (const GoldenCase& golden : ReadGoldenCases(kGolden + BaseOf(folder) + "/cases.json")) cases.push_back(golden);
+  return cases;
+}
+
 // A base with all its golden adapters in the pool.
 class Served final {
  public:
-  explicit Served(const std::string& base, DType dtype = DType::kF32)
-      : cases_(ReadGoldenCases(kGolden + base + "/cases.json")),
-        model_(CausalLm::Load(kGolden + base + "/model", {.dtype = dtype}).value()),
+  explicit Served(const std::string& folder, DType dtype = DType::kF32)
+      : cases_(CasesOf(folder)),
+        model_(CausalLm::Load(kGolden + BaseOf(folder) + "/model", {.dtype = dtype}).value()),
         pages_(PagePool::Create(int64_t{256} << 20, 64 << 10).value()),
         pool_(std::make_unique<AdapterPool>(pages_.get(), model_->base_shape())),
-        tables_(OpenBaseTables(kGolden + base + "/model", model_->base_shape()).value()) {
-    for (GoldenCase& golden : ReadGoldenCompositions(kGolden + base)) cases_.push_back(std::move(golden));
+        tables_(OpenBaseTables(kGolden + BaseOf(folder) + "/model", model_->base_shape()).value()) {
+    for (GoldenCase& golden : ReadGoldenCompositions(kGolden + folder)) cases_.push_back(std::move(golden));
     for (const GoldenCase& golden : cases_) {
       for (const auto& [name, scale] : AdaptersOf(golden)) {
-        if (!leases_.contains(name)) Load(base, name, dtype);
+        if (!leases_.contains(name)) Load(folder, name, dtype);
       }
     }
   }
@@ -51,15 +64,27 @@ class Served final {
     return terms;
   }
 
- private:
-  void Load(const std::string& base, const std::string& name, DType dtype) {
+  // Makes another adapter of one that is a folder, and puts it beside it as `name`.
+  void LoadChanged(const std::string& dir, const std::string& name, const std::function<void(AdapterImage&)>& change) {
     const auto files = LocalFiles();
-    const std::string dir = kGolden + base + "/adapters/" + name;
+    AdapterImage image = ReadAdapter(dir, model_->base_shape(), *files, {.base_tables = tables_}).value();
+    change(image);
+    Place(image, name, DType::kF32);
+  }
+
+ private:
+  void Load(const std::string& folder, const std::string& name, DType dtype) {
+    const auto files = LocalFiles();
+    const std::string own = kGolden + folder + "/adapters/" + name;
+    const std::string dir = std::filesystem::exists(own) ? own : kGolden + BaseOf(folder) + "/adapters/" + name;
     const absl::StatusOr<AdapterImage> image =
         ReadAdapter(dir, model_->base_shape(), *files, {.pool_dtype = dtype, .base_tables = tables_});
     ASSERT_THAT(image, IsOk()) << dir;
-    AdapterReservation reservation = pool_->Reserve(next_id_, PlanLayout(*image, dtype)).value();
-    Pack(*image, reservation.layout(), reservation.data());
+    Place(*image, name, dtype);
+  }
+  void Place(const AdapterImage& image, const std::string& name, DType dtype) {
+    AdapterReservation reservation = pool_->Reserve(next_id_, PlanLayout(image, dtype)).value();
+    Pack(image, reservation.layout(), reservation.data());
     pool_->Commit(std::move(reservation));
     leases_.emplace(name, pool_->Acquire(next_id_++).value());
   }
@@ -145,6 +170,56 @@ INSTANTIATE_TEST_SUITE_P(Bases, Bf16AdapterTest, testing::ValuesIn(Bf16Bases()),
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenAdapterTest, testing::ValuesIn(GoldenBases(kGolden)),
                          [](const auto& info) { return info.param; });
+
+std::vector<std::string> MoePeftFolders() {
+  std::vector<std::string> folders = GoldenBases(kGolden + "moe_peft/");
+  for (std::string& folder : folders) folder = "moe_peft/" + folder;
+  return folders;
+}
+
+// Rows of plain adapters and of the base neither see nor pay for routed ones.
+TEST(RoutedAdapterTest, OtherRowsHaveTheSameBitsBesideThem) {
+  Served served("moe_peft/llama2");
+  SlotSeam seam(served.slots());
+  const auto run = [&](const std::vector<GoldenCase>& cases) {
+    return RunGolden(served.model(), seam, cases, [&](const GoldenCase& c) { return served.TermsOf(c); }, {}).value();
+  };
+  std::vector<GoldenCase> routed, others;
+  for (const GoldenCase& golden : served.cases()) {
+    (golden.adapter.rfind("mixlora", 0) == 0 ? routed : others).push_back(golden);
+  }
+  std::vector<GoldenCase> all = others;
+  all.insert(all.end(), routed.begin(), routed.end());
+  const auto alone = run(others), beside = run(all);
+  ASSERT_GT(routed.size(), 10u);
+  for (size_t i = 0; i < others.size(); ++i) {
+    EXPECT_EQ(beside[i].tokens, alone[i].tokens) << others[i].name;
+    EXPECT_EQ(beside[i].logprobs, alone[i].logprobs) << others[i].name;
+    EXPECT_EQ(beside[i].prompt_logprobs, alone[i].prompt_logprobs) << others[i].name;
+  }
+}
+
+// An only expert gets every row with the weight 1, whatever the router says.
+TEST(RoutedAdapterTest, AnOnlyExpertIsAPlainLora) {
+  Served served("moe_peft/llama2");
+  const std::string name = "mixlora_of_one_expert";
+  served.LoadChanged(kGolden + "moe_peft/llama2/adapters/" + name, "plain", [](AdapterImage& image) {
+    std::erase_if(image.slots, [](const ImageSlot& slot) { return slot.site == Site::kFfn; });
+    image.routing = {};
+  });
+  SlotSeam seam(served.slots());
+  for (GoldenCase golden : served.cases()) {
+    if (golden.adapter != name) continue;
+    golden.adapter = "plain";
+    const auto answers =
+        RunGolden(served.model(), seam, {golden}, [&](const GoldenCase& c) { return served.TermsOf(c); }, {});
+    ASSERT_THAT(answers, IsOk());
+    ExpectGolden(golden, answers->front(), kTolerance);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(MoePeft, GoldenAdapterTest, testing::ValuesIn(MoePeftFolders()),
+                         [](const auto& info) { return BaseOf(info.param); });
 
 }  // namespace
 }  // namespace lorad

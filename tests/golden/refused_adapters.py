@@ -108,9 +108,9 @@ TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
 LOOK_AROUND = r".*(?<!k)_proj"
 
 CONFIGS = [
-    Flaw("mixlora", UNIMPLEMENTED, ["routing_strategy", "mixlora"], without_peft_type(
+    Flaw("mixlora", UNIMPLEMENTED, ["inference_mode"], without_peft_type(
         routing_strategy="mixlora", num_experts=4, top_k=2, act_fn="silu")),
-    Flaw("mixlora_peft_type", UNIMPLEMENTED, ["peft_type", "MIXLORA"], config(peft_type="MIXLORA", num_experts=4)),
+    Flaw("mixlora_peft_type", UNIMPLEMENTED, ["inference_mode"], config(peft_type="MIXLORA", num_experts=4)),
     Flaw("loramoe_routing", UNIMPLEMENTED, ["routing_strategy", "loramoe"], config(routing_strategy="loramoe", num_experts=4)),
     Flaw("peft_type_unknown", UNIMPLEMENTED, ["peft_type", "FROBNICATE"], config(peft_type="FROBNICATE")),
     Flaw("peft_type_number", INVALID, ["peft_type"], config(peft_type=7)),

@@ -195,6 +195,31 @@ TEST_P(ExpertOpsTest, CombinesPairsInOrderWithTheSharedExpert) {
   }
 }
 
+TEST_P(ExpertOpsTest, CombinesIntoSomeRowsAloneAndAddsToThem) {
+  Numbers numbers(8);
+  constexpr int64_t kWidth = 530;
+  const at::Tensor x = Random(GetParam(), {5, kWidth}, numbers), before = Random(GetParam(), {4, kWidth}, numbers);
+  const std::vector<int32_t> rows = {1, 3}, pairs = {0, 4, 2, -1};
+  const std::vector<float> weights = {0.25f, 0.75f, 1.5f, 9.0f};
+  for (const bool add : {false, true}) {
+    at::Tensor y = before.clone();
+    ASSERT_OK(CombineExperts({x, pairs, weights, at::Tensor(), at::Tensor(), y, rows, add}));
+    std::vector<double> expected;
+    for (int64_t i = 0; i < y.numel(); ++i) expected.push_back(At(before, i));
+    for (int64_t q = 0; q < 2; ++q) {
+      for (int64_t c = 0; c < kWidth; ++c) {
+        double& value = expected[rows[q] * kWidth + c];
+        if (!add) value = 0;
+        for (int64_t j = 2 * q; j < 2 * q + 2; ++j) {
+          if (pairs[j] >= 0) value += weights[j] * At(x, pairs[j] * kWidth + c);
+        }
+      }
+    }
+    ExpectClose(y, expected, 1e-6, Epsilon(GetParam()));
+    for (const int64_t r : {0, 2}) EXPECT_EQ(RowBytes(y, r), RowBytes(before, r));
+  }
+}
+
 TEST_P(ExpertOpsTest, CombineNamesTheBadArgument) {
   Numbers numbers(7);
   const at::Tensor x = Random(GetParam(), {3, 6}, numbers);
@@ -205,6 +230,9 @@ TEST_P(ExpertOpsTest, CombineNamesTheBadArgument) {
   EXPECT_INVALID(CombineExperts({x, {0, 1, 2}, {1.0f, 1.0f, 1.0f}, none, none, y}), "pairs: 3 for 2 rows");
   EXPECT_INVALID(CombineExperts({x, {0, 2}, {1.0f}, none, none, y}), "weights");
   EXPECT_INVALID(CombineExperts({x, {0, 2}, {1.0f, 1.0f}, x, none, y}), "shared: [3, 6]");
+  const std::vector<int32_t> far = {2}, near = {1};
+  EXPECT_INVALID(CombineExperts({x, {0, 2}, {1.0f, 1.0f}, none, none, y, far}), "rows: 1 rows");
+  EXPECT_INVALID(CombineExperts({x, {0, 2, 1}, {1.0f, 1.0f, 1.0f}, x, none, y, near}), "rows");
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, ExpertOpsTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);

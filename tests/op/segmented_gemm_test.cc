@@ -345,6 +345,65 @@ TEST_P(SegmentedGemmTest, ATermMeansAnExpertAndRowsAreReadWhereTheyLie) {
   }
 }
 
+// A slot with a router adds every expert's update times its weight.
+TEST_P(SegmentedGemmTest, ARouterWeighsTheExpertsOfEachRow) {
+  constexpr int32_t kExperts = 4, kRank = 3;
+  constexpr int64_t kIn = 40, kOut = 35;
+  for (const int32_t rows_each : {1, 6, 70}) {
+    for (const int32_t top_k : {1, 2, kExperts}) {
+      Problem p(
+          GetParam(),
+          {.in = kIn,
+           .parts = {{0, kOut}},
+           .ranks = {kExperts * kRank, 5},
+           .segments = {{rows_each, {{0, 0.5f}}}, {2, {{1, 1.0f}}}, {1, {}}, {rows_each, {{0, 1.0f}, {1, 1.0f}}}}},
+          static_cast<uint64_t>(rows_each));
+      Numbers numbers(9);
+      std::vector<float> router(kExperts * kIn);
+      for (float& value : router) value = numbers.Uniform(-1, 1);
+      // What an expert alone adds, of the stack as plain slots; then weighed.
+      std::vector<double> expected;
+      for (int64_t i = 0; i < p.y.numel(); ++i) expected.push_back(At(p.y, i));
+      for (int64_t g = 0; g < p.rows.groups(); ++g) {
+        for (int64_t r = p.rows.starts[g]; r < p.rows.starts[g + 1]; ++r) {
+          std::vector<double> weight(kExperts);
+          std::vector<int> order(kExperts);
+          for (int e = 0; e < kExperts; ++e) {
+            double logit = 0;
+            for (int64_t k = 0; k < kIn; ++k) logit += At(p.x, r * kIn + k) * router[e * kIn + k];
+            weight[e] = std::exp(logit);
+            order[e] = e;
+          }
+          std::sort(order.begin(), order.end(), [&](int a, int b) { return weight[a] > weight[b]; });
+          double sum = 0;
+          for (int j = 0; j < top_k; ++j) sum += weight[order[j]];
+          for (int j = top_k; j < kExperts; ++j) weight[order[j]] = 0;
+          for (int32_t t = p.rows.term_starts[g]; t < p.rows.term_starts[g + 1]; ++t) {
+            const SlotTerm& term = p.rows.terms[t];
+            const SlotWeights& w = p.slots[0][term.slot];
+            for (int64_t c = 0; c < kOut; ++c) {
+              double delta = 0;
+              for (int64_t j = 0; j < w.rank; ++j) {
+                double h = 0;
+                for (int64_t k = 0; k < kIn; ++k) h += At(p.x, r * kIn + k) * At(p.a[0][term.slot], j * kIn + k);
+                delta += h * At(p.b_t[0][term.slot], j * kOut + c) * (term.slot == 0 ? weight[j / kRank] / sum : 1.0);
+              }
+              double& value = expected[r * kOut + c];
+              value = RoundTo(GetParam(), static_cast<float>(value + term.scale * w.scale * delta));
+            }
+          }
+        }
+      }
+      p.slots[0][0].rank = kRank;
+      p.slots[0][0].experts = kExperts;
+      p.slots[0][0].router = router.data();
+      p.slots[0][0].router_top_k = top_k;
+      ASSERT_OK(p.Run());
+      ExpectClose(p.y, expected, 4 * Epsilon(GetParam()), 4 * Epsilon(GetParam()));
+    }
+  }
+}
+
 TEST_P(SegmentedGemmTest, NonFiniteWeightsOfOneAdapterStayWithItsRows) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();

@@ -57,7 +57,8 @@ std::vector<std::string> ListDir(const std::string& dir) {
 void CopyFiles(const std::string& from, const std::string& to) {
   for (const std::string& name : ListDir(from)) {
     std::error_code error;
-    std::filesystem::copy_file(from + "/" + name, to + "/" + name, error);
+    std::filesystem::copy_file(from + "/" + name, to + "/" + name, std::filesystem::copy_options::overwrite_existing,
+                               error);
     LORAD_CHECK(!error);
   }
 }

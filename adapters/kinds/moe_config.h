@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "adapters/kinds/kind.h"
+#include "adapters/routing.h"
+
+namespace lorad {
+
+// The kinds of MoE-PEFT that route rows to experts.
+enum class MoeKind : uint8_t {
+  kMixLora,  // one router for a layer's FFN
+  kLoraMoe,  // one for each projection of the FFN, all experts weighted
+  kMola,     // one for each projection, also of the attention; the best few experts
+};
+
+// Rank and scale of a LoRA.
+struct MoeRank {
+  int64_t rank = 0;
+  float scale = 1.0f;
+};
+
+// MoE-PEFT's configuration as far as it changes an answer; every key that is not here was checked to change nothing.
+struct MoeConfig {
+  MoeKind kind = MoeKind::kMixLora;
+  std::string name;    // "mixlora", "mixlora-dynamic", "mixlora-switch", "loramoe", "mola"
+  std::string prefix;  // of the tensors' names: "mixlora"
+  MoeRank lora;        // of what is not routed
+  MoeRank expert;      // of each expert
+  int32_t experts = 0;
+  RoutingRule routing;
+  std::vector<std::string> targets;  // names of modules: "q_proj"
+  std::vector<std::string> warnings;
+};
+
+// Whether adapter_config.json names one of these kinds.
+bool IsMoeConfig(const AdapterConfigJson& json);
+
+// Errors   Unimplemented, naming key and value, for what would change the maths; InvalidArgument for a value that
+//          cannot be.
+// Source   MoE-PEFT 2.0.2, adapters/*/config.py and common/config.py, with their defaults; the older routing_strategy
+//          "mixtral" is mixlora.
+absl::StatusOr<MoeConfig> ParseMoeConfig(const AdapterConfigJson& json);
+
+}  // namespace lorad

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+
+#include "adapters/kinds/kind.h"
+#include "adapters/kinds/moe_config.h"
+
+namespace lorad {
+
+// MoE-PEFT's routed adapters: adapter_config.json and adapter_model.bin, or adapter_model.safetensors with the same
+// names; also the names that MixLoRA's tensors had before. Every projection that the config includes must be there, in
+// every layer, with all its experts and its router: MoE-PEFT itself makes up what is missing.
+absl::StatusOr<AdapterImage> ReadMoePeft(const std::string& dir, const AdapterConfigJson& config, const BaseShape& base,
+                                         FileSource& files, const AdapterReadOptions& options);
+
+// The name that a tensor has today: "mixlora.layers.0.gate.weight" -> "mixlora.layers.0.mlp.moe_gate.weight".
+std::string PresentMoeName(const std::string& name);
+
+}  // namespace lorad
