@@ -141,15 +141,12 @@ def run_point(point, loadgen, server, requests, concurrency, flags, quiet):
         done += count
 
 
-class Loads:
-    """Loads adapters one after another, spread over `seconds`, while something else runs; unloads them afterwards."""
+class Background:
+    """A thread for as long as a with block lasts. Subclasses have _run(), which ends soon after _stop is set."""
 
-    def __init__(self, server, folders, seconds):
-        self.failures = []
-        self.loaded = 0
-        self._server = server
+    def __init__(self):
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(folders, seconds / len(folders)))
+        self._thread = threading.Thread(target=self._run)
 
     def __enter__(self):
         self._thread.start()
@@ -158,13 +155,28 @@ class Loads:
     def __exit__(self, *_):
         self._stop.set()
         self._thread.join()
+
+
+class Loads(Background):
+    """Loads adapters one after another, spread over `seconds`, while something else runs; unloads them afterwards."""
+
+    def __init__(self, server, folders, seconds):
+        super().__init__()
+        self.failures = []
+        self.loaded = 0
+        self._server = server
+        self._folders = folders
+        self._interval = seconds / len(folders)
+
+    def __exit__(self, *_):
+        super().__exit__()
         for i in range(self.loaded):
             self._server.unload(f"visitor-{i}")
 
-    def _run(self, folders, interval):
+    def _run(self):
         begin = time.monotonic()
-        for i, folder in enumerate(folders):
-            if self._stop.wait(max(0.0, begin + i * interval - time.monotonic())):
+        for i, folder in enumerate(self._folders):
+            if self._stop.wait(max(0.0, begin + i * self._interval - time.monotonic())):
                 return
             try:
                 self._server.load(f"visitor-{i}", folder)

@@ -23,7 +23,6 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 
@@ -31,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import make_model  # noqa: E402
-from load import QuietMachine, run_once  # noqa: E402
+from load import Background, QuietMachine, run_once  # noqa: E402
 from servers import Lorad  # noqa: E402
 
 ADAPTERS = 100
@@ -39,25 +38,16 @@ GROWTH_LIMIT = 1.05
 IDLE_SECONDS = 120
 
 
-class Churn:
+class Churn(Background):
     """Loads, replaces and unloads the adapters of the traffic, one after another."""
 
     def __init__(self, build_dir, address, adapters, seed=3):
+        super().__init__()
         self.counts = {"load": 0, "replace": 0, "unload": 0, "refused": 0}
         self.problems = []
         self._ctl = [build_dir / "bin/adapterctl", f"--server={address}", "--output=json"]
         self._adapters = adapters
         self._random = random.Random(seed)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def _run(self):
         while not self._stop.wait(0.3):
@@ -81,22 +71,13 @@ class Churn:
                 self.problems.append(f"{what} {name}: {done.stderr.strip()}")
 
 
-class Watch:
+class Watch(Background):
     """Resident memory of a process, each second."""
 
     def __init__(self, pid):
+        super().__init__()
         self.samples_mib = []
         self._pid = pid
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def _run(self):
         while not self._stop.wait(1):

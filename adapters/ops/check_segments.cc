@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
 
 namespace lorad {
 
@@ -25,6 +26,15 @@ absl::Status CheckSegments(const ArgCheck& check, const RowSegments& rows, int64
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckEmbeddingRows(const ArgCheck& check, const at::Tensor& ids, const at::Tensor& y,
+                                const RowSegments& rows, int32_t num_slots) {
+  RETURN_IF_ERROR(check.Contiguous("ids", ids, at::kInt, {ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.Floating("y", y));
+  RETURN_IF_ERROR(check.Tensor("y", y, y.scalar_type(), {ids.size(0), ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.SameDevice(ids, "y", y));
+  return CheckSegments(check, rows, ids.size(0), num_slots);
 }
 
 absl::Status CheckInputRows(const ArgCheck& check, const RowSegments& rows, int64_t x_rows) {

@@ -10,11 +10,7 @@ namespace lorad {
 
 absl::Status ReplaceEmbeddingRows(const ReplaceEmbeddingRowsArgs& args) {
   const ArgCheck check("ReplaceEmbeddingRows");
-  RETURN_IF_ERROR(check.Contiguous("ids", args.ids, at::kInt, {ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.Floating("y", args.y));
-  RETURN_IF_ERROR(check.Tensor("y", args.y, args.y.scalar_type(), {args.ids.size(0), ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.SameDevice(args.ids, "y", args.y));
-  RETURN_IF_ERROR(CheckSegments(check, args.rows, args.ids.size(0), args.num_slots));
+  RETURN_IF_ERROR(CheckEmbeddingRows(check, args.ids, args.y, args.rows, args.num_slots));
   if (args.rows.base_only()) return absl::OkStatus();
   if (args.slots == nullptr) return check.Error("slots", "none", "a slot table");
   return Dispatch("ReplaceEmbeddingRows", args.y, &cpu::ReplaceEmbeddingRows, InstalledCudaOps().replace_embedding_rows,

@@ -1,23 +1,15 @@
 #include <algorithm>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/ops/cpu/column_terms.h"
 #include "adapters/ops/cpu/expand_kernels.h"
 #include "adapters/ops/cpu_ops.h"
 #include "model/ops/check_args.h"
+#include "model/ops/cpu/bf16.h"
 #include "model/ops/cpu/parallel.h"
 
 namespace lorad::cpu {
 namespace {
-
-float Widen(float v) { return v; }
-float Widen(uint16_t v) {
-  const uint32_t bits = static_cast<uint32_t>(v) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof(wide));
-  return wide;
-}
 
 // Rows [begin, end) of segment g.
 template <typename T>

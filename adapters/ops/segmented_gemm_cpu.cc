@@ -1,10 +1,10 @@
 #include <algorithm>
-#include <bit>
 #include <vector>
 
 #include "adapters/ops/cpu/column_terms.h"
 #include "adapters/ops/cpu/expand_kernels.h"
 #include "adapters/ops/cpu_ops.h"
+#include "model/ops/cpu/bf16.h"
 #include "model/ops/cpu/dot_kernels.h"
 #include "model/ops/cpu/parallel.h"
 
@@ -173,7 +173,7 @@ class Job final {
     float* const packed = ThreadScratch(Scratch::kColumns, block.rows * (packed_stride_ + in_ + experts));
     float* const rows = packed + block.rows * packed_stride_;
     float* const logits = rows + block.rows * in_;
-    for (int64_t i = 0; i < block.rows; ++i) Widen(RowOfX(block.first_row + i), in_, rows + i * in_);
+    for (int64_t i = 0; i < block.rows; ++i) WidenRow(RowOfX(block.first_row + i), in_, rows + i * in_);
     PackTiles(rows, in_, block.rows, in_, 0, RowTiles(block.rows), packed, packed_stride_);
     Dot({packed, packed_stride_, block.rows, in_, experts, in_, experts}, w.router, logits);
     const RoutingRule rule = {.choice = RoutingRule::Choice::kTopK, .top_k = w.router_top_k, .renormalise = true};
@@ -193,12 +193,8 @@ class Job final {
   const T* RowOfX(int64_t row) const {
     return x_ + (args_.rows.input_rows.empty() ? row : args_.rows.input_rows[row]) * x_stride_;
   }
-  static void Widen(const T* from, int64_t count, float* to) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      std::copy_n(from, count, to);
-    } else {
-      for (int64_t i = 0; i < count; ++i) to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i]) << 16);
-    }
+  static void WidenRow(const T* from, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = Widen(from[i]);
   }
 
   void ExpandInto(const RowBlock& block, const Pair& pair, const float* h, int64_t first_column,

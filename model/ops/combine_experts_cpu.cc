@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "model/ops/cpu/bf16.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
 
@@ -10,24 +10,6 @@ namespace {
 
 constexpr int64_t kColumnsTogether = 512;       // sums that stay in L1
 constexpr int64_t kElementsPerRange = 1 << 14;  // read by one thread
-
-float Widen(float v) { return v; }
-float Widen(uint16_t bf16) {
-  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-  float v;
-  std::memcpy(&v, &bits, sizeof(v));
-  return v;
-}
-void Put(float v, float* y) { *y = v; }
-void Put(float v, uint16_t* y) {
-  uint32_t bits;
-  std::memcpy(&bits, &v, sizeof(bits));
-  if (std::isnan(v)) {
-    *y = 0x7FC0;
-  } else {
-    *y = static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-  }
-}
 
 template <typename T>
 void AddScaled(const T* x, float weight, int64_t n, float* sums) {

@@ -1,7 +1,5 @@
-#include <algorithm>
-
-#include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/row_kernels.h"
+#include "model/ops/cpu/row_loops.h"
 #include "model/ops/cpu_ops.h"
 
 namespace lorad::cpu {
@@ -14,26 +12,12 @@ const T* DataOrNull(const at::Tensor& t) {
 
 template <typename T>
 void Run(const LayerNormArgs& args) {
-  const int64_t rows = args.x.size(0), n = args.x.size(1);
-  const int64_t x_stride = args.x.stride(0), y_stride = args.y.stride(0);
-  const T* x = static_cast<const T*>(args.x.const_data_ptr());
   const T* weight = DataOrNull<T>(args.weight);
   const T* bias = DataOrNull<T>(args.bias);
-  T* y = static_cast<T*>(args.y.mutable_data_ptr());
-  T* residual = args.residual == nullptr ? nullptr : static_cast<T*>(args.residual->mutable_data_ptr());
-  const int64_t residual_stride = residual == nullptr ? 0 : args.residual->stride(0);
+  const int64_t n = args.x.size(1);
   const float eps = static_cast<float>(args.eps);
-  ParallelFor(rows, std::max<int64_t>(1, (1 << 14) / n), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const T* from = x + r * x_stride;
-      if (residual != nullptr) {
-        T* sum = residual + r * residual_stride;
-        AddRow(from, n, sum);
-        from = sum;
-      }
-      LayerNormRow(from, weight, bias, n, eps, y + r * y_stride);
-    }
-  });
+  ForEachNormedRow<T>(args.x, args.residual, args.y,
+                      [&](const T* from, T* to) { LayerNormRow(from, weight, bias, n, eps, to); });
 }
 
 }  // namespace

@@ -1,21 +1,13 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "model/ops/cpu/bf16.h"
 #include "model/ops/cpu_ops.h"
 
 namespace lorad::cpu {
 namespace {
-
-float Widen(float v) { return v; }
-float Widen(uint16_t bf16) {
-  const uint32_t bits = static_cast<uint32_t>(bf16) << 16;
-  float v;
-  std::memcpy(&v, &bits, sizeof(v));
-  return v;
-}
 
 // A few hundred numbers a row: not worth a kernel or a second thread.
 template <typename T>
