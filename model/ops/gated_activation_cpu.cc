@@ -1,5 +1,5 @@
 #include "model/ops/cpu/activation_kernels.h"
-#include "model/ops/cpu/row_loops.h"
+#include "model/ops/row_loops.h"
 #include "model/ops/cpu_ops.h"
 
 namespace lorad::cpu {
