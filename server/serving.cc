@@ -23,6 +23,7 @@
 #include "model/causal_lm.h"
 #include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
+#include "model/text/chat_template.h"
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_executor.h"
@@ -284,8 +285,9 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
     const absl::Status inside = ResolveAdapterPath(AbsolutePath(config.state_dir), config.adapter_root).status();
     if (!inside.ok()) return absl::Status(inside.code(), absl::StrCat("--state-dir: ", inside.message()));
   }
-  ASSIGN_OR_RETURN(parts.tuning, Tuning::Start({&parts.backend, parts.model.get(), loader_options.base_tables,
-                                                parts.gate.get(), AbsolutePath(config.state_dir), log}));
+  ASSIGN_OR_RETURN(parts.tuning,
+                   Tuning::Start({&parts.backend, parts.model.get(), loader_options.base_tables, parts.gate.get(),
+                                  AbsolutePath(config.state_dir), ChatTemplate::Load(config.model_dir), log}));
   parts.backend.tuning = parts.tuning.get();
   return serving;
 }

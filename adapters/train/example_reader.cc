@@ -7,12 +7,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "adapters/train/chat_example.h"
 #include "model/base/status_macros.h"
 
 namespace lorad {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 struct FormatName {
   std::string_view name;
@@ -123,8 +124,14 @@ absl::StatusOr<Example> Join(const Tokenizer& tokenizer, const std::string& prom
   return example;
 }
 
-absl::StatusOr<Example> ReadText(ExampleFormat format, const Json& json, const Tokenizer& tokenizer, int32_t eos) {
-  switch (format) {
+absl::StatusOr<Example> ReadText(const ExampleReader::Options& options, const Json& json) {
+  const Tokenizer& tokenizer = *options.tokenizer;
+  const int32_t eos = options.eos_token_id;
+  switch (options.format) {
+    case ExampleFormat::kChat:
+      if (options.chat_template.ok()) return ReadChat(json, **options.chat_template, tokenizer, eos);
+      return absl::FailedPreconditionError(absl::StrCat(
+          "dataset.format: chat; ", options.chat_template.status().message(), "; use completion or tokens"));
     case ExampleFormat::kCompletion: {
       ASSIGN_OR_RETURN(const std::string prompt, TextOf(json, "prompt"));
       ASSIGN_OR_RETURN(const std::string completion, TextOf(json, "completion"));
@@ -169,12 +176,10 @@ absl::StatusOr<ReadExampleResult> ExampleReader::Read(std::string_view line) con
   ReadExampleResult result;
   if (options_.format == ExampleFormat::kTokens) {
     ASSIGN_OR_RETURN(result.example, ReadTokens(json, options_.vocab_size));
-  } else if (options_.format == ExampleFormat::kChat) {
-    return absl::UnimplementedError("dataset.format: chat; not supported yet: use completion or tokens");
   } else if (options_.tokenizer == nullptr || options_.eos_token_id < 0) {
     return absl::FailedPreconditionError("the model has no tokenizer or no end-of-sequence token; use format tokens");
   } else {
-    ASSIGN_OR_RETURN(result.example, ReadText(options_.format, json, *options_.tokenizer, options_.eos_token_id));
+    ASSIGN_OR_RETURN(result.example, ReadText(options_, json));
     if (options_.train_on_inputs) result.example.labels = result.example.token_ids;
   }
   Example& example = result.example;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "adapters/train/example.h"
+#include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
 
 namespace lorad {
@@ -35,12 +36,14 @@ struct ReadExampleResult {
 //
 // Threads  const; several may read at once.
 // Errors   InvalidArgument, saying what is wrong with the line, without its number; FailedPrecondition for text on a
-//          model without a tokenizer; Unimplemented for chat.
+//          model without a tokenizer, and for chat on one without a chat template.
 class ExampleReader final {
  public:
   struct Options {
     ExampleFormat format = ExampleFormat::kTokens;
     std::shared_ptr<const Tokenizer> tokenizer = nullptr;
+    // For chat: the model's, or why there is none.
+    absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template = absl::NotFoundError("none given");
     int32_t eos_token_id = -1;  // ends what is learnt; -1: the model has none, and text cannot be trained
     int64_t vocab_size = 0;
     int64_t max_length_tokens = 0;

@@ -154,6 +154,19 @@ absl::StatusOr<std::vector<int32_t>> HuggingFaceTokenizer::Encode(std::string_vi
   return ids.vec();
 }
 
+absl::StatusOr<std::vector<TokenBegin>> HuggingFaceTokenizer::EncodeWithBegins(std::string_view text) const {
+  Ids ids, begins;
+  Bytes error;
+  if (lorad_text_encode_with_begins(handle_.get(), text.data(), text.size(), ids.out(), begins.out(), error.out()) !=
+      kLoradTextOk) {
+    return absl::InvalidArgumentError(absl::StrCat("text cannot be tokenized: ", error.str()));
+  }
+  std::vector<TokenBegin> tokens;
+  const std::vector<int32_t> places = begins.vec();
+  for (const int32_t id : ids.vec()) tokens.push_back({id, static_cast<size_t>(places[tokens.size()])});
+  return tokens;
+}
+
 absl::StatusOr<std::string> HuggingFaceTokenizer::Decode(absl::Span<const int32_t> ids,
                                                          bool skip_special_tokens) const {
   const std::vector<uint32_t> unsigned_ids(ids.begin(), ids.end());

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "model/text/token_begin.h"
 #include "model/text/tokenizer_config.h"
 
 struct LoradTextTokenizer;
@@ -28,6 +29,7 @@ class HuggingFaceTokenizer final {
   absl::Status AddAroundText(const TokenizerConfig& config, const std::string& path);
 
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens) const;
+  absl::StatusOr<std::vector<TokenBegin>> EncodeWithBegins(std::string_view text) const;
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;
   int32_t vocab_size() const { return static_cast<int32_t>(properties_.size()); }
   bool is_special(int32_t id) const { return properties_[static_cast<size_t>(id)] & kSpecial; }

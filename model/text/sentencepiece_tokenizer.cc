@@ -103,35 +103,44 @@ absl::Status SentencePieceTokenizer::AddTokens(const TokenizerConfig& config, co
   return absl::OkStatus();
 }
 
-absl::Status SentencePieceTokenizer::EncodePart(std::string_view text, std::vector<int32_t>* ids) const {
-  int32_t* encoded = nullptr;
+absl::Status SentencePieceTokenizer::EncodePart(std::string_view part, size_t offset,
+                                                std::vector<TokenBegin>* tokens) const {
+  LoradSpToken* encoded = nullptr;
   size_t count = 0;
   char* error = nullptr;
-  if (!lorad_sp_encode(model_.get(), text.data(), text.size(), &encoded, &count, &error)) {
+  if (!lorad_sp_encode(model_.get(), part.data(), part.size(), &encoded, &count, &error)) {
     const Owned<char> owned(error);
     return absl::InvalidArgumentError(absl::StrCat("text cannot be tokenized: ", error));
   }
-  const Owned<int32_t> owned(encoded);
-  ids->insert(ids->end(), encoded, encoded + count);
+  const Owned<LoradSpToken> owned(encoded);
+  for (size_t i = 0; i < count; ++i) tokens->push_back({encoded[i].id, offset + encoded[i].begin});
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::Encode(std::string_view text,
                                                                     bool add_special_tokens) const {
+  ASSIGN_OR_RETURN(const std::vector<TokenBegin> tokens, EncodeWithBegins(text));
   std::vector<int32_t> ids;
+  ids.reserve(tokens.size() + 2);
   if (add_special_tokens && add_bos_) ids.push_back(*bos_id_);
+  for (const TokenBegin& token : tokens) ids.push_back(token.id);
+  if (add_special_tokens && add_eos_) ids.push_back(*eos_id_);
+  return ids;
+}
+
+absl::StatusOr<std::vector<TokenBegin>> SentencePieceTokenizer::EncodeWithBegins(std::string_view text) const {
+  std::vector<TokenBegin> tokens;
   AddedTokenFinder finder(added_, text);
   size_t begin = 0;
   while (true) {
     const std::optional<AddedTokenFinder::Found> found = finder.Next(begin);
     const size_t end = found.has_value() ? found->offset : text.size();
-    if (end > begin || text.empty()) RETURN_IF_ERROR(EncodePart(text.substr(begin, end - begin), &ids));
+    if (end > begin || text.empty()) RETURN_IF_ERROR(EncodePart(text.substr(begin, end - begin), begin, &tokens));
     if (!found.has_value()) break;
-    ids.push_back(found->id);
+    tokens.push_back({found->id, end});
     begin = end + found->size_bytes;
   }
-  if (add_special_tokens && add_eos_) ids.push_back(*eos_id_);
-  return ids;
+  return tokens;
 }
 
 absl::Status SentencePieceTokenizer::DecodePart(absl::Span<const int32_t> ids, std::string* text) const {

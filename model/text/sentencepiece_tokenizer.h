@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "model/text/token_begin.h"
 #include "model/text/tokenizer_config.h"
 
 struct LoradSpModel;
@@ -26,6 +27,7 @@ class SentencePieceTokenizer final {
                                                      const TokenizerConfig& config);
 
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens) const;
+  absl::StatusOr<std::vector<TokenBegin>> EncodeWithBegins(std::string_view text) const;
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;
   int32_t vocab_size() const { return vocab_size_; }
   std::optional<int32_t> bos_token_id() const { return bos_id_; }
@@ -41,7 +43,8 @@ class SentencePieceTokenizer final {
 
   explicit SentencePieceTokenizer(LoradSpModel* model) : model_(model) {}
   absl::Status AddTokens(const TokenizerConfig& config, const std::string& path);
-  absl::Status EncodePart(std::string_view text, std::vector<int32_t>* ids) const;
+  // Appends; the part lies at `offset` of the whole text.
+  absl::Status EncodePart(std::string_view part, size_t offset, std::vector<TokenBegin>* tokens) const;
   absl::Status DecodePart(absl::Span<const int32_t> ids, std::string* text) const;
 
   std::unique_ptr<LoradSpModel, Close> model_;

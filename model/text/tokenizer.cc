@@ -17,6 +17,13 @@ namespace {
 
 constexpr int64_t kLimitBytes = int64_t{256} << 20;
 
+absl::Status CheckUtf8(std::string_view text) {
+  const std::optional<size_t> offset = FindInvalidUtf8(text);
+  if (!offset.has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("text is not UTF-8: byte offset: ", *offset, "; bytes: ", text.size()));
+}
+
 }  // namespace
 
 struct Tokenizer::Impl {
@@ -74,11 +81,13 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::stri
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, bool add_special_tokens) const {
-  if (const std::optional<size_t> offset = FindInvalidUtf8(text); offset.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("text is not UTF-8: byte offset: ", *offset, "; bytes: ", text.size()));
-  }
+  RETURN_IF_ERROR(CheckUtf8(text));
   return impl_->With([&](const auto& backend) { return backend.Encode(text, add_special_tokens); });
+}
+
+absl::StatusOr<std::vector<TokenBegin>> Tokenizer::EncodeWithBegins(std::string_view text) const {
+  RETURN_IF_ERROR(CheckUtf8(text));
+  return impl_->With([&](const auto& backend) { return backend.EncodeWithBegins(text); });
 }
 
 absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "model/text/token_begin.h"
 
 namespace lorad {
 
@@ -35,6 +36,9 @@ class Tokenizer final {
   // Special tokens written in `text` become their ids, except sentencepiece's control tokens, which are text to it.
   // `add_special_tokens` adds what the model begins (and ends) every text with.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens) const;
+
+  // The ids of Encode without special tokens around the text, each with its place.
+  absl::StatusOr<std::vector<TokenBegin>> EncodeWithBegins(std::string_view text) const;
 
   // Always valid UTF-8: bytes that are none become U+FFFD. sentencepiece never shows its control tokens.
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;

@@ -37,10 +37,12 @@ absl::StatusOr<ExampleFormat> FormatOf(const TuningData& data, const ForEachLine
   return format;
 }
 
-absl::StatusOr<ExampleReader> ReaderOf(const TuningData& data, const Backend& backend, const ForEachLineFn& lines) {
+absl::StatusOr<ExampleReader> ReaderOf(const TuningData& data, const TextParts& parts, const ForEachLineFn& lines) {
+  const Backend& backend = parts.backend;
   ExampleReader::Options options;
   ASSIGN_OR_RETURN(options.format, FormatOf(data, lines));
   options.tokenizer = backend.tokenizer;
+  options.chat_template = parts.chat_template;
   options.vocab_size = backend.model.vocab_size;
   options.max_length_tokens = data.max_length_tokens;
   options.train_on_inputs = data.train_on_inputs;
@@ -55,9 +57,9 @@ absl::StatusOr<ExampleReader> ReaderOf(const TuningData& data, const Backend& ba
 
 }  // namespace
 
-absl::StatusOr<IntakeResult> TakeIn(const TuningData& data, const Backend& backend, const std::string& prefix) {
-  const ForEachLineFn lines = LinesOf(data, backend);
-  ASSIGN_OR_RETURN(const ExampleReader reader, ReaderOf(data, backend, lines));
+absl::StatusOr<IntakeResult> TakeIn(const TuningData& data, const TextParts& parts, const std::string& prefix) {
+  const ForEachLineFn lines = LinesOf(data, parts.backend);
+  ASSIGN_OR_RETURN(const ExampleReader reader, ReaderOf(data, parts, lines));
   ASSIGN_OR_RETURN(const std::unique_ptr<ExampleStoreWriter> writer, ExampleStoreWriter::Create(prefix));
   IntakeResult result;
   ASSIGN_OR_RETURN(result.summary,
@@ -66,9 +68,9 @@ absl::StatusOr<IntakeResult> TakeIn(const TuningData& data, const Backend& backe
   return result;
 }
 
-absl::StatusOr<v1::PreviewExampleResponse> PreviewLine(const TuningData& data, const Backend& backend, int64_t line) {
-  const ForEachLineFn lines = LinesOf(data, backend);
-  ASSIGN_OR_RETURN(const ExampleReader reader, ReaderOf(data, backend, lines));
+absl::StatusOr<v1::PreviewExampleResponse> PreviewLine(const TuningData& data, const TextParts& parts, int64_t line) {
+  const ForEachLineFn lines = LinesOf(data, parts.backend);
+  ASSIGN_OR_RETURN(const ExampleReader reader, ReaderOf(data, parts, lines));
   std::optional<absl::StatusOr<ReadExampleResult>> read;
   const absl::Status status = lines([&](int64_t number, std::string_view text) {
     if (number < line) return absl::OkStatus();
@@ -88,8 +90,8 @@ absl::StatusOr<v1::PreviewExampleResponse> PreviewLine(const TuningData& data, c
     response.add_token_ids(static_cast<uint32_t>(example.token_ids[i]));
     // The first token is predicted from nothing, so it is never learnt.
     response.add_trained(i > 0 && example.labels[i] != kNotTrained);
-    if (backend.tokenizer == nullptr) continue;
-    response.add_pieces(backend.tokenizer->IdToPiece(example.token_ids[i]).value_or(""));
+    if (parts.backend.tokenizer == nullptr) continue;
+    response.add_pieces(parts.backend.tokenizer->IdToPiece(example.token_ids[i]).value_or(""));
   }
   return response;
 }

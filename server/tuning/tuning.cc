@@ -98,6 +98,7 @@ v1::JobEvent ToProto(const JobEvent& event) {
   if (event.grad_norm.has_value()) proto.set_grad_norm(*event.grad_norm);
   if (event.learning_rate.has_value()) proto.set_learning_rate(*event.learning_rate);
   if (event.tokens_per_second.has_value()) proto.set_tokens_per_second(*event.tokens_per_second);
+  if (event.eval_loss.has_value()) proto.set_eval_loss(*event.eval_loss);
   proto.set_message(event.message);
   SetTime(event.at_us, proto.mutable_at());
   return proto;
@@ -203,7 +204,7 @@ absl::StatusOr<Job> Tuning::Impl::FillJob(const v1::SubmitJobRequest& request, c
   RETURN_IF_ERROR(Trainer::CheckBase(parts.model->config()));
   RETURN_IF_ERROR(MakeFolders(worker->JobFolder(id)));
   ASSIGN_OR_RETURN(const IntakeResult taken,
-                   TakeIn(data, *parts.backend, absl::StrCat(worker->JobFolder(id), "/data")));
+                   TakeIn(data, {*parts.backend, parts.chat_template}, absl::StrCat(worker->JobFolder(id), "/data")));
   ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, taken.summary.examples));
   Job job;
   job.id = id;
@@ -264,7 +265,8 @@ absl::Status Tuning::Preview(v1::PreviewExampleRequest request, PreviewReply rep
   return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
     const auto preview = [&]() -> absl::StatusOr<v1::PreviewExampleResponse> {
       ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(request.dataset(), impl_->parts.backend->model));
-      return PreviewLine(data, *impl_->parts.backend, request.line() == 0 ? 1 : request.line());
+      return PreviewLine(data, {*impl_->parts.backend, impl_->parts.chat_template},
+                         request.line() == 0 ? 1 : request.line());
     };
     reply(preview());
   });

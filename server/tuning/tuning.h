@@ -13,6 +13,7 @@
 namespace lorad {
 
 class CausalLm;
+class ChatTemplate;
 class Log;
 struct Backend;
 
@@ -31,6 +32,7 @@ class Tuning final {
     BaseTables base_tables;
     ComputeGate* gate;
     std::string state_dir;
+    absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template;  // or why the model has none
     Log* log;
   };
   // Errors: of the folder and the store; FailedPrecondition when another daemon has the folder.

@@ -272,6 +272,37 @@ def test_preview_shows_what_is_learnt(tuner):
     assert list(shown.pieces) == ["w5", "w6", "w7", "w8", "</s>"]
 
 
+def test_a_conversation_is_learnt_where_the_assistant_speaks(build_dir, model, tmp_path):
+    folder = tmp_path / "tiny-chat"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ 'w90 ' if m.role == 'user' else 'w91 ' }}{{ m.content }} </s> {% endfor %}"
+        "{% if add_generation_prompt %}w91 {% endif %}"
+    )
+    talk = {"messages": [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w7"}] * 2}
+    with Daemon(build_dir, folder, f"--state-dir={tmp_path / 'state'}") as daemon:
+        tuning = Tuning(daemon)
+        dataset = finetuning_pb2.DatasetSpec(lines=[json.dumps(talk)])
+        shown = tuning.stub.PreviewExample(finetuning_pb2.PreviewExampleRequest(dataset=dataset, line=1))
+        assert list(shown.token_ids) == [90, 5, 2, 91, 7, 2] * 2
+        assert list(shown.trained) == [False, False, False, False, True, True] * 2
+        job, _ = tuning.finish(tuning.submit(spec("talk", lines=[json.dumps(talk)] * 4, max_steps=2)).id)
+        assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+        assert job.trained_tokens == 2 * 4 * 4
+        talk["messages"].pop()
+        talk["messages"][1]["content"] = 5
+        error = refusal(lambda: tuning.submit(spec(lines=[json.dumps(talk)])))
+        assert "line 1: messages[1].content: missing" in error.details()
+
+
+def test_chat_on_a_model_without_a_template_is_refused(tuner):
+    _, tuning = tuner()
+    error = refusal(lambda: tuning.submit(spec(lines=['{"messages": [{"role": "assistant", "content": "w5"}]}'])))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "no chat template" in error.details()
+
+
 def test_without_a_state_folder_fine_tuning_is_off(daemon):
     error = refusal(lambda: Tuning(daemon).submit(spec()))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "--state-dir" in error.details()
@@ -281,3 +312,23 @@ def test_two_daemons_cannot_share_a_state_folder(tuner, build_dir, model, tmp_pa
     tuner()
     with pytest.raises(AssertionError, match="another daemon uses it"):
         Daemon(build_dir, model, f"--state-dir={tmp_path / 'state'}")
+
+
+def test_the_command_line(tuner, tmp_path):
+    daemon, tuning = tuner()
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(examples()))
+    done = daemon.ctl("train", "submit", "shell", f"--data={data}", "--max-steps=4", "--batch-size=4", "--rank=2", "--watch")
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4" in done.stdout and "succeeded" in done.stdout
+    listed = json.loads(daemon.ctl("--output=json", "train", "list").stdout)["jobs"]
+    assert [(job["name"], job["state"], job["step"]) for job in listed] == [("shell", "succeeded", 4)]
+    shown = json.loads(daemon.ctl("--output=json", "train", "show", listed[0]["id"]).stdout)
+    assert shown["spec"]["adapter"]["rank"] == 2
+    events = [json.loads(line) for line in daemon.ctl("--output=json", "train", "watch", listed[0]["id"]).stdout.splitlines()]
+    assert events[-1]["state"] == "succeeded" and events[-1]["sequence"] == len(events)
+    preview = daemon.ctl("--output=json", "train", "preview", f"--inline={data}", "--line=2")
+    assert [token["id"] for token in json.loads(preview.stdout)["tokens"]] == json.loads(examples()[1])["input_ids"]
+    assert daemon.ctl("train", "delete", listed[0]["id"]).returncode == 0
+    refused = daemon.ctl("train", "show", listed[0]["id"])
+    assert refused.returncode == 1 and "NOT_FOUND" in refused.stderr

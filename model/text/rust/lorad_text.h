@@ -1,4 +1,4 @@
-// C ABI of the crate in this folder: Hugging Face tokenizers for tokenizer.json.
+// C ABI of the crate in this folder: Hugging Face tokenizers for tokenizer.json, and chat templates.
 //
 // Threads  a tokenizer is immutable once the lorad_text_add_tokens and lorad_text_set_post_processor calls are over;
 //          after that every function may be called from several threads at once.
@@ -46,6 +46,9 @@ LoradTextResult lorad_text_set_post_processor(LoradTextTokenizer* tokenizer, con
 // `text` must be UTF-8.
 LoradTextResult lorad_text_encode(const LoradTextTokenizer* tokenizer, const char* text, size_t size_bytes,
                                   bool add_special_tokens, LoradTextIds* out, LoradTextBytes* error);
+// Without special tokens around the text; begins[i] is the byte of `text` where token i begins.
+LoradTextResult lorad_text_encode_with_begins(const LoradTextTokenizer* tokenizer, const char* text, size_t size_bytes,
+                                              LoradTextIds* out, LoradTextIds* begins, LoradTextBytes* error);
 // An id without a piece decodes to nothing.
 LoradTextResult lorad_text_decode(const LoradTextTokenizer* tokenizer, const uint32_t* ids, size_t count,
                                   bool skip_special_tokens, LoradTextBytes* out, LoradTextBytes* error);
@@ -62,6 +65,13 @@ bool lorad_text_is_added(const LoradTextTokenizer* tokenizer, uint32_t id);
 bool lorad_text_is_special(const LoradTextTokenizer* tokenizer, uint32_t id);
 // True if the decoder turns runs of pieces of the form <0xNN> into bytes.
 bool lorad_text_has_byte_fallback(const LoradTextTokenizer* tokenizer);
+
+// Renders a chat template as transformers does. `context` is a JSON object: messages, tools, add_generation_prompt,
+// bos_token, eos_token. What the template's {% generation %} tags enclose stands between U+FDD0 and U+FDD1.
+LoradTextResult lorad_text_render_chat(const char* chat_template, size_t template_bytes, const char* context,
+                                       size_t context_bytes, LoradTextBytes* out, LoradTextBytes* error);
+// True if the template has such tags.
+bool lorad_text_has_generation(const char* chat_template, size_t size_bytes);
 
 #ifdef __cplusplus
 }

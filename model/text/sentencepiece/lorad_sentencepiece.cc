@@ -60,15 +60,18 @@ bool lorad_sp_open(const char* bytes, size_t size_bytes, LoradSpModel** out, cha
 
 void lorad_sp_close(LoradSpModel* model) { delete model; }
 
-bool lorad_sp_encode(const LoradSpModel* model, const char* text, size_t size_bytes, int32_t** ids, size_t* count,
-                     char** error) {
-  static_assert(sizeof(int) == sizeof(int32_t));
+bool lorad_sp_encode(const LoradSpModel* model, const char* text, size_t size_bytes, LoradSpToken** tokens,
+                     size_t* count, char** error) {
   return Guarded(error, [&] {
-    std::vector<int> encoded;
-    sentencepiece::util::Status status = model->processor.Encode(std::string_view(text, size_bytes), &encoded);
+    sentencepiece::ImmutableSentencePieceText encoded;
+    sentencepiece::util::Status status =
+        model->processor.Encode(std::string_view(text, size_bytes), encoded.mutable_proto());
     if (status.ok()) {
-      *ids = static_cast<int32_t*>(Copy(encoded.data(), encoded.size() * sizeof(int32_t)));
-      *count = encoded.size();
+      std::vector<LoradSpToken> made;
+      made.reserve(encoded.pieces_size());
+      for (const auto& piece : encoded.pieces()) made.push_back({static_cast<int32_t>(piece.id()), piece.begin()});
+      *tokens = static_cast<LoradSpToken*>(Copy(made.data(), made.size() * sizeof(LoradSpToken)));
+      *count = made.size();
     }
     return status;
   });

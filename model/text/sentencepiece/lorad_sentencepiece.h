@@ -18,6 +18,12 @@ typedef struct LoradSpModel LoradSpModel;
 
 typedef enum { kLoradSpNormal, kLoradSpUnknown, kLoradSpControl, kLoradSpUnused, kLoradSpByte } LoradSpKind;
 
+// A piece's id and the byte of the text where it begins.
+typedef struct {
+  int32_t id;
+  uint32_t begin;
+} LoradSpToken;
+
 // Gives back a text or ids that a function below made; accepts null.
 LORAD_SP_EXPORT void lorad_sp_free(void* memory);
 
@@ -26,8 +32,8 @@ LORAD_SP_EXPORT bool lorad_sp_open(const char* bytes, size_t size_bytes, LoradSp
 LORAD_SP_EXPORT void lorad_sp_close(LoradSpModel* model);
 
 // Without beginning and end of sentence. `text` must be UTF-8.
-LORAD_SP_EXPORT bool lorad_sp_encode(const LoradSpModel* model, const char* text, size_t size_bytes, int32_t** ids,
-                                     size_t* count, char** error);
+LORAD_SP_EXPORT bool lorad_sp_encode(const LoradSpModel* model, const char* text, size_t size_bytes,
+                                     LoradSpToken** tokens, size_t* count, char** error);
 // Every id must be in [0, lorad_sp_vocab_size).
 LORAD_SP_EXPORT bool lorad_sp_decode(const LoradSpModel* model, const int32_t* ids, size_t count, char** text,
                                      size_t* size_bytes, char** error);

@@ -1,4 +1,6 @@
-//! Hugging Face tokenizers behind the C ABI of lorad_text.h, which is the contract of every function here.
+//! Hugging Face tokenizers and chat templates behind the C ABI of lorad_text.h, which is the contract of every function here.
+
+mod chat;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice;
@@ -251,4 +253,45 @@ pub unsafe extern "C" fn lorad_text_is_special(tokenizer: *const LoradTextTokeni
 #[no_mangle]
 pub unsafe extern "C" fn lorad_text_has_byte_fallback(tokenizer: *const LoradTextTokenizer) -> bool {
     (*tokenizer).byte_fallback
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn lorad_text_encode_with_begins(
+    tokenizer: *const LoradTextTokenizer,
+    text: *const u8,
+    size_bytes: usize,
+    out: *mut LoradTextIds,
+    begins: *mut LoradTextIds,
+    error: *mut LoradTextBytes,
+) -> i32 {
+    guarded(error, || {
+        let text = std::str::from_utf8(span(text, size_bytes)).map_err(|e| e.to_string())?;
+        let encoding = (*tokenizer).tokenizer.encode(text, false).map_err(|e| e.to_string())?;
+        let (data, count) = leak(encoding.get_ids().to_vec());
+        *out = LoradTextIds { data, count };
+        let (data, count) = leak(encoding.get_offsets().iter().map(|(begin, _)| *begin as u32).collect());
+        *begins = LoradTextIds { data, count };
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn lorad_text_render_chat(
+    template: *const u8,
+    template_bytes: usize,
+    context: *const u8,
+    context_bytes: usize,
+    out: *mut LoradTextBytes,
+    error: *mut LoradTextBytes,
+) -> i32 {
+    guarded(error, || {
+        let template = std::str::from_utf8(span(template, template_bytes)).map_err(|e| e.to_string())?;
+        put_text(out, chat::render(template, span(context, context_bytes))?);
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn lorad_text_has_generation(template: *const u8, size_bytes: usize) -> bool {
+    std::str::from_utf8(span(template, size_bytes)).is_ok_and(chat::has_generation)
 }

@@ -1,0 +1,99 @@
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/checkpoint_tables.h"
+#include "adapters/train/trainer.h"
+#include "model/causal_lm.h"
+#include "tests/support/source_dir.h"
+#include "tests/support/status_matchers.h"
+
+namespace lorad {
+namespace {
+
+// A trainer on the golden Llama, with dropout, shuffled data and momentum of every kind in its state.
+class ResumeTest : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    const std::string dir = absl::StrCat(SourceDir(), "/tests/golden/llama3/model");
+    auto model = CausalLm::Load(dir, {.dtype = DType::kF32});
+    ASSERT_THAT(model, IsOk());
+    model_ = *std::move(model);
+    auto tables = OpenBaseTables(dir, model_->base_shape());
+    ASSERT_THAT(tables, IsOk());
+    tables_ = *std::move(tables);
+    for (int32_t i = 0; i < 11; ++i) {
+      Example example;
+      for (int32_t t = 0; t < 5 + i; ++t) example.token_ids.push_back(3 + (i * 7 + t * 13) % 90);
+      example.labels = example.token_ids;
+      examples_.push_back(example);
+    }
+  }
+  std::unique_ptr<Trainer> Make(uint64_t seed = 1) {
+    TrainConfig config;
+    config.adapter.rank = 4;
+    config.adapter.all_linear = true;
+    config.adapter.use_dora = GetParam();
+    config.dropout = GetParam() ? 0.0 : 0.2;
+    config.optimizer.learning_rate = 5e-3;
+    config.total_steps = 8;
+    config.batch_size = 4;
+    config.micro_batch_size = 2;
+    config.seed = seed;
+    const ExampleSource source = {static_cast<int64_t>(examples_.size()),
+                                  [this](int64_t i) { return examples_[static_cast<size_t>(i)]; }};
+    auto trainer = Trainer::Create(config, model_.get(), tables_, source);
+    EXPECT_THAT(trainer, IsOk());
+    return *std::move(trainer);
+  }
+  static double Step(Trainer& trainer) {
+    while (true) {
+      const auto report = trainer.Advance();
+      EXPECT_THAT(report, IsOk());
+      if (report->has_value()) return (*report)->loss;
+    }
+  }
+
+  std::unique_ptr<CausalLm> model_;
+  BaseTables tables_;
+  std::vector<Example> examples_;
+};
+
+TEST_P(ResumeTest, ARunFromACheckpointHasTheBitsOfOneThatWasNeverStopped) {
+  const std::string path = testing::TempDir() + "/state.safetensors";
+  const auto whole = Make();
+  std::vector<double> expected;
+  while (!whole->done()) expected.push_back(Step(*whole));
+
+  std::vector<double> losses;
+  auto first = Make();
+  for (int i = 0; i < 3; ++i) losses.push_back(Step(*first));
+  for (int i = 0; i < 5; ++i) ASSERT_THAT(first->Advance(), IsOk());  // A step that is under way is not in the state.
+  ASSERT_THAT(first->SaveState(path), IsOk());
+  first.reset();
+  const auto second = Make();
+  ASSERT_THAT(second->LoadState(path), IsOk());
+  EXPECT_EQ(second->steps(), 3);
+  while (!second->done()) losses.push_back(Step(*second));
+  EXPECT_EQ(losses, expected);
+}
+
+TEST_P(ResumeTest, AnotherSeedIsAnotherRun) {
+  const auto one = Make(1), other = Make(2);
+  EXPECT_NE(Step(*one), Step(*other));
+}
+
+TEST_P(ResumeTest, AStateOfAnotherShapeIsRefused) {
+  const auto trainer = Make();
+  EXPECT_FALSE(trainer->LoadState(absl::StrCat(SourceDir(), "/tests/golden/llama3/model/model.safetensors")).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "Dora" : "LoraWithDropout"; });
+
+}  // namespace
+}  // namespace lorad
