@@ -37,6 +37,12 @@ struct Job {
   int64_t finished_us = 0;  // 0 = not yet
 };
 
+// The loss on the examples that are kept from training, after a step.
+struct JobEvaluation {
+  int64_t step = 0;
+  double loss = 0;
+};
+
 struct JobEvent {
   std::string job_id;
   int64_t sequence = 0;  // from 1 in each job; the store's
@@ -46,6 +52,7 @@ struct JobEvent {
   std::optional<double> grad_norm;
   std::optional<double> learning_rate;
   std::optional<double> tokens_per_second;
+  std::optional<double> eval_loss;
   std::string message;
   int64_t at_us = 0;
 };

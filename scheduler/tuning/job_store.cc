@@ -40,6 +40,7 @@ constexpr const char* kMigrations[] = {
          message TEXT NOT NULL,
          at_us INTEGER NOT NULL,
          PRIMARY KEY (job_id, sequence)) WITHOUT ROWID;)",
+    "ALTER TABLE events ADD COLUMN eval_loss REAL;",
 };
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
@@ -129,7 +130,7 @@ absl::Status AppendEvent(SqliteDatabase& database, JobEvent* event) {
   event->sequence = last.Int(0) + 1;
   SqliteStatement insert(database,
                          "INSERT INTO events (job_id, sequence, state, step, loss, grad_norm, learning_rate, "
-                         "tokens_per_second, message, at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+                         "tokens_per_second, message, at_us, eval_loss) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
   insert.Bind(event->job_id)
       .Bind(event->sequence)
       .Bind(static_cast<int64_t>(event->state))
@@ -139,7 +140,8 @@ absl::Status AppendEvent(SqliteDatabase& database, JobEvent* event) {
       .Bind(event->learning_rate)
       .Bind(event->tokens_per_second)
       .Bind(event->message)
-      .Bind(event->at_us);
+      .Bind(event->at_us)
+      .Bind(event->eval_loss);
   return insert.Run();
 }
 
@@ -263,12 +265,27 @@ absl::StatusOr<std::optional<Job>> JobStore::NextQueued() const {
   return OneJob(query);
 }
 
+absl::StatusOr<std::vector<JobEvaluation>> JobStore::Evaluations(const std::string& id) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  // SQLite gives the row of the largest sequence to the other columns.
+  SqliteStatement query(impl_->database,
+                        "SELECT step, eval_loss, MAX(sequence) FROM events WHERE job_id = ? AND eval_loss IS NOT NULL "
+                        "GROUP BY step ORDER BY step");
+  query.Bind(id);
+  std::vector<JobEvaluation> evaluations;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, query.Step());
+    if (!row) return evaluations;
+    evaluations.push_back({query.Int(0), query.Real(1)});
+  }
+}
+
 absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, int64_t after_sequence,
                                                        int64_t limit) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   SqliteStatement query(impl_->database,
                         "SELECT sequence, state, step, loss, grad_norm, learning_rate, tokens_per_second, message, "
-                        "at_us FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?");
+                        "at_us, eval_loss FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?");
   query.Bind(id).Bind(after_sequence).Bind(limit);
   std::vector<JobEvent> events;
   while (true) {
@@ -285,6 +302,7 @@ absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, in
     event.tokens_per_second = query.OptionalReal(6);
     event.message = query.Text(7);
     event.at_us = query.Int(8);
+    event.eval_loss = query.OptionalReal(9);
     events.push_back(std::move(event));
   }
 }

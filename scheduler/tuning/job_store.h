@@ -36,6 +36,8 @@ class JobStore final {
   absl::StatusOr<std::vector<Job>> InState(JobState state) const;  // oldest first
   // The queued job of the highest priority, the oldest of those.
   absl::StatusOr<std::optional<Job>> NextQueued() const;
+  // By step; a step that was done again counts as it came out last.
+  absl::StatusOr<std::vector<JobEvaluation>> Evaluations(const std::string& id) const;
   absl::StatusOr<std::vector<JobEvent>> Events(const std::string& id, int64_t after_sequence, int64_t limit) const;
 
  private:

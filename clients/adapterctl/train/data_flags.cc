@@ -11,7 +11,7 @@ std::shared_ptr<DataFlags> AddDataFlags(CLI::App* command, v1::DatasetSpec* data
   command->add_option("--inline", flags->file, "JSONL file here, sent with the request (up to 16 MiB)");
   command->add_option_function<std::string>(
       "--format", [dataset](const std::string& v) { dataset->set_format(v); },
-      "completion, alpaca, text, tokens; by default seen from the keys");
+      "chat, completion, alpaca, text, tokens; by default seen from the keys");
   command->add_option_function<uint32_t>(
       "--max-length", [dataset](const uint32_t& v) { dataset->set_max_length_tokens(v); },
       "Longer examples are cut to this many tokens (2048, or the model's limit)");

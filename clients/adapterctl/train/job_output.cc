@@ -3,8 +3,6 @@
 #include <google/protobuf/util/json_util.h>
 #include <google/protobuf/util/time_util.h>
 
-#include <algorithm>
-#include <array>
 #include <cstdio>
 
 #include "clients/adapterctl/output.h"
@@ -82,6 +80,7 @@ nlohmann::ordered_json ToJson(const v1::JobEvent& event) {
   if (event.has_grad_norm()) json["grad_norm"] = event.grad_norm();
   if (event.has_learning_rate()) json["learning_rate"] = event.learning_rate();
   if (event.has_tokens_per_second()) json["tokens_per_second"] = event.tokens_per_second();
+  if (event.has_eval_loss()) json["eval_loss"] = event.eval_loss();
   return json;
 }
 
@@ -98,30 +97,6 @@ void PrintJob(const v1::Job& job, bool json) {
   if (!job.revision().empty()) rows.push_back({"revision", job.revision()});
   if (job.has_finished_at()) rows.push_back({"finished", Time(job.finished_at())});
   PrintTable(rows);
-}
-
-std::string LossCurve(const std::vector<double>& losses, size_t columns) {
-  static constexpr std::array<const char*, 8> kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-  if (losses.empty()) return "";
-  const size_t width = std::min(columns, losses.size());
-  std::vector<double> means(width);
-  for (size_t c = 0; c < width; ++c) {
-    const size_t begin = c * losses.size() / width, end = (c + 1) * losses.size() / width;
-    for (size_t i = begin; i < end; ++i) means[c] += losses[i] / static_cast<double>(end - begin);
-  }
-  const auto [low, high] = std::minmax_element(means.begin(), means.end());
-  const double span = std::max(*high - *low, 1e-12);
-  std::string curve;
-  for (const double mean : means) {
-    const auto level = static_cast<size_t>((mean - *low) / span * (kBlocks.size() - 1) + 0.5);
-    curve += kBlocks[std::min(level, kBlocks.size() - 1)];
-  }
-  return curve;
-}
-
-std::string ProgressBar(uint32_t done, uint32_t total, size_t columns) {
-  const size_t filled = total == 0 ? 0 : std::min<size_t>(columns, columns * done / total);
-  return "[" + std::string(filled, '#') + std::string(columns - filled, '-') + "]";
 }
 
 }  // namespace lorad::adapterctl

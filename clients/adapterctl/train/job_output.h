@@ -14,10 +14,4 @@ bool IsFinished(v1::JobState state);
 
 void PrintJob(const v1::Job& job, bool json);
 
-// Losses as a line of block characters, lowest to highest, the newest at the right; at most `columns` of them, each the
-// mean of its share.
-std::string LossCurve(const std::vector<double>& losses, size_t columns);
-// "[#####-----]"
-std::string ProgressBar(uint32_t done, uint32_t total, size_t columns);
-
 }  // namespace lorad::adapterctl

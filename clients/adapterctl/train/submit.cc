@@ -1,11 +1,8 @@
-#include <google/protobuf/util/json_util.h>
-
-#include <fstream>
-#include <iterator>
 #include <memory>
 
 #include "clients/adapterctl/train/data_flags.h"
 #include "clients/adapterctl/train/job_output.h"
+#include "clients/adapterctl/train/spec_file.h"
 #include "clients/adapterctl/train/verbs.h"
 #include "lorad/v1/finetuning.grpc.pb.h"
 
@@ -94,11 +91,8 @@ void AddJobFlags(CLI::App* command, v1::FineTuneSpec* spec) {
 int Submit(Session& session, SubmitFlags& flags) {
   v1::SubmitJobRequest request;
   if (!flags.spec_file.empty()) {
-    std::ifstream file(flags.spec_file);
-    const std::string text{std::istreambuf_iterator<char>(file), {}};
-    const auto parsed = google::protobuf::util::JsonStringToMessage(text, request.mutable_spec());
-    if (!file || !parsed.ok())
-      return session.FailUsage("--spec: " + flags.spec_file + ": " + std::string(parsed.message()));
+    const std::string wrong = ReadSpecFile(flags.spec_file, request.mutable_spec());
+    if (!wrong.empty()) return session.FailUsage("--spec: " + wrong);
   }
   request.mutable_spec()->MergeFrom(flags.spec);
   if (!flags.name.empty()) request.mutable_spec()->set_name(flags.name);
@@ -126,7 +120,7 @@ Verb AddTrainSubmit(CLI::App& train) {
   CLI::App* command = train.add_subcommand("submit", "Train an adapter; it is served under its name when it is ready");
   auto flags = std::make_shared<SubmitFlags>();
   command->add_option("name", flags->name, "The adapter's name");
-  command->add_option("--spec", flags->spec_file, "FineTuneSpec as JSON; flags come on top");
+  command->add_option("--spec", flags->spec_file, "FineTuneSpec as YAML or JSON; flags come on top");
   flags->data = AddDataFlags(command, flags->spec.mutable_dataset());
   AddAdapterFlags(command, flags->spec.mutable_adapter());
   AddOptimizerFlags(command, &flags->spec);
