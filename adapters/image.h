@@ -56,11 +56,14 @@ struct ImageSlot {
 // An adapter in host form, the same for every kind; const after load. rsLoRA, patterns and target expressions are
 // resolved: what is here is what is applied.
 struct AdapterImage {
-  std::string kind;                  // "lora"
+  std::string kind;                  // "lora", "dora", "alora", or one of MoE-PEFT's
   std::vector<ImageSlot> slots;      // ordered by (site, layer)
   RoutingRule routing;               // of the routers among them
   std::vector<std::string> targets;  // distinct module names, for people: "q_proj"
   std::vector<std::string> warnings;
+  // aLoRA: the adapter is active from the first token of their last occurrence in the prompt on; without one, never.
+  // Empty: from the beginning.
+  std::vector<int32_t> invocation_tokens;
   std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
   int32_t rank_min = 0;
   int32_t rank_max = 0;

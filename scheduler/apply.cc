@@ -91,6 +91,7 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
   if (absl::Status status = CheckEverFits(*request, adapter_pages, limits); !status.ok()) {
     return Refuse(status, *request, state);
   }
+  const int64_t active_from = ActiveFrom(*adapters, request->prompt_ids);
   Account* const account = state->accounts.For(request->adapter);
   account->sequences += request->n;
   account->not_begun += request->n;
@@ -104,6 +105,7 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
     sequence->sampling.seed += static_cast<uint64_t>(index);
     sequence->sampling.max_tokens = MaxTokensOf(*request, adapter_pages, limits);
     sequence->adapters = *adapters;
+    sequence->active_from = active_from;
     if (!request->composition.empty()) sequence->composed_prefixes = ComposedPrefixes(*adapters, state);
     sequence->account = account;
     sequence->order = {.priority = request->priority, .arrival_us = request->arrival_us, .number = sequence->id};
@@ -198,6 +200,7 @@ void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state) {
       continue;
     }
     sequence->sampling.max_tokens = MaxTokensOf(*sequence->request, adapter_pages, limits);
+    sequence->active_from = ActiveFrom(sequence->adapters, sequence->request->prompt_ids);
     if (!sequence->request->composition.empty()) {
       sequence->composed_prefixes = ComposedPrefixes(sequence->adapters, state);
     }

@@ -13,7 +13,8 @@ void ExpireDeadlines(SchedulerState* state);
 // The next of these deadlines; -1: none.
 int64_t NextDeadlineUs(const SchedulerState& state);
 
-// Waiting sequences on `version`, whose size is known by now, that cannot ever run beside it end with InvalidArgument.
+// `version` is known by now. Waiting sequences on it that cannot ever run beside it end with InvalidArgument; the
+// others learn what depends on it: how much fits beside it, from where it is active, which cached blocks are theirs.
 void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state);
 
 }  // namespace lorad

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "adapters/invocation.h"
 
 namespace lorad {
 
@@ -23,6 +24,10 @@ std::string AnswersAs(const Request& request) {
   return name;
 }
 
+int64_t ActiveFrom(const SequenceAdapters& adapters, absl::Span<const int32_t> prompt) {
+  return adapters.empty() ? 0 : ActiveFrom(prompt, adapters.front().version->invocation_tokens);
+}
+
 int64_t PagesOf(const SequenceAdapters& adapters) {
   int64_t pages = 0;
   for (const SequenceAdapter& adapter : adapters) pages += adapter.version->pages;
@@ -32,6 +37,11 @@ int64_t PagesOf(const SequenceAdapters& adapters) {
 absl::Status CheckComposable(const Request& request, const SequenceAdapters& adapters) {
   for (const SequenceAdapter& adapter : adapters) {
     const AdapterVersion& version = *adapter.version;
+    if (!version.invocation_tokens.empty() && !request.composition.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("adapters: ", version.name,
+                                                     " is an aLoRA, active from its invocation on; limit: alone, at "
+                                                     "scale 1; name it as `adapter`"));
+    }
     if (!version.known || (version.num_labels > 0) == request.classify) continue;
     return absl::InvalidArgumentError(
         request.classify

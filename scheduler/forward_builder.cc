@@ -69,8 +69,12 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
     built.logits.push_back(
         {.first_row = static_cast<int64_t>(logit_rows.size()), .rows = static_cast<int64_t>(offsets.size())});
     for (const int64_t offset : offsets) logit_rows.push_back(static_cast<int32_t>(first_row + offset));
-    Extend(tokens, row.terms, &built.batch.rows);
-    Extend(static_cast<int64_t>(offsets.size()), row.terms, &built.batch.head_rows);
+    const int64_t on_base = std::clamp<int64_t>(row.active_from - row.first_position, 0, tokens);
+    Extend(on_base, {}, &built.batch.rows);
+    Extend(tokens - on_base, row.terms, &built.batch.rows);
+    const auto first_active = std::lower_bound(offsets.begin(), offsets.end(), on_base);
+    Extend(first_active - offsets.begin(), {}, &built.batch.head_rows);
+    Extend(offsets.end() - first_active, row.terms, &built.batch.head_rows);
     built.batch.sequence_tokens.push_back(static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
     most_blocks = std::max(most_blocks, row.blocks.size());
     built.batch.max_context_tokens = std::max(built.batch.max_context_tokens, context_tokens);

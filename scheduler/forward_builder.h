@@ -19,7 +19,8 @@ struct BuiltBatch {
   std::vector<Logits> logits;  // by row of the step
 };
 
-// Rows that follow each other on one adapter slot share a segment; base rows have none.
+// Rows that follow each other on one adapter slot share a segment; base rows have none, and so have those of a sequence
+// before its adapter is active.
 BuiltBatch BuildForward(absl::Span<const ExecRow> rows);
 
 }  // namespace lorad

@@ -76,6 +76,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->rank_min = image.rank_min;
   version->rank_max = image.rank_max;
   version->num_labels = image.num_labels;
+  version->invocation_tokens = image.invocation_tokens;
   version->replaced = ReplacedTensors(image);
   version->bytes = event.layout.total_bytes;
   version->pages = state->parts.pages->PagesFor(version->bytes);
@@ -103,8 +104,11 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->known = true;
   LORAD_CHECK(!version->digest.empty());  // ours: every reader digests what it reads
   if (state->config.prefix_cache) {
-    version->prefixes =
-        state->prefix_cache->TreesOf("adapter " + version->digest, state->config.rope_switch.last_variant);
+    const std::string content = "adapter " + version->digest;
+    PrefixCache* const cache = state->prefix_cache.get();
+    version->prefixes = version->invocation_tokens.empty()
+                            ? cache->TreesOf(content, state->config.rope_switch.last_variant)
+                            : cache->BranchesOf(state->base_prefixes, content);
   }
   if (version->state == AdapterState::kLoading) MoveTo(version, AdapterState::kHost);
   RefuseThoseThatNeverFit(version, state);

@@ -33,6 +33,7 @@ struct ExecRow {
   absl::Span<const int32_t> token_ids;          // to compute, consecutive positions
   std::vector<int32_t> blocks;                  // block numbers of the sequence, in order, covering these positions
   absl::InlinedVector<SlotTerm, 1> terms = {};  // adapters, in order; empty = base
+  int64_t active_from = 0;                      // the position from which `terms` count; those before: the base
   bool sample = false;
   int32_t classes = 0;  // instead of a token, the first so many logits are wanted
   const SamplingOptions* sampling = nullptr;

@@ -31,12 +31,14 @@ int64_t ReusableTokens(const Sequence& sequence) {
 }
 
 PrefixMatch MatchPrefix(const Sequence& sequence, const SchedulerState& state) {
-  return state.prefix_cache->Match(PrefixTreeOf(sequence, state), sequence.tokens, ReusableTokens(sequence));
+  return state.prefix_cache->Match(PrefixTreeOf(sequence, state), sequence.tokens, ReusableTokens(sequence),
+                                   sequence.active_from);
 }
 
 PrefixChain TakePrefix(const Sequence& sequence, int64_t first_position, SchedulerState* state) {
   LORAD_CHECK_EQ(first_position % kKvBlockTokens, 0);
-  return state->prefix_cache->Acquire(PrefixTreeOf(sequence, *state), sequence.tokens, first_position / kKvBlockTokens);
+  return state->prefix_cache->Acquire(PrefixTreeOf(sequence, *state), sequence.tokens, first_position / kKvBlockTokens,
+                                      sequence.active_from);
 }
 
 void CountPrefix(int64_t cached_tokens, Sequence* sequence, SchedulerState* state) {

@@ -11,7 +11,7 @@ namespace lorad {
 // Which cached KV blocks a sequence may begin with. Engine thread.
 
 // The blocks of its content and length: the base's, those of its adapter's digest, or those of a composition's digests
-// and scales in their order. Null: nothing is cached.
+// and scales in their order; of an aLoRA those of its digest as a branch of the base's. Null: nothing is cached.
 const PrefixTreePtr& PrefixTreeOf(const Sequence& sequence, const SchedulerState& state);
 
 // How many of its tokens may come from the cache. The last one is always computed, for its logits, and so is every

@@ -106,6 +106,7 @@ std::vector<ExecRow> HeldStep::ExecRows() const {
     for (size_t i = 0; i < sequence.adapters.size(); ++i) {
       row.terms.push_back({.slot = held.leases()[i].slot(), .scale = sequence.adapters[i].scale});
     }
+    row.active_from = sequence.active_from;
     row.sample = held.plan.sample;
     if (sequence.request->classify) row.classes = sequence.adapters.front().version->num_labels;
     row.sampling = &sequence.sampling;

@@ -33,6 +33,7 @@ struct Sequence {
   SamplingOptions sampling;       // the request's, with this sequence's seed
   SequenceAdapters adapters;      // in the request's order; empty = base
   PrefixTrees composed_prefixes;  // of a composition, once all of its adapters are known
+  int64_t active_from = 0;        // first position that runs on `adapters`, once they are known; those before: the base
   Account* account = nullptr;     // of the request's (first) name, whatever version it runs on
   OrderKey order;
 

@@ -185,7 +185,7 @@ absl::Status ReadReplacements(const SafetensorsIndex& index, const PeftTensors& 
 
 absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const PeftTensors& tensors,
                                        const Replacements& replacements, const BaseShape& base, const Targets& modules,
-                                       PeftInit init, std::vector<ImageSlot> slots, FileSource& files,
+                                       const PeftLoraConfig& config, std::vector<ImageSlot> slots, FileSource& files,
                                        const AdapterReadOptions& options) {
   TensorReader reader(files, index.path);
   for (const auto& [path, module] : tensors.modules) {
@@ -199,7 +199,8 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
   RETURN_IF_ERROR(ReadReplacements(index, tensors, replacements, modules, files, options, &slots));
 
   AdapterImage image;
-  image.kind = "lora";
+  image.kind = config.invocation_tokens.empty() ? "lora" : "alora";
+  image.invocation_tokens = config.invocation_tokens;
   image.rank_min = kMaxStoredRank;
   Sha256 digest;
   digest.Update("lora");
@@ -218,7 +219,7 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     if (target.a_blocks > 1) slot.a = WithItsZeros(slot.a, target.a_blocks);
     if (target.b_blocks > 1) slot.b = WithItsZeros(slot.b, target.b_blocks);
     if (slot.experts > 1) slot.b = ExpertsOneAfterTheOther(slot.b, slot.experts);
-    RETURN_IF_ERROR(AddInitialPair(absl::StrCat(index.path, ": ", path), init, module.table != nullptr,
+    RETURN_IF_ERROR(AddInitialPair(absl::StrCat(index.path, ": ", path), config.init, module.table != nullptr,
                                    base.tied_embeddings, options, &slot));
     RETURN_IF_ERROR(AddFromBase(absl::StrCat(index.path, ": ", path), options, &slot));
     AddToDigest(path, slot, &digest);
@@ -231,6 +232,8 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     return slot.rank == 0 && !slot.bias.present() && !slot.rows.present();
   });
   image.slots = std::move(slots);
+  if (!image.invocation_tokens.empty()) digest.Update("invocation");
+  for (const int32_t token : image.invocation_tokens) digest.UpdateInt(token);
   image.digest = digest.HexDigest();
   std::sort(image.slots.begin(), image.slots.end(), [](const ImageSlot& x, const ImageSlot& y) {
     return std::pair(x.site, x.layer) < std::pair(y.site, y.layer);
@@ -240,6 +243,26 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     if (slot.rank > 0 && (image.targets.empty() || image.targets.back() != target)) image.targets.push_back(target);
   }
   return image;
+}
+
+// PEFT knows aLoRA on linears alone; what else the file has, it keeps active everywhere.
+absl::Status CheckInvocation(const std::string& path, const AdapterImage& image, const BaseShape& base) {
+  const auto refuse = [&](const char* what) {
+    return absl::UnimplementedError(absl::StrCat(path, ": alora_invocation_tokens together with ", what));
+  };
+  if (image.invocation_tokens.empty()) return absl::OkStatus();
+  for (const int32_t token : image.invocation_tokens) {
+    if (token >= base.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("adapter_config.json: alora_invocation_tokens: ", token, "; limit: 0..", base.vocab_size - 1));
+    }
+  }
+  if (image.num_labels > 0) return refuse("a classifier head");
+  for (const ImageSlot& slot : image.slots) {
+    if (slot.site == Site::kEmbedTokens) return refuse("an adapted embedding");
+    if (slot.rows.present()) return refuse("a table unlike the base's");
+  }
+  return absl::OkStatus();
 }
 
 // MoE-PEFT writes few keys, and never this one; PEFT all of its own.
@@ -278,12 +301,13 @@ absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfi
   for (const auto& [path, replacement] : replacements) tensors.modules[path];  // a tied head may have no tensor
   std::vector<ImageSlot> slots = PlanSlots(tensors, replacements, modules, targets, config.init);
   RETURN_IF_ERROR(CheckFitsPool(index.path, slots, options));
-  ASSIGN_OR_RETURN(AdapterImage image, ReadImage(index, tensors, replacements, base, modules, config.init,
-                                                 std::move(slots), files, options));
+  ASSIGN_OR_RETURN(AdapterImage image,
+                   ReadImage(index, tensors, replacements, base, modules, config, std::move(slots), files, options));
   if (is_plain_after_all) image.warnings.push_back(kDoraWithoutMagnitudes);
   if (classifier.has_value()) {
     RETURN_IF_ERROR(AddClassifier(index.path, *classifier, base, files, options, &image));
   }
+  RETURN_IF_ERROR(CheckInvocation(index.path, image, base));
   return image;
 }
 

@@ -102,7 +102,7 @@ nlohmann::ordered_json ConfigOf(const Slots& slots) {
 }  // namespace
 
 absl::Status WriteLora(const AdapterImage& image, const BaseShape& base, const NewFolder& folder) {
-  if (image.kind != "lora" && image.kind != "dora") {
+  if (image.kind != "lora" && image.kind != "dora" && image.kind != "alora") {
     return absl::UnimplementedError(absl::StrCat("adapter kind: ", image.kind, "; PEFT's LoRA folders cannot hold it"));
   }
   for (const ImageSlot& slot : image.slots) {
@@ -114,7 +114,9 @@ absl::Status WriteLora(const AdapterImage& image, const BaseShape& base, const N
   std::vector<TensorToWrite> tensors;
   for (const auto& [path, slot] : slots) AddTensors(path, *slot, &tensors);
   RETURN_IF_ERROR(WriteSafetensors(folder.PathOf("adapter_model.safetensors"), tensors, {{"format", "pt"}}));
-  return folder.Write("adapter_config.json", ConfigOf(slots).dump(2) + "\n");
+  nlohmann::ordered_json config = ConfigOf(slots);
+  if (!image.invocation_tokens.empty()) config["alora_invocation_tokens"] = image.invocation_tokens;
+  return folder.Write("adapter_config.json", config.dump(2) + "\n");
 }
 
 }  // namespace lorad

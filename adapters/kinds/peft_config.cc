@@ -48,6 +48,7 @@ constexpr KnownKey kKnownKeys[] = {
     {"modules_to_save", KeyUse::kRead},
     {"trainable_token_indices", KeyUse::kRead},
     {"use_bdlora", KeyUse::kRead},
+    {"alora_invocation_tokens", KeyUse::kRead},
     // Words for people and programs, training, and how the base was split over devices.
     {"task_type", KeyUse::kInert},
     {"auto_mapping", KeyUse::kInert},
@@ -70,7 +71,6 @@ constexpr KnownKey kKnownKeys[] = {
     {"qalora_group_size", KeyUse::kInert},  // read with use_qalora alone
     {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
     {"layer_replication", KeyUse::kMustBeOff, "a deeper model made of the base's layers"},
-    {"alora_invocation_tokens", KeyUse::kMustBeOff, "activation by invocation tokens (aLoRA)"},
     {"arrow_config", KeyUse::kMustBeOff, "routing among other adapters"},
     {"kasa_config", KeyUse::kMustBeOff, "a base with its smallest singular values removed (KaSA)"},
     {"monteclora_config", KeyUse::kMustBeOff, "sampled weights (MonteCLoRA)"},
@@ -249,9 +249,8 @@ absl::Status ReadLayers(const Json& json, PeftLoraConfig* config) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> ReadTokens(const Json& list) {
-  const char* const key = "trainable_token_indices";
-  if (!list.is_array()) return Invalid(key, list, "must be a list of tokens, or an object of modules and such lists");
+absl::StatusOr<std::vector<int32_t>> ReadTokens(const char* key, const Json& list) {
+  if (!list.is_array()) return Invalid(key, list, "must be a list of tokens");
   RETURN_IF_ERROR(CheckCount(key, list, kMaxTrainableTokens));
   std::vector<int32_t> tokens;
   for (const Json& token : list) {
@@ -270,13 +269,32 @@ absl::Status ReadReplaced(const Json& json, PeftLoraConfig* config) {
   const Json* tokens = FindSet(json, "trainable_token_indices");
   if (tokens == nullptr || IsOff(*tokens)) return absl::OkStatus();
   if (!tokens->is_object()) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> of_embedding, ReadTokens(*tokens));
+    ASSIGN_OR_RETURN(std::vector<int32_t> of_embedding, ReadTokens("trainable_token_indices", *tokens));
     config->trainable_tokens.emplace_back("", std::move(of_embedding));
     return absl::OkStatus();
   }
   for (const auto& [module, list] : tokens->items()) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> of_module, ReadTokens(list));
+    ASSIGN_OR_RETURN(std::vector<int32_t> of_module, ReadTokens("trainable_token_indices", list));
     config->trainable_tokens.emplace_back(module, std::move(of_module));
+  }
+  return absl::OkStatus();
+}
+
+// PEFT refuses some of these together, and keeps the others active everywhere.
+absl::Status ReadInvocation(const Json& json, PeftLoraConfig* config) {
+  const Json* tokens = FindSet(json, "alora_invocation_tokens");
+  if (tokens == nullptr || IsOff(*tokens)) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckCount("alora_invocation_tokens", *tokens, kMaxInvocationTokens));
+  ASSIGN_OR_RETURN(config->invocation_tokens, ReadTokens("alora_invocation_tokens", *tokens));
+  const std::pair<const char*, bool> others[] = {{"use_dora", config->use_dora},
+                                                 {"bias", config->bias != PeftBias::kNone},
+                                                 {"modules_to_save", !config->modules_to_save.empty()},
+                                                 {"trainable_token_indices", !config->trainable_tokens.empty()},
+                                                 {"use_bdlora", config->blocks > 1},
+                                                 {"target_parameters", !config->target_parameters.empty()},
+                                                 {"init_lora_weights", config->init != PeftInit::kKeepsBase}};
+  for (const auto& [key, used] : others) {
+    if (used) return Unsupported("alora_invocation_tokens", *tokens, absl::StrCat("together with ", key));
   }
   return absl::OkStatus();
 }
@@ -364,6 +382,7 @@ absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::
   RETURN_IF_ERROR(ReadLayers(json, &config));
   RETURN_IF_ERROR(ReadReplaced(json, &config));
   RETURN_IF_ERROR(ReadBlockDiagonal(json, &config));
+  RETURN_IF_ERROR(ReadInvocation(json, &config));
   return config;
 }
 

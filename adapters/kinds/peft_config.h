@@ -14,7 +14,8 @@ namespace lorad {
 inline constexpr int64_t kMaxConfigRank = 512;
 inline constexpr int64_t kMaxStoredRank = 1024;
 inline constexpr size_t kMaxTrainableTokens = 1 << 20;
-inline constexpr size_t kMaxConfigEntries = 4096;  // of one list, or of rank_pattern or alpha_pattern
+inline constexpr size_t kMaxInvocationTokens = 256;  // looked for in every prompt
+inline constexpr size_t kMaxConfigEntries = 4096;    // of one list, or of rank_pattern or alpha_pattern
 
 // Starts that take a pair off the base's weights, which are then part of the adapter.
 enum class PeftInit : uint8_t { kKeepsBase, kPissa, kOlora };
@@ -41,6 +42,8 @@ struct PeftLoraConfig {
   std::optional<std::vector<int64_t>> layers;  // only these layers; with target_names alone
   std::vector<std::string> layers_patterns;    // expressions for the path segment before the layer's number
   bool ensure_weight_tying = false;
+
+  std::vector<int32_t> invocation_tokens;  // aLoRA: AdapterImage::invocation_tokens
 
   // BD-LoRA: parts of module names whose A, or B, is block-diagonal.
   std::vector<std::string> block_diagonal_a;

@@ -111,6 +111,9 @@ absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, c
 
 absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
   const at::NoGradGuard frozen;
+  if (!image.invocation_tokens.empty()) {
+    return absl::UnimplementedError("init_adapter: an aLoRA, active from its invocation on; training knows no such");
+  }
   size_t used = 0;
   for (LeafModule& module : modules_) {
     const auto slot = std::find_if(image.slots.begin(), image.slots.end(), [&](const ImageSlot& s) {

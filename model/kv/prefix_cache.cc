@@ -5,22 +5,28 @@
 #include <utility>
 
 #include "absl/hash/hash.h"
+#include "absl/strings/str_cat.h"
 #include "model/base/check.h"
 
 namespace lorad {
 
 // A node of a tree; the root has no run and no parent.
 struct CachedBlock {
+  struct Key {
+    BlockTokens tokens;
+    uint64_t branch;  // PrefixTree::BranchAt
+    bool operator==(const Key&) const = default;
+  };
   struct Hasher {
     BlockHash hash;
-    size_t operator()(const BlockTokens& tokens) const { return hash(tokens); }
+    size_t operator()(const Key& key) const { return hash(key.tokens); }
   };
-  using Followers = std::unordered_map<BlockTokens, std::unique_ptr<CachedBlock>, Hasher>;
+  using Followers = std::unordered_map<Key, std::unique_ptr<CachedBlock>, Hasher>;
 
   explicit CachedBlock(BlockHash hash) : followers(0, Hasher{hash}) {}
 
   CachedBlock* parent = nullptr;
-  const BlockTokens* tokens = nullptr;  // its key among the parent's followers
+  const Key* key = nullptr;  // among the parent's followers
   PageRun run;
   int64_t holders = 0;
   int64_t last_use = 0;                          // when it became idle
@@ -30,18 +36,20 @@ struct CachedBlock {
 
 namespace {
 
-CachedBlock* FollowerOf(const CachedBlock& block, const BlockTokens& tokens) {
-  const auto found = block.followers.find(tokens);
+CachedBlock* FollowerOf(const CachedBlock& block, const CachedBlock::Key& key) {
+  const auto found = block.followers.find(key);
   return found == block.followers.end() ? nullptr : found->second.get();
 }
 
-uint64_t KeyOf(const CachedBlock* before, const BlockTokens& tokens) { return absl::HashOf(before, tokens) | 1; }
+uint64_t NumberOf(const CachedBlock* before, const CachedBlock::Key& key) {
+  return absl::HashOf(before, key.tokens, key.branch) | 1;
+}
 
 // All blocks below the root, each after the one that it follows.
 std::vector<CachedBlock*> AllBelow(const CachedBlock& root) {
   std::vector<CachedBlock*> all;
   const auto put_followers = [&all](const CachedBlock& block) {
-    for (const auto& [tokens, follower] : block.followers) all.push_back(follower.get());
+    for (const auto& [key, follower] : block.followers) all.push_back(follower.get());
   };
   put_followers(root);
   for (size_t i = 0; i < all.size(); ++i) put_followers(*all[i]);
@@ -60,18 +68,29 @@ BlockTokens TokensOfBlock(absl::Span<const int32_t> tokens, int64_t block) {
   return of_block;
 }
 
-PrefixTree::PrefixTree(PrefixCache* cache, std::string content)
-    : cache_(cache), content_(std::move(content)), root_(std::make_unique<CachedBlock>(cache->hash_)) {}
+PrefixTree::PrefixTree(PrefixCache* cache, std::string content, PrefixTreePtr trunk, uint64_t number)
+    : cache_(cache),
+      content_(std::move(content)),
+      trunk_(std::move(trunk)),
+      number_(number),
+      root_(trunk_ == nullptr ? std::make_unique<CachedBlock>(cache->hash_) : nullptr) {}
+
+uint64_t PrefixTree::BranchAt(int64_t block, int64_t own_from) const {
+  if (trunk_ == nullptr || (block + 1) * kKvBlockTokens <= own_from) return 0;
+  // Where in its first block a branch begins is part of what it is; the block itself says the rest.
+  return number_ * kKvBlockTokens + static_cast<uint64_t>(own_from % kKvBlockTokens);
+}
 
 PrefixTree::~PrefixTree() { cache_->Clear(this); }
 
 PrefixChain::PrefixChain(PrefixChain&& other) noexcept
-    : tree_(std::move(other.tree_)), blocks_(std::exchange(other.blocks_, {})) {}
+    : tree_(std::move(other.tree_)), own_from_(other.own_from_), blocks_(std::exchange(other.blocks_, {})) {}
 
 PrefixChain& PrefixChain::operator=(PrefixChain&& other) noexcept {
   if (this != &other) {
     Release();
     tree_ = std::move(other.tree_);
+    own_from_ = other.own_from_;
     blocks_ = std::exchange(other.blocks_, {});
   }
   return *this;
@@ -96,13 +115,14 @@ int64_t PrefixChain::sole_blocks() const {
 void PrefixChain::Extend(const BlockTokens& tokens, PageRun run) {
   LORAD_CHECK(has_tree() && !run.empty());
   PrefixCache* const cache = tree_->cache_;
-  CachedBlock* const last = blocks_.empty() ? tree_->root_.get() : blocks_.back();
-  const auto [found, added] = last->followers.try_emplace(tokens, nullptr);
+  CachedBlock* const last = blocks_.empty() ? tree_->root() : blocks_.back();
+  const auto [found, added] =
+      last->followers.try_emplace({.tokens = tokens, .branch = tree_->BranchAt(blocks(), own_from_)}, nullptr);
   if (added) {
     found->second = std::make_unique<CachedBlock>(cache->hash_);
     CachedBlock* const block = found->second.get();
     block->parent = last;
-    block->tokens = &found->first;
+    block->key = &found->first;
     block->run = std::move(run);
     block->holders = 1;
     ++cache->stats_.blocks;
@@ -114,38 +134,50 @@ void PrefixChain::Extend(const BlockTokens& tokens, PageRun run) {
 
 uint64_t PrefixChain::KeyOfNext(const BlockTokens& tokens) const {
   LORAD_CHECK(has_tree());
-  return KeyOf(blocks_.empty() ? tree_->root_.get() : blocks_.back(), tokens);
+  return NumberOf(blocks_.empty() ? tree_->root() : blocks_.back(),
+                  {.tokens = tokens, .branch = tree_->BranchAt(blocks(), own_from_)});
 }
 
 PrefixCache::PrefixCache(PagePool* pages, BlockHash hash) : pages_(pages), hash_(hash) {}
 
 PrefixCache::~PrefixCache() { LORAD_CHECK(trees_.empty()); }
 
-PrefixTreePtr PrefixCache::TreeOf(const std::string& content) {
+PrefixTreePtr PrefixCache::TreeOf(const std::string& content) { return TreeOf(content, /*trunk=*/nullptr); }
+
+PrefixTreePtr PrefixCache::TreeOf(const std::string& content, const PrefixTreePtr& trunk) {
   std::weak_ptr<PrefixTree>& known = trees_[content];
   PrefixTreePtr tree = known.lock();
   if (tree == nullptr) {
-    tree = PrefixTreePtr(new PrefixTree(this, content));
+    tree = PrefixTreePtr(new PrefixTree(this, content, trunk, ++last_number_));
     known = tree;
   }
   return tree;
+}
+
+PrefixTrees PrefixCache::BranchesOf(const PrefixTrees& trunks, const std::string& content) {
+  PrefixTrees branches;
+  for (size_t i = 0; i < trunks.size(); ++i) {
+    if (trunks[i] == nullptr) continue;
+    branches[i] = TreeOf(absl::StrCat(content, " on ", trunks[i]->content_), trunks[i]);
+  }
+  return branches;
 }
 
 PrefixTrees PrefixCache::TreesOf(const std::string& content, int64_t last_variant) {
   return {TreeOf(content), last_variant > 0 ? TreeOf(content + ", rotated anew") : nullptr};
 }
 
-PrefixMatch PrefixCache::Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens,
-                               int64_t limit_tokens) const {
+PrefixMatch PrefixCache::Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t limit_tokens,
+                               int64_t own_from) const {
   PrefixMatch match;
   if (tree == nullptr) return match;
-  const CachedBlock* last = tree->root_.get();
+  const CachedBlock* last = tree->root();
   const int64_t full_blocks = std::min(limit_tokens, static_cast<int64_t>(tokens.size())) / kKvBlockTokens;
   for (; match.blocks < full_blocks; ++match.blocks) {
-    const BlockTokens wanted = TokensOfBlock(tokens, match.blocks);
+    const CachedBlock::Key wanted = {TokensOfBlock(tokens, match.blocks), tree->BranchAt(match.blocks, own_from)};
     const CachedBlock* const next = FollowerOf(*last, wanted);
     if (next == nullptr) {
-      match.next_block = KeyOf(last, wanted);
+      match.next_block = NumberOf(last, wanted);
       break;
     }
     match.idle_blocks += next->holders == 0;
@@ -154,13 +186,14 @@ PrefixMatch PrefixCache::Match(const PrefixTreePtr& tree, absl::Span<const int32
   return match;
 }
 
-PrefixChain PrefixCache::Acquire(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t blocks) {
-  PrefixChain chain(tree);
+PrefixChain PrefixCache::Acquire(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t blocks,
+                                 int64_t own_from) {
+  PrefixChain chain(tree, own_from);
   if (tree == nullptr) return chain;
   chain.blocks_.reserve(static_cast<size_t>(blocks));
-  CachedBlock* last = tree->root_.get();
+  CachedBlock* last = tree->root();
   for (int64_t i = 0; i < blocks; ++i) {
-    last = FollowerOf(*last, TokensOfBlock(tokens, i));
+    last = FollowerOf(*last, {TokensOfBlock(tokens, i), tree->BranchAt(i, own_from)});
     LORAD_CHECK(last != nullptr);
     Hold(last);
     chain.blocks_.push_back(last);
@@ -190,7 +223,7 @@ void PrefixCache::Remove(CachedBlock* block) {
   idle_pages_ -= block->run.pages();
   --stats_.idle_blocks;
   --stats_.blocks;
-  const auto place = block->parent->followers.find(*block->tokens);
+  const auto place = block->parent->followers.find(*block->key);
   block->parent->followers.erase(place);
 }
 
@@ -204,8 +237,12 @@ bool PrefixCache::EvictOldest() {
 int64_t PrefixCache::oldest_use() const { return idle_.empty() ? -1 : idle_.front()->last_use; }
 
 void PrefixCache::Clear(PrefixTree* tree) {
-  const std::vector<CachedBlock*> blocks = AllBelow(*tree->root_);
-  for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) Remove(*block);
+  const std::vector<CachedBlock*> blocks = AllBelow(*tree->root());
+  for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
+    // Nothing but the branch follows what is the branch's.
+    const bool own = tree->trunk_ == nullptr || (*block)->key->branch / kKvBlockTokens == tree->number_;
+    if (own) Remove(*block);
+  }
   // Another tree of that content may have been asked for meanwhile.
   const auto known = trees_.find(tree->content_);
   if (known != trees_.end() && known->second.expired()) trees_.erase(known);
@@ -215,7 +252,7 @@ std::vector<PrefixCache::View> PrefixCache::Blocks() const {
   std::vector<View> views;
   for (const auto& [content, weak] : trees_) {
     const PrefixTreePtr tree = weak.lock();
-    if (tree == nullptr) continue;
+    if (tree == nullptr || tree->trunk_ != nullptr) continue;
     for (const CachedBlock* block : AllBelow(*tree->root_)) {
       views.push_back({.first_page = block->run.first_page(), .pages = block->run.pages(), .holders = block->holders});
     }

@@ -25,8 +25,14 @@ BlockTokens TokensOfBlock(absl::Span<const int32_t> tokens, int64_t block);
 struct CachedBlock;
 class PrefixCache;
 
+class PrefixTree;
+using PrefixTreePtr = std::shared_ptr<PrefixTree>;  // null: nothing is cached
+
 // The cached blocks of one content: the base, or one adapter's weights. Lives as long as somebody may look into it;
 // with the last of them its blocks go.
+//
+// A branch is the tree of a content that begins as another one: up to a position that each chain names (`own_from`),
+// KV is the trunk's, and its blocks lie in the trunk, for both to use.
 class PrefixTree final {
  public:
   ~PrefixTree();
@@ -36,12 +42,17 @@ class PrefixTree final {
  private:
   friend class PrefixCache;
   friend class PrefixChain;
-  PrefixTree(PrefixCache* cache, std::string content);
+  PrefixTree(PrefixCache* cache, std::string content, PrefixTreePtr trunk, uint64_t number);
+  CachedBlock* root() const { return trunk_ == nullptr ? root_.get() : trunk_->root_.get(); }
+  // What tells block `block` of a chain from others with its tokens; 0: the trunk's, or of a tree that has none.
+  uint64_t BranchAt(int64_t block, int64_t own_from) const;
+
   PrefixCache* const cache_;
   const std::string content_;
-  const std::unique_ptr<CachedBlock> root_;
+  const PrefixTreePtr trunk_;                // null: it has blocks of its own from the first on
+  const uint64_t number_;                    // never used again
+  const std::unique_ptr<CachedBlock> root_;  // null: the trunk's
 };
-using PrefixTreePtr = std::shared_ptr<PrefixTree>;  // null: nothing is cached
 // Of one content, by RopeSwitch's variant: keys that were rotated otherwise are others. Later variants are not cached.
 using PrefixTrees = std::array<PrefixTreePtr, 2>;
 
@@ -68,9 +79,10 @@ class PrefixChain final {
 
  private:
   friend class PrefixCache;
-  explicit PrefixChain(PrefixTreePtr tree) : tree_(std::move(tree)) {}
+  PrefixChain(PrefixTreePtr tree, int64_t own_from) : tree_(std::move(tree)), own_from_(own_from) {}
   void Release();
   PrefixTreePtr tree_;
+  int64_t own_from_ = 0;
   std::vector<CachedBlock*> blocks_;
 };
 
@@ -107,11 +119,16 @@ class PrefixCache final {
   // The tree of `content`, shared by all that ask for it while one of them keeps it.
   PrefixTreePtr TreeOf(const std::string& content);
   PrefixTrees TreesOf(const std::string& content, int64_t last_variant);
+  // The branches of `content` on each of `trunks`.
+  PrefixTrees BranchesOf(const PrefixTrees& trunks, const std::string& content);
 
-  // Cached blocks that `tokens` begin with, within the first `limit_tokens` of them.
-  PrefixMatch Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t limit_tokens) const;
+  // Cached blocks that `tokens` begin with, within the first `limit_tokens` of them. `own_from`, of a branch: the
+  // position from which KV is of its own content.
+  PrefixMatch Match(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t limit_tokens,
+                    int64_t own_from = 0) const;
   // The first `blocks` of what Match found, held.
-  PrefixChain Acquire(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t blocks);
+  PrefixChain Acquire(const PrefixTreePtr& tree, absl::Span<const int32_t> tokens, int64_t blocks,
+                      int64_t own_from = 0);
 
   // Gives back the block that has been idle for longest. False: none is idle.
   bool EvictOldest();
@@ -135,10 +152,12 @@ class PrefixCache final {
   void LetGo(CachedBlock* block);
   void Remove(CachedBlock* block);  // idle, and followed by none
   void Clear(PrefixTree* tree);
+  PrefixTreePtr TreeOf(const std::string& content, const PrefixTreePtr& trunk);
 
   PagePool* const pages_;
   const BlockHash hash_;
   std::map<std::string, std::weak_ptr<PrefixTree>> trees_;
+  uint64_t last_number_ = 0;      // of a tree
   std::list<CachedBlock*> idle_;  // oldest use first, hence every block before the one that it follows
   int64_t idle_pages_ = 0;
   PrefixCacheStats stats_;

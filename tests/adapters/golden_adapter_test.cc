@@ -13,6 +13,7 @@
 
 #include "adapters/apply.h"
 #include "adapters/checkpoint_tables.h"
+#include "adapters/invocation.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/pool.h"
 #include "model/causal_lm.h"
@@ -71,6 +72,10 @@ class Served final {
     change(image);
     Place(image, name, DType::kF32);
   }
+  // aLoRA takes part in no composition.
+  int64_t ActiveFromOf(const GoldenCase& golden) const {
+    return golden.adapter.empty() ? 0 : ActiveFrom(golden.prompt, invocations_.at(golden.adapter));
+  }
 
  private:
   void Load(const std::string& folder, const std::string& name, DType dtype) {
@@ -85,6 +90,7 @@ class Served final {
   void Place(const AdapterImage& image, const std::string& name, DType dtype) {
     AdapterReservation reservation = pool_->Reserve(next_id_, PlanLayout(image, dtype)).value();
     Pack(image, reservation.layout(), reservation.data());
+    invocations_[name] = image.invocation_tokens;
     pool_->Commit(std::move(reservation));
     leases_.emplace(name, pool_->Acquire(next_id_++).value());
   }
@@ -96,6 +102,7 @@ class Served final {
   const BaseTables tables_;
   AdapterId next_id_ = 1;
   std::map<std::string, AdapterLease> leases_;
+  std::map<std::string, std::vector<int32_t>> invocations_;
 };
 
 class GoldenAdapterTest : public testing::TestWithParam<std::string> {
@@ -103,7 +110,8 @@ class GoldenAdapterTest : public testing::TestWithParam<std::string> {
   void ExpectAnswers(Served& served, const std::vector<GoldenCase>& cases, const GoldenSchedule& schedule) {
     SlotSeam seam(served.slots());
     const auto terms_of = [&](const GoldenCase& golden) { return served.TermsOf(golden); };
-    const auto answers = RunGolden(served.model(), seam, cases, terms_of, schedule);
+    const auto active_from_of = [&](const GoldenCase& golden) { return served.ActiveFromOf(golden); };
+    const auto answers = RunGolden(served.model(), seam, cases, terms_of, schedule, active_from_of);
     ASSERT_THAT(answers, IsOk());
     for (size_t i = 0; i < cases.size(); ++i) ExpectGolden(cases[i], (*answers)[i], kTolerance);
   }

@@ -94,6 +94,10 @@ TEST_P(MergeGoldenTest, TheMergedBaseAnswersAsTheUnmergedAdapter) {
     SCOPED_TRACE(adapter);
     const std::string output = work.File(adapter);
     const absl::Status status = base.Merge(golden_dir + "/adapters/" + adapter, output);
+    if (absl::IsUnimplemented(status) && adapter.rfind("alora", 0) == 0) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("adapter kind: alora"));
+      continue;
+    }
     if (absl::IsUnimplemented(status)) {
       EXPECT_THAT(std::string(status.message()), HasSubstr("parameters of experts"));
       EXPECT_TRUE(base.shape().Find(Site::kExpertDown) != nullptr);

@@ -17,7 +17,7 @@
 namespace lorad {
 namespace {
 
-constexpr uint64_t kBatchesPerBase = 100;
+constexpr uint64_t kBatchesPerBase = 150;
 
 // All variants that peft wrote for the base, but for one that a server may refuse.
 std::vector<std::string> Folders(const std::string& base) {
@@ -48,7 +48,7 @@ TEST_P(BatchPropertyTest, BatchedEqualsAlone) {
                               counts.unloaded, counts.cancelled, counts.poisoned, counts.cached_tokens}) {
     EXPECT_GT(count, 0);
   }
-  EXPECT_GE(counts.most_adapters, 4);
+  EXPECT_GE(counts.most_adapters, 3);
   RecordProperty("counts",
                  absl::StrCat("requests ", compared.requests(), ", tokens ", compared.compared_tokens(), ", unclaimed ",
                               compared.unclaimed_tokens(), ", mixed steps ", counts.mixed_steps, ", preemptions ",

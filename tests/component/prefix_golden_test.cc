@@ -123,6 +123,41 @@ TEST_P(PrefixGoldenTest, WhatWasCachedGivesTheSameBitsWhateverTheChunks) {
   }
 }
 
+// An aLoRA begins behind KV that the base computed, and the other way round.
+class AloraGoldenTest : public PrefixGoldenTest {};
+
+TEST_P(AloraGoldenTest, ABasesKvUpToTheInvocationGivesTheGoldenTokensAndTheSameBits) {
+  const GoldenCase& golden = *std::find_if(cases_.begin(), cases_.end(), [](const GoldenCase& c) {
+    return c.adapter.rfind("alora", 0) == 0 && c.prompt.size() >= 40;  // its invocation is at 26
+  });
+  GoldenCase of_base = golden;
+  of_base.adapter = "";
+  EngineSetup off;
+  off.engine.prefix_cache = false;
+  Start(off);
+  Serve(golden.adapter, /*replace=*/false);
+  const Result alone = Run(golden), base_alone = Send(of_base);
+  EXPECT_NE(base_alone.answer.ids(), golden.tokens);
+
+  Start({});
+  Serve(golden.adapter, /*replace=*/false);
+  EXPECT_EQ(Send(of_base).cached_tokens, 0);
+  const Result behind_base = Run(golden);
+  EXPECT_EQ(behind_base.cached_tokens, 16);
+  ExpectSameBits(behind_base.answer, alone.answer);
+  EXPECT_EQ(Run(golden).cached_tokens, 32);
+
+  Start({});
+  Serve(golden.adapter, /*replace=*/false);
+  EXPECT_EQ(Run(golden).cached_tokens, 0);
+  const Result behind_alora = Send(of_base);
+  EXPECT_EQ(behind_alora.cached_tokens, 16);
+  ExpectSameBits(behind_alora.answer, base_alone.answer);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, AloraGoldenTest, testing::Values("llama2", "mistral"),
+                         [](const auto& info) { return info.param; });
+
 INSTANTIATE_TEST_SUITE_P(Bases, PrefixGoldenTest,
                          testing::Values("llama3", "llama_linear", "mistral", "qwen2_sliding", "qwen3"),
                          [](const auto& info) { return info.param; });

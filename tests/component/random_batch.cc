@@ -68,6 +68,7 @@ Request RandomBatch::RandomRequest() {
   Request request;
   const int64_t prompt_tokens = Chance(rng_, 0.15) ? Pick(rng_, 40, kMostPromptTokens) : Pick(rng_, 1, 30);
   request.prompt_ids = PromptOf(prompt_tokens);
+  while (Chance(rng_, 0.3)) Invoke(&request.prompt_ids);
   request.priority = static_cast<int32_t>(Chance(rng_, 0.8) ? 0 : Pick(rng_, -1, 1));
   SamplingOptions& sampling = request.sampling;
   sampling.max_tokens = Chance(rng_, 0.3) ? Pick(rng_, 16, kMostNewTokens) : Pick(rng_, 1, 16);
@@ -98,6 +99,12 @@ std::vector<int32_t> RandomBatch::PromptOf(int64_t tokens) {
                 beginning.begin() + Pick(rng_, 16, static_cast<int64_t>(beginning.size())));
   prompt.resize(std::min<size_t>(prompt.size(), kMostPromptTokens));
   return prompt;
+}
+
+void RandomBatch::Invoke(std::vector<int32_t>* prompt) {
+  constexpr int32_t kInvocation[] = {7, 19, 7};  // of the aLoRAs in tests/golden
+  const int64_t places = static_cast<int64_t>(prompt->size()) - std::ssize(kInvocation);
+  if (places >= 0) std::copy(std::begin(kInvocation), std::end(kInvocation), prompt->begin() + Pick(rng_, 0, places));
 }
 
 const std::string& RandomBatch::AnyPath() {

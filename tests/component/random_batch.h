@@ -57,6 +57,7 @@ class RandomBatch final {
   EngineSetup RandomSetup();
   Request RandomRequest();
   std::vector<int32_t> PromptOf(int64_t tokens);
+  void Invoke(std::vector<int32_t>* prompt);  // puts the tokens in that make an aLoRA active
   const std::string& AnyPath();
   void Submit();
   void CancelOne();

@@ -1,9 +1,11 @@
 """The prefix cache over the wire: what is found computed, what it changes (nothing), what it counts."""
 
 import concurrent.futures
+import json
 
+import grpc
 from lorad.v1 import adapters_pb2
-from support import generate, wait_until
+from support import generate, refusal, wait_until
 
 PROMPT = [7 + i * 13 % 80 for i in range(70)]
 
@@ -114,3 +116,20 @@ def test_many_at_once_get_what_they_get_alone(start_daemon):
     assert daemon.metric("vllm:prefix_cache_hits_total") > 0
     for each in (daemon, alone):
         assert each.stop() == 0
+
+
+def test_an_alora_begins_behind_the_bases_kv(start_daemon, golden, tmp_path):
+    daemon = start_daemon(model_dir=golden / "llama2/model")
+    cases = json.loads((golden / "llama2/cases.json").read_text())
+    case = next(c for c in cases if c["name"] == "alora_lora_bias-40")  # its invocation is at 26
+    folder = golden / "llama2/adapters" / case["adapter"]
+    loaded = daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="judge", path=str(folder)))
+    assert loaded.kind == "alora"
+    ask(daemon, case["prompt"])
+    answer = generate(daemon, case["prompt"], adapter="judge", max_tokens=case["max_tokens"], ignore_eos=True)
+    assert answer.token_ids[0] == case["tokens"]
+    assert answer.usage[0].cached_tokens == 16
+    error = refusal(lambda: daemon.adapters.MergeAdapter(
+        adapters_pb2.MergeAdapterRequest(name="judge", output_path=str(tmp_path / "never"))))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "alora" in error.details()
+    assert daemon.stop() == 0

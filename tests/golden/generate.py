@@ -50,7 +50,7 @@ def adapter_cases(base: bases.Base, variant: variants.Variant, index: int, folde
     model = oracle.load(folder / "model", adapter)
     cases = []
     for length, max_tokens in (ADAPTER_LENGTHS[index % 5], ADAPTER_LENGTHS[(index + 1) % 5]):
-        case, _ = find_case(model, f"{variant.name}-{length}", variant.name, length, max_tokens, seed=1000 + index * 50 + length)
+        case, _ = find_case(model, f"{variant.name}-{length}", variant.name, length, max_tokens, seed=1000 + index * 50 + length, edit=variant.edit_prompt)
         cases.append(case | ({"expect": variant.expect} if variant.expect else {}))
     require_shift(f"{base.name}/{variant.name}", oracle.load(folder / "model"), cases)
     variants.rename_tensors(variant, adapter)

@@ -35,11 +35,26 @@ def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype
     return model.eval()
 
 
+def invocation(model, prompt: list) -> int | None:
+    """Where an aLoRA adapter of the model becomes active; None: nowhere. In generate() the prompt alone decides."""
+    tokens = model.peft_config["default"].alora_invocation_tokens
+    starts = [i for i in range(len(prompt) - len(tokens) + 1) if prompt[i : i + len(tokens)] == tokens]
+    return starts[-1] if starts else None
+
+
+def is_alora(model) -> bool:
+    return bool(hasattr(model, "peft_config") and getattr(model.peft_config["default"], "alora_invocation_tokens", None))
+
+
 @torch.no_grad()
-def log_softmax_rows(model, ids: list) -> torch.Tensor:
-    """[len(ids), vocab] float32 logits of one sequence."""
+def log_softmax_rows(model, ids: list, prompt: list | None = None) -> torch.Tensor:
+    """[len(ids), vocab] float32 logits of one sequence; `prompt`: the part of it that is, all of it without."""
     padded = ids + [0] * (rope_length(model, len(ids)) - len(ids))  # Attention is causal: what comes behind is not seen.
-    logits = model(input_ids=torch.tensor([padded]), use_cache=False).logits[0, : len(ids)].float()
+    kwargs = {}
+    if is_alora(model):
+        start = invocation(model, ids if prompt is None else prompt)
+        kwargs["alora_offsets"] = [None if start is None else len(padded) - start]
+    logits = model(input_ids=torch.tensor([padded]), use_cache=False, **kwargs).logits[0, : len(ids)].float()
     if not torch.isfinite(logits).all():
         raise ValueError("logits are not finite")
     return logits
@@ -64,11 +79,11 @@ def rope_length(model, length: int) -> int:
 def answer(model, prompt: list, max_tokens: int, forced: list | None = None) -> Answer:
     """Greedy continuation of `prompt`; with `forced`, the log-probabilities of those tokens instead."""
     ids = list(prompt)
-    logits = log_softmax_rows(model, ids)
+    logits = log_softmax_rows(model, ids, prompt)
     prompt_logprobs = torch.log_softmax(logits[:-1], dim=-1)
     out = Answer([], [], [], [rounded(prompt_logprobs[i, t]) for i, t in enumerate(prompt[1:])], float("inf"))
     for step in range(max_tokens):
-        last = log_softmax_rows(model, ids)[-1]
+        last = log_softmax_rows(model, ids, prompt)[-1]
         best = last.topk(2).values
         logprobs = torch.log_softmax(last, dim=-1)
         token = int(last.argmax()) if forced is None else forced[step]

@@ -26,7 +26,7 @@ MADE_BY_PEFT = {
     "modules_to_save_linear": (lora(modules_to_save=["down_proj"]), ["modules_to_save", "down_proj"]),
     "modules_to_save_block": (lora(modules_to_save=["mlp"]), ["modules_to_save", "mlp"]),
     "pissa_niter": (lora(init_lora_weights="pissa_niter_4"), ["init_lora_weights", "pissa_niter_4"]),
-    "alora_by_peft": (lora(alora_invocation_tokens=[5, 6]), ["alora_invocation_tokens"]),
+    "alora_with_bias": (lora(alora_invocation_tokens=[5, 6], bias="lora_only"), ["alora_invocation_tokens", "bias"]),
     "layer_replication": (lora(layer_replication=[(0, 2), (1, 2)]), ["layer_replication"]),
     "ia3": (IA3Config(target_modules=["k_proj", "v_proj"], feedforward_modules=[]), ["peft_type", "IA3"]),
     "loha": (LoHaConfig(r=2, target_modules=["q_proj", "v_proj"]), ["peft_type", "LOHA"]),

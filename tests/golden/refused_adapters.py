@@ -127,7 +127,13 @@ CONFIGS = [
         use_bdlora={"target_modules_bd_a": ["q_proj", "v_proj"], "nblocks": 2}, use_dora=True)),
     Flaw("bdlora_stored_whole", INVALID, ["q_proj", "lora_A", "[rank, 16]"], config(
         use_bdlora={"target_modules_bd_a": ["q_proj", "v_proj"], "nblocks": 2})),
-    Flaw("alora", UNIMPLEMENTED, ["alora_invocation_tokens"], config(alora_invocation_tokens=[5, 6, 7])),
+    Flaw("alora_with_dora", UNIMPLEMENTED, ["alora_invocation_tokens", "use_dora"], config(
+        alora_invocation_tokens=[5, 6, 7], use_dora=True)),
+    Flaw("alora_on_embedding", UNIMPLEMENTED, ["alora_invocation_tokens", "embedding"], both(
+        config(target_modules=["q_proj", "v_proj", "embed_tokens"], alora_invocation_tokens=[5]),
+        put(EMBED + ".lora_embedding_A", (RANK, VOCAB)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)))),
+    Flaw("alora_of_unknown_token", INVALID, ["alora_invocation_tokens", str(VOCAB)], config(alora_invocation_tokens=[5, VOCAB])),
+    Flaw("alora_of_strings", INVALID, ["alora_invocation_tokens"], config(alora_invocation_tokens=["a"])),
     Flaw("init_pissa_of_no_scale", INVALID, ["init_lora_weights", "scale: 0"], config(init_lora_weights="pissa", lora_alpha=0)),
     Flaw("init_olora_on_embedding", UNIMPLEMENTED, ["init_lora_weights", "embedding"], both(
         config(target_modules=["q_proj", "v_proj", "embed_tokens"], init_lora_weights="olora"),

@@ -14,10 +14,12 @@ def draw_prompt(vocab: int, length: int, seed: int) -> list:
     return torch.randint(3, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def find_case(model, name: str, adapter: str, length: int, max_tokens: int, seed: int) -> tuple[dict, object]:
-    """The first prompt of a seeded sequence whose greedy answer has clear margins and is no mere loop."""
+def find_case(model, name: str, adapter: str, length: int, max_tokens: int, seed: int,
+              edit=None) -> tuple[dict, object]:
+    """The first prompt of a seeded sequence, `edit`ed, whose greedy answer has clear margins and is no mere loop."""
     for attempt in range(TRIES):
         prompt = draw_prompt(model.config.vocab_size, length, seed * TRIES + attempt)
+        prompt = edit(prompt) if edit else prompt
         answer = oracle.answer(model, prompt, max_tokens)
         if answer.min_margin > MIN_MARGIN and len(set(answer.tokens)) >= MIN_DISTINCT:
             return case_of(name, adapter, prompt, max_tokens, answer), answer

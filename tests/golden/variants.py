@@ -27,6 +27,7 @@ class Variant:
     edit_config: object = None  # dict -> dict, applied to adapter_config.json as peft wrote it.
     edit_key: object = None  # str -> str, applied to the names of the tensors.
     pickle: object = None  # dict -> what torch.save writes instead of safetensors; str: as peft itself does.
+    edit_prompt: object = None  # list -> list, applied to the prompts that are drawn.
     converted: bool = False  # Saved with path_initial_model_for_weight_conversion.
     rows: list | None = None  # Of a saved table, those that differ from the base's; None: all.
     expect: str = ""  # "later": a server may refuse it by name for now.
@@ -209,6 +210,27 @@ INITS = [
     Variant("olora_converted", lora(["k_proj", "down_proj"], init_lora_weights="olora"), converted=True),
 ]
 INIT_ON_HEAD = Variant("pissa_on_head", lora(["lm_head", "q_proj"], init_lora_weights="pissa"))
+INVOCATION = [7, 19, 7]
+
+
+def with_invocation(prompt: list) -> list:
+    """The invocation twice in a long prompt, at the end of a middling one, cut short in a short one."""
+    length, n = len(prompt), len(INVOCATION)
+    if length < 2 * n:
+        return prompt[:-1] + INVOCATION[:1]
+    starts = [length // 3, 2 * length // 3] if length > 10 else [length - n]
+    for start in starts:
+        prompt = prompt[:start] + INVOCATION + prompt[start + n :]
+    return prompt
+
+
+ALORA = [
+    Variant("alora", lora(LINEARS, alora_invocation_tokens=INVOCATION), edit_prompt=with_invocation),
+    Variant("alora_patterns", lora(["q_proj", "down_proj"], r=6, use_rslora=True, alora_invocation_tokens=INVOCATION,
+                                   rank_pattern={"down_proj": 3}), edit_prompt=with_invocation),
+    Variant("alora_lora_bias", lora(["k_proj", "v_proj", "lm_head"], lora_bias=True, alora_invocation_tokens=INVOCATION),
+            edit_prompt=with_invocation),
+]
 BLOCKS = [
     Variant("block_diagonal", lora(LINEARS, r=8, alpha=6, use_bdlora=BdLoraConfig(
         target_modules_bd_a=["o_proj", "down"], target_modules_bd_b=["q_proj", "k_proj", "v_proj", "gate", "up"], nblocks=2))),
@@ -224,9 +246,9 @@ BY_BASE = {
         QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
         *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED, *REPLACED,
     ],
-    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD],
+    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD, *ALORA],
     "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES, *INITS],
-    "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0], BLOCKS[0]],
+    "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0], BLOCKS[0], ALORA[0]],
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED],

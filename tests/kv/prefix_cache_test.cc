@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/kv/prefix_cache_fixture.h"
 
 namespace lorad {
@@ -140,6 +141,45 @@ TEST_F(PrefixCacheTest, ContentThatAnotherVersionHasToStays) {
   EXPECT_EQ(BlocksFound(same, Tokens(0, 2)), 2);
 }
 
+TEST_F(PrefixCacheTest, ABranchSharesWhatComesBeforeItWithItsTrunk) {
+  const PrefixTreePtr branch = cache.BranchesOf({base}, "adapter aa")[0];
+  const std::vector<int32_t> tokens = Tokens(0, 4);
+  const auto found = [&](const PrefixTreePtr& tree, int64_t own_from) {
+    return cache.Match(tree, tokens, 64, own_from).blocks;
+  };
+  PrefixChain chain = cache.Acquire(branch, tokens, 0, /*own_from=*/40);
+  for (int64_t b = 0; b < 4; ++b) chain.Extend(TokensOfBlock(tokens, b), Run());
+  EXPECT_EQ(found(base, 0), 2);
+  EXPECT_EQ(found(branch, 40), 4);
+  EXPECT_EQ(found(branch, 41), 2);  // in the same block, but not at the same position
+  EXPECT_EQ(found(branch, 47), 2);
+  EXPECT_EQ(found(branch, 48), 2);
+  EXPECT_EQ(found(branch, 31), 1);
+  EXPECT_EQ(found(branch, 0), 0);
+  EXPECT_EQ(found(branch, 64), 2);
+  EXPECT_EQ(found(cache.BranchesOf({base}, "adapter ab")[0], 40), 2);
+  const PrefixChain of_base = Compute(base, tokens);
+  EXPECT_EQ(found(branch, 64), 4);
+  EXPECT_EQ(of_base.first_page(1), chain.first_page(1));
+  EXPECT_NE(of_base.first_page(2), chain.first_page(2));
+  EXPECT_EQ(used_pages(), 6);
+}
+
+TEST_F(PrefixCacheTest, ABranchThatNobodyLooksIntoTakesItsOwnBlocksAway) {
+  PrefixTreePtr branch = cache.BranchesOf({base}, "adapter aa")[0];
+  PrefixTreePtr other = cache.BranchesOf({base}, "adapter ab")[0];
+  for (const PrefixTreePtr& tree : {branch, other}) {
+    PrefixChain chain = cache.Acquire(tree, {}, 0, /*own_from=*/16);
+    for (int64_t b = 0; b < 3; ++b) chain.Extend(TokensOfBlock(Tokens(0, 3), b), Run());
+  }
+  EXPECT_EQ(used_pages(), 1 + 2 + 2);
+  branch = nullptr;
+  EXPECT_EQ(used_pages(), 1 + 2);
+  EXPECT_EQ(cache.Match(other, Tokens(0, 3), 48, 16).blocks, 3);
+  branch = cache.BranchesOf({base}, "adapter aa")[0];
+  EXPECT_EQ(cache.Match(branch, Tokens(0, 3), 48, 16).blocks, 1);
+}
+
 TEST_F(PrefixCacheTest, TheNextBlockIsTheSameForThoseWhoWillComputeTheSame) {
   const std::vector<int32_t> one = Joined(Tokens(0, 2), Tokens(300, 1));
   const std::vector<int32_t> two = Joined(Tokens(0, 2), Tokens(400, 1));
@@ -198,8 +238,19 @@ class RandomPrefixCacheTest : public PrefixCacheFixture {
 TEST_F(RandomPrefixCacheTest, EveryBlockFoundHoldsThatPrefixAndEveryPageIsCounted) {
   struct Live {
     std::string content;
+    int64_t own_from;
     std::vector<int32_t> tokens;
     PrefixChain chain;
+
+    // What block `block` was computed from: "d" and "e" are branches of "base".
+    Prefix PrefixOf(int64_t block) const {
+      const int64_t end = (block + 1) * kKvBlockTokens;
+      const bool branch = content == "d" || content == "e";
+      return {!branch          ? content
+              : end > own_from ? absl::StrCat(content, " from ", own_from)
+                               : "base",
+              {tokens.begin(), tokens.begin() + end}};
+    }
   };
   std::mt19937 random(1);
   const auto draw = [&random](int64_t n) { return static_cast<int64_t>(random() % static_cast<uint64_t>(n)); };
@@ -207,16 +258,20 @@ TEST_F(RandomPrefixCacheTest, EveryBlockFoundHoldsThatPrefixAndEveryPageIsCounte
   std::vector<Live> live;
   int64_t hits = 0;
   for (int step = 0; step < 20'000; ++step) {
-    const std::string content = std::string("adapter ") + static_cast<char>('a' + draw(3));
+    static constexpr const char* kContents[] = {"base", "a", "b", "d", "e"};
+    const std::string content = kContents[draw(5)];
     if (draw(100) < 2) trees[content] = nullptr;
-    if (trees[content] == nullptr) trees[content] = cache.TreeOf(content);
+    if (trees[content] == nullptr) {
+      trees[content] = content < "d" ? cache.TreeOf(content) : cache.BranchesOf({cache.TreeOf("base")}, content)[0];
+    }
     if (draw(2) == 0 && live.size() < 8) {
       Live sequence;
       sequence.content = content;
       for (int64_t b = draw(7); b >= 0; --b)
         sequence.tokens.insert(sequence.tokens.end(), 16, static_cast<int32_t>(draw(2)));
-      const PrefixMatch match = Match(trees[content], sequence.tokens);
-      sequence.chain = cache.Acquire(trees[content], sequence.tokens, match.blocks);
+      sequence.own_from = draw(5) * 13;
+      const PrefixMatch match = cache.Match(trees[content], sequence.tokens, 1000, sequence.own_from);
+      sequence.chain = cache.Acquire(trees[content], sequence.tokens, match.blocks, sequence.own_from);
       hits += match.blocks;
       live.push_back(std::move(sequence));
     } else if (!live.empty()) {
@@ -229,8 +284,7 @@ TEST_F(RandomPrefixCacheTest, EveryBlockFoundHoldsThatPrefixAndEveryPageIsCounte
         while (pages->free_pages() == 0 && cache.EvictOldest()) {
         }
         PageRun run = Run();
-        const int64_t number = NumberOf(
-            {sequence.content, {sequence.tokens.begin(), sequence.tokens.begin() + (next + 1) * kKvBlockTokens}});
+        const int64_t number = NumberOf(sequence.PrefixOf(next));
         std::memcpy(run.data(), &number, sizeof(number));
         sequence.chain.Extend(TokensOfBlock(sequence.tokens, next), std::move(run));
       }
@@ -242,8 +296,7 @@ TEST_F(RandomPrefixCacheTest, EveryBlockFoundHoldsThatPrefixAndEveryPageIsCounte
       for (int64_t b = 0; b < sequence.chain.blocks(); ++b) {
         int64_t number = 0;
         std::memcpy(&number, Place(sequence.chain.first_page(b)), sizeof(number));
-        ASSERT_EQ(number, NumberOf({sequence.content,
-                                    {sequence.tokens.begin(), sequence.tokens.begin() + (b + 1) * kKvBlockTokens}}));
+        ASSERT_EQ(number, NumberOf(sequence.PrefixOf(b)));
         ++holders[sequence.chain.first_page(b)];
       }
     }

@@ -73,6 +73,20 @@ TEST_F(CompositionTest, RunsOnAllOfItsAdaptersInTheirOrderAndScales) {
   EXPECT_EQ(world().Listed("a")->running_requests, 0);
 }
 
+TEST_F(CompositionTest, AnAloraIsRefusedInOneAsSoonAsItIsKnown) {
+  Make({1, 1});
+  world().loader.folders[FakeWorld::PathOf("b")].invocation_tokens = {3};
+  const auto before = Submit(Of({{"a", 1.0f}, {"b", 1.0f}}));  // not read yet
+  world().Settle();
+  const auto after = Submit(Of({{"b", 0.5f}}));
+  world().Settle();
+  for (const auto& sink : {before, after}) {
+    const absl::Status& status = sink->answer().finish.status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("adapters: b is an aLoRA"));
+  }
+}
+
 TEST_F(CompositionTest, LeasesEveryAdapterWhileItRuns) {
   Make({1, 1});
   ASSERT_THAT(world().Load("a"), IsOk());

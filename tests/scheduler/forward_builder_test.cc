@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "adapters/invocation.h"
+
 namespace lorad {
 namespace {
 
@@ -78,6 +80,26 @@ TEST_F(ForwardBuilderTest, NeighboursOnOneSlotShareASegmentAndBaseRowsHaveNoTerm
   EXPECT_EQ(batch.rows.terms[1].slot, 9);
   EXPECT_THAT(batch.head_rows.starts, ElementsAre(0, 1, 3, 4));
   EXPECT_EQ(batch.head_rows.rows(), 4);
+}
+
+TEST_F(ForwardBuilderTest, RowsBeforeTheInvocationRunOnTheBase) {
+  std::vector<ExecRow> rows = {Row(0, 4, {1}, 4, false), Row(4, 4, {1}, 4, true), Row(8, 2, {1}, 4, true),
+                               Row(0, 2, {2}, 4, true)};
+  for (ExecRow& row : rows) row.active_from = 6;
+  rows[1].prompt_logprobs = true;
+  const ForwardBatch batch = BuildForward(rows).batch;
+  EXPECT_THAT(batch.rows.starts, ElementsAre(0, 6, 10, 12));
+  EXPECT_THAT(batch.rows.term_starts, ElementsAre(0, 0, 1, 1));
+  // Of the second row all positions, then the last of the third and of the fourth.
+  EXPECT_THAT(Values(batch.logit_rows), ElementsAre(4, 5, 6, 7, 9, 11));
+  EXPECT_THAT(batch.head_rows.starts, ElementsAre(0, 2, 5, 6));
+  EXPECT_THAT(batch.head_rows.term_starts, ElementsAre(0, 0, 1, 1));
+}
+
+TEST_F(ForwardBuilderTest, AnAdapterThatIsNeverActiveLeavesABaseStep) {
+  std::vector<ExecRow> rows = {Row(0, 4, {1}, 4, true)};
+  rows[0].active_from = kNeverActive;
+  EXPECT_TRUE(BuildForward(rows).batch.rows.base_only());
 }
 
 TEST_F(ForwardBuilderTest, ABaseStepHasNoTerms) {

@@ -5,6 +5,7 @@
 
 #include <numeric>
 
+#include "adapters/invocation.h"
 #include "tests/support/fake_world.h"
 
 namespace lorad {
@@ -198,6 +199,83 @@ TEST_F(PrefixReuseTest, BlocksOutliveTheEvictionOfTheirAdapter) {
   world().Settle();
   EXPECT_EQ(world().pool.resident_count(), 0);
   EXPECT_EQ(Cached(Run(RequestOf(Prompt(50), 4, "a"), 11)), 48);
+}
+
+class AloraReuseTest : public PrefixReuseTest {
+ protected:
+  const std::vector<int32_t> kInvocation = {901, 902};
+
+  void SetUp() override {
+    Make();
+    for (const auto& [name, content] : {std::pair("a", 11), std::pair("b", 12)}) {
+      world().Folder(name, content);
+      world().loader.folders[FakeWorld::PathOf(name)].invocation_tokens = kInvocation;
+      ASSERT_TRUE(world().Load(name).ok());
+    }
+  }
+  std::vector<int32_t> InvokedAt(std::vector<int32_t> prompt, int64_t position) const {
+    std::copy(kInvocation.begin(), kInvocation.end(), prompt.begin() + position);
+    return prompt;
+  }
+  // It must get the tokens that it gets alone, from `active_from` on those of its adapter.
+  int64_t RunFrom(int64_t active_from, std::vector<int32_t> prompt, const std::string& adapter) {
+    const Request request = RequestOf(std::move(prompt), 6, adapter);
+    const auto sink = Submit(request);
+    world().Settle();
+    const uint64_t content = adapter.empty() ? 0 : adapter == "a" ? 11 : 12;
+    EXPECT_EQ(sink->answer().tokens, FakeGenerate(request.prompt_ids, content, request.sampling, {}, active_from));
+    return Cached(sink->answer());
+  }
+};
+
+TEST_F(AloraReuseTest, WhatComesBeforeTheInvocationIsTheBases) {
+  EXPECT_EQ(RunFrom(0, Prompt(70), ""), 0);
+  EXPECT_EQ(RunFrom(50, InvokedAt(Prompt(70), 50), "a"), 48);
+  EXPECT_EQ(RunFrom(50, InvokedAt(Prompt(70), 50), "a"), 64);  // the rest under its own content
+  EXPECT_EQ(RunFrom(50, InvokedAt(Prompt(70), 50), "b"), 48);
+  EXPECT_EQ(RunFrom(0, InvokedAt(Prompt(70), 50), ""), 48);
+}
+
+TEST_F(AloraReuseTest, TheBaseFindsWhatAnAloraComputedBeforeItsInvocation) {
+  EXPECT_EQ(RunFrom(34, InvokedAt(Prompt(70, 100), 34), "a"), 0);
+  EXPECT_EQ(RunFrom(0, Prompt(70, 100), ""), 32);
+}
+
+TEST_F(AloraReuseTest, AnotherInvocationFurtherOnMakesWhatLiesBetweenTheBases) {
+  const std::vector<int32_t> once = InvokedAt(Prompt(70), 20), twice = InvokedAt(once, 66);
+  EXPECT_EQ(RunFrom(20, once, "a"), 0);
+  EXPECT_EQ(RunFrom(66, twice, "a"), 16);
+  EXPECT_EQ(RunFrom(66, twice, "a"), 64);
+  EXPECT_EQ(RunFrom(20, once, "a"), 64);
+}
+
+TEST_F(AloraReuseTest, WithoutAnInvocationItIsTheBase) {
+  EXPECT_EQ(RunFrom(kNeverActive, Prompt(70), "a"), 0);
+  EXPECT_EQ(RunFrom(0, Prompt(70), ""), 64);
+  std::vector<int32_t> cut = Prompt(70);
+  cut.back() = kInvocation.front();
+  EXPECT_EQ(RunFrom(kNeverActive, cut, "b"), 64);
+}
+
+TEST_F(AloraReuseTest, ItsBlocksGoWithItAndTheBasesStay) {
+  RunFrom(34, InvokedAt(Prompt(70), 34), "a");
+  EXPECT_EQ(CachedBlocks(), 4);
+  world().Unload("a");
+  world().Settle();
+  EXPECT_EQ(CachedBlocks(), 2);
+  EXPECT_EQ(RunFrom(0, Prompt(70), ""), 32);
+}
+
+TEST_F(AloraReuseTest, WhatIsKnownOnlyLaterCountsFromThenOn) {
+  world().Unload("a");
+  world().Settle();
+  RunFrom(0, Prompt(70), "");
+  const Request request = RequestOf(InvokedAt(Prompt(70), 50), 6, "a");
+  LORAD_CHECK(world().Submit(request, FakeWorld::PathOf("a")).ok());  // read at first use
+  world().Settle();
+  const RecordingSink::Answer answer = FakeWorld::SinkOf(request)->answer();
+  EXPECT_EQ(answer.tokens, FakeGenerate(request.prompt_ids, 11, request.sampling, {}, 50));
+  EXPECT_EQ(Cached(answer), 48);
 }
 
 TEST_F(PrefixReuseTest, APreemptedSequenceGoesOnWhereItWas) {

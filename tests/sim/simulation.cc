@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "adapters/invocation.h"
 #include "scheduler/composition.h"
 
 namespace lorad {
@@ -35,16 +36,29 @@ FakeWorld::Options OptionsOf(uint64_t seed) {
 
 std::string NameOf(int64_t i) { return i < kNames ? absl::StrCat("named-", i) : absl::StrCat("folder-", i - kNames); }
 
+const std::vector<int32_t> kInvocations[] = {{7, 7, 3}, {5}};
+
+// A third are aLoRAs, some with the same invocation.
+std::vector<int32_t> InvocationOf(const std::string& name) {
+  const int kind = name.back() % 6;
+  return kind < 2 ? kInvocations[kind] : std::vector<int32_t>();
+}
+
 }  // namespace
 
 Simulation::Simulation(uint64_t seed) : random_(seed), world_(OptionsOf(seed)) {
   for (int64_t i = 0; i < kNames + kFolderNames; ++i) {
-    world_.Folder(NameOf(i), next_content_++, Draw(1, 6));
+    PutFolder(NameOf(i));
   }
 }
 
 int64_t Simulation::Draw(int64_t least, int64_t most) {
   return least + static_cast<int64_t>(random_() % static_cast<uint64_t>(most - least + 1));
+}
+
+void Simulation::PutFolder(const std::string& name) {
+  world_.Folder(name, next_content_++, Draw(1, 6));
+  world_.loader.folders[FakeWorld::PathOf(name)].invocation_tokens = InvocationOf(name);
 }
 
 std::string Simulation::AnyName() { return NameOf(Draw(0, kNames + kFolderNames - 1)); }
@@ -93,6 +107,11 @@ void Simulation::Arrive() {
   client.request = world_.MakeRequest(name, Draw(1, 90), Draw(1, 40));
   Request& request = client.request;
   if (Chance(60)) request.prompt_ids = LikeBefore(std::move(request.prompt_ids));
+  while (Chance(30)) {  // an invocation, once or more often
+    const std::vector<int32_t>& invocation = kInvocations[Draw(0, 1)];
+    request.prompt_ids.insert(request.prompt_ids.begin() + Draw(0, static_cast<int64_t>(request.prompt_ids.size())),
+                              invocation.begin(), invocation.end());
+  }
   request.n = static_cast<int32_t>(Chance(15) ? Draw(2, 3) : 1);
   request.priority = static_cast<int32_t>(Draw(-1, 1));
   request.max_tokens_is_default = Chance(10);
@@ -133,7 +152,7 @@ void Simulation::CommandAdapter() {
     case 1:
     case 2: {
       const bool replace = Chance(40);
-      if (replace && Chance(50)) world_.Folder(name, next_content_++, Draw(1, 6));
+      if (replace && Chance(50)) PutFolder(name);
       (void)world_.inbox.PutAdapter(LoadCommand{.name = name,
                                                 .path = FakeWorld::PathOf(name),
                                                 .pinned = Chance(10),
@@ -268,15 +287,18 @@ std::vector<std::string> Simulation::Faults() {
       }
       if (answer.tokens.empty()) continue;
       uint64_t content = 0;
+      int64_t active_from = 0;
       const std::vector<AdapterId>& versions = client.versions[static_cast<size_t>(i)];
       const std::vector<RequestAdapter> adapters = AdaptersOf(request);
       for (size_t a = 0; a < versions.size(); ++a) {
         content = FakeContent(content, world_.loader.content_of.at(versions[a]), adapters[a].scale);
+        active_from = ActiveFrom(request.prompt_ids, InvocationOf(adapters[a].name));
+        invoked_ += active_from > 0 && active_from != kNeverActive;
       }
       SamplingOptions sampling = request.sampling;
       sampling.seed += static_cast<uint64_t>(i);
       std::vector<int32_t> alone =
-          FakeGenerate(request.prompt_ids, content, sampling, world_.core.state().config.rope_switch);
+          FakeGenerate(request.prompt_ids, content, sampling, world_.core.state().config.rope_switch, active_from);
       const bool whole =
           answer.finish.reason != FinishReason::kAbort && !client.cancelled && !request.max_tokens_is_default;
       answered_in_full_ += whole;

@@ -26,6 +26,7 @@ class Simulation final {
   // What is wrong with the run, a line each; empty = nothing.
   std::vector<std::string> Faults();
   int64_t answered_in_full() const { return answered_in_full_; }
+  int64_t invoked() const { return invoked_; }  // aLoRAs that became active within a prompt
   const FakeWorld& world() const { return world_; }
 
  private:
@@ -42,6 +43,7 @@ class Simulation final {
 
   int64_t Draw(int64_t least, int64_t most);  // both included
   bool Chance(int percent) { return Draw(1, 100) <= percent; }
+  void PutFolder(const std::string& name);
   std::string AnyName();
   std::vector<int32_t> LikeBefore(std::vector<int32_t> own);
   std::vector<RequestAdapter> Compose(const std::string& first);
@@ -63,6 +65,7 @@ class Simulation final {
   std::map<RequestId, size_t> client_of_;
   uint64_t next_content_ = 1;
   int64_t answered_in_full_ = 0;
+  int64_t invoked_ = 0;
   int64_t held_back_ = 0;  // at the end, though no hanging folder was in their way
 };
 

@@ -24,6 +24,7 @@ uint64_t FromEnvironment(const char* name, uint64_t usual) {
 // What the runs reached, so that a test can say that they reach what they are meant to.
 struct Reached {
   int64_t answered_in_full = 0;
+  int64_t invoked = 0;
   int64_t ended_late = 0;
   int64_t preempted = 0;
   int64_t evicted = 0;
@@ -41,6 +42,7 @@ void RunSeed(uint64_t seed, int turns, Reached* reached) {
   const std::vector<std::string> faults = simulation.Faults();
   ASSERT_TRUE(faults.empty()) << "seed " << seed << ":\n" << absl::StrJoin(faults, "\n");
   reached->answered_in_full += simulation.answered_in_full();
+  reached->invoked += simulation.invoked();
   const CountingObserver& seen = simulation.world().observer;
   for (const SequenceStats& sequence : seen.finished) reached->ended_late += sequence.late;
   reached->preempted += seen.preempted;
@@ -61,6 +63,7 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
   for (uint64_t seed = first; seed < first + seeds; ++seed) ASSERT_NO_FATAL_FAILURE(RunSeed(seed, turns, &reached));
   if (seeds < 200 || turns < 1'000) return;
   EXPECT_GT(reached.answered_in_full, 2'000);
+  EXPECT_GT(reached.invoked, 500);
   EXPECT_GT(reached.ended_late, 500);
   EXPECT_GT(reached.preempted, 200);
   EXPECT_GT(reached.evicted, 200);

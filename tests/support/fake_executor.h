@@ -59,13 +59,14 @@ class FakeExecutor final : public StepExecutor {
       std::memcpy(&of_term, slots_->At(Site::kQProj, 0)[term.slot].a, sizeof(of_term));
       content = FakeContent(content, of_term, term.scale);
     }
-    content = FakeRotated(content, rope_, static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
+    const auto known_tokens = static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size());
     uint64_t hidden = 0;
     if (row.first_position > 0) std::memcpy(&hidden, Place(row, row.first_position - 1), sizeof(hidden));
     RowResult result;
     for (size_t i = 0; i < row.token_ids.size(); ++i) {
       const int64_t position = row.first_position + static_cast<int64_t>(i);
-      hidden = FakeHidden(hidden, row.token_ids[i], content);
+      const uint64_t of_position = position < row.active_from ? 0 : content;
+      hidden = FakeHidden(hidden, row.token_ids[i], FakeRotated(of_position, rope_, known_tokens));
       std::memcpy(Place(row, position), &hidden, sizeof(hidden));
       if (row.prompt_logprobs && position + 1 < static_cast<int64_t>(row.prompt_ids.size())) {
         result.prompt_logprobs.push_back({.token_id = row.prompt_ids[position + 1], .logprob = -1.0f, .top = {}});

@@ -19,6 +19,7 @@ struct FakeFolder {
   bool hangs = false;       // reading it never ends
   bool has_bias = false;    // it replaces the bias of the only site
   int32_t num_labels = 0;   // of a classifier
+  std::vector<int32_t> invocation_tokens = {};
 };
 
 // One small site, so that the real pool and slot table carry the content.
@@ -93,6 +94,7 @@ class FakeLoader final {
     image->kind = "lora";
     image->digest = absl::StrCat("digest-", folder.content);
     image->num_labels = folder.num_labels;
+    image->invocation_tokens = folder.invocation_tokens;
     if (folder.has_bias) image->slots.push_back({.site = Site::kQProj, .layer = 0, .bias = {.shape = {8}}});
     if (!job.expected_digest.empty() && job.expected_digest != image->digest) {
       return AdapterLoadFailed{.id = job.id, .status = absl::DataLossError("changed on disk")};

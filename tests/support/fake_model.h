@@ -46,22 +46,20 @@ inline int32_t FakeToken(uint64_t hidden, uint64_t seed, absl::Span<const int32_
   return token;
 }
 
-inline uint64_t FakeHidden(const std::vector<int32_t>& tokens, uint64_t adapter_content) {
-  uint64_t hidden = 0;
-  for (const int32_t token : tokens) hidden = FakeHidden(hidden, token, adapter_content);
-  return hidden;
-}
-
-// The answer of a sequence alone.
+// The answer of a sequence alone; before `active_from` it runs on the base, whose content is 0.
 inline std::vector<int32_t> FakeGenerate(const std::vector<int32_t>& prompt, uint64_t adapter_content,
-                                         const SamplingOptions& sampling, const RopeSwitch& rope = {}) {
+                                         const SamplingOptions& sampling, const RopeSwitch& rope = {},
+                                         int64_t active_from = 0) {
   std::vector<int32_t> tokens = prompt;
   std::vector<int32_t> generated;
   while (static_cast<int64_t>(generated.size()) < sampling.max_tokens) {
-    const uint64_t content = FakeRotated(adapter_content, rope, static_cast<int64_t>(tokens.size()));
+    uint64_t hidden = 0;
+    for (int64_t i = 0; i < static_cast<int64_t>(tokens.size()); ++i) {
+      const uint64_t content = i < active_from ? 0 : adapter_content;
+      hidden = FakeHidden(hidden, tokens[i], FakeRotated(content, rope, static_cast<int64_t>(tokens.size())));
+    }
     const bool ban = static_cast<int64_t>(generated.size()) < sampling.min_tokens;
-    const int32_t token = FakeToken(FakeHidden(tokens, content), sampling.seed,
-                                    ban ? sampling.stop_token_ids : absl::Span<const int32_t>());
+    const int32_t token = FakeToken(hidden, sampling.seed, ban ? sampling.stop_token_ids : absl::Span<const int32_t>());
     generated.push_back(token);
     for (const int32_t stop : sampling.stop_token_ids) {
       if (!ban && token == stop) return generated;

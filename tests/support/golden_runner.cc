@@ -24,6 +24,7 @@ struct Running {
   std::vector<SlotTerm> terms;
   std::vector<int32_t> ids;     // prompt and what was generated
   std::vector<int32_t> blocks;  // numbers of first pages
+  int64_t active_from = 0;      // of the terms
   int64_t computed = 0;
   GoldenAnswer answer;
 
@@ -89,21 +90,25 @@ struct StepRows {
   int64_t max_context = 0;
 
   void Add(Running* request, int64_t count, bool every_row) {
-    int64_t wanted = 0;
+    int64_t wanted = 0, wanted_before = 0;
+    const int64_t before = std::clamp<int64_t>(request->active_from - request->computed, 0, count);
     for (int64_t p = request->computed; p < request->computed + count; ++p) {
       const bool last = p + 1 == static_cast<int64_t>(request->ids.size());
       if (every_row || last) {
         logit_rows.push_back(static_cast<int32_t>(ids.size()));
         wants.push_back({request, p});
         ++wanted;
+        wanted_before += p < request->active_from;
       }
       ids.push_back(request->ids[p]);
       positions.push_back(static_cast<int32_t>(p));
       slots.push_back(static_cast<int32_t>(request->blocks[p / kKvBlockTokens] * kKvBlockTokens + p % kKvBlockTokens));
     }
     cu_rows.push_back(static_cast<int32_t>(ids.size()));
-    AppendSegment(count, request->terms, &rows);
-    AppendSegment(wanted, request->terms, &head_rows);
+    AppendSegment(before, {}, &rows);
+    AppendSegment(count - before, request->terms, &rows);
+    AppendSegment(wanted_before, {}, &head_rows);
+    AppendSegment(wanted - wanted_before, request->terms, &head_rows);
     requests.push_back(request);
     sequence_tokens.push_back(static_cast<int64_t>(request->ids.size()));
     request->computed += count;
@@ -214,11 +219,13 @@ std::vector<std::string> GoldenBases(const std::string& golden_dir) {
 
 absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam& seam,
                                                     const std::vector<GoldenCase>& cases, const TermsOf& terms_of,
-                                                    const GoldenSchedule& schedule) {
+                                                    const GoldenSchedule& schedule,
+                                                    const ActiveFromOf& active_from_of) {
   std::vector<Running> running;
   int64_t blocks = 1;
   for (const GoldenCase& golden : cases) {
-    running.push_back({&golden, terms_of(golden), golden.prompt, {}, 0, {}});
+    const int64_t active_from = active_from_of == nullptr ? 0 : active_from_of(golden);
+    running.push_back({&golden, terms_of(golden), golden.prompt, {}, active_from, 0, {}});
     blocks += (static_cast<int64_t>(golden.prompt.size()) + golden.max_tokens) / kKvBlockTokens + 1;
   }
   Arena arena(model.kv_layout(), blocks);
