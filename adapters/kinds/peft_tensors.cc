@@ -18,7 +18,6 @@ bool IsTableSite(Site site) { return site == Site::kEmbedTokens || site == Site:
 
 // What a tensor that is none of ours would have needed in the config or the base.
 const char* MeaningOf(const std::string& name) {
-  const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
   if (name.ends_with(".weight") || name.ends_with(".bias")) {
     return "no module of the base has such a weight, or it would replace a whole module";
   }

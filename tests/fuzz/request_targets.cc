@@ -13,6 +13,7 @@
 #include "model/text/utf8.h"
 #include "server/stop_matcher.h"
 #include "server/translate.h"
+#include "tests/fuzz/field_changes.h"
 #include "tests/fuzz/targets.h"
 
 namespace lorad {
@@ -69,9 +70,7 @@ void CheckSampling(const SamplingOptions& options, const ModelFacts& model) {
   }
 }
 
-void Translate(const std::string& input) {
-  v1::GenerateRequest request;
-  if (!request.ParseFromString(input)) return;
+void Translate(const v1::GenerateRequest& request) {
   ModelFacts model;
   model.max_context_tokens = 4096;
   model.vocab_size = 1000;
@@ -80,7 +79,10 @@ void Translate(const std::string& input) {
   LORAD_CHECK(ToGrpc(checked).error_message().size() < 2100);  // it goes into trailers
   (void)CheckText(request.text(), model);
   (void)CheckIdsToDecode(request.token_ids().ids_size(), model);
-  (void)TranslateIds(request.token_ids().ids(), model.vocab_size, "token_ids");
+  const auto ids = TranslateIds(request.token_ids().ids(), model.vocab_size, "token_ids");
+  if (ids.ok()) {
+    for (const int32_t id : *ids) LORAD_CHECK(id >= 0 && id < model.vocab_size);
+  }
   const auto sampling = TranslateSampling(request, model, request.token_ids().ids_size(), 1);
   if (checked.ok() && sampling.ok()) CheckSampling(*sampling, model);
 }
@@ -108,6 +110,20 @@ std::vector<std::string> RequestSeeds() {
   return seeds;
 }
 
+void TranslateBytes(const std::string& input) {
+  v1::GenerateRequest request;
+  if (request.ParseFromString(input)) Translate(request);
+}
+
+// The input says what changes in the last of RequestSeeds().
+void TranslateChanged(const std::string& input) {
+  static const std::string* full = new std::string(RequestSeeds().back());
+  v1::GenerateRequest request;
+  LORAD_CHECK(request.ParseFromString(*full));
+  ChangeFields(input, &request);
+  TranslateBytes(request.SerializeAsString());
+}
+
 std::vector<std::string> StringsOf(const std::string& file) {
   std::vector<std::string> seeds;
   for (const nlohmann::json& text : nlohmann::json::parse(Contents(file))) {
@@ -132,7 +148,11 @@ std::vector<FuzzTarget> RequestTargets(const FuzzPlaces& places) {
   targets.push_back({.name = "generate_request",
                      .seeds = RequestSeeds(),
                      .words = Words("\x0a \x12 \xff\xff\xff\xff\x0f"),
-                     .run = Translate});
+                     .run = TranslateBytes});
+  targets.push_back({.name = "generate_fields",
+                     .seeds = {std::string(8, '\x05'), std::string(24, '\x43'), "temperature", "\x04\x02\x13\x03\x0a"},
+                     .words = {},
+                     .run = TranslateChanged});
   targets.push_back({.name = "text",
                      .seeds = texts,
                      .words = Words("<s> </s> <|begin_of_text|> <0x80> \xE2\x96\x81 \n \xF0\x9F\x98\x80 \xFF"),

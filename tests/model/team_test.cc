@@ -52,7 +52,9 @@ TEST(ComputeTeamTest, ComputesEveryItemOnceInPiecesOfTheSize) {
           visits.Visit(begin, end);
         });
         EXPECT_TRUE(visits.AllAre(1)) << threads << " threads, " << count << " items in pieces of " << piece;
-        if (threads > 1) EXPECT_LE(largest, std::max<int64_t>(piece, 1));
+        if (threads > 1) {
+          EXPECT_LE(largest, std::max<int64_t>(piece, 1));
+        }
       }
     }
   }
