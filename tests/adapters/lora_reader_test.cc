@@ -305,9 +305,8 @@ class MemoryFiles final : public FileSource {
 
 std::string Damage(std::string bytes, size_t first_bytes, std::mt19937& random) {
   static constexpr std::string_view kTelling = "\"{}[],:0129-.eE\\ntfNaI\xff\x00";
-  const size_t range = std::min(first_bytes, bytes.size());
   for (int flaws = 1 + static_cast<int>(random() % 3); flaws > 0; --flaws) {
-    const size_t at = random() % range;
+    const size_t at = random() % std::min(first_bytes, bytes.size());
     const char c = kTelling[random() % kTelling.size()];
     switch (random() % 4) {
       case 0:
