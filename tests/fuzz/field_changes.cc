@@ -15,14 +15,32 @@ using google::protobuf::Reflection;
 using Double = std::numeric_limits<double>;
 
 // The limits of proto/lorad/v1/inference.proto, and what lies on either side.
-constexpr std::array<double, 20> kReals = {0,     -0.0, 1e-30, 0.01,  0.5,  1,     1.001, 2,                  2.001,           64,
-                                           100,   -1,   -2.5,  -1000, 1000, 1e3 + 1, 1e38,  Double::infinity(), -Double::infinity(), Double::quiet_NaN()};
-constexpr std::array<int64_t, 16> kIntegers = {0,   1,   2,    8,    20,         21,          64,          65,
+constexpr std::array<double, 20> kReals = {0,
+                                           -0.0,
+                                           1e-30,
+                                           0.01,
+                                           0.5,
+                                           1,
+                                           1.001,
+                                           2,
+                                           2.001,
+                                           64,
+                                           100,
+                                           -1,
+                                           -2.5,
+                                           -1000,
+                                           1000,
+                                           1e3 + 1,
+                                           1e38,
+                                           Double::infinity(),
+                                           -Double::infinity(),
+                                           Double::quiet_NaN()};
+constexpr std::array<int64_t, 16> kIntegers = {0,   1,    2,    8,    20,         21,         64,         65,
                                                999, 1000, 1001, 4096, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, -1};
 
 std::string Text(uint8_t choice) {
-  const std::array<std::string, 8> texts = {
-      "", "a", std::string(129, 'x'), std::string(1025, 'x'), "a b", "../a", "a@1", std::string("a\0b", 3)};
+  const std::array<std::string, 8> texts = {"",     "a",   std::string(129, 'x'), std::string(1025, 'x'), "a b",
+                                            "../a", "a@1", std::string("a\0b", 3)};
   return texts[choice % texts.size()];
 }
 
