@@ -94,6 +94,7 @@ std::vector<std::string> ReplacedTensors(const AdapterImage& image) {
     const std::string module = absl::StrCat(std::string(Name(slot.site)), ", layer ", slot.layer);
     if (slot.bias.present()) replaced.push_back("bias of " + module);
     if (slot.rows.present()) replaced.push_back("weight of " + module);
+    if (slot.site == Site::kFfn && slot.router.present()) replaced.push_back("routing of " + module);
   }
   std::sort(replaced.begin(), replaced.end());
   return replaced;

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <vector>
 
+#include "model/base/check.h"
+
 namespace lorad {
 namespace {
 
@@ -48,6 +50,7 @@ void ChooseExperts(const RoutingRule& rule, absl::Span<const float> logits, absl
 
   const size_t taken =
       rule.choice == RoutingRule::Choice::kTopP ? TakenByTopP(sorted, rule.top_p) : static_cast<size_t>(rule.top_k);
+  LORAD_CHECK_LE(taken, p.size());
   const float sum = rule.renormalise ? std::accumulate(sorted.begin(), sorted.begin() + taken, 0.0f) : 1.0f;
   for (size_t i = 0; i < chosen.size(); ++i) {
     chosen[i] = i < taken ? order[i] : -1;

@@ -58,8 +58,9 @@ absl::StatusOr<int64_t> Whole(const Json& json, absl::string_view key, int64_t a
   const Json* value = FindSet(json, key);
   const std::string rule = absl::StrCat("must be a whole number; limit: 1..", limit);
   if (value == nullptr) {
-    if (absent > 0) return absent;
-    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", key, ": missing; ", rule));
+    if (absent > 0 && absent <= limit) return absent;
+    const std::string instead = absent > 0 ? absl::StrCat("missing, which means ", absent) : "missing";
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", key, ": ", instead, "; ", rule));
   }
   const bool huge = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(limit);
   if (!value->is_number_integer() || huge || value->get<int64_t>() < 1 || value->get<int64_t>() > limit) {

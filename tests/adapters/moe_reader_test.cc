@@ -28,6 +28,7 @@ using nlohmann::json;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 const std::string kGolden = SourceDir() + "/tests/golden/";
 
@@ -142,6 +143,13 @@ TEST_F(MoeReaderTest, ConfigurationsThatCannotBeAreRefusedByName) {
   constexpr auto kUnimplemented = StatusCode::kUnimplemented;
   ExpectError(With("mixlora", "top_k", 5), kInvalid, {"top_k: 5", "1..4"});
   ExpectError(With("mixlora", "top_k", 0), kInvalid, {"top_k: 0"});
+  for (const char* kind : {"mixlora", "mola"}) {
+    const auto one_expert_without_top_k = [](json& config) {
+      config.erase("top_k");
+      config["num_experts"] = 1;
+    };
+    ExpectError(WithConfig(kind, one_expert_without_top_k), kInvalid, {"top_k: missing, which means 2", "1..1"});
+  }
   ExpectError(With("mixlora", "num_experts", 257), kInvalid, {"num_experts: 257", "256"});
   ExpectError(WithConfig("mixlora", [](json& c) { c.erase("num_experts"); }), kInvalid, {"num_experts", "missing"});
   ExpectError(With("mixlora", "r", 4.5), kInvalid, {"r: 4.5"});
@@ -187,6 +195,12 @@ TEST_F(MoeReaderTest, TensorsThatAreMissingTooManyOrOfAnotherShapeAreRefusedByNa
                             tensors.push_back({"mixlora.layers.1.gate.weight", tensors.back().host});
                           }),
               StatusCode::kDataLoss, {"stands for the same"});
+}
+
+TEST_F(MoeReaderTest, OneRoutingOfTheFfnIsAllThatARowCanHave) {
+  const auto replaced = [&](const std::string& name) { return ReplacedTensors(Read(Folder(name)).value()); };
+  EXPECT_THAT(replaced("mixlora"), Contains(HasSubstr("routing of ")));
+  EXPECT_THAT(replaced("mola"), IsEmpty());  // routes single projections, each its own update
 }
 
 }  // namespace

@@ -29,8 +29,8 @@ TEST(LongTextsTest, OneAtATimeInTheOrderTheyCameAndAllBeforeItEnds) {
 }
 
 TEST(LongTextsTest, RefusesWhenTooManyWaitAndKeepsNothingOfThem) {
+  std::promise<void> began, go;  // of the worker, until texts has joined it
   LongTexts texts;
-  std::promise<void> began, go;
   ASSERT_TRUE(texts
                   .Post([&] {
                     began.set_value();
