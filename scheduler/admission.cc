@@ -23,10 +23,11 @@ absl::Status CheckEverFits(const Request& request, int64_t adapter_pages, const 
                                                    "; at least: 1; prompt tokens: ", prompt_tokens,
                                                    "; context limit: ", limits.max_context_tokens));
   }
-  // What nobody asked for shrinks; the prompt and one token have to fit.
+  // What nobody asked for shrinks; the prompt and one token have to fit. Classify makes none.
   const int64_t max_tokens = request.max_tokens_is_default ? 1 : request.sampling.max_tokens;
-  if (max_tokens > limits.max_context_tokens - prompt_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt tokens and max_tokens: ", prompt_tokens, " + ", max_tokens,
+  const int64_t made_tokens = request.classify ? 0 : max_tokens;
+  if (made_tokens > limits.max_context_tokens - prompt_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt tokens and max_tokens: ", prompt_tokens, " + ", made_tokens,
                                                    "; context limit: ", limits.max_context_tokens,
                                                    "; shorten the prompt or lower max_tokens"));
   }

@@ -75,11 +75,10 @@ void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state
 void GiveUp(const absl::Status& status, Sequence* sequence, SchedulerState* state) {
   TokenEvent event = EventOf(*sequence);
   event.finish.emplace();
-  if (sequence->begun) {
-    event.finish->reason = FinishReason::kAbort;
+  event.finish->reason = FinishReason::kAbort;
+  if (sequence->begun && !sequence->request->classify) {
     event.finish->abort_detail = std::string(status.message());
   } else {
-    event.finish->reason = FinishReason::kAbort;
     event.finish->status = status;
   }
   FinishWithEvent(std::move(event), sequence, state);

@@ -21,8 +21,8 @@ struct Usage {
   int64_t cached_tokens = 0;
 };
 
-// The end of one sequence. `status` not ok: it was never begun (no token was computed), and the request ends with that
-// status. Otherwise `reason` says why it ended; kAbort carries `abort_detail`.
+// The end of one sequence. `status` not ok: it was never begun (no token was computed) or is a Classify, which streams
+// nothing, and the request ends with that status. Otherwise `reason` says why it ended; kAbort carries `abort_detail`.
 struct Finish {
   absl::Status status;
   FinishReason reason = FinishReason::kStop;

@@ -84,7 +84,6 @@ void ClassifyReactor::Handle(const TokenEvent& event) {
   if (ended_ || !event.finish.has_value()) return;
   const lorad::Finish& finish = *event.finish;
   if (!finish.status.ok()) return End(finish.status);
-  if (finish.reason == FinishReason::kAbort) return End(absl::AbortedError(finish.abort_detail));
   for (size_t i = 0; i < event.class_logits.size(); ++i) {
     response_->add_logits(event.class_logits[i]);
     response_->add_labels(absl::StrCat("LABEL_", i));

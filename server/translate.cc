@@ -196,6 +196,16 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
   return absl::OkStatus();
 }
 
+// An answer holds them all until the client has read them.
+absl::Status CheckPromptLogprobs(const SamplingOptions& options, uint32_t n, int64_t prompt_tokens) {
+  constexpr int64_t kMostNumbers = int64_t{1} << 20;
+  const int64_t numbers = prompt_tokens * (1 + options.prompt_logprobs) * std::max<int64_t>(1, n);
+  if (options.prompt_logprobs < 0 || numbers <= kMostNumbers) return absl::OkStatus();
+  return Wrong("prompt_logprobs of n x prompt tokens",
+               absl::StrCat(std::max<uint32_t>(1, n), " x ", prompt_tokens, " x (1 + ", options.prompt_logprobs, ")"),
+               absl::StrCat(kMostNumbers), "ask for them with n = 1, or for fewer");
+}
+
 absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& request, const ModelFacts& model,
                                                   int64_t prompt_tokens, uint64_t drawn_seed) {
   const v1::SamplingParams& params = request.sampling();
@@ -208,6 +218,7 @@ absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& req
   options.seed = params.has_seed() ? params.seed() : drawn_seed;
   options.logprobs = request.has_logprobs() ? static_cast<int32_t>(request.logprobs()) : -1;
   options.prompt_logprobs = request.has_prompt_logprobs() ? static_cast<int32_t>(request.prompt_logprobs()) : -1;
+  RETURN_IF_ERROR(CheckPromptLogprobs(options, params.n(), prompt_tokens));
   return options;
 }
 

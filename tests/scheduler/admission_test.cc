@@ -48,6 +48,17 @@ TEST(AdmissionTest, MaxTokensThatNobodyAskedForDoNotRefuse) {
   EXPECT_FALSE(CheckEverFits(request, 0, kLimits).ok());
 }
 
+TEST(AdmissionTest, AClassifyMayFillTheContext) {
+  AdmissionLimits limits = kLimits;
+  limits.total_pages = 1000;
+  Request request = Of(1000, 1);
+  EXPECT_FALSE(CheckEverFits(request, 0, limits).ok());
+  request.classify = true;
+  EXPECT_TRUE(CheckEverFits(request, 0, limits).ok());
+  request.prompt_ids.push_back(1);
+  EXPECT_FALSE(CheckEverFits(request, 0, limits).ok());
+}
+
 TEST(AdmissionTest, AbsurdNumbersDoNotOverflow) {
   EXPECT_FALSE(CheckEverFits(Of(10, std::numeric_limits<int64_t>::max()), 0, kLimits).ok());
   EXPECT_FALSE(CheckEverFits(Of(10, 0), 0, kLimits).ok());

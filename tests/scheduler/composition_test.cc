@@ -191,6 +191,19 @@ TEST_F(CompositionTest, AClassifierClassifiesAndWritesNoText) {
   }
 }
 
+TEST_F(CompositionTest, AClassifyThatIsGivenUpHalfwayEndsWithTheReasonAsItsStatus) {
+  Make({1}, {.config = {.max_batch_tokens = 16}});
+  world().loader.folders[FakeWorld::PathOf("a")].num_labels = 3;
+  ASSERT_THAT(world().Load("a"), IsOk());
+  Request request = world().MakeRequest("a", 64, 1);
+  request.classify = true;
+  const auto sink = Submit(request);
+  for (int i = 0; i < 3; ++i) world().Turn();
+  world().inbox.Put(CancelCommand{.request = request.id});
+  world().Settle();
+  EXPECT_TRUE(absl::IsCancelled(sink->answer().finish.status)) << sink->answer().finish.status;
+}
+
 TEST_F(CompositionTest, SharesPrefixesWithItsLikeOnly) {
   Make({1, 1});
   ASSERT_THAT(world().Load("a"), IsOk());

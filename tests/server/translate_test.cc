@@ -76,6 +76,19 @@ TEST(TranslateTest, UnsetMaxTokensIsWhatTheContextLeaves) {
               HasSubstr("prompt tokens: 100; limit: 99"));
 }
 
+TEST(TranslateTest, PromptLogprobsAreBoundedForAllAnswersTogether) {
+  ModelFacts model = Model();
+  model.max_context_tokens = 40'000;
+  v1::GenerateRequest request = TextRequest();
+  request.set_prompt_logprobs(20);
+  EXPECT_TRUE(TranslateSampling(request, model, 30'000, 1).ok());
+  request.mutable_sampling()->set_n(2);
+  EXPECT_THAT(MessageOf(TranslateSampling(request, model, 30'000, 1).status()),
+              HasSubstr("2 x 30000 x (1 + 20); limit: 1048576"));
+  request.clear_prompt_logprobs();
+  EXPECT_TRUE(TranslateSampling(request, model, 30'000, 1).ok());
+}
+
 TEST(TranslateTest, EveryFieldOutOfItsLimitsIsNamed) {
   struct Case {
     const char* expected;
