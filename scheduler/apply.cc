@@ -10,6 +10,7 @@
 #include "scheduler/composition.h"
 #include "scheduler/finish.h"
 #include "scheduler/lifecycle.h"
+#include "scheduler/tuning_memory.h"
 
 namespace lorad {
 namespace {
@@ -159,6 +160,7 @@ void Apply(Command command, SchedulerState* state) {
     void operator()(PinCommand& c) const { ApplyPin(std::move(c), state); }
     void operator()(LoaderCommand& c) const { ApplyLoaderEvent(std::move(c.event), state); }
     void operator()(DrainCommand& c) const { ApplyDrain(c, state); }
+    void operator()(TuningMemoryCommand& c) const { ApplyTuningMemory(std::move(c), state); }
   };
   std::visit(Visitor{state}, command);
 }

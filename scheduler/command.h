@@ -55,7 +55,16 @@ struct DrainCommand {
   int64_t deadline_us = 0;
 };
 
-using Command =
-    std::variant<SubmitCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand, LoaderCommand, DrainCommand>;
+// Training holds so many bytes in all from now on, outside the arena.
+struct TuningMemoryCommand {
+  int64_t bytes = 0;
+  StatusReply reply;  // ResourceExhausted: not now; InvalidArgument: never
+  // Called on the completions thread when requests cannot go on without what training holds; it is then to hold nothing
+  // as soon as it can.
+  std::function<void()> give_back;
+};
+
+using Command = std::variant<SubmitCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand, LoaderCommand,
+                             DrainCommand, TuningMemoryCommand>;
 
 }  // namespace lorad

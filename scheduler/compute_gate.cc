@@ -33,35 +33,54 @@ ComputeGate::Turn ComputeGate::EnterServing() {
   return Turn(this, /*serving=*/true, NowUs());
 }
 
-ComputeGate::Turn ComputeGate::EnterTraining() {
-  std::unique_lock<std::mutex> lock(mutex_);
+void ComputeGate::AwaitTraining(int64_t expected_us, std::unique_lock<std::mutex>* lock) {
   if (!TrainingMayEnter(NowUs())) {
     ++shares_.yields;
     trainer_waits_ = true;
-    while (!TrainingMayEnter(NowUs())) changed_.wait_for(lock, std::chrono::microseconds(kIdleUs));
+    // What is larger than all that can gather runs when that much has.
+    trainer_wants_us_ = std::min(expected_us, static_cast<int64_t>(kMaxCreditUs) / 2);
+    while (!TrainingMayEnter(NowUs())) changed_.wait_for(*lock, std::chrono::microseconds(kIdleUs));
     trainer_waits_ = false;
   }
   promised_ = false;
   owner_ = Owner::kTraining;
+}
+
+ComputeGate::Turn ComputeGate::EnterTraining(int64_t expected_us) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  AwaitTraining(expected_us, &lock);
   return Turn(this, /*serving=*/false, NowUs());
+}
+
+void ComputeGate::YieldIfDue(int64_t expected_us, Turn* training) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const int64_t now_us = NowUs();
+  if (serving_waits_ == 0 || static_cast<double>(now_us - training->began_us_ + expected_us) <= credit_us_) return;
+  LeaveLocked(/*serving=*/false, now_us, training->began_us_);
+  changed_.notify_all();
+  AwaitTraining(expected_us, &lock);
+  training->began_us_ = NowUs();
+}
+
+void ComputeGate::LeaveLocked(bool serving, int64_t now_us, int64_t began_us) {
+  const int64_t took_us = now_us - began_us;
+  owner_ = Owner::kNobody;
+  if (serving) {
+    shares_.serving_us += took_us;
+    last_serving_us_ = now_us;
+    credit_us_ = std::min(kMaxCreditUs, credit_us_ + share_ * static_cast<double>(took_us));
+    promised_ = trainer_waits_ && credit_us_ > 0 && credit_us_ >= static_cast<double>(trainer_wants_us_);
+    return;
+  }
+  shares_.training_us += took_us;
+  // A slice that serving did not wait for costs nobody anything.
+  if (!ServingIsIdle(now_us)) credit_us_ -= static_cast<double>(took_us);
 }
 
 void ComputeGate::Leave(bool serving, int64_t began_us) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const int64_t now_us = NowUs();
-    const int64_t took_us = now_us - began_us;
-    owner_ = Owner::kNobody;
-    if (serving) {
-      shares_.serving_us += took_us;
-      last_serving_us_ = now_us;
-      credit_us_ = std::min(kMaxCreditUs, credit_us_ + share_ * static_cast<double>(took_us));
-      promised_ = trainer_waits_ && credit_us_ > 0;
-    } else {
-      shares_.training_us += took_us;
-      // A slice that serving did not wait for costs nobody anything.
-      if (!ServingIsIdle(now_us)) credit_us_ -= static_cast<double>(took_us);
-    }
+    LeaveLocked(serving, NowUs(), began_us);
   }
   changed_.notify_all();
 }

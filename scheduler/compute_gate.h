@@ -8,8 +8,8 @@
 namespace lorad {
 
 // Whose turn it is to use the model: serving's steps or training's slices, one at a time. Serving comes first: while
-// steps follow one another, training may take `share` of serving's time on top, slice by slice; when none has run for
-// a moment, all of it.
+// steps follow one another, training may take `share` of serving's time on top, piece by piece; a piece waits until
+// enough of it has gathered. When no step has run for a moment, training has all of the time.
 //
 // Threads  the engine's takes serving's turns, one trainer takes training's.
 class ComputeGate final {
@@ -31,18 +31,21 @@ class ComputeGate final {
     Turn(ComputeGate* gate, bool serving, int64_t began_us) : gate_(gate), serving_(serving), began_us_(began_us) {}
     ComputeGate* gate_;  // null: moved from
     const bool serving_;
-    const int64_t began_us_;
+    int64_t began_us_;
   };
 
   // Waits for the slice that runs, or that was promised the turn.
   Turn EnterServing();
-  // Waits until training may run.
-  Turn EnterTraining();
+  // Waits until training may run for `expected_us`.
+  Turn EnterTraining(int64_t expected_us = 0);
+  // In a turn of training, before a piece that takes about `expected_us`: where serving waits and the piece is more
+  // than training has left, lets serving go first and waits for another turn.
+  void YieldIfDue(int64_t expected_us, Turn* training);
 
   struct Shares {
     int64_t serving_us = 0;
     int64_t training_us = 0;
-    int64_t yields = 0;  // slices that had to wait for serving
+    int64_t yields = 0;  // pieces that had to wait for serving
   };
   Shares shares() const;
 
@@ -50,6 +53,8 @@ class ComputeGate final {
   enum class Owner : uint8_t { kNobody, kServing, kTraining };
 
   void Leave(bool serving, int64_t began_us);
+  void LeaveLocked(bool serving, int64_t now_us, int64_t began_us);
+  void AwaitTraining(int64_t expected_us, std::unique_lock<std::mutex>* lock);
   bool ServingIsIdle(int64_t now_us) const;
   bool TrainingMayEnter(int64_t now_us) const;
 
@@ -58,7 +63,8 @@ class ComputeGate final {
   std::condition_variable changed_;
   Owner owner_ = Owner::kNobody;
   bool trainer_waits_ = false;
-  bool promised_ = false;  // the next turn is training's
+  int64_t trainer_wants_us_ = 0;  // for its next piece, while it waits
+  bool promised_ = false;         // the next turn is training's
   int serving_waits_ = 0;
   int64_t last_serving_us_ = -(int64_t{1} << 60);  // when its last turn ended
   double credit_us_ = 0;                           // what training may still take beside serving

@@ -53,8 +53,9 @@ const AdapterInfo* FindLive(const AdapterListing& listing, const std::string& na
 
 // Where an adapter that is not known would lie, by its words alone: the loader finds out whether it is there, since
 // that may take for ever.
-std::string FolderOf(const std::string& adapter, const std::string& adapter_dir) {
-  return adapter_dir.empty() ? "" : absl::StrCat(adapter_dir, "/", adapter);
+std::string FolderOf(const std::string& adapter, const EngineConfig& config) {
+  const std::string& dir = IsRevision(adapter) ? config.revision_dir : config.adapter_dir;
+  return dir.empty() ? "" : absl::StrCat(dir, "/", adapter);
 }
 
 }  // namespace
@@ -90,10 +91,10 @@ absl::Status Engine::Submit(Request request) {
   std::vector<std::string> folders;
   int64_t adapter_pages = 0;
   for (const RequestAdapter& adapter : AdaptersOf(request)) {
-    RETURN_IF_ERROR(CheckAdapterName(adapter.name));
+    RETURN_IF_ERROR(CheckRequestedName(adapter.name));
     const AdapterInfo* const live = FindLive(*now->adapters, adapter.name);
     if (live != nullptr) adapter_pages += pages.PagesFor(live->bytes);
-    folders.push_back(live == nullptr ? FolderOf(adapter.name, impl_->config.adapter_dir) : "");
+    folders.push_back(live == nullptr ? FolderOf(adapter.name, impl_->config) : "");
   }
   RETURN_IF_ERROR(CheckEverFits(request, adapter_pages,
                                 {.max_context_tokens = impl_->config.max_context_tokens,
@@ -112,6 +113,8 @@ absl::Status Engine::Load(LoadCommand command) { return impl_->inbox.PutAdapter(
 absl::Status Engine::Unload(UnloadCommand command) { return impl_->inbox.PutAdapter(std::move(command)); }
 
 absl::Status Engine::Pin(PinCommand command) { return impl_->inbox.PutAdapter(std::move(command)); }
+
+absl::Status Engine::HoldForTuning(TuningMemoryCommand command) { return impl_->inbox.PutAdapter(std::move(command)); }
 
 void Engine::OnLoaderEvent(LoaderEvent event) { impl_->inbox.Put(LoaderCommand{std::move(event)}); }
 

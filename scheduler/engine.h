@@ -39,6 +39,7 @@ struct EngineConfig {
   bool prefix_cache = true;             // KV blocks of common prefixes are kept and shared
   bool check_invariants = false;        // after each turn, and abort when one is broken: for tests and development
   std::string adapter_dir = {};         // "" = none; a sub-folder loads by name at its first use
+  std::string revision_dir = {};        // "" = none; the same for NAME@REV
 };
 
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.
@@ -69,6 +70,7 @@ class Engine final {
   absl::Status Load(LoadCommand command);
   absl::Status Unload(UnloadCommand command);
   absl::Status Pin(PinCommand command);
+  absl::Status HoldForTuning(TuningMemoryCommand command);
   void OnLoaderEvent(LoaderEvent event);  // from loader threads
   void Drain(int64_t deadline_us);
 

@@ -19,6 +19,7 @@
 #include "scheduler/prefix_reuse.h"
 #include "scheduler/reserve.h"
 #include "scheduler/stuck.h"
+#include "scheduler/tuning_memory.h"
 
 namespace lorad {
 namespace {
@@ -136,6 +137,7 @@ bool EngineCore::Turn() {
   bool moving = false;
   HeldStep held = Reserve(plan, &state_, &moving);
   acted |= moving || !plan.preempt.empty();
+  if (!plan.preempt.empty()) AskTuningForMemory(&state_);
   if (held.empty()) {
     if (!acted) acted = FailHeadIfStuck(&state_);
   } else {
@@ -208,6 +210,7 @@ void EngineCore::Publish() {
                             .query_tokens = state_.prefix_counts.query_tokens,
                             .hit_tokens = state_.prefix_counts.hit_tokens};
   snapshot->adapter_pages = pages.used_pages(PageOwner::kAdapter);
+  snapshot->tuning_pages = pages.withheld_pages();
   snapshot->page_bytes = pages.page_bytes();
   snapshot->pages_per_kv_block = state_.pages_per_block();
   snapshot->draining = state_.draining;

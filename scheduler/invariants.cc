@@ -104,7 +104,9 @@ absl::Status CheckPages(const SchedulerState& state) {
   }
   if (resident != state.parts.adapters->resident_count())
     return Broken("the pool holds an adapter that has no version");
-  if (kv_pages + adapter_pages + pages.free_pages() != pages.total_pages()) return Broken("pages do not add up");
+  if (kv_pages + adapter_pages + pages.withheld_pages() + pages.free_pages() != pages.total_pages()) {
+    return Broken("pages do not add up");
+  }
   return absl::OkStatus();
 }
 

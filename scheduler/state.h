@@ -48,6 +48,12 @@ struct PrefixCounts {
   int64_t hit_tokens = 0;
 };
 
+// What training holds of the pool's pages (PagePool::Withhold).
+struct TuningMemory {
+  std::function<void()> give_back;
+  bool asked = false;  // to give it back, and has not answered
+};
+
 // All scheduling state. Plain data with one owner, the engine thread; what happens to it is written in the functions of
 // this folder: Apply* (apply.h), lifecycle.h, reserve.h, commit.h, finish.h.
 struct SchedulerState {
@@ -69,6 +75,7 @@ struct SchedulerState {
   BeginRate begin_rate;
   int64_t last_hang_us = -1;                   // when a read was last found to hang; -1 = never
   std::vector<std::function<void()>> replies;  // to be posted once the snapshot shows what they tell
+  TuningMemory tuning_memory;
   SequenceId next_sequence = 1;
   bool draining = false;
   int64_t drain_deadline_us = 0;

@@ -5,6 +5,7 @@
 #include "scheduler/adapter_memory.h"
 #include "scheduler/eviction.h"
 #include "scheduler/finish.h"
+#include "scheduler/tuning_memory.h"
 
 namespace lorad {
 namespace {
@@ -25,6 +26,7 @@ bool FailHeadIfStuck(SchedulerState* state) {
   }
   const int64_t block_pages = state->pages_per_block();
   if (!state->running.empty()) {
+    if (AskTuningForMemory(state)) return false;
     Sequence* const first = state->running.front();
     GiveUp(NoMemoryLeft(*first, (first->blocks.size() + 1) * block_pages, *state), first, state);
     return true;
@@ -42,6 +44,7 @@ bool FailHeadIfStuck(SchedulerState* state) {
       if (!there) wanted_pages += adapter.version->pages;
     }
     if (wanted_pages <= room_pages) return false;  // its read has not begun, or its pages are being joined
+    if (AskTuningForMemory(state)) return false;
     GiveUp(NoMemoryLeft(*sequence, wanted_pages, *state), sequence, state);
     return true;
   }

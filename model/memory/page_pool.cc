@@ -87,15 +87,15 @@ absl::StatusOr<PageRun> PagePool::Reserve(int64_t pages, PageOwner owner) {
   LORAD_CHECK_GT(pages, 0);
   const auto fits = [pages](const std::pair<const int64_t, int64_t>& hole) { return hole.second >= pages; };
   int64_t first_page = -1;
-  if (pages <= free_pages_ && owner == PageOwner::kKv) {
+  if (pages <= free_pages() && owner == PageOwner::kKv) {
     const auto hole = std::find_if(holes_.begin(), holes_.end(), fits);
     if (hole != holes_.end()) first_page = hole->first;
-  } else if (pages <= free_pages_) {
+  } else if (pages <= free_pages()) {
     const auto hole = std::find_if(holes_.rbegin(), holes_.rend(), fits);
     if (hole != holes_.rend()) first_page = hole->first + hole->second - pages;
   }
   if (first_page < 0) {
-    return absl::ResourceExhaustedError(absl::StrCat("no free run of pages; wanted: ", pages, "; free: ", free_pages_,
+    return absl::ResourceExhaustedError(absl::StrCat("no free run of pages; wanted: ", pages, "; free: ", free_pages(),
                                                      "; largest hole: ", largest_free_run(), "; retry later"));
   }
   TakeHole(first_page, pages);
@@ -110,6 +110,16 @@ absl::StatusOr<PageRun> PagePool::Reserve(int64_t pages, PageOwner owner) {
   live_[first_page] = id;
   used_pages_[static_cast<int>(owner)] += pages;
   return PageRun(this, id);
+}
+
+absl::Status PagePool::Withhold(int64_t pages) {
+  LORAD_CHECK_GE(pages, 0);
+  if (pages > withheld_pages_ && pages - withheld_pages_ > free_pages()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("pages to withhold: ", pages - withheld_pages_, "; free: ", free_pages(), "; retry later"));
+  }
+  withheld_pages_ = pages;
+  return absl::OkStatus();
 }
 
 void PagePool::Free(int32_t id) {

@@ -58,6 +58,10 @@ class PagePool final {
   // First fit: KV from the low end, adapters from the high end.
   absl::StatusOr<PageRun> Reserve(int64_t pages, PageOwner owner);
 
+  // Counts `pages` in all as taken by somebody who keeps his bytes outside the arena: training. They are no runs, so
+  // nothing of theirs lies anywhere or is moved. Fewer than before always works.
+  absl::Status Withhold(int64_t pages);
+
   // Moves movable runs (KV down, adapters up) so that free pages join, copying at most `max_bytes`, but always one run,
   // so that a run larger than the budget moves too. Returns true while there is more to move. `moved` is told each
   // moved run's owner side, so that tables that hold addresses can be renewed. Never while a step is in flight.
@@ -69,7 +73,8 @@ class PagePool final {
   std::byte* arena() const { return arena_; }
   int64_t page_bytes() const { return page_bytes_; }
   int64_t total_pages() const { return total_pages_; }
-  int64_t free_pages() const { return free_pages_; }
+  int64_t free_pages() const { return free_pages_ - withheld_pages_; }
+  int64_t withheld_pages() const { return withheld_pages_; }
   int64_t used_pages(PageOwner owner) const;
   int64_t largest_free_run() const;
   // The side that owns a page, or nothing: for tests and for the invariants checker.
@@ -111,7 +116,8 @@ class PagePool final {
   std::byte* arena_;
   int64_t page_bytes_;
   int64_t total_pages_;
-  int64_t free_pages_;
+  int64_t free_pages_;  // those withheld among them
+  int64_t withheld_pages_ = 0;
   std::vector<Run> runs_;  // by id; dead ids are reused
   std::vector<int32_t> dead_ids_;
   std::map<int64_t, int32_t> live_;   // first page -> id, in address order

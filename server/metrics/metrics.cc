@@ -120,6 +120,7 @@ struct Metrics::Series {
   Gauge& kv_pages = pool_pages.Add({{"owner", "kv"}});
   Gauge& cached_pages = pool_pages.Add({{"owner", "cached"}});
   Gauge& adapter_pages = pool_pages.Add({{"owner", "adapter"}});
+  Gauge& tuning_pages = pool_pages.Add({{"owner", "tuning"}});
   Gauge& free_pages = pool_pages.Add({{"owner", "free"}});
   Gauge& cached_blocks =
       Gauges("lorad_prefix_cache_blocks", "KV blocks that the prefix cache knows, in use or idle").Add({});
@@ -179,6 +180,7 @@ void Metrics::Series::Refresh(const EngineSnapshot& snapshot, double unix_second
   kv_pages.Set(static_cast<double>(snapshot.kv_pages));
   cached_pages.Set(static_cast<double>(snapshot.cached_pages));
   adapter_pages.Set(static_cast<double>(snapshot.adapter_pages));
+  tuning_pages.Set(static_cast<double>(snapshot.tuning_pages));
   free_pages.Set(static_cast<double>(snapshot.free_pages));
   cached_blocks.Set(static_cast<double>(snapshot.prefix_cache.cached_blocks));
   RaiseTo(snapshot.prefix_cache.evicted_blocks, &evicted_blocks);

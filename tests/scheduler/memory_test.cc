@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <set>
 
 #include "tests/support/fake_world.h"
@@ -54,6 +55,63 @@ TEST(MemoryTest, KvTakesThePagesOfIdleAdaptersAndAdaptersTakeThemBack) {
   world.Settle();
   EXPECT_EQ(wide->answer().tokens.size(), 2u);
   for (const auto& user : users) EXPECT_EQ(user->answer().tokens.size(), 14u);
+}
+
+// What training holds, and the answers it got.
+struct FakeTuning {
+  explicit FakeTuning(FakeWorld* in) : world(in) {}
+  absl::Status Hold(int64_t pages) {
+    std::optional<absl::Status> answer;
+    world->inbox
+        .PutAdapter(TuningMemoryCommand{.bytes = pages * world->pages->page_bytes(),
+                                        .reply = [&](absl::Status status) { answer = std::move(status); },
+                                        .give_back = [this] { ++asked; }})
+        .IgnoreError();
+    while (!answer.has_value()) world->Turn();
+    return *answer;
+  }
+  FakeWorld* world;
+  int asked = 0;
+};
+
+TEST(MemoryTest, TrainingHoldsPagesAndGivesThemBackWhenARequestCannotGoOn) {
+  FakeWorld world({.total_pages = 16});
+  FakeTuning tuning(&world);
+  ASSERT_TRUE(tuning.Hold(12).ok());
+  EXPECT_EQ(world.pages->free_pages(), 4);
+  EXPECT_EQ(world.core.snapshot()->tuning_pages, 12);
+
+  const auto small = world.Generate("", kKvBlockTokens, 2);  // fits beside it
+  world.Settle();
+  EXPECT_EQ(small->answer().tokens.size(), 2u);
+  EXPECT_EQ(tuning.asked, 0);
+
+  const auto large = world.Generate("", 10 * kKvBlockTokens, 2);  // does not
+  for (int i = 0; i < 5; ++i) world.Turn();
+  EXPECT_EQ(tuning.asked, 1);  // once, and the request waits
+  EXPECT_EQ(large->answer().events, 0);
+  ASSERT_TRUE(tuning.Hold(0).ok());
+  world.Settle();
+  EXPECT_EQ(large->answer().tokens.size(), 2u);
+  EXPECT_EQ(world.pages->free_pages() + world.core.state().prefix_cache->idle_pages(), 16);
+}
+
+TEST(MemoryTest, TrainingTakesWhatIsIdleAndIsRefusedWhatIsInUse) {
+  FakeWorld world({.total_pages = 16});
+  FakeTuning tuning(&world);
+  world.Folder("a", 1, 5);
+  ASSERT_TRUE(world.Load("a").ok());
+  EXPECT_EQ(tuning.Hold(17).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(tuning.Hold(14).ok());
+  EXPECT_EQ(world.pool.resident_count(), 0);  // was idle
+  EXPECT_TRUE(tuning.Hold(2).ok());
+  const auto running = world.Generate("", 9 * kKvBlockTokens, 20);
+  world.Turn();
+  world.Turn();
+  ASSERT_GT(running->answer().events, 0);
+  EXPECT_EQ(tuning.Hold(14).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(world.pages->withheld_pages(), 2);  // as before
+  world.Settle();
 }
 
 TEST(MemoryTest, AfterAThousandLoadsAndUnloadsNoPageIsOwned) {

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -20,6 +22,7 @@
 #include "model/ops/activate.h"
 #include "model/ops/gated_activation.h"
 #include "model/ops/layer_norm.h"
+#include "model/ops/pieces.h"
 #include "model/ops/rms_norm.h"
 
 namespace lorad {
@@ -32,10 +35,33 @@ using torch::autograd::variable_list;
 constexpr const char* kTanh = "tanh";
 constexpr const char* kErf = "none";
 
+// multiply(x's rows, y's rows) in pieces that cover all rows; in one where nobody wants to interrupt.
+template <typename Multiply>
+void InPieces(const at::Tensor& x, at::Tensor& y, const Multiply& multiply) {
+  const int64_t rows = x.size(0), products = x.size(1) * y.size(1), piece = CutsPieces() ? PieceRows(products) : rows;
+  if (piece >= rows) {
+    BeginPiece(rows * products);
+    return multiply(x, y);
+  }
+  for (int64_t first = 0; first < rows; first += piece) {
+    const int64_t count = std::min(piece, rows - first);
+    at::Tensor y_rows = y.narrow(0, first, count);
+    BeginPiece(count * products);
+    multiply(x.narrow(0, first, count), y_rows);
+  }
+}
+
 at::Tensor ComputeLinear(const at::Tensor& x, const LinearWeight& weight) {
   at::Tensor y = at::empty({x.size(0), weight.out_features()}, x.options());
-  ThrowIfError(Linear({x, weight, y}));
+  InPieces(x, y, [&](const at::Tensor& from, at::Tensor& to) { ThrowIfError(Linear({from, weight, to})); });
   return y;
+}
+
+// g [R, out], weight [out, in] -> g W [R, in]
+at::Tensor LinearBackward(const at::Tensor& g, const at::Tensor& weight) {
+  at::Tensor dx = at::empty({g.size(0), weight.size(1)}, g.options());
+  InPieces(g, dx, [&](const at::Tensor& from, at::Tensor& to) { at::mm_out(to, from, weight); });
+  return dx;
 }
 
 at::Tensor ComputeRmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
@@ -109,7 +135,7 @@ struct LinearFunction : Function<LinearFunction> {
     return ComputeLinear(x, weight);
   }
   static variable_list backward(AutogradContext* context, const variable_list& g) {
-    return {at::mm(g[0], context->saved_data["weight"].toTensor()), at::Tensor()};
+    return {LinearBackward(g[0], context->saved_data["weight"].toTensor()), at::Tensor()};
   }
 };
 

@@ -11,6 +11,8 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tanh.h>
 
+#include "model/ops/pieces.h"
+
 namespace lorad {
 namespace {
 
@@ -62,6 +64,7 @@ at::Tensor SequenceAttention(const SequenceAttentionArgs& args) {
   for (size_t s = 0; s + 1 < args.starts.size(); ++s) {
     const int64_t begin = args.starts[s], tokens = args.starts[s + 1] - begin;
     if (tokens == 0) continue;
+    BeginPiece(2 * tokens * tokens * args.q.size(1) * args.q.size(2));
     mixed.push_back(AttendOne(args.q.narrow(0, begin, tokens), args.k.narrow(0, begin, tokens),
                               args.v.narrow(0, begin, tokens), args));
   }

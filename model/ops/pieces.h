@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace lorad {
+
+// A long computation that others may want to interrupt is cut into pieces, and says before each how large it is.
+// Results do not depend on who listens: where the cuts are follows from shapes alone.
+
+// What is told on this thread while the object lives: `listener(products)` is called before a piece of about that many
+// multiplications and may wait. One a thread.
+class PieceListener final {
+ public:
+  explicit PieceListener(std::function<void(int64_t products)> listener);
+  ~PieceListener();
+  PieceListener(const PieceListener&) = delete;
+  PieceListener& operator=(const PieceListener&) = delete;
+
+ private:
+  const std::function<void(int64_t products)> listener_;
+};
+
+// Nothing where nobody listens.
+void BeginPiece(int64_t products);
+bool CutsPieces();  // somebody listens on this thread
+
+// Rows of a matmul's pieces: 5 to 10 ms of two cores, but enough rows to be worth reading the weight.
+int64_t PieceRows(int64_t products_a_row);
+
+}  // namespace lorad
