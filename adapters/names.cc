@@ -14,6 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxPathBytes = 4096;
+constexpr size_t kMaxRevisionBytes = 64;
 
 bool IsLetterOrDigit(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
 
@@ -56,6 +57,19 @@ absl::Status CheckAdapterName(std::string_view name) {
     begin = end + 1;
   }
   return absl::OkStatus();
+}
+
+bool IsRevision(std::string_view name) { return name.find('@') != std::string_view::npos; }
+
+absl::Status CheckRequestedName(std::string_view name) {
+  const size_t at = std::min(name.find('@'), name.size());
+  RETURN_IF_ERROR(CheckAdapterName(name.substr(0, at)));
+  if (at == name.size()) return absl::OkStatus();
+  const std::string_view revision = name.substr(at + 1);
+  const bool digits = revision.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  if (digits && !revision.empty() && revision.size() <= kMaxRevisionBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("adapter revision: ", Printable(std::string(name)), "; must be NAME@REV, REV 1..64 of 0-9 a-f"));
 }
 
 absl::StatusOr<std::string> ResolveAdapterPath(std::string_view path, std::string_view root) {

@@ -15,6 +15,11 @@ inline constexpr size_t kMaxAdapterNameBytes = 256;
 // for revisions. Errors: InvalidArgument with the name and the rule it breaks.
 absl::Status CheckAdapterName(std::string_view name);
 
+// With an '@'.
+bool IsRevision(std::string_view name);
+// What a request may name: an adapter, or a revision of one, NAME@REV with REV 1..64 of [0-9a-f].
+absl::Status CheckRequestedName(std::string_view name);
+
 // The real path of an adapter's folder. `root` "" = anywhere; else the folder, its symbolic links resolved, lies under
 // it. A relative path is taken from the root, or from the working directory without one.
 // Errors   NotFound: no such folder. InvalidArgument: outside the root, not a folder, or not a path.

@@ -166,6 +166,10 @@ int64_t AdapterLeaves::parameters() const {
   return count;
 }
 
+void AdapterLeaves::DropGradients() {
+  for (const NamedLeaf& leaf : Named()) at::Tensor(leaf.tensor).mutable_grad() = at::Tensor();
+}
+
 void AdapterLeaves::UpdateNorms() {
   const at::NoGradGuard frozen;
   for (LeafModule& module : modules_) {

@@ -55,6 +55,8 @@ class AdapterLeaves final {
   int64_t first_layer() const { return first_layer_; }
   int64_t parameters() const;
 
+  void DropGradients();
+
   // DoRA's norms are constants of a step: no gradient passes through them. Call after the weights changed.
   void UpdateNorms();
 

@@ -3,38 +3,51 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/gather.h>
 #include <ATen/ops/log_softmax.h>
-#include <ATen/ops/mul.h>
-#include <ATen/ops/nll_loss.h>
 #include <ATen/ops/tensor.h>
 
+#include "adapters/train/leaves.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 
 namespace lorad {
 namespace {
 
-constexpr int64_t kHeadElements = int64_t{8} << 20;  // logits of one slice: 32 MiB of f32, three times over
+constexpr int64_t kHeadElements = int64_t{4} << 20;  // logits of one slice: 16 MiB of f32, three times over
 
 int64_t HeadRows(int64_t vocab_size) { return std::max<int64_t>(16, kHeadElements / vocab_size); }
+
+int64_t LowestLayer(const std::vector<MicroBatchPart>& parts) {
+  int64_t lowest = std::numeric_limits<int64_t>::max();
+  for (const MicroBatchPart& part : parts) lowest = std::min(lowest, part.leaves->first_layer());
+  return lowest;
+}
+
+// About what the backward of a layer keeps of a row: its norms', attention's and FFN's inner values, widened.
+int64_t RecordedBytes(const ModelConfig& config) {
+  return 4 * (16 * config.hidden_size + 6 * config.intermediate_size);
+}
 
 at::Tensor GradientOf(const at::Tensor& leaf) { return leaf.defined() ? leaf.grad() : at::Tensor(); }
 
 }  // namespace
 
-MicroBatch::MicroBatch(CausalLm* model, AdapterSeam* seam, TrainRows rows, double loss_scale, int64_t first_layer)
+MicroBatch::MicroBatch(CausalLm* model, std::vector<MicroBatchPart> parts, int64_t kept_bytes)
     : model_(model),
-      seam_(seam),
-      rows_(std::move(rows)),
-      loss_scale_(loss_scale),
-      first_layer_(first_layer),
-      layers_(model->config().num_layers) {
-  for (size_t row = 0; row < rows_.targets.size(); ++row) {
-    if (rows_.targets[row] != kNotTrained) trained_rows_.push_back(static_cast<int32_t>(row));
-  }
+      parts_(std::move(parts)),
+      seam_(&parts_),
+      rows_(BuildRows(parts_)),
+      first_layer_(LowestLayer(parts_)),
+      layers_(model->config().num_layers),
+      first_recorded_(layers_ -
+                      kept_bytes / std::max<int64_t>(1, rows_.batch.rows.rows() * RecordedBytes(model->config()))),
+      results_(parts_.size()) {
+  for (const TrainedRow& row : rows_.trained) results_[static_cast<size_t>(row.part)].logprobs.push_back(0.0f);
 }
 
 absl::Status MicroBatch::Advance() {
@@ -64,22 +77,23 @@ HiddenRows MicroBatch::AsLeaf(const HiddenRows& rows, bool wants_gradient) const
 }
 
 absl::Status MicroBatch::Embed() {
-  if (trained_rows_.empty()) {
+  if (rows_.trained.empty()) {
     phase_ = Phase::kDone;
     return absl::OkStatus();
   }
   const at::NoGradGuard frozen;
-  ASSIGN_OR_RETURN(hidden_, model_->Embed(rows_.batch, *seam_));
+  ASSIGN_OR_RETURN(hidden_, model_->Embed(rows_.batch, seam_));
   phase_ = Phase::kForward;
   return absl::OkStatus();
 }
 
 absl::Status MicroBatch::Forward() {
-  const at::NoGradGuard frozen;
-  HiddenRows out;
-  ASSIGN_OR_RETURN(out, model_->RunLayer(layer_, hidden_, rows_.batch, *seam_));
-  if (layer_ >= first_layer_) inputs_.push_back(std::move(hidden_));
-  hidden_ = std::move(out);
+  const bool trained = layer_ >= first_layer_, recorded = trained && layer_ >= first_recorded_;
+  const at::AutoGradMode mode(recorded);
+  if (recorded) hidden_ = AsLeaf(hidden_, layer_ > first_layer_);
+  ASSIGN_OR_RETURN(HiddenRows out, model_->RunLayer(layer_, hidden_, rows_.batch, seam_));
+  if (trained) kept_.push_back({std::move(hidden_), recorded ? out : HiddenRows()});
+  hidden_ = AsLeaf(out, /*wants_gradient=*/false);
   if (++layer_ == layers_) {
     phase_ = Phase::kHead;
     hidden_ = AsLeaf(hidden_, first_layer_ < layers_);
@@ -87,43 +101,60 @@ absl::Status MicroBatch::Forward() {
   return absl::OkStatus();
 }
 
+at::Tensor MicroBatch::TakeLosses(size_t first, const at::Tensor& logprobs) {
+  std::vector<float> derivatives(static_cast<size_t>(logprobs.numel()));
+  const float* const values = logprobs.const_data_ptr<float>();
+  for (size_t i = 0; i < derivatives.size(); ++i) {
+    const TrainedRow& row = rows_.trained[first + i];
+    const auto part = static_cast<size_t>(row.part), of_part = static_cast<size_t>(row.of_part);
+    const LossValue value = LossOf(parts_[part].loss, of_part, values[i]);
+    results_[part].logprobs[of_part] = values[i];
+    results_[part].loss_sum += value.loss;
+    derivatives[i] = static_cast<float>(value.derivative);
+  }
+  return at::tensor(derivatives);
+}
+
 absl::Status MicroBatch::Head() {
   const size_t count =
-      std::min(trained_rows_.size() - next_trained_row_, static_cast<size_t>(HeadRows(model_->config().vocab_size)));
-  const auto first = trained_rows_.begin() + static_cast<int64_t>(next_trained_row_);
-  const std::vector<int32_t> rows(first, first + static_cast<int64_t>(count));
+      std::min(rows_.trained.size() - next_trained_row_, static_cast<size_t>(HeadRows(model_->config().vocab_size)));
   std::vector<int64_t> targets;
-  for (const int32_t row : rows) targets.push_back(rows_.targets[static_cast<size_t>(row)]);
+  for (size_t i = 0; i < count; ++i) targets.push_back(rows_.trained[next_trained_row_ + i].target);
   const at::AutoGradMode recorded(true);
-  ASSIGN_OR_RETURN(const at::Tensor logits, model_->Logits(hidden_, WithLogitRows(rows_.batch, rows), *seam_));
+  ASSIGN_OR_RETURN(const at::Tensor logits,
+                   model_->Logits(hidden_, WithLogitRows(rows_, next_trained_row_, count), seam_));
   RETURN_IF_ERROR(Guarded([&]() -> absl::Status {
-    const at::Tensor sum = at::nll_loss(at::log_softmax(logits, 1), at::tensor(targets), {}, at::Reduction::Sum);
-    loss_sum_ += sum.item<double>();
-    torch::autograd::backward({at::mul(sum, loss_scale_)}, {});
+    const at::Tensor logprobs =
+        at::gather(at::log_softmax(logits, 1), 1, at::tensor(targets).unsqueeze(1)).squeeze(1).contiguous();
+    const at::Tensor derivatives = TakeLosses(next_trained_row_, logprobs.detach());
+    torch::autograd::backward({logprobs}, {derivatives});
     return absl::OkStatus();
   }));
   next_trained_row_ += count;
-  if (next_trained_row_ < trained_rows_.size()) return absl::OkStatus();
+  if (next_trained_row_ < rows_.trained.size()) return absl::OkStatus();
   hidden_ = {GradientOf(hidden_.residual), GradientOf(hidden_.pending)};
-  phase_ = inputs_.empty() ? Phase::kDone : Phase::kBackward;
+  phase_ = kept_.empty() ? Phase::kDone : Phase::kBackward;
   return absl::OkStatus();
 }
 
 absl::Status MicroBatch::Backward() {
   --layer_;
-  const HiddenRows in = AsLeaf(inputs_.back(), layer_ > first_layer_);
-  inputs_.pop_back();
-  const at::AutoGradMode recorded(true);
-  ASSIGN_OR_RETURN(const HiddenRows out, model_->RunLayer(layer_, in, rows_.batch, *seam_));
+  auto [in, out] = std::move(kept_.back());
+  kept_.pop_back();
+  if (!out.residual.defined()) {
+    in = AsLeaf(in, layer_ > first_layer_);
+    const at::AutoGradMode recorded(true);
+    ASSIGN_OR_RETURN(out, model_->RunLayer(layer_, in, rows_.batch, seam_));
+  }
   RETURN_IF_ERROR(Follow(out));
   hidden_ = {GradientOf(in.residual), GradientOf(in.pending)};
-  if (inputs_.empty()) phase_ = first_layer_ < 0 ? Phase::kEmbedBackward : Phase::kDone;
+  if (kept_.empty()) phase_ = first_layer_ < 0 ? Phase::kEmbedBackward : Phase::kDone;
   return absl::OkStatus();
 }
 
 absl::Status MicroBatch::EmbedBackward() {
   const at::AutoGradMode recorded(true);
-  ASSIGN_OR_RETURN(const HiddenRows out, model_->Embed(rows_.batch, *seam_));
+  ASSIGN_OR_RETURN(const HiddenRows out, model_->Embed(rows_.batch, seam_));
   phase_ = Phase::kDone;
   return Follow(out);
 }

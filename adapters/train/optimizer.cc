@@ -8,8 +8,14 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "absl/strings/str_cat.h"
+#include "model/ops/pieces.h"
 
 namespace lorad {
+namespace {
+
+constexpr int64_t kUpdateProducts = 64;  // what an element's update costs: it waits for memory
+
+}  // namespace
 
 Optimizer::Optimizer(const OptimizerConfig& config, std::vector<NamedLeaf> leaves)
     : config_(config), leaves_(std::move(leaves)) {
@@ -37,6 +43,7 @@ absl::StatusOr<double> Optimizer::Step(double learning_rate) {
   ++steps_;
   for (size_t i = 0; i < leaves_.size(); ++i) {
     at::Tensor leaf = leaves_[i].tensor;
+    BeginPiece(kUpdateProducts * leaf.numel());
     at::Tensor gradient = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
     if (clip < 1.0) gradient.mul_(clip);
     const double rate = leaves_[i].is_b ? learning_rate * config_.lora_plus_ratio : learning_rate;

@@ -26,6 +26,9 @@ class Optimizer final {
   // then.
   absl::StatusOr<double> Step(double learning_rate);
 
+  // Other settings from the next step on, of the same kind.
+  void set_config(const OptimizerConfig& config) { config_ = config; }
+
   // Everything but the leaves that the next step depends on, under names of their own; shared, to be saved or written.
   std::vector<std::pair<std::string, at::Tensor>> State() const;
   int64_t steps() const { return steps_; }
@@ -35,7 +38,7 @@ class Optimizer final {
   void AdamW(size_t leaf, const at::Tensor& gradient, double learning_rate);
   void Sgd(size_t leaf, const at::Tensor& gradient, double learning_rate);
 
-  const OptimizerConfig config_;
+  OptimizerConfig config_;
   const std::vector<NamedLeaf> leaves_;
   std::vector<at::Tensor> first_;   // Adam's m, or SGD's momentum; by leaf
   std::vector<at::Tensor> second_;  // Adam's v

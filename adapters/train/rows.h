@@ -3,21 +3,28 @@
 #include <cstdint>
 #include <vector>
 
-#include "adapters/train/example.h"
+#include "adapters/train/micro_batch_part.h"
 #include "model/forward_batch.h"
 
 namespace lorad {
 
-// The examples of one micro-batch as rows side by side, without padding; each example is a sequence of its own.
-struct TrainRows {
-  ForwardBatch batch;            // no cache, no logit rows; every row belongs to slot 0
-  std::vector<int32_t> targets;  // [T]; the token that row t predicts, or kNotTrained
-  int64_t trained_tokens = 0;
+// A row that predicts something.
+struct TrainedRow {
+  int32_t row;      // of the batch
+  int32_t part;     // whose it is
+  int32_t of_part;  // which of that part's trained rows it is
+  int32_t target;
 };
 
-TrainRows BuildRows(const std::vector<Example>& examples);
+// The sequences of all parts as rows side by side, without padding; the rows of part i belong to slot i.
+struct TrainRows {
+  ForwardBatch batch;               // no cache, no logit rows
+  std::vector<TrainedRow> trained;  // ascending
+};
 
-// The same rows with logits of `rows` wanted.
-ForwardBatch WithLogitRows(const ForwardBatch& batch, const std::vector<int32_t>& rows);
+TrainRows BuildRows(const std::vector<MicroBatchPart>& parts);
+
+// The same rows with the logits of trained rows [first, first + count) wanted.
+ForwardBatch WithLogitRows(const TrainRows& rows, size_t first, size_t count);
 
 }  // namespace lorad

@@ -9,32 +9,34 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 
+#include "adapters/train/leaves.h"
 #include "adapters/train/random_order.h"
 #include "model/base/check.h"
 
 namespace lorad {
 namespace {
 
-uint64_t MaskSeed(const TrainedSlot& slot, const LeafModule& module) {
-  return MixSeed(slot.dropout_seed,
+uint64_t MaskSeed(const MicroBatchPart& own, const LeafModule& module) {
+  return MixSeed(own.dropout_seed,
                  static_cast<uint64_t>(module.layer + 1) * kNumSites + static_cast<uint64_t>(module.site));
 }
 
 // x [R, in] f32
-at::Tensor Dropped(const at::Tensor& x, const TrainedSlot& slot, const LeafModule& module) {
-  if (slot.dropout == 0.0) return x;
+at::Tensor Dropped(const at::Tensor& x, const MicroBatchPart& own, const LeafModule& module) {
+  if (own.dropout == 0.0) return x;
   at::Tensor mask = at::empty_like(x.detach());
-  mask.bernoulli_(1.0 - slot.dropout, at::detail::createCPUGenerator(MaskSeed(slot, module)));
-  return at::mul(x, mask.div_(1.0 - slot.dropout));
+  mask.bernoulli_(1.0 - own.dropout, at::detail::createCPUGenerator(MaskSeed(own, module)));
+  return at::mul(x, mask.div_(1.0 - own.dropout));
 }
 
 // x [R, in], y [R, out] of one module and the rows of one adapter
-at::Tensor Apply(const TrainedSlot& slot, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
-  const at::Tensor wide = Dropped(x.to(at::kFloat), slot, module);
+at::Tensor Apply(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
+  const at::ScalarType wide_type = module.a.scalar_type();  // f32; f64 where a test looks at gradients
+  const at::Tensor wide = Dropped(x.to(wide_type), own, module);
   const at::Tensor delta = at::mul(at::linear(at::linear(wide, module.a), module.b), module.scale);
   if (!module.magnitude.defined()) return at::add(y, delta.to(y.scalar_type()));
   const at::Tensor factor = module.magnitude / module.norm;
-  return at::mul(at::add(y.to(at::kFloat), delta), factor).to(y.scalar_type());
+  return at::mul(at::add(y.to(wide_type), delta), factor).to(y.scalar_type());
 }
 
 }  // namespace
@@ -47,13 +49,13 @@ at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
     if (count == 0) continue;
     const at::Tensor block_x = x.narrow(0, begin, count), block_y = y.narrow(0, begin, count);
     LORAD_CHECK(rows.term_starts[g + 1] - rows.term_starts[g] <= 1);  // a row trains one adapter
-    const TrainedSlot* slot = nullptr;
-    if (rows.term_starts[g + 1] > rows.term_starts[g]) slot = &slots_[rows.terms[rows.term_starts[g]].slot];
+    const MicroBatchPart* own = nullptr;
+    if (rows.term_starts[g + 1] > rows.term_starts[g]) own = &(*parts_)[rows.terms[rows.term_starts[g]].slot];
     std::vector<at::Tensor> columns;
     for (const SitePart& part : group.parts) {
       const at::Tensor block = block_y.narrow(1, part.first_column, part.columns);
-      const LeafModule* module = slot == nullptr ? nullptr : slot->leaves->Find(part.site, group.layer);
-      columns.push_back(module == nullptr ? block : Apply(*slot, *module, block_x, block));
+      const LeafModule* module = own == nullptr ? nullptr : own->leaves->Find(part.site, group.layer);
+      columns.push_back(module == nullptr ? block : Apply(*own, *module, block_x, block));
     }
     row_blocks.push_back(columns.size() == 1 ? columns[0] : at::cat(columns, 1));
   }
@@ -70,8 +72,8 @@ at::Tensor TrainableSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw,
     if (count == 0) continue;
     at::Tensor block = raw.narrow(0, begin, count);
     if (rows.term_starts[g + 1] > rows.term_starts[g]) {
-      const TrainedSlot& slot = slots_[rows.terms[rows.term_starts[g]].slot];
-      const LeafModule* module = slot.leaves->Find(Site::kEmbedTokens, /*layer=*/-1);
+      const MicroBatchPart& own = (*parts_)[rows.terms[rows.term_starts[g]].slot];
+      const LeafModule* module = own.leaves->Find(Site::kEmbedTokens, /*layer=*/-1);
       if (module != nullptr) {  // no dropout, as peft
         const at::Tensor columns = at::index_select(module->a, 1, ids.narrow(0, begin, count)).t();
         block = at::add(block, at::mul(at::linear(columns, module->b), module->scale).to(raw.scalar_type()));

@@ -5,21 +5,12 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "adapters/train/leaves.h"
+#include "adapters/train/micro_batch_part.h"
 #include "model/adapter_seam.h"
 
 namespace lorad {
 
-// One adapter in training, as the seam applies it.
-struct TrainedSlot {
-  const AdapterLeaves* leaves;
-  double dropout = 0.0;
-  // Changes with every micro-batch: the masks of one are a function of it, so that a layer that is computed again for
-  // its backward drops the same elements.
-  uint64_t dropout_seed = 0;
-};
-
-// The seam of training: a RowSegments term's slot is an index into `slots`. Deltas are computed in f32 from the master
+// The seam of training: a RowSegments term's slot is an index into `parts`. Deltas are computed in f32 from the master
 // weights and rounded to y's dtype, as peft does; what requires a gradient is recorded.
 //
 // LoRA   y += scale * B (A drop(x))
@@ -27,7 +18,7 @@ struct TrainedSlot {
 // DoRA   y = magnitude / norm * (y + scale * B A x); no dropout. The norm is a constant (arXiv 2402.09353, 4.3).
 class TrainableSeam final : public AdapterSeam {
  public:
-  explicit TrainableSeam(std::vector<TrainedSlot> slots) : slots_(std::move(slots)) {}
+  explicit TrainableSeam(const std::vector<MicroBatchPart>* parts) : parts_(parts) {}  // outlive it
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
@@ -36,7 +27,7 @@ class TrainableSeam final : public AdapterSeam {
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
 
  private:
-  std::vector<TrainedSlot> slots_;
+  const std::vector<MicroBatchPart>* const parts_;
 };
 
 }  // namespace lorad

@@ -3,25 +3,23 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/train/leaves.h"
-#include "adapters/train/micro_batch.h"
 #include "adapters/train/optimizer.h"
 #include "adapters/train/peft_folder.h"
 #include "adapters/train/random_order.h"
-#include "adapters/train/rows.h"
 #include "adapters/train/schedule.h"
+#include "adapters/train/shared_batch.h"
 #include "adapters/train/tensor_file.h"
-#include "adapters/train/trainable_seam.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
-#include "model/ops/cpu/parallel.h"
 
 namespace lorad {
 namespace {
@@ -49,7 +47,7 @@ struct Trainer::Impl {
   }
 
   absl::Status BeginStep();
-  void BeginMicroBatch();
+  MicroBatchPart NextPart() const;
   absl::StatusOr<StepReport> EndStep();
 
   int64_t micro_batches() const { return config.batch_size / config.micro_batch_size; }
@@ -80,8 +78,7 @@ struct Trainer::Impl {
   int64_t micro_batch_index = 0;
   double micro_batch_scale = 0;
   double step_loss = 0;
-  std::unique_ptr<TrainableSeam> seam;
-  std::unique_ptr<MicroBatch> micro_batch;
+  std::unique_ptr<SharedBatch> alone;  // of Advance
 };
 
 absl::Status Trainer::Impl::BeginStep() {
@@ -97,16 +94,20 @@ absl::Status Trainer::Impl::BeginStep() {
   return absl::OkStatus();
 }
 
-void Trainer::Impl::BeginMicroBatch() {
-  const auto first = batch.begin() + micro_batch_index * config.micro_batch_size;
-  TrainRows rows = BuildRows({first, first + config.micro_batch_size});
-  micro_batch_scale = LossScale(rows.trained_tokens);
+MicroBatchPart Trainer::Impl::NextPart() const {
+  MicroBatchPart part;
+  part.leaves = &leaves;
+  part.dropout = config.dropout;
   const int64_t number = optimizer.steps() * micro_batches() + micro_batch_index;
-  const TrainedSlot slot = {&leaves, config.dropout,
-                            MixSeed(MixSeed(config.seed, kDropoutStream), static_cast<uint64_t>(number))};
-  seam = std::make_unique<TrainableSeam>(std::vector<TrainedSlot>{slot});
-  micro_batch =
-      std::make_unique<MicroBatch>(model, seam.get(), std::move(rows), micro_batch_scale, leaves.first_layer());
+  part.dropout_seed = MixSeed(MixSeed(config.seed, kDropoutStream), static_cast<uint64_t>(number));
+  const auto first = batch.begin() + micro_batch_index * config.micro_batch_size;
+  int64_t trained_tokens = 0;
+  for (auto example = first; example != first + config.micro_batch_size; ++example) {
+    part.sequences.push_back(SequenceOf(*example));
+    trained_tokens += TrainedTokens(*example);
+  }
+  part.loss.scale = LossScale(trained_tokens);
+  return part;
 }
 
 absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
@@ -154,21 +155,52 @@ absl::Status Trainer::CopyFrom(const AdapterImage& image) { return impl_->leaves
 
 absl::StatusOr<std::optional<StepReport>> Trainer::Advance() {
   LORAD_CHECK(!done());
-  const cpu::ComputeTeam::KeepAwake awake = cpu::KeepTeamAwake();
+  if (impl_->alone == nullptr) impl_->alone = std::make_unique<SharedBatch>(impl_->model, std::vector<Trainer*>{this});
+  ASSIGN_OR_RETURN(const bool ended, impl_->alone->Advance());
+  if (!ended) return std::optional<StepReport>();
+  absl::StatusOr<std::optional<StepReport>> report = std::move(impl_->alone->results()[0].report);
+  impl_->alone.reset();
+  return report;
+}
+
+absl::StatusOr<MicroBatchPart> Trainer::TakeMicroBatch() {
+  LORAD_CHECK(!done());
   if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
-  if (impl_->micro_batch == nullptr) impl_->BeginMicroBatch();
-  RETURN_IF_ERROR(impl_->micro_batch->Advance());
-  if (!impl_->micro_batch->done()) return std::optional<StepReport>();
-  impl_->step_loss += impl_->micro_batch->loss_sum() * impl_->micro_batch_scale;
-  impl_->micro_batch.reset();
+  MicroBatchPart part = impl_->NextPart();
+  impl_->micro_batch_scale = part.loss.scale;
+  return part;
+}
+
+absl::StatusOr<int64_t> Trainer::NextRows() {
+  if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
+  const auto first = impl_->batch.begin() + impl_->micro_batch_index * impl_->config.micro_batch_size;
+  return std::accumulate(first, first + impl_->config.micro_batch_size, int64_t{0}, [](int64_t rows, const Example& e) {
+    return rows + static_cast<int64_t>(e.token_ids.size());
+  });
+}
+
+absl::StatusOr<std::optional<StepReport>> Trainer::PutResult(const PartResult& result) {
+  impl_->step_loss += result.loss_sum * impl_->micro_batch_scale;
   if (++impl_->micro_batch_index < impl_->micro_batches()) return std::optional<StepReport>();
   ASSIGN_OR_RETURN(const StepReport report, impl_->EndStep());
   return std::optional<StepReport>(report);
 }
 
+void Trainer::DropStep() {
+  impl_->batch.clear();
+  impl_->alone.reset();
+  impl_->leaves.DropGradients();
+}
+
 int64_t Trainer::steps() const { return impl_->optimizer.steps(); }
 bool Trainer::done() const { return steps() >= impl_->config.total_steps; }
 int64_t Trainer::parameters() const { return impl_->leaves.parameters(); }
+
+int64_t Trainer::state_bytes() const {
+  int64_t floats = 2 * impl_->leaves.parameters();
+  for (const auto& [name, state] : impl_->optimizer.State()) floats += state.numel();
+  return floats * static_cast<int64_t>(sizeof(float));
+}
 
 absl::Status Trainer::SaveState(const std::string& path) const {
   return SaveTensors(path, impl_->StateTensors(), {{kStepsKey, absl::StrCat(steps())}});

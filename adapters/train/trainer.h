@@ -11,6 +11,7 @@
 #include "adapters/base_tables.h"
 #include "adapters/image.h"
 #include "adapters/train/example.h"
+#include "adapters/train/micro_batch_part.h"
 #include "adapters/train/train_config.h"
 
 namespace lorad {
@@ -53,7 +54,8 @@ class Trainer final {
   // Begins from the weights of `image`.
   absl::Status CopyFrom(const AdapterImage& image);
 
-  // Computes one slice; the report when that ended a step.
+  // Computes one slice, of this trainer alone; the report when that ended a step. SharedBatch computes several
+  // together.
   absl::StatusOr<std::optional<StepReport>> Advance();
   int64_t steps() const;  // done
   bool done() const;
@@ -67,6 +69,15 @@ class Trainer final {
   absl::Status SaveAdapter(const std::string& dir, const std::string& base_name) const;
 
   int64_t parameters() const;
+  int64_t state_bytes() const;  // of weights, gradients and optimizer
+
+  // What computes a micro-batch takes the next one here and brings its result, once each.
+  absl::StatusOr<MicroBatchPart> TakeMicroBatch();
+  absl::StatusOr<std::optional<StepReport>> PutResult(const PartResult& result);
+  // The rows that TakeMicroBatch gives next. Reads the step's examples.
+  absl::StatusOr<int64_t> NextRows();
+  // Gives up the step under way, with what was taken for it; it begins anew.
+  void DropStep();
 
  private:
   struct Impl;

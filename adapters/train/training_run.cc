@@ -1,0 +1,94 @@
+#include "adapters/train/training_run.h"
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/train/leaves.h"
+#include "adapters/train/optimizer.h"
+#include "adapters/train/peft_folder.h"
+#include "adapters/train/tensor_file.h"
+#include "adapters/train/trainer.h"
+#include "model/base/guarded.h"
+#include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+
+namespace lorad {
+namespace {
+
+constexpr const char* kStepsKey = "steps";
+
+}  // namespace
+
+struct TrainingRun::Impl {
+  Impl(const TrainConfig& train_config, AdapterLeaves made)
+      : config(train_config), leaves(std::move(made)), optimizer(config.optimizer, leaves.Named()) {}
+
+  NamedTensors StateTensors() const {
+    NamedTensors tensors;
+    for (const NamedLeaf& leaf : leaves.Named()) tensors.emplace_back(leaf.name, leaf.tensor);
+    for (auto& state : optimizer.State()) tensors.push_back(std::move(state));
+    return tensors;
+  }
+
+  const TrainConfig config;
+  AdapterLeaves leaves;
+  Optimizer optimizer;
+};
+
+TrainingRun::TrainingRun(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+TrainingRun::~TrainingRun() = default;
+
+absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(const TrainConfig& config, CausalLm* model,
+                                                                 const BaseTables& base_tables) {
+  RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
+  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables));
+  return Guarded([&]() -> absl::StatusOr<std::unique_ptr<TrainingRun>> {
+    return std::unique_ptr<TrainingRun>(new TrainingRun(std::make_unique<Impl>(config, std::move(leaves))));
+  });
+}
+
+absl::Status TrainingRun::CopyFrom(const AdapterImage& image) { return impl_->leaves.CopyFrom(image); }
+
+MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss loss) const {
+  MicroBatchPart part;
+  part.leaves = &impl_->leaves;
+  part.sequences = std::move(sequences);
+  part.loss = std::move(loss);
+  return part;
+}
+
+absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {
+  return Guarded([&]() -> absl::StatusOr<double> {
+    impl_->optimizer.set_config(config);
+    ASSIGN_OR_RETURN(const double norm, impl_->optimizer.Step(config.learning_rate));
+    impl_->leaves.UpdateNorms();
+    return norm;
+  });
+}
+
+void TrainingRun::DropGradients() { impl_->leaves.DropGradients(); }
+
+absl::Status TrainingRun::SaveState(const std::string& path) const {
+  return SaveTensors(path, impl_->StateTensors(), {{kStepsKey, absl::StrCat(impl_->optimizer.steps())}});
+}
+
+absl::Status TrainingRun::LoadState(const std::string& path) {
+  std::map<std::string, std::string> metadata;
+  RETURN_IF_ERROR(LoadTensors(path, impl_->StateTensors(), &metadata));
+  int64_t steps = 0;
+  if (!absl::SimpleAtoi(metadata[kStepsKey], &steps) || steps < 0) {
+    return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));
+  }
+  impl_->optimizer.set_steps(steps);
+  impl_->leaves.UpdateNorms();
+  impl_->leaves.DropGradients();
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::SaveAdapter(const std::string& dir, const std::string& base_name) const {
+  return WritePeftFolder(dir, impl_->config, impl_->leaves, base_name);
+}
+
+}  // namespace lorad
