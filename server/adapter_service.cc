@@ -44,8 +44,10 @@ class AdapterReactor final : public grpc::ServerUnaryReactor {
     }
     Finish(ToGrpc(status));
   }
-  void EndWith(const absl::StatusOr<AdapterInfo>& info) {
+  // With a `backend` the answer has the adapter's revisions, too.
+  void EndWith(const absl::StatusOr<AdapterInfo>& info, const Backend* backend = nullptr) {
     if (info.ok() && response_ != nullptr) *response_ = ToProto(*info);
+    if (info.ok() && backend != nullptr && backend->fill_revisions) backend->fill_revisions(response_);
     End(info.status());
   }
   void OnDone() override {
@@ -81,6 +83,17 @@ absl::Status StartPin(const Backend& backend, const v1::PinAdapterRequest& reque
   RETURN_IF_ERROR(CheckAdapterName(request.name()));
   return backend.engine->Pin({request.name(), request.pinned(),
                               [reactor](const absl::StatusOr<AdapterInfo>& info) { reactor->EndWith(info); }});
+}
+
+absl::Status StartRollback(const Backend& backend, const v1::RollbackAdapterRequest& request, AdapterReactor* reactor) {
+  RETURN_IF_ERROR(CheckAdapterName(request.name()));
+  if (!backend.rollback) {
+    return absl::FailedPreconditionError(
+        "revisions: none; limit: a daemon with --state-dir, where trained ones are kept");
+  }
+  backend.rollback(request.name(), request.revision(),
+                   [reactor, &backend](const absl::StatusOr<AdapterInfo>& info) { reactor->EndWith(info, &backend); });
+  return absl::OkStatus();
 }
 
 // The token is the last name given; a name may be listed twice while its old version drains, and both are then on the
@@ -165,13 +178,19 @@ grpc::ServerUnaryReactor* AdapterService::GetAdapter(grpc::CallbackServerContext
                                                      const v1::GetAdapterRequest* request, v1::Adapter* response) {
   const absl::StatusOr<const Backend*> backend = readiness_->GetToRead();
   if (!backend.ok()) return FinishWith(context, backend.status());
-  return FinishWith(context, FindAdapter(*(*backend)->engine->snapshot()->adapters, request->name(), response));
+  const absl::Status status = FindAdapter(*(*backend)->engine->snapshot()->adapters, request->name(), response);
+  if (status.ok() && (*backend)->fill_revisions) (*backend)->fill_revisions(response);
+  return FinishWith(context, status);
 }
 
-grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerContext* context,
-                                                          const v1::RollbackAdapterRequest*, v1::Adapter*) {
-  return FinishWith(context,
-                    absl::UnimplementedError("Adapters.RollbackAdapter: revisions are not supported in this version"));
+grpc::ServerUnaryReactor* AdapterService::RollbackAdapter(grpc::CallbackServerContext*,
+                                                          const v1::RollbackAdapterRequest* request,
+                                                          v1::Adapter* response) {
+  auto* reactor = new AdapterReactor(response, log_, "adapter_rolled_back", request->name());
+  const absl::StatusOr<const Backend*> backend = readiness_->Get();
+  absl::Status status = backend.ok() ? StartRollback(**backend, *request, reactor) : backend.status();
+  if (!status.ok()) reactor->End(status);
+  return reactor;
 }
 
 grpc::ServerWriteReactor<v1::MergeProgress>* AdapterService::MergeAdapter(grpc::CallbackServerContext*,

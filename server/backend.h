@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,6 +19,9 @@
 
 namespace lorad {
 
+namespace v1 {
+class Adapter;
+}
 class Merger;
 class Tuning;
 
@@ -33,6 +37,9 @@ struct Backend {
   const Clock* clock = nullptr;
   Merger* merger = nullptr;
   Tuning* tuning = nullptr;  // null: no --state-dir, no fine-tuning
+  // Revisions of what was trained here, as Tuning has them; empty where that is null.
+  std::function<void(const std::string& name, const std::string& revision, AdapterReply reply)> rollback;
+  std::function<void(v1::Adapter* adapter)> fill_revisions;
 };
 
 // Where services find the backend: the port answers from the start, so that a port in use is told before a long load,

@@ -153,6 +153,7 @@ absl::Status CheckOrder(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(CheckRange("--max-running-per-adapter", config->max_running_per_adapter, 0, 65536, "0: no limit"));
   RETURN_IF_ERROR(CheckRange("--max-waiting-per-adapter", config->max_waiting_per_adapter, 0, 1 << 24, "0: no limit"));
   RETURN_IF_ERROR(CheckReal("--tuning-slo", config->tuning_slo, 0.0, 100.0, "0: training waits until serving rests"));
+  RETURN_IF_ERROR(CheckRange("--tuning-jobs", config->tuning_jobs, 1, 256, "each needs memory for its optimizer"));
   RETURN_IF_ERROR(CheckReal("--slo-first-token", raw.slo_first_token_seconds, 0.0, kMostSeconds, "seconds; 0: none"));
   config->slo_first_token_us = static_cast<int64_t>(raw.slo_first_token_seconds * 1e6);
   return absl::OkStatus();
@@ -233,6 +234,8 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
                   "Folder for fine-tuning jobs, their data, checkpoints and results; without it fine-tuning is off");
   app->add_option("--tuning-slo", config->tuning_slo,
                   "How much longer, on average, training may make the time between tokens: 0.2 = by a fifth")
+      ->capture_default_str();
+  app->add_option("--tuning-jobs", config->tuning_jobs, "Fine-tuning jobs that train at once, in one batch")
       ->capture_default_str();
   app->add_option("--log-level", raw->log_level, "debug, info, warning or error")->capture_default_str();
 }

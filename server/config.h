@@ -44,6 +44,7 @@ struct ServerConfig {
   int64_t drain_seconds = 25;  // Kubernetes kills after 30
   std::string state_dir;       // "" = no fine-tuning
   double tuning_slo = 0.2;     // of a step's time, on average, that training may add to it
+  int64_t tuning_jobs = 8;     // that train at once
   LogLevel log_level = LogLevel::kInfo;
 };
 

@@ -13,8 +13,10 @@
 #include "model/base/status_macros.h"
 #include "server/http/http_server.h"
 #include "server/metrics/metrics.h"
+#include "server/metrics/tuning_metrics.h"
 #include "server/rpc_server.h"
 #include "server/serving.h"
+#include "server/tuning/tuning.h"
 #include "server/version.h"
 
 namespace lorad {
@@ -31,7 +33,11 @@ HttpResponse AnswerHttp(const std::string& target, const Readiness& readiness, M
   if (target == "/metrics") {
     const absl::StatusOr<const Backend*> backend = readiness.GetToRead();
     const std::shared_ptr<const EngineSnapshot> snapshot = backend.ok() ? (*backend)->engine->snapshot() : nullptr;
-    return {200, "text/plain; version=0.0.4; charset=utf-8", metrics->Text(snapshot.get(), UnixSeconds())};
+    std::string text = metrics->Text(snapshot.get(), UnixSeconds());
+    if (backend.ok() && (*backend)->tuning != nullptr) {
+      text += TuningMetricsText((*backend)->tuning->stats(), (*backend)->model.name);
+    }
+    return {200, "text/plain; version=0.0.4; charset=utf-8", std::move(text)};
   }
   if (target == "/health") {
     if (serving.ok()) return {200, "text/plain; charset=utf-8", "ok\n"};

@@ -11,8 +11,8 @@
 #include "server/adapter_service.h"
 #include "server/backend.h"
 #include "server/inference_service.h"
+#include "server/tuning/training_service.h"
 #include "server/tuning/tuning_service.h"
-#include "server/unimplemented_services.h"
 
 namespace lorad {
 
@@ -35,7 +35,7 @@ class RpcServer final {
 
  private:
   RpcServer(const Readiness* readiness, Metrics* metrics, Log* log)
-      : inference_(readiness, metrics, log), adapters_(readiness, log), fine_tuning_(readiness) {}
+      : inference_(readiness, metrics, log), adapters_(readiness, log), fine_tuning_(readiness), training_(readiness) {}
 
   InferenceService inference_;
   AdapterService adapters_;

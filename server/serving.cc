@@ -85,6 +85,12 @@ ModelFacts FactsOf(const ServerConfig& config, const CausalLm& model) {
   return facts;
 }
 
+std::string AbsolutePath(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.string();
+}
+
 absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const CausalLm& model) {
   EngineConfig engine;
   engine.max_batch_tokens = config.max_batch_tokens;
@@ -101,6 +107,7 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   if (!config.adapter_dir.empty()) {
     ASSIGN_OR_RETURN(engine.adapter_dir, ResolveAdapterPath(config.adapter_dir, config.adapter_root));
   }
+  if (!config.state_dir.empty()) engine.revision_dir = RevisionsDir(AbsolutePath(config.state_dir));
   return engine;
 }
 
@@ -135,12 +142,6 @@ absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, 
                              {"weight_bytes", model->weight_bytes()},
                              {"seconds", seconds}});
   return model;
-}
-
-std::string AbsolutePath(const std::string& path) {
-  std::error_code error;
-  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
-  return error ? path : absolute.string();
 }
 
 // None is allowed: such a model is served by token ids.
@@ -287,8 +288,13 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   }
   ASSIGN_OR_RETURN(parts.tuning,
                    Tuning::Start({&parts.backend, parts.model.get(), loader_options.base_tables, parts.gate.get(),
-                                  AbsolutePath(config.state_dir), ChatTemplate::Load(config.model_dir), log}));
-  parts.backend.tuning = parts.tuning.get();
+                                  AbsolutePath(config.state_dir), ChatTemplate::Load(config.model_dir),
+                                  config.tuning_jobs, parts.pages->total_pages() * parts.pages->page_bytes(), log}));
+  Tuning* const tuning = parts.backend.tuning = parts.tuning.get();
+  parts.backend.rollback = [tuning](const std::string& name, const std::string& revision, AdapterReply reply) {
+    tuning->Rollback(name, revision, std::move(reply));
+  };
+  parts.backend.fill_revisions = [tuning](v1::Adapter* adapter) { tuning->FillRevisions(adapter); };
   return serving;
 }
 

@@ -156,13 +156,7 @@ void TranslateAdapters(const v1::GenerateRequest& proto, Request* request) {
 }
 
 absl::Status CheckRequestedAdapter(const std::string& adapter) {
-  if (adapter.empty()) return absl::OkStatus();
-  const size_t at = adapter.find('@');
-  RETURN_IF_ERROR(CheckAdapterName(std::string_view(adapter).substr(0, at)));
-  if (at == std::string::npos) return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("adapter: ", Printable(adapter),
-                   "; limit: a name without revision; revisions are not supported in this version"));
+  return adapter.empty() ? absl::OkStatus() : CheckRequestedName(adapter);
 }
 
 absl::Status CheckText(const std::string& text, const ModelFacts& model) {

@@ -22,8 +22,8 @@ int main(int argc, char** argv) {
   app.footer("\nExit codes: 0 done, 1 the daemon refused or failed, 2 wrong usage, 3 no daemon answers.");
 
   std::vector<Verb> verbs;
-  for (Verb (*add)(CLI::App&) : {AddLoad, AddUnload, AddList, AddShow, AddPin, AddUnpin, AddGenerate, AddInfo, AddMerge,
-                                 AddConvert, AddClassify}) {
+  for (Verb (*add)(CLI::App&) : {AddLoad, AddUnload, AddList, AddShow, AddPin, AddUnpin, AddRollback, AddGenerate,
+                                 AddInfo, AddMerge, AddConvert, AddClassify}) {
     verbs.push_back(add(app));
   }
   CLI::App* train = app.add_subcommand("train", "Fine-tune adapters in the daemon");

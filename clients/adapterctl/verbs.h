@@ -19,6 +19,7 @@ Verb AddList(CLI::App& app);
 Verb AddShow(CLI::App& app);
 Verb AddPin(CLI::App& app);
 Verb AddUnpin(CLI::App& app);
+Verb AddRollback(CLI::App& app);
 Verb AddGenerate(CLI::App& app);
 Verb AddInfo(CLI::App& app);
 Verb AddMerge(CLI::App& app);

@@ -41,6 +41,16 @@ constexpr const char* kMigrations[] = {
          at_us INTEGER NOT NULL,
          PRIMARY KEY (job_id, sequence)) WITHOUT ROWID;)",
     "ALTER TABLE events ADD COLUMN eval_loss REAL;",
+    // For scheduler/tuning/revisions.h.
+    R"(CREATE TABLE revisions (
+         number INTEGER PRIMARY KEY AUTOINCREMENT,
+         name TEXT NOT NULL,
+         revision TEXT NOT NULL UNIQUE,
+         created_us INTEGER NOT NULL);
+       CREATE INDEX revisions_name ON revisions (name, number);
+       CREATE TABLE aliases (
+         name TEXT PRIMARY KEY,
+         revision TEXT NOT NULL) WITHOUT ROWID;)",
 };
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 

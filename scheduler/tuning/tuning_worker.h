@@ -7,22 +7,19 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "adapters/train/trainer.h"
 #include "scheduler/compute_gate.h"
 #include "scheduler/tuning/job.h"
 #include "scheduler/tuning/job_store.h"
+#include "scheduler/tuning/running_job.h"
+#include "scheduler/tuning/training_runs.h"
+#include "scheduler/tuning/tuning_stats.h"
 
 namespace lorad {
 
-// How a stored job is trained, made from its spec.
-struct TuningPlan {
-  std::unique_ptr<Trainer> trainer;
-  int64_t checkpoint_every_steps = 0;
-  bool publish = true;
-};
+class CausalLm;
 
-// Runs the queued jobs, one at a time, on a thread of its own, a slice at a time at the gate's turns. Owns what
-// happens to a job after it was accepted: each state is stored before anybody is told.
+// Runs the queued jobs, and callers' own runs, on a thread of its own, several in one batch, at the gate's turns. Owns
+// what happens to a job after it was accepted: each state is stored before anybody is told.
 //
 // A job goes on from its newest checkpoint that is whole, after a pause, an orderly end or a kill alike. When its last
 // step is done, the adapter is written into the job's folder and published under its name.
@@ -34,29 +31,40 @@ class TuningWorker final {
   struct Parts {
     JobStore* store;
     ComputeGate* gate;
-    std::string jobs_dir;  // a folder for each job, by id
-    std::string base_name;
-    std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;
-    // Serves the adapter folder under the name and returns when it can be named, or why not.
-    std::function<absl::Status(const std::string& name, const std::string& folder)> publish;
+    CausalLm* model;
+    int64_t max_jobs = 1;                          // that run at once
+    int64_t max_batch_rows = 1;                    // of a batch of several jobs; a job alone may have more
+    int64_t activation_bytes = 0;                  // held while any job runs
+    int64_t kept_bytes = SharedBatch::kKeptBytes;  // of them, as SharedBatch
+    // Holds so many bytes in all of the memory shared with serving, or says why not (ResourceExhausted: not now); fewer
+    // always works. `give_back` is called when serving cannot do without them. Empty: nobody counts.
+    std::function<absl::Status(int64_t bytes, std::function<void()> give_back)> hold;
+    TrainingRuns* runs = nullptr;  // share the batches; null: none
+    JobSurroundings surroundings;
     // An event of the job was stored, or the job deleted; from any thread, must not block.
     std::function<void(const std::string& job_id)> changed;
   };
   explicit TuningWorker(Parts parts);
   ~TuningWorker();
 
-  // Puts jobs that were running when the daemon ended back into the queue, serves what succeeded jobs made, and begins.
+  // Puts jobs that were running when the daemon ended back into the queue, serves what names mean, and begins.
   absl::Status Start();
   // Stores what is under way as a checkpoint and ends; the job goes on when the daemon comes back.
   void Stop();
 
   // The job's folder, with its data, is there already. Stores it as queued.
   absl::Status Accept(Job job, std::string message);
-  absl::StatusOr<Job> Cancel(const std::string& id);
-  absl::StatusOr<Job> Pause(const std::string& id);
-  absl::StatusOr<Job> Resume(const std::string& id);
+  // `reply` is called once: before the call returns, or on the worker's thread when a job that runs has let go.
+  using Reply = std::function<void(absl::StatusOr<Job>)>;
+  void Cancel(const std::string& id, Reply reply);
+  void Pause(const std::string& id, Reply reply);
+  void Resume(const std::string& id, Reply reply);
   absl::Status Delete(const std::string& id);  // a finished one, with its folder
 
+  // The runs have work.
+  void Wake();
+
+  TuningStats stats() const;
   std::string JobFolder(const std::string& id) const;
 
  private:

@@ -20,9 +20,11 @@
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "scheduler/tuning/checkpoints.h"
+#include "scheduler/tuning/revisions.h"
 #include "server/backend.h"
 #include "server/log.h"
 #include "server/tuning/intake.h"
+#include "server/tuning/run_translate.h"
 #include "server/tuning/task_thread.h"
 #include "server/tuning/tuning_spec.h"
 
@@ -80,6 +82,21 @@ absl::StatusOr<v1::Job> ToProto(absl::StatusOr<Job> job) {
   return ToProto(*job);
 }
 
+TuningWorker::Reply AsProto(Tuning::JobReply reply) {
+  return [reply = std::move(reply)](absl::StatusOr<Job> job) { reply(ToProto(std::move(job))); };
+}
+
+// What a batch may keep while it is computed: half of it inner values of layers, half rows.
+int64_t ActivationBytes(int64_t memory_bytes) { return std::min(memory_bytes / 8, int64_t{1} << 30); }
+
+// Of a batch of several jobs: the input of every layer, twice, and what one layer computes, widened.
+int64_t MaxBatchRows(const CausalLm& model, int64_t bytes) {
+  const ModelConfig& shape = model.config();
+  const int64_t inputs_bytes = 2 * shape.num_layers * shape.hidden_size * (model.dtype() == DType::kBF16 ? 2 : 4);
+  const int64_t layer_bytes = 4 * (12 * shape.hidden_size + 6 * shape.intermediate_size);
+  return std::max<int64_t>(1, bytes / (inputs_bytes + layer_bytes));
+}
+
 std::string SummaryText(const DatasetSummary& summary, int64_t steps) {
   return absl::StrCat("examples: ", summary.examples, "; tokens: ", summary.tokens,
                       "; learnt tokens: ", summary.trained_tokens, "; truncated examples: ", summary.truncated,
@@ -87,6 +104,8 @@ std::string SummaryText(const DatasetSummary& summary, int64_t steps) {
 }
 
 }  // namespace
+
+std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(state_dir, "/revisions"); }
 
 v1::JobEvent ToProto(const JobEvent& event) {
   v1::JobEvent proto;
@@ -108,13 +127,17 @@ struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request);
   absl::StatusOr<Job> FillJob(const v1::SubmitJobRequest& request, const std::string& id, std::string* message);
   absl::StatusOr<TuningPlan> PlanOf(const Job& job) const;
+  absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec) const;
   absl::Status Publish(const std::string& name, const std::string& folder);
+  absl::Status Hold(int64_t bytes, std::function<void()> give_back);
   absl::Status RemoveStrayFolders();
   void Notify(const std::string* job_id);
 
   Parts parts;
   std::unique_ptr<FolderLock> folder_lock;
   std::unique_ptr<JobStore> store;
+  std::unique_ptr<Revisions> revisions;
+  std::unique_ptr<TrainingRuns> runs;
   std::unique_ptr<TuningWorker> worker;
   std::unique_ptr<TaskThread> intake;
   std::atomic<bool> stopping = false;
@@ -139,13 +162,35 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
   RETURN_IF_ERROR(MakeFolders(jobs_dir));
   ASSIGN_OR_RETURN(impl.folder_lock, FolderLock::Take(impl.parts.state_dir));
   ASSIGN_OR_RETURN(impl.store, JobStore::Open(absl::StrCat(impl.parts.state_dir, "/jobs.db")));
+  ASSIGN_OR_RETURN(impl.revisions,
+                   Revisions::Open(absl::StrCat(impl.parts.state_dir, "/jobs.db"), RevisionsDir(impl.parts.state_dir)));
+  const auto publish = [&impl](const std::string& name, const std::string& folder) {
+    return impl.Publish(name, folder);
+  };
+  ASSIGN_OR_RETURN(impl.runs,
+                   TrainingRuns::Open({.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
+                                       .base_name = impl.parts.backend->model.name,
+                                       .revisions = impl.revisions.get(),
+                                       .make = [&impl](const std::string& spec) { return impl.MakeRun(spec); },
+                                       .publish = publish,
+                                       .wake = [&impl] { impl.worker->Wake(); }}));
+  const int64_t activation_bytes = ActivationBytes(impl.parts.memory_bytes);
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),
       .gate = impl.parts.gate,
-      .jobs_dir = jobs_dir,
-      .base_name = impl.parts.backend->model.name,
-      .plan = [&impl](const Job& job) { return impl.PlanOf(job); },
-      .publish = [&impl](const std::string& name, const std::string& folder) { return impl.Publish(name, folder); },
+      .model = impl.parts.model,
+      .max_jobs = impl.parts.max_jobs,
+      .max_batch_rows = MaxBatchRows(*impl.parts.model, activation_bytes / 2),
+      .activation_bytes = activation_bytes,
+      .kept_bytes = activation_bytes / 2,
+      .hold = [&impl](int64_t bytes,
+                      std::function<void()> give_back) { return impl.Hold(bytes, std::move(give_back)); },
+      .runs = impl.runs.get(),
+      .surroundings = {.jobs_dir = jobs_dir,
+                       .revisions = impl.revisions.get(),
+                       .base_name = impl.parts.backend->model.name,
+                       .plan = [&impl](const Job& job) { return impl.PlanOf(job); },
+                       .publish = publish},
       .changed = [&impl](const std::string& job_id) { impl.Notify(&job_id); }});
   RETURN_IF_ERROR(impl.RemoveStrayFolders());
   impl.intake = std::make_unique<TaskThread>(kWaitingSubmissions);
@@ -237,6 +282,24 @@ absl::StatusOr<TuningPlan> Tuning::Impl::PlanOf(const Job& job) const {
   return plan;
 }
 
+absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec) const {
+  v1::CreateRunRequest request;
+  if (!request.ParseFromString(spec)) return absl::DataLossError("run: its stored request cannot be read");
+  ASSIGN_OR_RETURN(const TrainConfig config, TranslateRun(request, parts.backend->model));
+  return TrainingRun::Create(config, parts.model, parts.base_tables);
+}
+
+absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply) {
+  return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
+    reply(impl_->stopping ? absl::UnavailableError("the daemon drains and takes no new requests; use another one")
+                          : impl_->runs->Create(request.name(), request.SerializeAsString(),
+                                                static_cast<int64_t>(request.sequence())));
+  });
+}
+
+TrainingRuns* Tuning::runs() { return impl_->runs.get(); }
+const ModelFacts& Tuning::model() const { return impl_->parts.backend->model; }
+
 absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& folder) {
   auto answer = std::make_shared<std::promise<absl::Status>>();
   LoadCommand command;
@@ -252,6 +315,40 @@ absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& f
     parts.log->Warning("adapter_not_published", {{"adapter", name}, {"status", status.ToString()}});
   }
   return status;
+}
+
+absl::Status Tuning::Impl::Hold(int64_t bytes, std::function<void()> give_back) {
+  auto answer = std::make_shared<std::promise<absl::Status>>();
+  RETURN_IF_ERROR(parts.backend->engine->HoldForTuning(
+      {bytes, [answer](const absl::Status& status) { answer->set_value(status); }, std::move(give_back)}));
+  return answer->get_future().get();
+}
+
+void Tuning::Rollback(const std::string& name, const std::string& revision, AdapterReply reply) {
+  const absl::StatusOr<std::string> target = impl_->revisions->Target(name, revision);
+  if (!target.ok()) return reply(target.status());
+  LoadCommand command;
+  command.name = name;
+  command.path = impl_->revisions->Folder(*target);
+  command.replace = true;
+  command.reply = [this, reply, target = *target](absl::StatusOr<AdapterInfo> info) {
+    if (info.ok()) {
+      const absl::Status stored = impl_->revisions->MakeCurrent(info->name, target);
+      if (!stored.ok()) info = stored;  // Served until the daemon ends, but not after.
+    }
+    reply(std::move(info));
+  };
+  // A command that is refused keeps no reply.
+  if (const absl::Status status = impl_->parts.backend->engine->Load(std::move(command)); !status.ok()) reply(status);
+}
+
+void Tuning::FillRevisions(v1::Adapter* adapter) const {
+  const absl::StatusOr<std::vector<std::string>> all = impl_->revisions->Of(adapter->name());
+  if (!all.ok()) return;
+  for (const std::string& revision : *all) {
+    adapter->add_revisions(revision);
+    if (impl_->revisions->Folder(revision) == adapter->path()) adapter->set_revision(revision);
+  }
 }
 
 void Tuning::Impl::Notify(const std::string* job_id) {
@@ -272,12 +369,13 @@ absl::Status Tuning::Preview(v1::PreviewExampleRequest request, PreviewReply rep
   });
 }
 
-absl::StatusOr<v1::Job> Tuning::Cancel(const std::string& id) { return ToProto(impl_->worker->Cancel(id)); }
-absl::StatusOr<v1::Job> Tuning::Pause(const std::string& id) { return ToProto(impl_->worker->Pause(id)); }
-absl::StatusOr<v1::Job> Tuning::Resume(const std::string& id) { return ToProto(impl_->worker->Resume(id)); }
+void Tuning::Cancel(const std::string& id, JobReply reply) { impl_->worker->Cancel(id, AsProto(std::move(reply))); }
+void Tuning::Pause(const std::string& id, JobReply reply) { impl_->worker->Pause(id, AsProto(std::move(reply))); }
+void Tuning::Resume(const std::string& id, JobReply reply) { impl_->worker->Resume(id, AsProto(std::move(reply))); }
 absl::Status Tuning::Delete(const std::string& id) { return impl_->worker->Delete(id); }
 absl::StatusOr<v1::Job> Tuning::Get(const std::string& id) const { return ToProto(impl_->store->Get(id)); }
 const JobStore& Tuning::store() const { return *impl_->store; }
+TuningStats Tuning::stats() const { return impl_->worker->stats(); }
 bool Tuning::stopping() const { return impl_->stopping; }
 
 absl::Status Tuning::List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const {

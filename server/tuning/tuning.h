@@ -6,7 +6,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "lorad/v1/adapters.pb.h"
 #include "lorad/v1/finetuning.pb.h"
+#include "scheduler/command.h"
 #include "scheduler/tuning/job_store.h"
 #include "scheduler/tuning/tuning_worker.h"
 
@@ -16,12 +18,15 @@ class CausalLm;
 class ChatTemplate;
 class Log;
 struct Backend;
+struct ModelFacts;
 
 // Fine-tuning as the services see it: takes jobs in, keeps them, runs them, tells of them. Everything it keeps lies in
 // one folder:
-//   jobs.db            jobs and their events (scheduler/tuning/job_store.h)
-//   jobs/ID/data.*     the examples as they were accepted
-//   jobs/ID/checkpoints, jobs/ID/adapter
+//   jobs.db              jobs, events, revisions (scheduler/tuning/job_store.h, revisions.h)
+//   jobs/ID/data.*       the examples as they were accepted
+//   jobs/ID/checkpoints; jobs/ID/adapter: a result that is not to be published
+//   revisions/NAME@REV   what was published
+//   runs/ID              of service Training (scheduler/tuning/training_runs.h)
 //
 // Threads  any. Data are read on a thread of its own, one submission after the other.
 class Tuning final {
@@ -33,6 +38,8 @@ class Tuning final {
     ComputeGate* gate;
     std::string state_dir;
     absl::StatusOr<std::shared_ptr<const ChatTemplate>> chat_template;  // or why the model has none
+    int64_t max_jobs;                                                   // that train at once, in one batch
+    int64_t memory_bytes;                                               // that serving and training share
     Log* log;
   };
   // Errors: of the folder and the store; FailedPrecondition when another daemon has the folder.
@@ -48,14 +55,24 @@ class Tuning final {
   using PreviewReply = std::function<void(absl::StatusOr<v1::PreviewExampleResponse>)>;
   absl::Status Preview(v1::PreviewExampleRequest request, PreviewReply reply);
 
-  // Waits for the slice that runs, when the job does.
-  absl::StatusOr<v1::Job> Cancel(const std::string& id);
-  absl::StatusOr<v1::Job> Pause(const std::string& id);
-  absl::StatusOr<v1::Job> Resume(const std::string& id);
+  // `reply` is called once: at once, or later on another thread when a job that runs has let go.
+  void Cancel(const std::string& id, JobReply reply);
+  void Pause(const std::string& id, JobReply reply);
+  void Resume(const std::string& id, JobReply reply);
   absl::Status Delete(const std::string& id);
   absl::StatusOr<v1::Job> Get(const std::string& id) const;
   absl::Status List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const;
   const JobStore& store() const;
+  // Service Training. `reply` is called once, on another thread.
+  absl::Status CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply);
+  TrainingRuns* runs();
+  const ModelFacts& model() const;
+  // Makes `name` mean the revision (as Revisions::Target): requests from now on run on it, those before end on theirs.
+  // `reply` is called once, perhaps on another thread.
+  void Rollback(const std::string& name, const std::string& revision, AdapterReply reply);
+  // Revisions of an adapter that was trained here: all, and the one that `adapter` is.
+  void FillRevisions(v1::Adapter* adapter) const;
+  TuningStats stats() const;
 
   // `notify` is called after each change of a job, and at the end of the daemon, from any thread; not after Unwatch.
   int64_t Watch(const std::string& job_id, std::function<void()> notify);
@@ -67,6 +84,9 @@ class Tuning final {
   explicit Tuning(std::unique_ptr<Impl> impl);
   const std::unique_ptr<Impl> impl_;
 };
+
+// Where revisions lie: NAME@REV is the sub-folder of that name.
+std::string RevisionsDir(const std::string& state_dir);
 
 v1::JobEvent ToProto(const JobEvent& event);
 

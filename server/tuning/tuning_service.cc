@@ -28,23 +28,24 @@ grpc::ServerUnaryReactor* AnswerJob(grpc::CallbackServerContext* context, absl::
   return FinishWith(context, job.status());
 }
 
-// What a change of a job's state waits for is a slice of training at most.
-using JobChange = absl::StatusOr<v1::Job> (Tuning::*)(const std::string& id);
-
-grpc::ServerUnaryReactor* Change(grpc::CallbackServerContext* context, const Readiness& readiness, JobChange change,
-                                 const std::string& id, v1::Job* response) {
-  const absl::StatusOr<Tuning*> tuning = TuningOf(readiness.Get());
-  if (!tuning.ok()) return FinishWith(context, tuning.status());
-  return AnswerJob(context, ((*tuning)->*change)(id), response);
-}
-
-// Takes the answer of the intake thread to the call that waits for it.
+// Takes an answer that comes later, from another thread, to the call that waits for it.
 template <typename Response>
 auto ReplyTo(grpc::ServerUnaryReactor* reactor, Response* response) {
   return [reactor, response](absl::StatusOr<Response> answer) {
     if (answer.ok()) *response = *std::move(answer);
     reactor->Finish(ToGrpc(answer.status()));
   };
+}
+
+using JobChange = void (Tuning::*)(const std::string& id, Tuning::JobReply reply);
+
+grpc::ServerUnaryReactor* Change(grpc::CallbackServerContext* context, const Readiness& readiness, JobChange change,
+                                 const std::string& id, v1::Job* response) {
+  const absl::StatusOr<Tuning*> tuning = TuningOf(readiness.Get());
+  if (!tuning.ok()) return FinishWith(context, tuning.status());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  ((*tuning)->*change)(id, ReplyTo(reactor, response));
+  return reactor;
 }
 
 }  // namespace

@@ -216,6 +216,10 @@ def test_more_adapters_than_memory_are_served_by_evicting_idle_ones(start_daemon
     assert daemon.stop() == 0
 
 
-def test_not_there_yet_is_unimplemented_by_name(daemon):
+def test_revisions_need_a_state_folder(daemon):
     error = refusal(lambda: daemon.adapters.RollbackAdapter(adapters_pb2.RollbackAdapterRequest(name="q_v")))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "RollbackAdapter" in error.details()
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "--state-dir" in error.details()
+    error = refusal(lambda: generate(daemon, [5], adapter="q_v@0123", max_tokens=1))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+    error = refusal(lambda: generate(daemon, [5], adapter="q_v@../..", max_tokens=1))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "adapter revision" in error.details()

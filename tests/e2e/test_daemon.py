@@ -44,10 +44,10 @@ def test_reflection_lists_the_services_and_their_methods(daemon):
     assert "Generate" in [method.name for method in file.service[0].method]
 
 
-def test_fine_tuning_is_unimplemented_by_name(daemon):
+def test_training_needs_a_state_folder(daemon):
     stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
     error = refusal(lambda: stub.CreateRun(finetuning_pb2.CreateRunRequest()))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "Training.CreateRun" in error.details()
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "--state-dir" in error.details()
 
 
 def test_metrics_tell_of_what_was_served(daemon):

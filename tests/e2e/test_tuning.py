@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import threading
 import time
 
 import grpc
@@ -169,8 +171,27 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(start_daemon, t
     tuning.stub.CancelJob(finetuning_pb2.CancelJobRequest(id=job.id))
 
 
+def test_a_disk_that_takes_no_more_fails_the_job_and_nothing_else(tuner):
+    """A limit on the size of files stands for the full disk: writing fails in the same places."""
+    daemon, tuning = tuner()
+    kept, _ = tuning.finish(tuning.submit(spec("kept", max_steps=2)).id)
+    limit = lambda size: subprocess.run(["prlimit", f"--pid={daemon.process.pid}", f"--fsize={size}:"], check=True)
+    limit(5 << 20)  # more than the store needs, less than the states below
+    large = spec("large", max_steps=3, checkpoint_every_steps=1)
+    large.adapter.rank = 512
+    failed, _ = tuning.finish(tuning.submit(large).id)
+    assert failed.state == finetuning_pb2.JOB_STATE_FAILED and "state.safetensors" in failed.reason
+    assert "File too large" in failed.reason
+    assert generate(daemon, [5, 6, 7], adapter="kept", max_tokens=2).token_ids[0]
+    small, _ = tuning.finish(tuning.submit(spec("small", max_steps=2)).id)
+    assert small.state == finetuning_pb2.JOB_STATE_SUCCEEDED
+    limit("unlimited")
+    again, _ = tuning.finish(tuning.submit(large).id)
+    assert again.state == finetuning_pb2.JOB_STATE_SUCCEEDED, again.reason
+
+
 def test_pause_resume_cancel_and_delete(tuner):
-    _, tuning = tuner()
+    _, tuning = tuner("state", "--tuning-jobs=1")
     job = tuning.submit(spec(max_steps=5000))
     waiting = tuning.submit(spec("waiting", max_steps=5))
     urgent = tuning.submit(spec("urgent", max_steps=5, priority=3))
@@ -196,6 +217,91 @@ def test_pause_resume_cancel_and_delete(tuner):
     assert [j.id for j in listed.jobs] == [urgent.id] and listed.next_page_token
     rest = tuning.stub.ListJobs(finetuning_pb2.ListJobsRequest(page_token=listed.next_page_token))
     assert [j.id for j in rest.jobs] == [waiting.id] and not rest.next_page_token
+
+
+def test_jobs_that_train_together_have_the_losses_of_each_alone(tuner):
+    daemon, tuning = tuner()
+    made = []
+    for i, kind in enumerate(["lora", "dora", "lora"]):
+        one = spec(f"together-{i}", lines=examples(seed=i), max_steps=30 + 5 * i)
+        one.adapter.kind, one.adapter.rank, one.seed = kind, 2 + 3 * i, i
+        one.batch_size, one.micro_batch_size = 2 * (i + 1), i + 1
+        one.optimizer.learning_rate = 1e-3  # at the default rate rounding grows faster than a loss falls
+        made.append(one)
+    ids = [tuning.submit(one).id for one in made]
+    together = [tuning.finish(job) for job in ids]
+    began = [min(event.at.ToNanoseconds() for event in events if event.step) for _, events in together]
+    ended = [job.finished_at.ToNanoseconds() for job, _ in together]
+    assert max(began) < min(ended)  # they did overlap
+    for one, (job, events) in zip(made, together):
+        assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+        alone = losses(tuning.finish(tuning.submit(one).id)[1])
+        assert losses(events) == pytest.approx(alone, rel=1e-5)
+        assert generate(daemon, [5, 6, 7], adapter=one.name, max_tokens=4).token_ids[0]
+
+
+def test_rollback_flips_the_name_and_requests_keep_their_revision(start_daemon, tmp_path):
+    flag = f"--state-dir={tmp_path / 'state'}"
+    daemon = start_daemon(flag)
+    tuning = Tuning(daemon)
+    made = spec("tuned")
+    made.optimizer.learning_rate = 0.02
+    revisions = []
+    for steps in (5, 10, 15):
+        made.max_steps = steps
+        revisions.append(tuning.finish(tuning.submit(made).id)[0].revision)
+    assert len(set(revisions)) == 3
+    prompt = json.loads(examples()[0])["input_ids"]
+    def scores(adapter, daemon=daemon):
+        answer = generate(daemon, prompt, adapter=adapter, prompt_logprobs=0, max_tokens=1)
+        return [p.logprob for p in answer.prompt_logprobs[0][1:]]
+    of = {revision: scores(revision) for revision in revisions}
+    assert scores("tuned") == of[revisions[2]] != of[revisions[1]] != of[revisions[0]]
+    rollback = lambda revision="", name="tuned": daemon.adapters.RollbackAdapter(
+        adapters_pb2.RollbackAdapterRequest(name=name, revision=revision), timeout=60)
+
+    # One that runs keeps what it began with.
+    expected = generate(daemon, prompt, adapter=revisions[2], max_tokens=200, ignore_eos=True).token_ids[0]
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(generate(daemon, prompt, adapter="tuned", max_tokens=200, ignore_eos=True)))
+    thread.start()
+    wait_until(lambda: daemon.metric("vllm:num_requests_running") > 0 or answers)
+    rolled = rollback()
+    assert rolled.revision == revisions[1] and list(rolled.revisions) == revisions[::-1]
+    assert scores("tuned") == of[revisions[1]]
+    thread.join()
+    assert answers[0].token_ids[0] == expected
+
+    assert rollback().revision == revisions[0]
+    error = refusal(rollback)
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and revisions[0] in error.details()
+    error = refusal(lambda: rollback("ffff"))
+    assert error.code() == grpc.StatusCode.NOT_FOUND and revisions[2] in error.details()
+    assert refusal(lambda: rollback(name="nobody")).code() == grpc.StatusCode.NOT_FOUND
+    assert daemon.ctl("rollback", revisions[1]).returncode == 0
+    daemon.kill()
+    daemon = start_daemon(flag)  # the name means what it meant
+    assert scores("tuned", daemon) == of[revisions[1]]
+    shown = daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="tuned"))
+    assert shown.revision == revisions[1] and len(shown.revisions) == 3
+
+
+def test_metrics_tell_of_running_jobs_and_of_how_the_time_is_shared(tuner):
+    daemon, tuning = tuner("state", "--tuning-jobs=1")
+    job = tuning.submit(spec("shown", max_steps=100000))
+    tuning.submit(spec("behind", max_steps=1))
+    wait_until(lambda: tuning.get(job.id).step >= 3)
+    generate(daemon, [5, 6, 7], max_tokens=4)
+    value = lambda name, **labels: daemon.metric(f"lorad_tuning_{name}", **labels)
+    assert value("jobs", state="running") == 1 and value("jobs", state="queued") == 1
+    assert value("steps_total") >= 3 and value("tokens_total") > 0
+    shown = {"job": job.id, "adapter": "shown"}
+    assert 0 < value("loss", **shown) < 20 and value("gradient_norm", **shown) > 0
+    assert value("learning_rate", **shown) > 0 and value("tokens_per_second", **shown) > 0
+    for use in ("training", "serving"):
+        assert value("model_seconds_total", use=use) > 0
+    tuning.stub.CancelJob(finetuning_pb2.CancelJobRequest(id=job.id))
 
 
 def test_answers_stay_the_same_while_a_job_trains(tuner):

@@ -154,7 +154,9 @@ TEST_F(JobStoreTest, AnEvaluationThatWasDoneAgainCountsAsItCameOutLast) {
 TEST_F(JobStoreTest, AFileOfTheFirstVersionIsBroughtUp) {
   Insert(MakeJob("a"));
   store_.reset();
-  ASSERT_THAT(SqliteDatabase::Open(path_)->Execute("ALTER TABLE events DROP COLUMN eval_loss; PRAGMA user_version = 1"),
+  ASSERT_THAT(SqliteDatabase::Open(path_)->Execute(
+                  "ALTER TABLE events DROP COLUMN eval_loss; DROP TABLE revisions; DROP TABLE aliases; "
+                  "PRAGMA user_version = 1"),
               IsOk());
   Open();
   const auto events = store_->Events("a", 0, 10);

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adapters/train/trainer.h"
+#include "scheduler/tuning/checkpoints.h"
+#include "scheduler/tuning/job.h"
+#include "scheduler/tuning/job_log.h"
+#include "scheduler/tuning/revisions.h"
+
+namespace lorad {
+
+// How a stored job is trained, made from its spec.
+struct TuningPlan {
+  std::unique_ptr<Trainer> trainer;
+  int64_t checkpoint_every_steps = 0;
+  bool publish = true;
+};
+
+// What a running job needs of its surroundings.
+struct JobSurroundings {
+  std::string jobs_dir;  // a folder for each job, by id
+  Revisions* revisions;
+  std::string base_name;
+  std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;
+  // Serves the adapter folder under the name and returns when it can be named, or why not.
+  std::function<absl::Status(const std::string& name, const std::string& folder)> publish;
+};
+
+// One job while it runs: its trainer, its checkpoints, and what is stored of it.
+//
+// Threads  the worker's.
+class RunningJob final {
+ public:
+  // Both outlive it.
+  RunningJob(const JobSurroundings* surroundings, const JobLog* log, Job job);
+
+  // Makes the trainer and goes on from the newest checkpoint that is whole; one that is not is told of and removed.
+  absl::Status Begin();
+  // A step was done: stores it, with a checkpoint when one is due.
+  absl::Status Record(const StepReport& report);
+  // A checkpoint of the steps done, unless there is one.
+  absl::Status Save();
+  // The last step is done: writes the adapter, which becomes a revision and what its name means; or, where the job is
+  // not to be published, into the job's folder. What was trained stays when it cannot be served; `remark` says so then.
+  absl::Status Finish(std::string* remark);
+
+  // Gives the trainer up; the job is to be stored in this state. StoreLeaving may be tried again.
+  void LeaveAs(JobState state, std::string reason);
+  absl::Status StoreLeaving();
+
+  Job& job() { return job_; }
+  const Job& job() const { return job_; }
+  double tokens_per_second() const { return tokens_per_second_; }  // of the last step
+  Trainer* trainer() const { return plan_.trainer.get(); }
+  std::string folder() const;
+
+ private:
+  absl::Status GoOnFromCheckpoint();
+
+  const JobSurroundings& surroundings_;
+  const JobLog& log_;
+  Job job_;
+  TuningPlan plan_;
+  std::optional<Checkpoints> checkpoints_;
+  int64_t saved_step_ = 0;
+  std::chrono::steady_clock::time_point step_began_;
+  double tokens_per_second_ = 0;
+  JobState leaving_state_ = JobState::kFailed;
+  std::string leaving_reason_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,34 @@
+#include "scheduler/tuning/training_pace.h"
+
+#include <chrono>
+
+#include "model/ops/pieces.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMillion = 1'000'000;
+
+int64_t NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+void TrainingPace::Run(const std::function<void()>& slice) {
+  ComputeGate::Turn turn = gate_->EnterTraining(expected_us_);
+  last_products_ = -1;
+  const PieceListener listener([&](int64_t products) { BeforePiece(products, &turn); });
+  slice();
+}
+
+void TrainingPace::BeforePiece(int64_t products, ComputeGate::Turn* turn) {
+  if (last_products_ >= 0) time_.Observe(last_products_ / kMillion, NowUs() - last_began_us_);
+  expected_us_ = time_.PredictUs(products / kMillion).value_or(0);
+  gate_->YieldIfDue(expected_us_, turn);
+  last_products_ = products;
+  last_began_us_ = NowUs();
+}
+
+}  // namespace lorad

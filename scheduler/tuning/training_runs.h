@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "adapters/train/shared_batch.h"
+#include "adapters/train/training_run.h"
+#include "scheduler/tuning/revisions.h"
+
+namespace lorad {
+
+enum class RunOpKind : uint8_t { kForwardBackward, kOptimStep, kSaveState, kLoadState, kSaveForSampling };
+
+// One operation on a run. Every row of `sequences` is trained; the loss's vectors are over the rows of all of them.
+struct RunOp {
+  RunOpKind kind = RunOpKind::kForwardBackward;
+  std::vector<TrainSequence> sequences;
+  RowLoss loss;
+  OptimizerConfig optimizer;
+  std::string label;     // kSaveState; "" = none
+  std::string state_id;  // kLoadState
+  bool make_current = false;
+};
+
+// What an operation answers; the fields of its kind.
+struct RunResult {
+  double loss = 0;
+  std::vector<std::vector<float>> logprobs;  // by sequence, of its targets
+  double grad_norm = 0;
+  std::string id;  // of the state, or the revision
+};
+
+struct RunInfo {
+  std::string id;
+  int64_t last_sequence = 0;  // done
+};
+
+// Runs whose steps callers decide on. The operations of a run happen in the order of their sequence numbers, each once:
+// the same number again gets the same answer, as long as that is kept. Those of different runs that compute share
+// batches. A run lives in a folder; after a restart it is as it was at its newest saved state, or at its beginning, and
+// last_sequence says so.
+//
+// Threads  any, but what is said to be the trainer's.
+// Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now. Aborted: the run
+//          was deleted. ResourceExhausted: too many runs, or operations that wait.
+class TrainingRuns final {
+ public:
+  struct Parts {
+    std::string dir;  // a folder for each run, by id
+    std::string base_name;
+    Revisions* revisions;
+    // A run in its first state, from what its caller said of it; opaque here.
+    std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec)> make;
+    std::function<absl::Status(const std::string& name, const std::string& folder)> publish;
+    std::function<void()> wake;  // there is work; must not block
+    int64_t max_runs = 64;
+  };
+  static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
+  ~TrainingRuns();
+
+  // The same name and sequence give the same run. Makes the adapter: takes a while.
+  absl::StatusOr<RunInfo> Create(const std::string& name, const std::string& spec, int64_t sequence);
+  // `reply` is called once, before the call returns or on the trainer's thread.
+  using Reply = std::function<void(absl::StatusOr<RunResult>)>;
+  void Do(const std::string& run_id, int64_t sequence, RunOp op, Reply reply);
+  absl::StatusOr<RunInfo> Get(const std::string& run_id) const;
+  absl::Status Delete(const std::string& run_id);
+
+  // The trainer's. Does what needs no forward, and gives the parts of the next batch: at most `rows`, but always one
+  // sequence if there is any. Every member's `put` has to be called before the next TakeMembers, or FailMembers.
+  bool has_work() const;
+  std::vector<BatchMember> TakeMembers(int64_t rows);
+  void FailMembers(const absl::Status& status);
+
+ private:
+  struct Run;
+  struct Impl;
+  explicit TrainingRuns(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lorad

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "adapters/train/train_config.h"
+#include "lorad/v1/finetuning.pb.h"
+#include "scheduler/tuning/training_runs.h"
+#include "server/model_facts.h"
+
+namespace lorad {
+
+// Requests of service Training as operations. Errors: InvalidArgument and Unimplemented, naming the field.
+absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, const ModelFacts& model);
+absl::StatusOr<RunOp> TranslateOp(const v1::ForwardBackwardRequest& request, const ModelFacts& model);
+absl::StatusOr<RunOp> TranslateOp(const v1::OptimStepRequest& request, const ModelFacts& model);
+
+}  // namespace lorad

@@ -1,0 +1,102 @@
+#include <torch/csrc/autograd/autograd.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+
+#include "adapters/train/leaves.h"
+#include "adapters/train/trainable_seam.h"
+#include "tests/support/status_matchers.h"
+#include "tests/train/train_fixture.h"
+
+namespace lorad {
+namespace {
+
+constexpr double kStep = 1e-5;
+constexpr double kTolerance = 1e-7;  // of central differences of what is at most cubic here, in f64
+constexpr int64_t kRows = 5;
+
+// Leaves of llama3 in f64, B not zero.
+AdapterLeaves LeavesInF64(const TrainBase& base, bool dora, const std::vector<std::string>& targets) {
+  TrainConfig config = SmallConfig(/*rank=*/3, /*steps=*/1);
+  config.adapter.use_dora = dora;
+  config.adapter.all_linear = false;
+  config.adapter.target_names = targets;
+  auto leaves = AdapterLeaves::Create(config, base.model->base_shape(), base.tables);
+  EXPECT_THAT(leaves, IsOk());
+  const at::NoGradGuard frozen;
+  for (const NamedLeaf& leaf : leaves->Named()) {
+    at::Tensor tensor = leaf.tensor;
+    if (leaf.is_b) tensor.copy_(0.3 * at::randn(tensor.sizes()));
+    tensor.set_data(tensor.to(at::kDouble));
+  }
+  return *std::move(leaves);
+}
+
+// Each derivative of loss() by an element of `leaf` against the difference of its values beside it.
+void ExpectGradient(const std::string& name, at::Tensor leaf, const std::function<at::Tensor()>& loss) {
+  leaf.mutable_grad() = at::Tensor();
+  torch::autograd::backward({loss()}, {});
+  ASSERT_TRUE(leaf.grad().defined()) << name;
+  const at::Tensor gradient = leaf.grad().contiguous();
+  const at::NoGradGuard frozen;
+  auto* const values = leaf.mutable_data_ptr<double>();
+  for (int64_t i = 0; i < leaf.numel(); i += 1 + leaf.numel() / 40) {
+    const double value = values[i];
+    values[i] = value + kStep;
+    const double above = loss().item<double>();
+    values[i] = value - kStep;
+    const double below = loss().item<double>();
+    values[i] = value;
+    const double difference = (above - below) / (2 * kStep);
+    EXPECT_NEAR(gradient.const_data_ptr<double>()[i], difference, kTolerance * std::max(1.0, std::abs(difference)))
+        << name << "[" << i << "]";
+  }
+}
+
+class SeamGradientTest : public testing::TestWithParam<bool> {};
+
+TEST_P(SeamGradientTest, OfALinearIsItsFiniteDifferences) {
+  at::manual_seed(1);
+  const TrainBase base = LoadTrainBase("llama3");
+  const AdapterLeaves leaves = LeavesInF64(base, /*dora=*/GetParam(), {"q_proj", "v_proj"});
+  std::vector<MicroBatchPart> parts(1);
+  parts[0].leaves = &leaves;
+  parts[0].dropout = GetParam() ? 0.0 : 0.3;  // the masks are functions of the seed
+  TrainableSeam seam(&parts);
+  const LeafModule& q = *leaves.Find(Site::kQProj, 1);
+  const LeafModule& v = *leaves.Find(Site::kVProj, 1);
+  const int64_t of_q = q.b.size(0), of_v = v.b.size(0);
+  // Rows 1 to 3 are the adapter's, and a part of the group has no leaves.
+  const SiteGroup group = {
+      .layer = 1, .parts = {{Site::kQProj, 0, of_q}, {Site::kKProj, of_q, of_v}, {Site::kVProj, of_q + of_v, of_v}}};
+  const RowSegments rows = {.starts = {0, 1, 4, 5}, .term_starts = {0, 0, 1, 1}, .terms = {{.slot = 0, .scale = 1.0f}}};
+  const auto options = at::TensorOptions().dtype(at::kDouble);
+  at::Tensor x = at::randn({kRows, q.a.size(1)}, options), y = at::randn({kRows, of_q + 2 * of_v}, options);
+  x.set_requires_grad(true);
+  y.set_requires_grad(true);
+  const at::Tensor weights = at::randn({kRows, of_q + 2 * of_v}, options);
+  const auto loss = [&] {
+    const at::Tensor out = seam.FinishLinear(group, x, y, at::Tensor(), rows);
+    return (weights * out * out).sum();
+  };
+  ExpectGradient("x", x, loss);
+  ExpectGradient("y", y, loss);
+  for (const LeafModule* module : {&q, &v}) {
+    ExpectGradient(module->path + ".A", module->a, loss);
+    ExpectGradient(module->path + ".B", module->b, loss);
+    if (GetParam()) ExpectGradient(module->path + ".magnitude", module->magnitude, loss);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SeamGradientTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "Dora" : "LoraWithDropout"; });
+
+}  // namespace
+}  // namespace lorad

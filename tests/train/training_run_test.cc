@@ -1,0 +1,151 @@
+#include "adapters/train/training_run.h"
+
+#include <cmath>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/kinds/kind.h"
+#include "adapters/train/shared_batch.h"
+#include "tests/support/source_dir.h"
+#include "tests/support/status_matchers.h"
+#include "tests/train/train_fixture.h"
+
+namespace lorad {
+namespace {
+
+using nlohmann::json;
+
+std::string GoldenDir() { return absl::StrCat(SourceDir(), "/tests/golden"); }
+
+json Cases() {
+  std::ifstream file(GoldenDir() + "/training_runs/cases.json");
+  return json::parse(file);
+}
+
+LossKind KindOf(const std::string& name) {
+  return name == "ppo"             ? LossKind::kPpo
+         : name == "cross_entropy" ? LossKind::kCrossEntropy
+                                   : LossKind::kImportanceSampling;
+}
+
+template <typename T>
+void Append(const json& datum, const char* key, std::vector<T>* to) {
+  if (!datum.contains(key)) return;
+  const auto values = datum[key].get<std::vector<T>>();
+  to->insert(to->end(), values.begin(), values.end());
+}
+
+OptimizerConfig OptimizerOf(const json& spec) {
+  OptimizerConfig config;
+  config.learning_rate = spec["learning_rate"];
+  config.beta1 = spec["betas"][0];
+  config.beta2 = spec["betas"][1];
+  config.epsilon = spec["epsilon"];
+  config.weight_decay = spec["weight_decay"];
+  config.max_grad_norm = spec["max_grad_norm"];
+  return config;
+}
+
+// One of torch's runs, done again by ours.
+struct Replay {
+  Replay(const TrainBase& base, const json& golden) : golden(golden) {
+    const std::string trace = golden["trace"];
+    TrainConfig config = SmallConfig(/*rank=*/4, /*steps=*/0);
+    config.adapter.use_dora = trace == "llama3_dora";
+    auto made = TrainingRun::Create(config, base.model.get(), base.tables);
+    EXPECT_THAT(made, IsOk());
+    run = *std::move(made);
+    const auto begin = ReadAdapter(absl::StrCat(GoldenDir(), "/training/", trace, "/adapter"), base.model->base_shape(),
+                                   *LocalFiles(), {.base_tables = base.tables});
+    EXPECT_THAT(begin, IsOk());
+    EXPECT_THAT(run->CopyFrom(*begin), IsOk());
+  }
+
+  MicroBatchPart PartOf(const json& call) const {
+    RowLoss loss;
+    loss.kind = KindOf(golden["loss"]);
+    std::vector<TrainSequence> sequences;
+    for (const json& datum : call["data"]) {
+      sequences.push_back(
+          {datum["token_ids"].get<std::vector<int32_t>>(), datum["target_ids"].get<std::vector<int32_t>>()});
+      Append(datum, "weights", &loss.weights);
+      Append(datum, "advantages", &loss.advantages);
+      Append(datum, "old_logprobs", &loss.old_logprobs);
+    }
+    return run->PartOf(std::move(sequences), std::move(loss));
+  }
+
+  void Expect(const json& call, const PartResult& result) const {
+    const double loss = call["loss"];
+    EXPECT_NEAR(result.loss_sum, loss, 1e-4 * std::max(1.0, std::abs(loss)));
+    std::vector<float> logprobs;
+    for (const json& of_datum : call["logprobs"]) {
+      const auto values = of_datum.get<std::vector<float>>();
+      logprobs.insert(logprobs.end(), values.begin(), values.end());
+    }
+    ASSERT_EQ(result.logprobs.size(), logprobs.size());
+    for (size_t i = 0; i < logprobs.size(); ++i) EXPECT_NEAR(result.logprobs[i], logprobs[i], 1e-4);
+  }
+
+  const json golden;
+  std::unique_ptr<TrainingRun> run;
+};
+
+TEST(TrainingRunTest, LossesLogprobsAndGradientsAreTorchsInOneBatchWithOthers) {
+  const TrainBase base = LoadTrainBase("llama3");
+  std::vector<Replay> replays;
+  for (const json& golden : Cases()) replays.emplace_back(base, golden);
+  ASSERT_EQ(replays.size(), 4u);
+  for (size_t step = 0; step < replays[0].golden["steps"].size(); ++step) {
+    for (size_t call = 0; call < 2; ++call) {
+      std::vector<BatchMember> members;
+      int results = 0;
+      for (const Replay& replay : replays) {
+        const json& expected = replay.golden["steps"][step]["calls"][call];
+        members.push_back({replay.PartOf(expected), [&replay, &expected, &results](const PartResult& result) {
+                             SCOPED_TRACE(replay.golden["loss"].get<std::string>());
+                             replay.Expect(expected, result);
+                             ++results;
+                           }});
+      }
+      SharedBatch batch(base.model.get(), {}, std::move(members));
+      absl::StatusOr<bool> ended = false;
+      while (ended.ok() && !*ended) ended = batch.Advance();
+      ASSERT_THAT(ended, IsOk());
+      ASSERT_EQ(results, 4);
+    }
+    for (const Replay& replay : replays) {
+      const auto norm = replay.run->OptimStep(OptimizerOf(replay.golden["optimizer"]));
+      ASSERT_THAT(norm, IsOk());
+      const double expected = replay.golden["steps"][step]["grad_norm"];
+      EXPECT_NEAR(*norm, expected, 1e-3 * expected) << replay.golden["loss"] << " step " << step;
+    }
+  }
+}
+
+TEST(RowLossTest, DerivativesAreTheFiniteDifferences) {
+  constexpr double kStep = 1e-6;
+  for (const LossKind kind : {LossKind::kCrossEntropy, LossKind::kImportanceSampling, LossKind::kPpo}) {
+    for (const float advantage : {-1.5f, 0.7f}) {
+      for (const double logprob : {-0.4, -1.0, -1.7}) {  // ratios above, within and below the clips
+        RowLoss loss;
+        loss.kind = kind;
+        loss.scale = 0.3;
+        loss.weights = {2.0f};
+        loss.advantages = {advantage};
+        loss.old_logprobs = {-1.05f};
+        const double slope =
+            (LossOf(loss, 0, logprob + kStep).loss - LossOf(loss, 0, logprob - kStep).loss) / (2 * kStep);
+        EXPECT_NEAR(LossOf(loss, 0, logprob).derivative, 0.3 * slope, 1e-6);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lorad

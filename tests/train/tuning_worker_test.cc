@@ -1,0 +1,217 @@
+#include "scheduler/tuning/tuning_worker.h"
+
+#include <condition_variable>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/train/synced_file.h"
+#include "scheduler/compute_gate.h"
+#include "scheduler/tuning/checkpoints.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
+#include "tests/train/train_fixture.h"
+
+namespace lorad {
+namespace {
+
+// A worker over a real store and model in a folder of its own; a job's spec is its number of steps.
+class WorkerTest : public testing::Test {
+ protected:
+  WorkerTest() : base_(LoadTrainBase("llama3")) {
+    auto store = JobStore::Open(dir_.File("jobs.db"));
+    EXPECT_THAT(store, IsOk());
+    store_ = *std::move(store);
+    auto revisions = Revisions::Open(dir_.File("jobs.db"), dir_.File("revisions"));
+    EXPECT_THAT(revisions, IsOk());
+    revisions_ = *std::move(revisions);
+    TuningWorker::Parts parts;
+    parts.store = store_.get();
+    parts.gate = &gate_;
+    parts.model = base_.model.get();
+    parts.max_jobs = 4;
+    parts.max_batch_rows = 1000;
+    parts.hold = [this](int64_t bytes, std::function<void()> give_back) -> absl::Status {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (bytes > memory_bytes_) return absl::ResourceExhaustedError("no room");
+      held_bytes_ = bytes;
+      give_back_ = std::move(give_back);
+      return absl::OkStatus();
+    };
+    parts.surroundings.jobs_dir = dir_.File("jobs");
+    parts.surroundings.revisions = revisions_.get();
+    parts.surroundings.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
+      TuningPlan plan;
+      plan.trainer = MakeTrainer(base_, SmallConfig(2, job.total_steps), RandomExamples(6, 8, 1));
+      plan.checkpoint_every_steps = 2;
+      return plan;
+    };
+    parts.surroundings.publish = [this](const std::string&, const std::string&) { return publish_status_; };
+    parts.changed = [this](const std::string&) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      changed_.notify_all();
+    };
+    worker_ = std::make_unique<TuningWorker>(std::move(parts));
+    EXPECT_THAT(worker_->Start(), IsOk());
+  }
+  ~WorkerTest() override { worker_->Stop(); }
+
+  void Accept(const std::string& id, int64_t steps) {
+    Job job;
+    job.id = id;
+    job.name = id;
+    job.total_steps = steps;
+    EXPECT_THAT(MakeFolders(worker_->JobFolder(id)), IsOk());
+    EXPECT_THAT(worker_->Accept(job, ""), IsOk());
+  }
+  template <typename Condition>
+  Job Await(const std::string& id, const Condition& condition) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    std::optional<Job> job;
+    changed_.wait(lock, [&] {
+      job = *store_->Get(id);
+      return condition(*job);
+    });
+    return *job;
+  }
+  Job AwaitFinish(const std::string& id) {
+    return Await(id, [](const Job& job) { return IsFinished(job.state); });
+  }
+  // The reply, once there is one.
+  TuningWorker::Reply KeepReply() {
+    return [this](absl::StatusOr<Job> job) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      reply_ = std::move(job);
+      changed_.notify_all();
+    };
+  }
+  absl::StatusOr<Job> AwaitReply() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return reply_.has_value(); });
+    return *reply_;
+  }
+  bool HasReply() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return reply_.has_value();
+  }
+
+  const TempDir dir_;
+  const TrainBase base_;
+  ComputeGate gate_{0.0};
+  std::unique_ptr<JobStore> store_;
+  std::unique_ptr<Revisions> revisions_;
+  absl::Status publish_status_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<absl::StatusOr<Job>> reply_;
+  int64_t memory_bytes_ = int64_t{1} << 40;
+  int64_t held_bytes_ = 0;
+  std::function<void()> give_back_;
+  std::unique_ptr<TuningWorker> worker_;
+};
+
+TEST_F(WorkerTest, PauseOfARunningJobReturnsBeforeItsSliceCanEnd) {
+  Accept("job", 1'000'000);
+  Await("job", [](const Job& job) { return job.step >= 3; });
+  {
+    const ComputeGate::Turn serving = gate_.EnterServing();  // no slice begins, and so none ends
+    worker_->Pause("job", KeepReply());                      // would hang here if it waited for one
+  }
+  const absl::StatusOr<Job> paused = AwaitReply();
+  ASSERT_THAT(paused, IsOk());
+  EXPECT_EQ(paused->state, JobState::kPaused);
+  EXPECT_EQ(store_->Get("job")->state, JobState::kPaused);
+  EXPECT_TRUE(std::filesystem::exists(
+      absl::StrCat(worker_->JobFolder("job"), "/checkpoints/step-", paused->step, "/manifest.json")));
+}
+
+TEST_F(WorkerTest, CancelWinsOverPauseAndBothAreAnswered) {
+  Accept("job", 1'000'000);
+  Await("job", [](const Job& job) { return job.step >= 1; });
+  std::optional<JobState> first;
+  {
+    const ComputeGate::Turn serving = gate_.EnterServing();
+    worker_->Cancel("job", [&](absl::StatusOr<Job> job) { first = job.ok() ? job->state : JobState::kFailed; });
+    worker_->Pause("job", KeepReply());
+  }
+  ASSERT_THAT(AwaitReply(), IsOk());  // answered in the order of asking
+  EXPECT_EQ(first, JobState::kCancelled);
+  EXPECT_EQ(AwaitReply()->state, JobState::kCancelled);
+}
+
+TEST_F(WorkerTest, AChangeOfAWaitingJobIsAnsweredAtOnce) {
+  worker_->Pause("nobody", KeepReply());
+  ASSERT_TRUE(HasReply());
+  EXPECT_TRUE(absl::IsNotFound(AwaitReply().status()));
+}
+
+TEST_F(WorkerTest, WhatCannotBePublishedIsKeptAndTheJobSaysSo) {
+  publish_status_ = absl::ResourceExhaustedError("no room");
+  Accept("job", 3);
+  const Job job = AwaitFinish("job");
+  EXPECT_EQ(job.state, JobState::kSucceeded);
+  EXPECT_NE(job.reason.find("not served: RESOURCE_EXHAUSTED: no room"), std::string::npos) << job.reason;
+  EXPECT_EQ(job.revision, "");
+  const auto made = revisions_->Of("job");
+  ASSERT_THAT(made, IsOk());
+  ASSERT_EQ(made->size(), 1u);
+  EXPECT_TRUE(std::filesystem::exists(revisions_->Folder((*made)[0]) + "/adapter_model.safetensors"));
+  EXPECT_TRUE(absl::IsNotFound(revisions_->Current("job").status()));  // the name means what it meant
+}
+
+TEST_F(WorkerTest, AJobGivesItsMemoryBackAndGoesOnWhereItWasWhenThereIsRoom) {
+  Accept("calm", 400);
+  const Job calm = AwaitFinish("calm");
+  Accept("job", 400);
+  Await("job", [](const Job& job) { return job.step >= 3; });
+  std::function<void()> give_back;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    EXPECT_GT(held_bytes_, 0);
+    memory_bytes_ = 0;
+    give_back = give_back_;
+  }
+  give_back();
+  const Job back = Await("job", [](const Job& job) { return job.state == JobState::kQueued; });
+  EXPECT_NE(back.reason.find("gave its memory to requests"), std::string::npos) << back.reason;
+  Await("job", [](const Job& job) { return job.reason.find("waits for memory") != std::string::npos; });
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    EXPECT_EQ(held_bytes_, 0);
+    memory_bytes_ = int64_t{1} << 40;
+  }
+  const Job job = AwaitFinish("job");
+  EXPECT_EQ(job.state, JobState::kSucceeded) << job.reason;
+  EXPECT_EQ(job.last_loss, calm.last_loss);
+  EXPECT_EQ(job.trained_tokens, calm.trained_tokens);
+}
+
+TEST_F(WorkerTest, OneOfManyJobsIsCancelledAndTheOthersEndWithTheLossesOfEachAlone) {
+  Accept("alone", 40);
+  const Job alone = AwaitFinish("alone");
+  Accept("long", 1'000'000);
+  Accept("a", 40);
+  Accept("b", 40);
+  Await("b", [](const Job& job) { return job.step >= 2; });
+  worker_->Cancel("long", KeepReply());
+  EXPECT_EQ(AwaitReply()->state, JobState::kCancelled);
+  for (const char* id : {"a", "b"}) {
+    const Job job = AwaitFinish(id);
+    EXPECT_EQ(job.state, JobState::kSucceeded) << job.reason;
+    EXPECT_NEAR(job.last_loss, alone.last_loss, 1e-5 * alone.last_loss);
+    EXPECT_EQ(job.trained_tokens, alone.trained_tokens);
+  }
+}
+
+TEST(SyncedFileTest, AFullDiskIsSaidSo) {
+  const absl::Status status = WriteSyncedFile("/dev/full", "x");
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+}
+
+}  // namespace
+}  // namespace lorad
