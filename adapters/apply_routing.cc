@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include "adapters/expert_load.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 #include "model/expert_rows.h"
@@ -88,6 +89,7 @@ class Router final {
     const at::Tensor logits = Logits(first, count, *adapter.weights);
     std::vector<int32_t> chosen(static_cast<size_t>(choices_), -1);
     std::vector<float> weights(static_cast<size_t>(choices_), 0.0f);
+    ExpertTally tally(experts);
     for (int64_t i = 0; i < count; ++i) {
       ChooseExperts(*adapter.rule,
                     absl::MakeConstSpan(logits.const_data_ptr<float>() + i * experts, static_cast<size_t>(experts)),
@@ -95,9 +97,11 @@ class Router final {
                     absl::MakeSpan(weights).first(static_cast<size_t>(choices)));
       for (const int32_t expert : chosen) chosen_.push_back(expert < 0 ? -1 : adapter.first_expert + expert);
       weights_.insert(weights_.end(), weights.begin(), weights.end());
+      tally.Count(chosen);
       out->rows.push_back(static_cast<int32_t>(first + i));
       group_of_.push_back(group);
     }
+    tally.AddTo(adapter.weights->expert_rows);
   }
 
   // [count, experts] f32
