@@ -28,7 +28,11 @@ struct RoutedAdapter {
 class Router final {
  public:
   Router(const SlotTable& slots, int layer, const at::Tensor& x, const RowSegments& rows)
-      : slots_(slots), routers_(slots.At(Site::kFfn, layer)), x_(x), rows_(rows) {}
+      : slots_(slots),
+        routers_(slots.At(Site::kFfn, layer)),
+        downs_(slots.At(Site::kDownProj, layer)),
+        x_(x),
+        rows_(rows) {}
 
   RowRouting Route() {
     NumberExperts();
@@ -36,7 +40,9 @@ class Router final {
     for (int64_t group = 0; group < rows_.groups(); ++group) {
       const int32_t term = RoutedTerm(group);
       AddOthers(group, term >= 0, routed.get());
-      if (term >= 0) ChooseFor(group, *Find(rows_.terms[term].slot), routed.get());
+      if (term < 0) continue;
+      ChooseFor(group, *Find(rows_.terms[term].slot), routed.get());
+      routed->scales_down |= ScalesDown(group);
     }
     if (routed->rows.empty()) return {&rows_};
     ExpertRows pairs = GroupByExpert(chosen_, weights_, std::ssize(routed->rows), experts_);
@@ -54,6 +60,13 @@ class Router final {
       if (routers_[rows_.terms[t].slot].routes()) return t;
     }
     return -1;
+  }
+
+  // Whether one of a segment's terms has DoRA at down.
+  bool ScalesDown(int64_t group) const {
+    const auto begin = rows_.terms.begin();
+    return std::any_of(begin + rows_.term_starts[group], begin + rows_.term_starts[group + 1],
+                       [&](const SlotTerm& term) { return downs_[term.slot].dora != nullptr; });
   }
 
   void NumberExperts() {
@@ -140,6 +153,7 @@ class Router final {
 
   const SlotTable& slots_;
   const SlotWeights* const routers_;  // by slot
+  const SlotWeights* const downs_;    // by slot
   const at::Tensor& x_;
   const RowSegments& rows_;
   std::vector<RoutedAdapter> adapters_;  // in the order of their experts
