@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include "adapters/expert_load.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 #include "model/expert_rows.h"
@@ -27,7 +28,11 @@ struct RoutedAdapter {
 class Router final {
  public:
   Router(const SlotTable& slots, int layer, const at::Tensor& x, const RowSegments& rows)
-      : slots_(slots), routers_(slots.At(Site::kFfn, layer)), x_(x), rows_(rows) {}
+      : slots_(slots),
+        routers_(slots.At(Site::kFfn, layer)),
+        downs_(slots.At(Site::kDownProj, layer)),
+        x_(x),
+        rows_(rows) {}
 
   RowRouting Route() {
     NumberExperts();
@@ -35,7 +40,9 @@ class Router final {
     for (int64_t group = 0; group < rows_.groups(); ++group) {
       const int32_t term = RoutedTerm(group);
       AddOthers(group, term >= 0, routed.get());
-      if (term >= 0) ChooseFor(group, *Find(rows_.terms[term].slot), routed.get());
+      if (term < 0) continue;
+      ChooseFor(group, *Find(rows_.terms[term].slot), routed.get());
+      routed->scales_down |= ScalesDown(group);
     }
     if (routed->rows.empty()) return {&rows_};
     ExpertRows pairs = GroupByExpert(chosen_, weights_, std::ssize(routed->rows), experts_);
@@ -53,6 +60,13 @@ class Router final {
       if (routers_[rows_.terms[t].slot].routes()) return t;
     }
     return -1;
+  }
+
+  // Whether one of a segment's terms has DoRA at down.
+  bool ScalesDown(int64_t group) const {
+    const auto begin = rows_.terms.begin();
+    return std::any_of(begin + rows_.term_starts[group], begin + rows_.term_starts[group + 1],
+                       [&](const SlotTerm& term) { return downs_[term.slot].dora != nullptr; });
   }
 
   void NumberExperts() {
@@ -88,6 +102,7 @@ class Router final {
     const at::Tensor logits = Logits(first, count, *adapter.weights);
     std::vector<int32_t> chosen(static_cast<size_t>(choices_), -1);
     std::vector<float> weights(static_cast<size_t>(choices_), 0.0f);
+    ExpertTally tally(experts);
     for (int64_t i = 0; i < count; ++i) {
       ChooseExperts(*adapter.rule,
                     absl::MakeConstSpan(logits.const_data_ptr<float>() + i * experts, static_cast<size_t>(experts)),
@@ -95,9 +110,11 @@ class Router final {
                     absl::MakeSpan(weights).first(static_cast<size_t>(choices)));
       for (const int32_t expert : chosen) chosen_.push_back(expert < 0 ? -1 : adapter.first_expert + expert);
       weights_.insert(weights_.end(), weights.begin(), weights.end());
+      tally.Count(chosen);
       out->rows.push_back(static_cast<int32_t>(first + i));
       group_of_.push_back(group);
     }
+    tally.AddTo(adapter.weights->expert_rows);
   }
 
   // [count, experts] f32
@@ -136,6 +153,7 @@ class Router final {
 
   const SlotTable& slots_;
   const SlotWeights* const routers_;  // by slot
+  const SlotWeights* const downs_;    // by slot
   const at::Tensor& x_;
   const RowSegments& rows_;
   std::vector<RoutedAdapter> adapters_;  // in the order of their experts

@@ -11,7 +11,7 @@
 namespace lorad {
 
 absl::StatusOr<BaseTables> OpenBaseTables(const std::string& model_dir, const BaseShape& base) {
-  ASSIGN_OR_RETURN(Checkpoint opened, OpenCheckpoint(model_dir));
+  ASSIGN_OR_RETURN(Checkpoint opened, OpenCausalCheckpoint(model_dir));
   const auto checkpoint = std::make_shared<const Checkpoint>(std::move(opened));
   return BaseTables([checkpoint, base](const BaseTableName& name) -> absl::StatusOr<BaseTable> {
     const bool tied_head = name.site == Site::kLmHead && base.tied_embeddings;

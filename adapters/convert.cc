@@ -13,6 +13,7 @@
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/lora.h"
+#include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/tensor_reader.h"
 #include "model/base/new_folder.h"
 #include "model/base/status_macros.h"
@@ -22,11 +23,10 @@ namespace lorad {
 namespace {
 
 constexpr const char* kPrefix = "base_model.model.";
-constexpr const char* kMoePeftClassifier = "classifier";
 
 // As peft writes it: with its prefix, without the adapter's name.
 std::string PeftName(const std::string& name) {
-  if (name == kMoePeftClassifier) return absl::StrCat(kPrefix, "score.weight");
+  if (name == kMoeClassifier) return absl::StrCat(kPrefix, "score.weight");
   std::string peft = absl::StrReplaceAll(name, {{".default.", "."}});
   if (absl::EndsWith(peft, ".default")) peft.resize(peft.size() - std::string(".default").size());
   if (absl::EndsWith(peft, ".lora_magnitude_vector.weight")) peft.resize(peft.size() - std::string(".weight").size());
@@ -53,7 +53,7 @@ AdapterConfigJson PeftConfig(AdapterConfigJson config, const SafetensorsIndex& i
     config["use_dora"] = false;
     notes->push_back("use_dora was dropped: the file has no magnitudes, and MoE-PEFT reads such a file as plain LoRA");
   }
-  if (index.tensors.contains(kMoePeftClassifier)) {
+  if (index.tensors.contains(kMoeClassifier)) {
     config["task_type"] = "SEQ_CLS";
     config["modules_to_save"] = {"score"};
     notes->push_back("MoE-PEFT's classifier became peft's module score");
@@ -86,7 +86,7 @@ absl::StatusOr<std::vector<std::string>> ConvertAdapter(const std::string& from,
   std::vector<std::string> notes;
   ASSIGN_OR_RETURN(AdapterConfigJson config, ReadAdapterConfig(from, files));
   ASSIGN_OR_RETURN(const SafetensorsIndex index, FindAdapterTensors(files, from));
-  const bool is_lora = RecognisesLora(config);
+  const bool is_lora = IsLoraConfig(config);
   std::map<std::string, std::string> old_names;
   for (const auto& [name, entry] : index.tensors) {
     const auto [place, added] = old_names.emplace(is_lora ? PeftName(name) : name, name);

@@ -47,6 +47,7 @@ struct ImageSlot {
   // weight and bias [2, width], both of them the adapter's or the base's.
   HostTensor rows = {};
   std::vector<int32_t> row_ids = {};  // [n] tokens, ascending; empty: 0..n-1
+  bool whole_module = false;          // the file has all rows, also those that are the base's
   HostTensor router = {};             // [experts, in]: which of them a row goes to
   // As applied, made by the reader from the above and the base.
   std::vector<float> dora = {};         // [3, out], DoraTerms::values
@@ -57,6 +58,7 @@ struct ImageSlot {
 // resolved: what is here is what is applied.
 struct AdapterImage {
   std::string kind;                  // "lora", "dora", "alora", or one of MoE-PEFT's
+  std::string folder_kind;           // AdapterKind::name of the folder it came from, which is how it is written back
   std::vector<ImageSlot> slots;      // ordered by (site, layer)
   RoutingRule routing;               // of the routers among them
   std::vector<std::string> targets;  // distinct module names, for people: "q_proj"
@@ -99,8 +101,8 @@ struct PackedLayout {
 
 PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype);
 
-// The tensors of the base that the adapter replaces rather than adds to, by name, sorted: two adapters on one row must
-// have none in common.
+// What of the base the adapter replaces rather than adds to, by name, sorted: tensors, and the way of a row through
+// an FFN. Two adapters on one row must have none in common.
 std::vector<std::string> ReplacedTensors(const AdapterImage& image);
 
 // Writes the image into `destination` (layout.total_bytes) as `layout` says, converting dtypes.

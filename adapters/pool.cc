@@ -38,6 +38,7 @@ AdapterLease::~AdapterLease() {
 struct AdapterPool::Impl {
   struct Entry {
     PackedLayout layout;
+    std::shared_ptr<ExpertLoad> expert_load;  // nullptr: not counted
     PageRun run;
     int32_t slot = -1;
     int64_t leases = 0;
@@ -80,6 +81,7 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
   const auto bytes_at = [base](int64_t offset) { return offset < 0 ? nullptr : base + offset; };
   const auto floats_at = [&](int64_t offset) { return reinterpret_cast<const float*>(bytes_at(offset)); };
   for (const PackedSlot& packed : entry.layout.slots) {
+    const bool counts = entry.expert_load != nullptr && packed.router_offset_bytes >= 0;
     table.Set(packed.site, packed.layer, entry.slot,
               {.a = bytes_at(packed.a_offset_bytes),
                .b_t = bytes_at(packed.b_offset_bytes),
@@ -94,7 +96,8 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
                .num_rows = packed.num_rows,
                .width = packed.width,
                .router = floats_at(packed.router_offset_bytes),
-               .router_top_k = entry.layout.routing.top_k});
+               .router_top_k = entry.layout.routing.top_k,
+               .expert_rows = counts ? entry.expert_load->Counters(packed.layer) : nullptr});
   }
   table.SetRouting(entry.slot, entry.layout.routing);
 }
@@ -167,7 +170,7 @@ absl::StatusOr<AdapterReservation> AdapterPool::Reserve(AdapterId id, PackedLayo
   return reservation;
 }
 
-void AdapterPool::Commit(AdapterReservation reservation) {
+void AdapterPool::Commit(AdapterReservation reservation, std::shared_ptr<ExpertLoad> expert_load) {
   LORAD_CHECK(!reservation.empty());
   const AdapterId id = reservation.id_;
   const bool first = impl_->entries.empty();
@@ -179,6 +182,7 @@ void AdapterPool::Commit(AdapterReservation reservation) {
   entry.layout = std::move(reservation.layout_);
   entry.run = std::move(reservation.run_);
   entry.run.SetMovable(true);
+  entry.expert_load = std::move(expert_load);
   entry.slot = impl_->TakeSlot();
   entry.place = impl_->idle.insert(impl_->idle.end(), id);
   entry.last_use = impl_->pages->NextUse();

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "adapters/expert_load.h"
 #include "adapters/image.h"
 #include "adapters/lease.h"
 #include "adapters/loader.h"
@@ -34,8 +35,8 @@ class AdapterPool final {
   // move: never while a step is in flight. The reservation does not move until Commit, and is kept until its loader has
   // answered. Errors: InvalidArgument for an adapter larger than the pool.
   absl::StatusOr<AdapterReservation> Reserve(AdapterId id, PackedLayout layout);
-  // The weights are in place: the adapter becomes resident and idle.
-  void Commit(AdapterReservation reservation);
+  // The weights are in place: the adapter becomes resident and idle. Its routers count into `expert_load`.
+  void Commit(AdapterReservation reservation, std::shared_ptr<ExpertLoad> expert_load = nullptr);
 
   bool IsResident(AdapterId id) const;
   absl::StatusOr<AdapterLease> Acquire(AdapterId id);

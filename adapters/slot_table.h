@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -30,6 +31,7 @@ struct SlotWeights {
   // the softmax over all, of the likeliest `router_top_k` alone, so that these sum to one.
   const float* router = nullptr;  // [experts, in]
   int32_t router_top_k = 0;
+  std::atomic<int64_t>* expert_rows = nullptr;  // [experts], raised by the rows that go there; nullptr: not counted
 
   int64_t ranks_of_a_row() const { return routes() ? int64_t{experts} * rank : rank; }
   bool adds() const { return rank > 0 || bias != nullptr; }

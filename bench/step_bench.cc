@@ -1,16 +1,11 @@
 // Where the time of a step goes: a model of a known shape with random weights, and adapters on it, through the executor
 // that the daemon uses, against what reading the weights costs at the least.
 //   step_bench [smollm|tinyllama] [steps] [part of a case's name]
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <map>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,14 +13,10 @@
 #include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
 
-#include "absl/strings/str_cat.h"
 #include "adapters/apply.h"
-#include "adapters/slot_table.h"
+#include "bench/step_model.h"
 #include "model/base/check.h"
-#include "model/causal_lm.h"
-#include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
-#include "model/safetensors_writer.h"
 #include "scheduler/model_executor.h"
 
 namespace lorad::bench {
@@ -33,117 +24,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 double Us(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
-
-struct ModelShape {
-  const char* name;
-  int64_t hidden, layers, heads, kv_heads, inner, vocab;
-  bool tied;
-};
-constexpr ModelShape kShapes[] = {{"smollm", 576, 30, 9, 3, 1536, 49152, true},
-                                  {"tinyllama", 2048, 22, 32, 4, 5632, 32000, false}};
-
-// Small random bf16 numbers.
-std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed) {
-  std::vector<uint16_t> values(static_cast<size_t>(count));
-  uint64_t state = seed * 2 + 1;
-  for (uint16_t& v : values) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    v = static_cast<uint16_t>(0x3C00 | (state >> 40 & 0xFF) | (state >> 33 & 0x8000));  // 0.008 to 0.03, either sign
-  }
-  return values;
-}
-
-// The checkpoint's folder, gone at the end.
-class ModelFolder final {
- public:
-  explicit ModelFolder(const ModelShape& s) {
-    char pattern[] = "/tmp/step_bench.XXXXXX";
-    LORAD_CHECK(mkdtemp(pattern) != nullptr);
-    path_ = pattern;
-    std::ofstream(path_ + "/config.json")
-        << "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", "
-        << "\"torch_dtype\": \"bfloat16\", \"max_position_embeddings\": 2048, \"rms_norm_eps\": 1e-05, "
-        << "\"hidden_size\": " << s.hidden << ", \"intermediate_size\": " << s.inner
-        << ", \"num_hidden_layers\": " << s.layers << ", \"num_attention_heads\": " << s.heads
-        << ", \"num_key_value_heads\": " << s.kv_heads << ", \"vocab_size\": " << s.vocab
-        << ", \"tie_word_embeddings\": " << (s.tied ? "true" : "false") << "}";
-    std::vector<std::vector<uint16_t>> data;
-    std::vector<TensorToWrite> tensors;
-    const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-      int64_t count = 1;
-      for (const int64_t n : shape) count *= n;
-      data.push_back(RandomBf16(count, data.size()));
-      tensors.push_back({name, DType::kBF16, std::move(shape), {}});
-    };
-    const int64_t kv = s.hidden / s.heads * s.kv_heads;
-    add("model.embed_tokens.weight", {s.vocab, s.hidden});
-    if (!s.tied) add("lm_head.weight", {s.vocab, s.hidden});
-    add("model.norm.weight", {s.hidden});
-    for (int64_t l = 0; l < s.layers; ++l) {
-      const std::string layer = absl::StrCat("model.layers.", l, ".");
-      add(layer + "input_layernorm.weight", {s.hidden});
-      add(layer + "post_attention_layernorm.weight", {s.hidden});
-      add(layer + "self_attn.q_proj.weight", {s.hidden, s.hidden});
-      add(layer + "self_attn.k_proj.weight", {kv, s.hidden});
-      add(layer + "self_attn.v_proj.weight", {kv, s.hidden});
-      add(layer + "self_attn.o_proj.weight", {s.hidden, s.hidden});
-      add(layer + "mlp.gate_proj.weight", {s.inner, s.hidden});
-      add(layer + "mlp.up_proj.weight", {s.inner, s.hidden});
-      add(layer + "mlp.down_proj.weight", {s.hidden, s.inner});
-    }
-    for (size_t i = 0; i < data.size(); ++i) {
-      tensors[i].bytes = {reinterpret_cast<const std::byte*>(data[i].data()), data[i].size() * 2};
-    }
-    LORAD_CHECK(WriteSafetensors(path_ + "/model.safetensors", tensors, {}).ok());
-  }
-  ~ModelFolder() { std::filesystem::remove_all(path_); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-// Adapters without files: the slot table and what it points to, each in one run of pages as in the daemon.
-class Adapters final {
- public:
-  Adapters(const BaseShape& shape, const std::vector<Site>& sites, const std::vector<int32_t>& ranks, PagePool* pages)
-      : table_(shape) {
-    table_.SetDType(DType::kBF16);
-    table_.Resize(static_cast<int32_t>(ranks.size()));
-    for (size_t slot = 0; slot < ranks.size(); ++slot) {
-      int64_t elements = 0;
-      for (const Site site : sites) elements += ranks[slot] * Width(shape, site) * shape.num_layers;
-      absl::StatusOr<PageRun> run = pages->Reserve(pages->PagesFor(elements * 2), PageOwner::kAdapter);
-      LORAD_CHECK(run.ok());
-      const std::vector<uint16_t> values = RandomBf16(elements, slot);
-      std::copy(values.begin(), values.end(), reinterpret_cast<uint16_t*>(run->data()));
-      const std::byte* a = run->data();
-      for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
-        for (const Site site : sites) {
-          const int32_t rank = ranks[slot];
-          table_.Set(site, layer, static_cast<int32_t>(slot),
-                     {a, a + 2 * rank * shape.Find(site)->in_features, rank, 1.0f});
-          a += 2 * rank * Width(shape, site);
-        }
-      }
-      bytes_of_slot_.push_back(elements * 2);
-      runs_.push_back(*std::move(run));
-    }
-  }
-  const SlotTable& table() const { return table_; }
-  int64_t bytes(size_t slot) const { return bytes_of_slot_[slot]; }
-
- private:
-  static int64_t Width(const BaseShape& shape, Site site) {
-    const SiteShape* on = shape.Find(site);
-    LORAD_CHECK(on != nullptr);
-    return on->in_features + on->out_features;
-  }
-
-  SlotTable table_;
-  std::vector<PageRun> runs_;
-  std::vector<int64_t> bytes_of_slot_;
-};
 
 // Sums the time up to each call of the seam, and in it.
 class TimedSeam final : public AdapterSeam {
@@ -201,27 +81,15 @@ struct Case {
   int64_t sequences;
   int64_t tokens;   // of each in the step
   int64_t context;  // before the step
-  Adapters* adapters = nullptr;
+  StepAdapters* adapters = nullptr;
 };
 
 class Bench final {
  public:
-  Bench(const ModelShape& shape, std::string only) : folder_(shape), only_(std::move(only)) {
-    absl::StatusOr<std::unique_ptr<CausalLm>> model = CausalLm::Load(folder_.path(), {DType::kBF16});
-    LORAD_CHECK(model.ok());
-    model_ = *std::move(model);
-    const KvLayout layout = model_->kv_layout();
-    absl::StatusOr<std::unique_ptr<PagePool>> pages = PagePool::Create(kPoolBytes, layout.block_bytes());
-    LORAD_CHECK(pages.ok());
-    pages_ = *std::move(pages);
-    absl::StatusOr<PageRun> kv = pages_->Reserve(kBlocks, PageOwner::kKv);
-    LORAD_CHECK(kv.ok() && kv->first_page() == 0);
-    kv_ = *std::move(kv);
-    std::fill(kv_.data(), kv_.data() + kBlocks * layout.block_bytes(), std::byte{0});
-    view_ = {pages_->arena(), layout.block_bytes(), layout};
-  }
+  Bench(const ModelShape& shape, std::string only)
+      : step_(shape), model_(&step_.model()), view_(step_.kv()), only_(std::move(only)) {}
   CausalLm& model() { return *model_; }
-  PagePool* pages() { return pages_.get(); }
+  PagePool* pages() { return step_.pages(); }
 
   void Run(const Case& c, int steps, double read_bytes_per_us) {
     if (c.name.find(only_) == std::string::npos) return;
@@ -233,13 +101,13 @@ class Bench final {
     untouched.Resize(1);
     SlotSeam nothing(untouched);
     TimedSeam seam(c.adapters == nullptr ? &nothing : &slots);
-    ModelExecutor executor(model_.get(), view_, &seam);
+    ModelExecutor executor(model_, view_, &seam);
     const std::vector<int32_t> ids(static_cast<size_t>(c.tokens), 7);
     SamplingOptions greedy;
     greedy.temperature = 0;
     std::vector<ExecRow> rows(static_cast<size_t>(c.sequences));
     const int64_t blocks = (c.context + c.tokens + kKvBlockTokens - 1) / kKvBlockTokens;
-    LORAD_CHECK_LE(blocks * c.sequences, kBlocks);
+    LORAD_CHECK_LE(blocks * c.sequences, StepModel::kBlocks);
     int64_t bytes =
         model_->weight_bytes() + c.sequences * c.context * model_->kv_layout().block_bytes() / kKvBlockTokens;
     for (int64_t s = 0; s < c.sequences; ++s) {
@@ -275,14 +143,10 @@ class Bench final {
   }
 
  private:
-  static constexpr int64_t kBlocks = 640;
-  static constexpr int64_t kPoolBytes = int64_t{4} << 30;
-  ModelFolder folder_;
+  StepModel step_;
+  CausalLm* const model_;
+  const KvView& view_;
   const std::string only_;  // cases whose names have it
-  std::unique_ptr<CausalLm> model_;
-  std::unique_ptr<PagePool> pages_;
-  PageRun kv_;
-  KvView view_;
 };
 
 // Bytes per us that all threads read together, from memory.
@@ -310,9 +174,8 @@ int main(int argc, char** argv) {
   using lorad::Site;
   const std::string name = argc > 1 ? argv[1] : "smollm";
   const int steps = argc > 2 ? std::atoi(argv[2]) : 30;
-  const auto* shape =
-      std::find_if(std::begin(kShapes), std::end(kShapes), [&](const auto& s) { return s.name == name; });
-  if (shape == std::end(kShapes) || steps < 1) {
+  const ModelShape* shape = FindModelShape(name);
+  if (shape == nullptr || steps < 1) {
     std::fprintf(stderr, "step_bench [smollm|tinyllama] [steps] [part of a case's name]\n");
     return 2;
   }
@@ -321,9 +184,12 @@ int main(int argc, char** argv) {
   const std::vector<Site> attention = {Site::kQProj, Site::kKProj, Site::kVProj, Site::kOProj};
   std::vector<Site> linears = attention;
   linears.insert(linears.end(), {Site::kGateProj, Site::kUpProj, Site::kDownProj});
-  Adapters rank8(bench.model().base_shape(), attention, std::vector<int32_t>(16, 8), bench.pages());
-  Adapters mixed(bench.model().base_shape(), linears, {8, 16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64, 8, 16, 32, 64},
-                 bench.pages());
+  StepAdapters rank8(bench.model().base_shape(), bench.pages());
+  StepAdapters mixed(bench.model().base_shape(), bench.pages());
+  for (int i = 0; i < 16; ++i) {
+    rank8.AddLora(attention, 8);
+    mixed.AddLora(linears, 8 << (i % 4));
+  }
   const double bandwidth = ReadBandwidth();
   std::printf("%s, bf16, %d threads, reads %.1f GB/s\n", shape->name, lorad::cpu::ComputeThreads(), bandwidth / 1e3);
   for (const int64_t batch : {1, 4, 16}) {

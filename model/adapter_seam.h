@@ -34,6 +34,7 @@ struct RoutedRows {
   std::vector<int32_t> rows;       // [Q], the routed rows, ascending
   std::vector<int32_t> row_pairs;  // [Q, k], by ascending expert; -1 behind a row's last
   std::vector<float> weights;      // [Q, k]
+  bool scales_down = false;        // an adapter multiplies down's base too (DoRA beside experts): it is no plain sum
   struct OtherActivation {
     int32_t first_pair, end_pair;
     Activation activation;

@@ -1,14 +1,9 @@
 #include "model/safetensors_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "model/base/file_error.h"
+#include "model/base/output_file.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -16,18 +11,6 @@ namespace lorad {
 namespace {
 
 constexpr size_t kAlignmentBytes = 64;
-
-absl::Status WriteAll(int fd, const void* data, size_t size, const std::string& path) {
-  const char* at = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t n = ::write(fd, at, size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return FileError("write", path, errno);
-    at += n;
-    size -= static_cast<size_t>(n);
-  }
-  return absl::OkStatus();
-}
 
 absl::StatusOr<std::string> HeaderText(absl::Span<const TensorToWrite> tensors,
                                        const std::map<std::string, std::string>& metadata) {
@@ -52,22 +35,21 @@ absl::StatusOr<std::string> HeaderText(absl::Span<const TensorToWrite> tensors,
   return text;
 }
 
-absl::Status WriteParts(int fd, const std::string& header, absl::Span<const TensorToWrite> tensors,
-                        const std::string& path, const TensorMaker& make) {
-  unsigned char length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(static_cast<uint64_t>(header.size()) >> (8 * i));
-  RETURN_IF_ERROR(WriteAll(fd, length, sizeof(length), path));
-  RETURN_IF_ERROR(WriteAll(fd, header.data(), header.size(), path));
+absl::Status WriteParts(const std::string& header, absl::Span<const TensorToWrite> tensors, const TensorMaker& make,
+                        OutputFile* file) {
+  std::byte length[8];
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<std::byte>(static_cast<uint64_t>(header.size()) >> (8 * i));
+  RETURN_IF_ERROR(file->Write(length));
+  RETURN_IF_ERROR(file->Write(header));
   for (const TensorToWrite& tensor : tensors) {
     ASSIGN_OR_RETURN(const absl::Span<const std::byte> bytes, make(tensor));
     if (static_cast<int64_t>(bytes.size()) != tensor.size_bytes()) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", Printable(tensor.name), ": shape ",
                                                      ShapeText(tensor.shape), "; bytes: ", bytes.size()));
     }
-    RETURN_IF_ERROR(WriteAll(fd, bytes.data(), bytes.size(), path));
+    RETURN_IF_ERROR(file->Write(bytes));
   }
-  if (::fsync(fd) != 0) return FileError("sync", path, errno);
-  return absl::OkStatus();
+  return file->Finish();
 }
 
 }  // namespace
@@ -93,13 +75,8 @@ absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorTo
 absl::Status WriteSafetensors(const std::string& path, absl::Span<const TensorToWrite> tensors,
                               const std::map<std::string, std::string>& metadata, const TensorMaker& make) {
   ASSIGN_OR_RETURN(const std::string header, HeaderText(tensors, metadata));
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return FileError("create", path, errno);
-  absl::Status status = WriteParts(fd, header, tensors, path, make);
-  if (::close(fd) != 0 && status.ok()) {
-    status = FileError("close", path, errno);
-  }
-  return status;
+  ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
+  return WriteParts(header, tensors, make, &file);
 }
 
 }  // namespace lorad

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "adapters/expert_load.h"
 #include "adapters/state.h"
 
 namespace lorad {
@@ -23,7 +25,8 @@ struct AdapterInfo {
   int64_t running_requests = 0;
   int64_t waiting_requests = 0;
   std::vector<std::string> warnings;
-  std::string error;  // state kFailed: why
+  std::string error;                              // state kFailed: why
+  std::shared_ptr<const ExpertLoad> expert_load;  // of a routed adapter, else null; goes on counting
 };
 
 }  // namespace lorad

@@ -54,6 +54,7 @@ struct AdapterVersion {
 
   std::shared_ptr<const AdapterImage> image;  // phases kStaged and kPacking
   PackedLayout layout;
+  std::shared_ptr<ExpertLoad> expert_load;  // of a routed adapter: over all its stays in the pool
   PrefixTrees prefixes;            // KV blocks of this content, once known: they go with the last version that has it
   AdapterReservation reservation;  // phase kPacking: a loader writes into it, so it stays until that ends
 

@@ -78,6 +78,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->num_labels = image.num_labels;
   version->invocation_tokens = image.invocation_tokens;
   version->replaced = ReplacedTensors(image);
+  if (first) version->expert_load = ExpertLoadFor(image);
   version->bytes = event.layout.total_bytes;
   version->pages = state->parts.pages->PagesFor(version->bytes);
   version->image = std::move(event.image);
@@ -118,7 +119,7 @@ void OnPacked(AdapterVersion* version, SchedulerState* state) {
   LORAD_CHECK(version->phase == WantedPhase::kPacking);
   AdapterPool* const pool = state->parts.adapters;
   version->DropImage();
-  pool->Commit(std::move(version->reservation));
+  pool->Commit(std::move(version->reservation), version->expert_load);
   version->reservation = AdapterReservation();
   version->phase = WantedPhase::kResident;
   pool->SetPinned(version->id, version->pinned);

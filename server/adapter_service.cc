@@ -126,6 +126,7 @@ absl::Status FindAdapter(const AdapterListing& listing, const std::string& name,
   }
   if (best != nullptr) {
     *response = ToProto(*best);
+    PutExpertLoad(*best, response);
     return absl::OkStatus();
   }
   return absl::NotFoundError(absl::StrCat("adapter: ", name, "; limit: a known name; load it first"));

@@ -263,6 +263,14 @@ v1::Adapter ToProto(const AdapterInfo& info) {
   return out;
 }
 
+void PutExpertLoad(const AdapterInfo& info, v1::Adapter* out) {
+  for (int64_t layer = 0; info.expert_load != nullptr && layer < info.expert_load->layers(); ++layer) {
+    v1::ExpertLoad* const load = out->add_expert_load();
+    load->set_layer(static_cast<uint32_t>(layer));
+    for (const int64_t rows : info.expert_load->Rows(layer)) load->add_tokens(static_cast<uint64_t>(rows));
+  }
+}
+
 v1::ModelInfo ToProto(const ModelFacts& facts) {
   v1::ModelInfo out;
   out.set_name(facts.name);

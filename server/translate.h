@@ -47,7 +47,8 @@ absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::Repeat
 
 // A message too long for gRPC's trailing metadata is cut.
 grpc::Status ToGrpc(const absl::Status& status);
-v1::Adapter ToProto(const AdapterInfo& info);
+v1::Adapter ToProto(const AdapterInfo& info);  // without expert_load, which is long
+void PutExpertLoad(const AdapterInfo& info, v1::Adapter* out);
 v1::ModelInfo ToProto(const ModelFacts& facts);
 v1::FinishReason ToProto(FinishReason reason);
 v1::Usage ToProto(const Usage& usage);

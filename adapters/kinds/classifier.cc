@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/float_convert.h"
+#include "adapters/kinds/moe_names.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 
@@ -18,7 +19,7 @@ constexpr int64_t kMostLabels = 65'536;
 
 bool IsClassifier(std::string_view name) {
   constexpr std::string_view kPrefix = "base_model.model.";
-  if (name == "classifier") return true;  // MoE-PEFT's
+  if (name == kMoeClassifier) return true;
   if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
   return std::any_of(std::begin(kModules), std::end(kModules),
                      [&](const char* module) { return name == absl::StrCat(module, ".weight"); });

@@ -4,11 +4,13 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "adapters/base_tables.h"
 #include "adapters/image.h"
 #include "model/base/file_source.h"
+#include "model/base/new_folder.h"
 #include "model/sites.h"
 
 namespace lorad {
@@ -22,7 +24,7 @@ struct AdapterReadOptions {
   int64_t max_pool_bytes = 0;        // a larger adapter, as it would lie in the pool, is refused unread; 0: no limit
 };
 
-// A kind of adapter: a reader (and, later, a writer) of folders, nothing else. kinds/table.cc lists them.
+// A kind of adapter: a reader and a writer of folders, nothing else. kinds/table.cc lists them.
 struct AdapterKind {
   const char* name;
   // Whether adapter_config.json is of this kind. Exactly one kind recognises a config, or it is refused by name.
@@ -32,6 +34,10 @@ struct AdapterKind {
   // contradictory files.
   absl::StatusOr<AdapterImage> (*read)(const std::string& dir, const AdapterConfigJson& config, const BaseShape& base,
                                        FileSource& files, const AdapterReadOptions& options);
+  // Writes what `read` gave for this base into `folder`, in the format it came from: the programs of that format read
+  // it, reading it gives the image again, digest included, and the same image gives the same bytes.
+  absl::Status (*write)(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
+                        const NewFolder& folder);
 };
 
 absl::Span<const AdapterKind> AdapterKinds();
@@ -43,5 +49,9 @@ absl::StatusOr<AdapterConfigJson> ReadAdapterConfig(const std::string& dir, File
 // Reads adapter_config.json of `dir`, picks the kind and reads the folder. NotFound: no such folder or no config.
 absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape& base, FileSource& files,
                                          const AdapterReadOptions& options = {});
+
+// Writes an image that ReadAdapter gave for `base`, by its kind. `folder` is not published.
+absl::Status WriteAdapter(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
+                          const NewFolder& folder);
 
 }  // namespace lorad

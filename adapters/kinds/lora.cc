@@ -47,6 +47,9 @@ const FileTensor* FileTensorOf(const ModuleTensors& module, const SlotPart& part
   return IsNorm(site) ? nullptr : module.*part.from;
 }
 
+// A table or norm that is the base's own.
+bool ChangesNothing(const ImageSlot& slot) { return slot.rank == 0 && !slot.bias.present() && !slot.rows.present(); }
+
 // What is applied, whatever the file's prefixes and the config's way of saying it.
 void AddToDigest(const std::string& path, const ImageSlot& slot, Sha256* digest) {
   for (const SlotPart& part : kSlotParts) {
@@ -101,6 +104,7 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements&
     if (const auto replaced = replacements.find(path); replaced != replacements.end()) {
       slot.rows.shape = {replaced->second.rows, replaced->second.width};
       slot.row_ids = replaced->second.ids;
+      slot.whole_module = replaced->second.whole_module;
     }
     slots.push_back(std::move(slot));
   }
@@ -222,15 +226,13 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     RETURN_IF_ERROR(AddInitialPair(absl::StrCat(index.path, ": ", path), config.init, module.table != nullptr,
                                    base.tied_embeddings, options, &slot));
     RETURN_IF_ERROR(AddFromBase(absl::StrCat(index.path, ": ", path), options, &slot));
-    AddToDigest(path, slot, &digest);
+    if (!ChangesNothing(slot)) AddToDigest(path, slot, &digest);
     if (slot.magnitude.present()) image.kind = "dora";
     if (slot.rank == 0) continue;
     image.rank_min = std::min(image.rank_min, slot.rank);
     image.rank_max = std::max(image.rank_max, slot.rank);
   }
-  std::erase_if(slots, [](const ImageSlot& slot) {  // tables that are the base's own
-    return slot.rank == 0 && !slot.bias.present() && !slot.rows.present();
-  });
+  std::erase_if(slots, &ChangesNothing);
   image.slots = std::move(slots);
   if (!image.invocation_tokens.empty()) digest.Update("invocation");
   for (const int32_t token : image.invocation_tokens) digest.UpdateInt(token);
@@ -276,13 +278,40 @@ bool HasMagnitudes(const SafetensorsIndex& index) {
 
 }  // namespace
 
-bool RecognisesLora(const AdapterConfigJson& config) {
+bool IsLoraConfig(const AdapterConfigJson& config) {
   const auto routing = config.find("routing_strategy");
   if (routing != config.end() && !routing->is_null()) return false;
   const auto type = config.find("peft_type");
   // MoE-PEFT's plain LoRA may leave the type out.
   return type == config.end() || type->is_null() ? config.contains("r") : *type == "LORA";
 }
+
+bool RecognisesMoePeftLora(const AdapterConfigJson& config) {
+  constexpr std::string_view kKeys[] = {"peft_type",
+                                        "r",
+                                        "lora_alpha",
+                                        "lora_dropout",
+                                        "lora_init",
+                                        "use_dora",
+                                        "use_rslora",
+                                        "target_modules",
+                                        "bias",
+                                        "name",
+                                        "task_name",
+                                        "task_type",
+                                        "base_model_name_or_path"};
+  if (!IsLoraConfig(config)) return false;
+  const auto targets = config.find("target_modules");
+  if (targets == config.end() || !targets->is_structured()) return false;
+  const auto is_known = [&](const auto& item) {
+    return std::find(std::begin(kKeys), std::end(kKeys), item.key()) != std::end(kKeys);
+  };
+  const auto items = config.items();
+  const auto bias = config.find("bias");
+  return std::all_of(items.begin(), items.end(), is_known) && (bias == config.end() || *bias == "none");
+}
+
+bool RecognisesLora(const AdapterConfigJson& config) { return IsLoraConfig(config) && !RecognisesMoePeftLora(config); }
 
 absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfigJson& json, const BaseShape& base,
                                       FileSource& files, const AdapterReadOptions& options) {

@@ -1,39 +1,212 @@
 #include "adapters/kinds/lora_writer.h"
 
-#include <algorithm>
+#include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
-#include <set>
-#include <string>
+#include <memory>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/kinds/peft_facts.h"
+#include "adapters/kinds/peft_experts.h"
+#include "adapters/kinds/peft_targets.h"
 #include "model/base/status_macros.h"
-#include "model/safetensors_writer.h"
 
 namespace lorad {
 namespace {
 
-using Slots = std::map<std::string, const ImageSlot*>;  // by the module's path
+using Place = std::pair<Site, int32_t>;  // with the layer
 
-Slots SlotsByPath(const AdapterImage& image, const BaseShape& base) {
-  Slots slots;
-  for (const ImageSlot& slot : image.slots) {
-    slots[absl::StrReplaceAll(base.Find(slot.site)->module_path, {{"{}", absl::StrCat(slot.layer)}})] = &slot;
+constexpr char kPrefix[] = "base_model.model.";
+constexpr char kClassifier[] = "score";
+
+class Writer final {
+ public:
+  Writer(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables)
+      : image_(image), base_(base), base_tables_(base_tables), modules_(AllModules(base)) {
+    for (const ImageSlot& slot : image.slots) slots_[{slot.site, slot.layer}] = &slot;
   }
-  return slots;
+
+  absl::Status Collect() {
+    facts_.bias = BiasOfAll();
+    facts_.invocation_tokens = image_.invocation_tokens;
+    for (const ImageSlot& slot : image_.slots) RETURN_IF_ERROR(AddSlot(slot));
+    return facts_.bias == PeftBias::kAll ? AddOtherNormBiases() : absl::OkStatus();
+  }
+
+  absl::Status Write(const NewFolder& folder) {
+    RETURN_IF_ERROR(
+        WriteSafetensors(folder.PathOf("adapter_model.safetensors"), ToWrite(&tensors_), {{"format", "pt"}}));
+    return folder.Write("adapter_config.json", ConfigTextOf(facts_));
+  }
+
+ private:
+  const ImageSlot* Find(Site site, int32_t layer) const {
+    const auto found = slots_.find({site, layer});
+    return found == slots_.end() ? nullptr : found->second;
+  }
+
+  void Add(const std::string& path, const char* ending, HostTensor tensor) {
+    tensors_.push_back({absl::StrCat(kPrefix, path, ending), std::move(tensor)});
+  }
+
+  // "all" is every bias of the base, those of norms too; "lora_only" those of the modules with LoRA.
+  PeftBias BiasOfAll() const {
+    bool every_linear = true, targeted = false, others = false;
+    for (const auto& [path, module] : modules_) {
+      const bool has_classifier = image_.num_labels > 0 && module.shape->site == Site::kLmHead;
+      if (!module.shape->has_bias || has_classifier) continue;
+      const ImageSlot* slot = Find(module.shape->site, module.layer);
+      if (IsNorm(module.shape->site)) {
+        others |= slot != nullptr;
+        continue;
+      }
+      const bool has = slot != nullptr && slot->bias.present();
+      every_linear &= has;
+      targeted |= has && slot->rank > 0;
+      others |= has && slot->rank == 0;
+    }
+    if (every_linear && others) return PeftBias::kAll;
+    return targeted ? PeftBias::kLoraOnly : PeftBias::kNone;
+  }
+
+  absl::Status AddSlot(const ImageSlot& slot) {
+    const SiteShape& shape = *base_.Find(slot.site);
+    const std::string module = ModulePathOf(shape, slot.layer);
+    if (IsNorm(slot.site)) return AddNorm(module, slot);
+    if (image_.num_labels > 0 && slot.site == Site::kLmHead) {
+      Add(kClassifier, ".weight", slot.rows);
+      facts_.saved.insert(kClassifier);
+      facts_.classifies = true;
+      return absl::OkStatus();
+    }
+    if (shape.parameter.empty()) {
+      AddPeftTensors(absl::StrCat(kPrefix, module), slot, &tensors_);
+      if (slot.rank > 0) facts_.modules.insert(module);
+      PutRank(module, slot);
+      facts_.dora |= slot.magnitude.present();
+      facts_.lora_bias |= slot.delta_bias.present();
+    } else {
+      AddParameter(module, shape, slot);
+    }
+    // A bias alone, where not every one is replaced, is of a module that was saved.
+    const bool lone_bias = slot.rank == 0 && !slot.rows.present() && facts_.bias != PeftBias::kAll;
+    if (slot.whole_module || lone_bias) return AddWholeModule(module, slot);
+    if (slot.rows.present()) AddTokens(module, slot);
+    return absl::OkStatus();
+  }
+
+  void PutRank(const std::string& name, const ImageSlot& slot) {
+    if (slot.rank == 0) return;
+    facts_.ranks[name] = slot.rank;
+    facts_.alphas[name] = static_cast<double>(slot.scale) * slot.rank;  // exact, and divided by the rank exact again
+  }
+
+  // Of two parameters of one module, PEFT wraps the first one first.
+  void AddParameter(const std::string& module, const SiteShape& shape, const ImageSlot& slot) {
+    bool wrapped = false;
+    for (const SiteShape* other = &shape + 1; other != base_.sites.data() + base_.sites.size(); ++other) {
+      wrapped |= other->module_path == shape.module_path && Find(other->site, slot.layer) != nullptr;
+    }
+    const std::string path = absl::StrCat(module, wrapped ? ".base_layer" : "");
+    Add(path, ".lora_A.weight", slot.a);
+    // The order in which experts take turns, from that in which they follow each other: the same transposition.
+    Add(path, ".lora_B.weight", slot.experts > 1 ? ExpertsOneAfterTheOther(slot.b, slot.rank) : slot.b);
+    const std::string parameter = absl::StrCat(module, ".", shape.parameter);
+    facts_.parameters.insert(parameter);
+    PutRank(parameter, slot);
+  }
+
+  absl::StatusOr<BaseTable> TableOf(Site site, int32_t layer, bool bias = false) const {
+    if (base_tables_ != nullptr) return base_tables_({.site = site, .layer = layer, .bias = bias});
+    return absl::UnimplementedError(
+        absl::StrCat(std::string(Name(site)), ": written whole, and the base's tables are not at hand"));
+  }
+
+  absl::Status AddWholeModule(const std::string& module, const ImageSlot& slot) {
+    HostTensor whole = slot.rows;
+    if (!slot.row_ids.empty() || !slot.rows.present()) {
+      ASSIGN_OR_RETURN(const BaseTable table, TableOf(slot.site, slot.layer));
+      whole = WithRows(table, slot);
+    }
+    Add(module, slot.rank > 0 ? ".base_layer.weight" : ".weight", std::move(whole));
+    if (slot.rank == 0) facts_.saved.insert(module);
+    return absl::OkStatus();
+  }
+
+  static HostTensor WithRows(const BaseTable& table, const ImageSlot& slot) {
+    HostTensor whole = CopyOf(table, slot.rows.present() ? slot.rows.dtype : table.dtype);
+    auto bytes = std::make_shared<std::vector<std::byte>>(*whole.bytes);
+    const auto row_bytes = static_cast<size_t>(table.columns * SizeBytes(whole.dtype));
+    for (size_t i = 0; i < slot.row_ids.size(); ++i) {
+      std::memcpy(bytes->data() + static_cast<size_t>(slot.row_ids[i]) * row_bytes, slot.rows.data() + i * row_bytes,
+                  row_bytes);
+    }
+    whole.bytes = std::move(bytes);
+    return whole;
+  }
+
+  void AddTokens(const std::string& module, const ImageSlot& slot) {
+    if (slot.site == Site::kLmHead && IsTied(slot)) return;
+    Add(module, ".token_adapter.trainable_tokens_delta", slot.rows);
+    facts_.tokens[module] = slot.row_ids;
+  }
+
+  // PEFT gives a tied head the embedding's tokens.
+  bool IsTied(const ImageSlot& head) const {
+    const ImageSlot* embedding = base_.tied_embeddings ? Find(Site::kEmbedTokens, -1) : nullptr;
+    return embedding != nullptr && !embedding->whole_module && embedding->row_ids == head.row_ids &&
+           embedding->rows.dtype == head.rows.dtype &&
+           std::memcmp(embedding->rows.data(), head.rows.data(),
+                       static_cast<size_t>(head.rows.elements() * SizeBytes(head.rows.dtype))) == 0;
+  }
+
+  absl::Status AddNorm(const std::string& module, const ImageSlot& slot) {
+    const auto row = [&](int64_t i) {
+      HostTensor vector = RowsOf(slot.rows, i, 1);
+      vector.shape = {slot.rows.shape[1]};
+      return vector;
+    };
+    if (slot.rows.shape[0] > 1) Add(module, ".bias", row(1));
+    if (facts_.bias == PeftBias::kAll) {
+      ASSIGN_OR_RETURN(const BaseTable of_base, TableOf(slot.site, slot.layer));
+      const HostTensor weight = CopyOf(of_base, slot.rows.dtype);
+      const auto bytes = static_cast<size_t>(weight.elements() * SizeBytes(weight.dtype));
+      if (std::memcmp(weight.data(), slot.rows.data(), bytes) == 0) return absl::OkStatus();
+    }
+    Add(module, ".weight", row(0));
+    facts_.saved.insert(module);
+    return absl::OkStatus();
+  }
+
+  absl::Status AddOtherNormBiases() {
+    for (const auto& [path, module] : modules_) {
+      const SiteShape& shape = *module.shape;
+      if (!IsNorm(shape.site) || !shape.has_bias || Find(shape.site, module.layer) != nullptr) continue;
+      ASSIGN_OR_RETURN(const BaseTable bias, TableOf(shape.site, module.layer, /*bias=*/true));
+      Add(path, ".bias", CopyOf(bias, bias.dtype));
+    }
+    return absl::OkStatus();
+  }
+
+  const AdapterImage& image_;
+  const BaseShape& base_;
+  const BaseTables& base_tables_;
+  const std::map<std::string, TargetedModule> modules_;
+  std::map<Place, const ImageSlot*> slots_;
+  std::vector<NamedTensor> tensors_;
+  PeftFacts facts_;
+};
+
+}  // namespace
+
+std::string ModulePathOf(const SiteShape& shape, int32_t layer) {
+  return absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}});
 }
 
-void AddTensors(const std::string& path, const ImageSlot& slot, std::vector<TensorToWrite>* tensors) {
+void AddPeftTensors(const std::string& path, const ImageSlot& slot, std::vector<NamedTensor>* tensors) {
   const auto add = [&](const char* ending, const HostTensor& tensor) {
-    if (!tensor.present()) return;
-    const auto bytes = static_cast<size_t>(tensor.elements() * SizeBytes(tensor.dtype));
-    tensors->push_back({.name = absl::StrCat("base_model.model.", path, ending),
-                        .dtype = tensor.dtype,
-                        .shape = tensor.shape,
-                        .bytes = {tensor.data(), bytes}});
+    if (tensor.present()) tensors->push_back({absl::StrCat(path, ending), tensor});
   };
   const bool embedding = slot.site == Site::kEmbedTokens;
   add(embedding ? ".lora_embedding_A" : ".lora_A.weight", slot.a);
@@ -43,80 +216,14 @@ void AddTensors(const std::string& path, const ImageSlot& slot, std::vector<Tens
   add(slot.rank > 0 ? ".base_layer.bias" : ".bias", slot.bias);
 }
 
-// The value that most modules have, so that patterns name the fewest.
-template <typename T>
-T MostCommon(const std::map<std::string, T>& values) {
-  std::map<T, int64_t> counts;
-  for (const auto& [path, value] : values) ++counts[value];
-  const auto most =
-      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most == counts.end() ? T(1) : most->first;
-}
-
-template <typename T>
-nlohmann::ordered_json PatternOf(const std::map<std::string, T>& values, T common) {
-  nlohmann::ordered_json pattern = nlohmann::ordered_json::object();
-  for (const auto& [path, value] : values) {
-    if (value != common) pattern[path] = value;
-  }
-  return pattern;
-}
-
-nlohmann::ordered_json ConfigOf(const Slots& slots) {
-  std::map<std::string, int64_t> ranks;
-  std::map<std::string, double> alphas;
-  std::vector<std::string> targets;
-  bool dora = false, lora_bias = false, bias = false, untargeted_bias = false;
-  for (const auto& [path, slot] : slots) {
-    bias |= slot->bias.present();
-    untargeted_bias |= slot->bias.present() && slot->rank == 0;
-    if (slot->rank == 0) continue;
-    targets.push_back(path);
-    ranks[path] = slot->rank;
-    alphas[path] = static_cast<double>(slot->scale) * slot->rank;  // exact, and divided by the rank exact again
-    dora |= slot->magnitude.present();
-    lora_bias |= slot->delta_bias.present();
-  }
-  const int64_t rank = MostCommon(ranks);
-  const double alpha = MostCommon(alphas);
-  return {{"alpha_pattern", PatternOf(alphas, alpha)},
-          {"base_model_name_or_path", nullptr},
-          {"bias", untargeted_bias ? "all"
-                   : bias          ? "lora_only"
-                                   : "none"},
-          {"fan_in_fan_out", false},
-          {"inference_mode", true},
-          {"init_lora_weights", true},
-          {"lora_alpha", alpha},
-          {"lora_bias", lora_bias},
-          {"lora_dropout", 0.0},
-          {"peft_type", "LORA"},
-          {"r", rank},
-          {"rank_pattern", PatternOf(ranks, rank)},
-          {"target_modules", targets},
-          {"task_type", "CAUSAL_LM"},
-          {"use_dora", dora},
-          {"use_rslora", false}};
-}
-
-}  // namespace
-
-absl::Status WriteLora(const AdapterImage& image, const BaseShape& base, const NewFolder& folder) {
+absl::Status WriteLora(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
+                       const NewFolder& folder) {
   if (image.kind != "lora" && image.kind != "dora" && image.kind != "alora") {
     return absl::UnimplementedError(absl::StrCat("adapter kind: ", image.kind, "; PEFT's LoRA folders cannot hold it"));
   }
-  for (const ImageSlot& slot : image.slots) {
-    if (!slot.rows.present() && slot.experts == 1 && base.Find(slot.site)->parameter.empty()) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        std::string(Name(slot.site)), ": writing replaced weights or LoRA on bare parameters is not supported"));
-  }
-  const Slots slots = SlotsByPath(image, base);
-  std::vector<TensorToWrite> tensors;
-  for (const auto& [path, slot] : slots) AddTensors(path, *slot, &tensors);
-  RETURN_IF_ERROR(WriteSafetensors(folder.PathOf("adapter_model.safetensors"), tensors, {{"format", "pt"}}));
-  nlohmann::ordered_json config = ConfigOf(slots);
-  if (!image.invocation_tokens.empty()) config["alora_invocation_tokens"] = image.invocation_tokens;
-  return folder.Write("adapter_config.json", config.dump(2) + "\n");
+  Writer writer(image, base, base_tables);
+  RETURN_IF_ERROR(writer.Collect());
+  return writer.Write(folder);
 }
 
 }  // namespace lorad

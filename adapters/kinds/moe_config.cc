@@ -27,18 +27,12 @@ constexpr absl::string_view kKnownKeys[] = {
     "lora_dropout", "lora_init", "router_loss", "router_aux_loss_coef", "router_init_range", "router_z_loss_coef",
     "jitter_noise", "ffn_dropout", "sparse_step", "name", "task_name", "task_type", "base_model_name_or_path"};
 
-struct Strategy {
-  absl::string_view written;
-  MoeKind kind;
-  const char* name;
-  const char* prefix;
-};
-constexpr Strategy kStrategies[] = {{"mixlora", MoeKind::kMixLora, "mixlora", "mixlora"},
-                                    {"mixtral", MoeKind::kMixLora, "mixlora", "mixlora"},
-                                    {"mixlora-dynamic", MoeKind::kMixLora, "mixlora-dynamic", "mixlora"},
-                                    {"mixlora-switch", MoeKind::kMixLora, "mixlora-switch", "mixlora"},
-                                    {"loramoe", MoeKind::kLoraMoe, "loramoe", "loramoe"},
-                                    {"mola", MoeKind::kMola, "mola", "mola"}};
+constexpr MoeStrategy kStrategies[] = {{"mixlora", MoeKind::kMixLora, "mixlora", "mixlora"},
+                                       {"mixtral", MoeKind::kMixLora, "mixlora", "mixlora"},
+                                       {"mixlora-dynamic", MoeKind::kMixLora, "mixlora-dynamic", "mixlora"},
+                                       {"mixlora-switch", MoeKind::kMixLora, "mixlora-switch", "mixlora"},
+                                       {"loramoe", MoeKind::kLoraMoe, "loramoe", "loramoe"},
+                                       {"mola", MoeKind::kMola, "mola", "mola"}};
 
 const Json* FindSet(const Json& json, absl::string_view key) {
   const auto found = json.find(std::string(key));
@@ -205,7 +199,23 @@ absl::Status CheckKeys(const Json& json) {
   return absl::OkStatus();
 }
 
-const char* TypeOf(MoeKind kind) {
+// peft_type decides, routing_strategy where it is absent; those of LORAMOE and MOLA may leave the strategy out.
+absl::StatusOr<MoeStrategy> FindStrategy(const Json& json) {
+  ASSIGN_OR_RETURN(const std::string type, Text(json, "peft_type"));
+  ASSIGN_OR_RETURN(const std::string written, Text(json, "routing_strategy"));
+  for (const MoeStrategy& strategy : kStrategies) {
+    const bool types_agree = type.empty() || type == MoePeftType(strategy.kind);
+    const bool may_be_absent = strategy.kind != MoeKind::kMixLora && !type.empty();
+    if (types_agree && (written == strategy.written || (written.empty() && may_be_absent))) return strategy;
+  }
+  const auto said = json.find("routing_strategy");
+  return absl::InvalidArgumentError(absl::StrCat(Said("routing_strategy", said == json.end() ? Json() : *said),
+                                                 "not one of peft_type: ", Printable(type)));
+}
+
+}  // namespace
+
+const char* MoePeftType(MoeKind kind) {
   switch (kind) {
     case MoeKind::kMixLora:
       return "MIXLORA";
@@ -217,21 +227,11 @@ const char* TypeOf(MoeKind kind) {
   return "";
 }
 
-// peft_type decides, routing_strategy where it is absent; those of LORAMOE and MOLA may leave the strategy out.
-absl::StatusOr<Strategy> FindStrategy(const Json& json) {
-  ASSIGN_OR_RETURN(const std::string type, Text(json, "peft_type"));
-  ASSIGN_OR_RETURN(const std::string written, Text(json, "routing_strategy"));
-  for (const Strategy& strategy : kStrategies) {
-    const bool types_agree = type.empty() || type == TypeOf(strategy.kind);
-    const bool may_be_absent = strategy.kind != MoeKind::kMixLora && !type.empty();
-    if (types_agree && (written == strategy.written || (written.empty() && may_be_absent))) return strategy;
-  }
-  const auto said = json.find("routing_strategy");
-  return absl::InvalidArgumentError(absl::StrCat(Said("routing_strategy", said == json.end() ? Json() : *said),
-                                                 "not one of peft_type: ", Printable(type)));
+const MoeStrategy* FindMoeStrategy(absl::string_view name) {
+  const auto* found = std::find_if(std::begin(kStrategies), std::end(kStrategies),
+                                   [&](const MoeStrategy& strategy) { return strategy.written == name; });
+  return found == std::end(kStrategies) ? nullptr : found;
 }
-
-}  // namespace
 
 bool IsMoeConfig(const Json& json) {
   const auto is = [&](const char* key, absl::string_view value) {
@@ -239,14 +239,14 @@ bool IsMoeConfig(const Json& json) {
     return found != nullptr && found->is_string() && found->get_ref<const std::string&>() == value;
   };
   const bool typed = FindSet(json, "peft_type") != nullptr;
-  return std::any_of(std::begin(kStrategies), std::end(kStrategies), [&](const Strategy& strategy) {
-    return typed ? is("peft_type", TypeOf(strategy.kind)) : is("routing_strategy", strategy.written);
+  return std::any_of(std::begin(kStrategies), std::end(kStrategies), [&](const MoeStrategy& strategy) {
+    return typed ? is("peft_type", MoePeftType(strategy.kind)) : is("routing_strategy", strategy.written);
   });
 }
 
 absl::StatusOr<MoeConfig> ParseMoeConfig(const Json& json) {
   RETURN_IF_ERROR(CheckKeys(json));
-  ASSIGN_OR_RETURN(const Strategy strategy, FindStrategy(json));
+  ASSIGN_OR_RETURN(const MoeStrategy strategy, FindStrategy(json));
   MoeConfig config;
   config.kind = strategy.kind;
   config.name = strategy.name;

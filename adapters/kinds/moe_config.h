@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/routing.h"
 
@@ -16,6 +17,16 @@ enum class MoeKind : uint8_t {
   kLoraMoe,  // one for each projection of the FFN, all experts weighted
   kMola,     // one for each projection, also of the attention; the best few experts
 };
+
+// A routing_strategy of adapter_config.json.
+struct MoeStrategy {
+  absl::string_view written;  // as the config says it
+  MoeKind kind;
+  const char* name;    // of today
+  const char* prefix;  // of the tensors' names
+};
+const MoeStrategy* FindMoeStrategy(absl::string_view written);  // nullptr: there is none
+const char* MoePeftType(MoeKind kind);                          // peft_type: "MIXLORA"
 
 // Rank and scale of a LoRA.
 struct MoeRank {

@@ -7,12 +7,11 @@
 #include <utility>
 #include <vector>
 
-#include <re2/re2.h>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/moe_config.h"
+#include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/peft_tensors.h"
 #include "adapters/kinds/tensor_reader.h"
 #include "model/base/sha256.h"
@@ -21,17 +20,6 @@
 
 namespace lorad {
 namespace {
-
-bool IsOfFfn(Site site) {
-  return site == Site::kGateProj || site == Site::kUpProj || site == Site::kDownProj || site == Site::kGateUpProj;
-}
-
-bool IsOfAttention(Site site) {
-  return site == Site::kQProj || site == Site::kKProj || site == Site::kVProj || site == Site::kOProj ||
-         site == Site::kQkvProj;
-}
-
-std::string LastName(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
 // Tensors of one place, by what they are. One pair, or one for each expert.
 struct Place {
@@ -57,8 +45,8 @@ class MoeReader final {
     if (!tensors_.empty()) {
       const FileTensor& left = *tensors_.begin()->second;
       return absl::InvalidArgumentError(absl::StrCat(
-          About(index_, left), left.first == "classifier" ? "a classifier's head; not supported yet"
-                                                          : "the base or adapter_config.json has no such place"));
+          About(index_, left), left.first == kMoeClassifier ? "a classifier's head; not supported yet"
+                                                            : "the base or adapter_config.json has no such place"));
     }
     return places;
   }
@@ -100,14 +88,13 @@ class MoeReader final {
     place.slot.site = Site::kFfn;
     place.slot.layer = layer;
     place.slot.experts = config_.experts;
-    RETURN_IF_ERROR(TakeRouter(absl::StrCat(config_.prefix, ".layers.", layer, ".mlp"), base_.hidden_size, &place));
+    RETURN_IF_ERROR(TakeRouter(MoeFfnPath(config_.prefix, layer), base_.hidden_size, &place));
     places->push_back(std::move(place));
     return absl::OkStatus();
   }
 
   absl::Status AddProjection(const SiteShape& shape, int32_t layer, std::vector<Place>* places) {
-    const bool of_ffn = IsOfFfn(shape.site);
-    const bool routed = of_ffn || config_.kind == MoeKind::kMola;
+    const bool routed = IsOfFfn(shape.site) || config_.kind == MoeKind::kMola;
     const MoeRank& rank = routed ? config_.expert : config_.lora;
     Place place;
     place.slot.site = shape.site;
@@ -115,8 +102,7 @@ class MoeReader final {
     place.slot.experts = routed ? config_.experts : 1;
     place.slot.rank = static_cast<int32_t>(rank.rank);
     place.slot.scale = rank.scale;
-    const std::string path =
-        absl::StrCat(config_.prefix, ".layers.", layer, of_ffn ? ".mlp." : ".self_attn.", LastName(shape.module_path));
+    const std::string path = MoeProjectionPath(config_.prefix, layer, shape);
     for (int32_t expert = 0; expert < place.slot.experts; ++expert) {
       const std::string pair = routed ? absl::StrCat(path, ".experts.", expert) : path;
       ASSIGN_OR_RETURN(const FileTensor* a, Take(pair + ".lora_A.weight", {rank.rank, shape.in_features}));
@@ -267,18 +253,6 @@ void AddRule(const RoutingRule& rule, Sha256* digest) {
 }
 
 }  // namespace
-
-std::string PresentMoeName(const std::string& name) {
-  static const RE2 router(R"((mixlora\.layers\.\d+)\.gate\.weight)");
-  static const RE2 expert(R"((mixlora\.layers\.\d+)\.experts\.(\d+)\.(\w+)_proj\.(lora_[AB]\.weight))");
-  std::string layer, number, projection, pair;
-  if (RE2::FullMatch(name, router, &layer)) return layer + ".mlp.moe_gate.weight";
-  if (!RE2::FullMatch(name, expert, &layer, &number, &projection, &pair)) return name;
-  for (const auto& [old, present] : {std::pair("w1", "gate"), std::pair("w2", "down"), std::pair("w3", "up")}) {
-    if (projection == old) projection = present;
-  }
-  return absl::StrCat(layer, ".mlp.", projection, "_proj.experts.", number, ".", pair);
-}
 
 absl::StatusOr<AdapterImage> ReadMoePeft(const std::string& dir, const AdapterConfigJson& json, const BaseShape& base,
                                          FileSource& files, const AdapterReadOptions& options) {

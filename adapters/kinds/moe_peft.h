@@ -13,7 +13,4 @@ namespace lorad {
 absl::StatusOr<AdapterImage> ReadMoePeft(const std::string& dir, const AdapterConfigJson& config, const BaseShape& base,
                                          FileSource& files, const AdapterReadOptions& options);
 
-// The name that a tensor has today: "mixlora.layers.0.gate.weight" -> "mixlora.layers.0.mlp.moe_gate.weight".
-std::string PresentMoeName(const std::string& name);
-
 }  // namespace lorad

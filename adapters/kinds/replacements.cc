@@ -120,7 +120,7 @@ class Finder final {
     ASSIGN_OR_RETURN(std::vector<int32_t> ids, TableComparison(files_, index_.path, entry, table).Run());
     if (ids.empty()) return absl::OkStatus();
     const auto rows = static_cast<int64_t>(ids.size());
-    Replacement replacement{.weight = &tensor, .width = table.columns, .rows = rows};
+    Replacement replacement{.weight = &tensor, .width = table.columns, .rows = rows, .whole_module = true};
     if (2 * rows > table.rows) {
       replacement.rows = table.rows;  // as a whole it needs no list
     } else {

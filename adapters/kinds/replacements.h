@@ -21,6 +21,7 @@ struct Replacement {
   int64_t width = 0;
   int64_t rows = 0;                     // of a norm: 1, or 2 with a bias
   std::vector<int32_t> ids = {};        // [rows] tokens, ascending; empty: 0..rows-1
+  bool whole_module = false;            // `weight` has all rows, also the base's
   std::vector<int64_t> in_weight = {};  // [rows], where `weight` has them; empty: in its order
 };
 using Replacements = std::map<std::string, Replacement>;  // by the module's path

@@ -4,7 +4,9 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/lora.h"
+#include "adapters/kinds/lora_writer.h"
 #include "adapters/kinds/moe_peft.h"
+#include "adapters/kinds/moe_peft_writer.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -19,8 +21,9 @@ constexpr int64_t kMaxNesting = 64;
 constexpr int64_t kMaxKeys = 16'384;
 
 constexpr AdapterKind kKinds[] = {
-    {.name = "lora", .recognises = &RecognisesLora, .read = &ReadLora},
-    {.name = "moe-peft", .recognises = &IsMoeConfig, .read = &ReadMoePeft},
+    {.name = "lora", .recognises = &RecognisesLora, .read = &ReadLora, .write = &WriteLora},
+    {.name = "moe-peft-lora", .recognises = &RecognisesMoePeftLora, .read = &ReadLora, .write = &WriteMoePeftLora},
+    {.name = "moe-peft", .recognises = &IsMoeConfig, .read = &ReadMoePeft, .write = &WriteMoePeft},
 };
 
 struct JsonExtent {
@@ -96,9 +99,20 @@ absl::StatusOr<AdapterImage> ReadAdapter(const std::string& dir, const BaseShape
                                          const AdapterReadOptions& options) {
   ASSIGN_OR_RETURN(const AdapterConfigJson config, ReadAdapterConfig(dir, files));
   for (const AdapterKind& kind : AdapterKinds()) {
-    if (kind.recognises(config)) return kind.read(dir, config, base, files, options);
+    if (!kind.recognises(config)) continue;
+    ASSIGN_OR_RETURN(AdapterImage image, kind.read(dir, config, base, files, options));
+    image.folder_kind = kind.name;
+    return image;
   }
   return RefuseByName(config);
+}
+
+absl::Status WriteAdapter(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
+                          const NewFolder& folder) {
+  for (const AdapterKind& kind : AdapterKinds()) {
+    if (image.folder_kind == kind.name) return kind.write(image, base, base_tables, folder);
+  }
+  return absl::UnimplementedError(absl::StrCat("adapter kind: ", image.kind, "; it came from no folder"));
 }
 
 }  // namespace lorad

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "adapters/expert_load.h"
 #include "adapters/ops/cpu/column_terms.h"
 #include "adapters/ops/cpu/expand_kernels.h"
 #include "adapters/ops/cpu_ops.h"
@@ -179,9 +180,11 @@ class Job final {
     const RoutingRule rule = {.choice = RoutingRule::Choice::kTopK, .top_k = w.router_top_k, .renormalise = true};
     std::vector<int32_t> chosen(static_cast<size_t>(w.router_top_k));
     std::vector<float> weights(chosen.size()), of_all(static_cast<size_t>(experts));
+    ExpertTally tally(experts);
     for (int64_t i = 0; i < block.rows; ++i) {
       ChooseExperts(rule, {logits + i * experts, static_cast<size_t>(experts)}, absl::MakeSpan(chosen),
                     absl::MakeSpan(weights));
+      tally.Count(chosen);
       std::fill(of_all.begin(), of_all.end(), 0.0f);
       for (size_t j = 0; j < chosen.size(); ++j) of_all[static_cast<size_t>(chosen[j])] = weights[j];
       float* value = h + i * block.sum_of_ranks + pair.first_rank;
@@ -189,6 +192,7 @@ class Job final {
         for (int32_t r = 0; r < w.rank; ++r) *value++ *= weight;
       }
     }
+    tally.AddTo(w.expert_rows);
   }
   const T* RowOfX(int64_t row) const {
     return x_ + (args_.rows.input_rows.empty() ? row : args_.rows.input_rows[row]) * x_stride_;

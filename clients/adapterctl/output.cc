@@ -27,6 +27,23 @@ std::string Join(const google::protobuf::RepeatedPtrField<std::string>& parts) {
   return joined;
 }
 
+// "12, 8, 9, 11 tokens; largest over mean: 1.20"
+std::string TokensOfExperts(const v1::ExpertLoad& load) {
+  std::string text;
+  uint64_t sum = 0, largest = 0;
+  for (const uint64_t tokens : load.tokens()) {
+    text += (text.empty() ? "" : ", ") + std::to_string(tokens);
+    sum += tokens;
+    largest = std::max(largest, tokens);
+  }
+  text += " tokens";
+  if (sum == 0) return text;
+  char imbalance[64];
+  const double mean = static_cast<double>(sum) / load.tokens_size();
+  std::snprintf(imbalance, sizeof(imbalance), "; largest over mean: %.2f", static_cast<double>(largest) / mean);
+  return text + imbalance;
+}
+
 }  // namespace
 
 std::string NameOf(v1::AdapterState state) {
@@ -60,20 +77,26 @@ std::string NameOf(v1::FinishReason reason) {
 }
 
 nlohmann::ordered_json ToJson(const v1::Adapter& adapter) {
-  return {{"name", adapter.name()},
-          {"path", adapter.path()},
-          {"kind", adapter.kind()},
-          {"state", NameOf(adapter.state())},
-          {"rank_min", adapter.rank_min()},
-          {"rank_max", adapter.rank_max()},
-          {"bytes", adapter.bytes()},
-          {"pinned", adapter.pinned()},
-          {"digest", adapter.digest()},
-          {"targets", std::vector<std::string>(adapter.targets().begin(), adapter.targets().end())},
-          {"running_requests", adapter.running_requests()},
-          {"waiting_requests", adapter.waiting_requests()},
-          {"warnings", std::vector<std::string>(adapter.warnings().begin(), adapter.warnings().end())},
-          {"error", adapter.error()}};
+  nlohmann::ordered_json json = {
+      {"name", adapter.name()},
+      {"path", adapter.path()},
+      {"kind", adapter.kind()},
+      {"state", NameOf(adapter.state())},
+      {"rank_min", adapter.rank_min()},
+      {"rank_max", adapter.rank_max()},
+      {"bytes", adapter.bytes()},
+      {"pinned", adapter.pinned()},
+      {"digest", adapter.digest()},
+      {"targets", std::vector<std::string>(adapter.targets().begin(), adapter.targets().end())},
+      {"running_requests", adapter.running_requests()},
+      {"waiting_requests", adapter.waiting_requests()},
+      {"warnings", std::vector<std::string>(adapter.warnings().begin(), adapter.warnings().end())},
+      {"error", adapter.error()}};
+  for (const v1::ExpertLoad& load : adapter.expert_load()) {
+    const std::vector<uint64_t> tokens(load.tokens().begin(), load.tokens().end());
+    json["expert_load"].push_back({{"layer", load.layer()}, {"tokens", tokens}});
+  }
+  return json;
 }
 
 nlohmann::ordered_json ToJson(const v1::TokenLogprob& token) {
@@ -148,6 +171,9 @@ void PrintAdapter(const v1::Adapter& adapter, bool json) {
   };
   for (const std::string& warning : adapter.warnings()) rows.push_back({"warning", warning});
   if (!adapter.error().empty()) rows.push_back({"error", adapter.error()});
+  for (const v1::ExpertLoad& load : adapter.expert_load()) {
+    rows.push_back({"experts " + std::to_string(load.layer()), TokensOfExperts(load)});
+  }
   PrintTable(rows);
 }
 

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/file_error.h"
+#include "model/base/output_file.h"
 #include "model/base/status_macros.h"
 
 namespace lorad {
@@ -32,17 +33,6 @@ absl::Status SyncFolder(const std::string& path) {
   const int failed = ::fsync(fd) == 0 ? 0 : errno;
   ::close(fd);
   return failed == 0 ? absl::OkStatus() : FileError("sync", path, failed);
-}
-
-absl::Status WriteTo(int fd, const std::string& path, const std::string& content) {
-  size_t done = 0;
-  while (done < content.size()) {
-    const ssize_t n = ::write(fd, content.data() + done, content.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return FileError("write", path, errno);
-    done += static_cast<size_t>(n);
-  }
-  return ::fsync(fd) == 0 ? absl::OkStatus() : FileError("sync", path, errno);
 }
 
 }  // namespace
@@ -67,12 +57,9 @@ NewFolder::~NewFolder() {
 }
 
 absl::Status NewFolder::Write(const std::string& file, const std::string& content) const {
-  const std::string path = PathOf(file);
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd < 0) return FileError("create", path, errno);
-  absl::Status status = WriteTo(fd, path, content);
-  if (::close(fd) != 0 && status.ok()) status = FileError("close", path, errno);
-  return status;
+  ASSIGN_OR_RETURN(OutputFile output, OutputFile::Create(PathOf(file)));
+  RETURN_IF_ERROR(output.Write(content));
+  return output.Finish();
 }
 
 absl::Status NewFolder::Copy(const std::string& from) const {

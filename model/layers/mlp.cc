@@ -77,10 +77,11 @@ at::Tensor MlpLayer::ActivatedPairs(at::Tensor up, const RoutedRows& routed) con
 void MlpLayer::AddDown(const at::Tensor& pairs, const RoutedRows& routed, AdapterSeam& seam, at::Tensor& y) const {
   RowSegments rows = routed.pairs;
   rows.input_rows.clear();  // a pair has a row of its own
-  const at::Tensor deltas = down_.Deltas(pairs, seam, rows);
-  ThrowIfError(CombineExperts(
-      {deltas, routed.row_pairs, routed.weights, at::Tensor(), at::Tensor(), y, routed.rows, /*add=*/true}));
-  if (!down_.bias().defined()) return;
+  const bool add = !routed.scales_down;
+  const at::Tensor made = add ? down_.Deltas(pairs, seam, rows) : down_.Forward(pairs, seam, rows);
+  ThrowIfError(
+      CombineExperts({made, routed.row_pairs, routed.weights, at::Tensor(), at::Tensor(), y, routed.rows, add}));
+  if (!add || !down_.bias().defined()) return;
   const size_t choices = routed.weights.size() / routed.rows.size();
   for (size_t i = 0; i < routed.rows.size(); ++i) {
     const auto first = routed.weights.begin() + static_cast<int64_t>(i * choices);

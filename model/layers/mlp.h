@@ -14,8 +14,9 @@ namespace lorad {
 // Rows that an adapter routes to experts of its own: up's base is computed once, whatever the number of experts, and so
 // is down's, because it is linear:
 //   sum_e w_e (W a_e + b + D_e(a_e)) = W sum_e w_e a_e + b sum_e w_e + sum_e w_e D_e(a_e)
-// The other rows of the step pay nothing for them.
-// Source   MixLoRA, arXiv 2404.15159; MoE-PEFT's feed_forward.py.
+// The other rows of the step pay nothing for them. Where one more adapter's DoRA multiplies W a_e, which is no sum,
+// down is computed for each of a row's experts, as it is written on the left. Source   MixLoRA, arXiv 2404.15159;
+// MoE-PEFT's feed_forward.py.
 class MlpLayer final {
  public:
   MlpLayer(const ModelConfig& config, int layer, WeightLoader& weights);
@@ -27,7 +28,7 @@ class MlpLayer final {
   // up's columns [R, 1 or 2 * intermediate] -> [R, intermediate]; may be in place.
   at::Tensor Activated(const at::Tensor& up, Activation activation) const;
   at::Tensor ActivatedPairs(at::Tensor up, const RoutedRows& routed) const;
-  // Adds what the adapters' down matrices make of the pairs' rows to y [T, H].
+  // Adds what the adapters' down matrices make of the pairs' rows to y [T, H], or puts all of down there.
   void AddDown(const at::Tensor& pairs, const RoutedRows& routed, AdapterSeam& seam, at::Tensor& y) const;
 
   const int layer_;

@@ -83,6 +83,7 @@ struct Metrics::Series {
   void CountAdapterTokens(const std::string& adapter, int64_t tokens);
   void Refresh(const EngineSnapshot& snapshot, double unix_seconds);
   void RefreshAdapters(const EngineSnapshot& snapshot, double unix_seconds);
+  void RefreshExperts(const AdapterListing& adapters);
 
   const std::map<std::string, std::string> labels;
   prometheus::Registry registry;
@@ -142,6 +143,19 @@ struct Metrics::Series {
   std::unordered_map<std::string, Counter*> tokens_of;
   Counter& other_tokens = adapter_tokens.Add({{"adapter", kOther}});
   BusyNames busy{kShownAdapters, kCandidateAdapters};
+  // Of the routed ones among those that are shown and loaded.
+  struct OfExperts {
+    std::shared_ptr<const ExpertLoad> load;  // that was counted last: a replaced adapter begins anew
+    int64_t counted = 0;
+    Counter* tokens = nullptr;
+    Gauge* imbalance = nullptr;
+  };
+  Family<Counter>& expert_tokens =
+      Counters("lorad_adapter_expert_tokens_total", "Rows that a routed adapter sent to its experts, in all layers");
+  Family<Gauge>& expert_imbalance =
+      Gauges("lorad_adapter_expert_imbalance",
+             "Rows of a routed adapter's most used expert over the mean of its experts; mean of the layers, 1 is even");
+  std::map<std::string, OfExperts> experts_of;
 
   Histogram& step_seconds =
       OneHistogram("lorad_step_seconds", "A step: planning, computing, recording", LatencyBuckets());
@@ -195,6 +209,7 @@ void Metrics::Series::Refresh(const EngineSnapshot& snapshot, double unix_second
     cache_config_gauge->Set(1);
   }
   RefreshAdapters(snapshot, unix_seconds);
+  RefreshExperts(*snapshot.adapters);
 }
 
 void Metrics::Series::RefreshAdapters(const EngineSnapshot& snapshot, double unix_seconds) {
@@ -227,6 +242,29 @@ void Metrics::Series::RefreshAdapters(const EngineSnapshot& snapshot, double uni
     lora_info_labels = now;
   }
   lora_info_gauge->Set(unix_seconds);
+}
+
+void Metrics::Series::RefreshExperts(const AdapterListing& adapters) {
+  std::map<std::string, OfExperts> before = std::exchange(experts_of, {});
+  for (const auto& info : adapters.all) {
+    if (info->expert_load == nullptr || info->state == AdapterState::kDraining) continue;
+    if (!tokens_of.contains(info->name)) continue;
+    OfExperts of = before[info->name];
+    before.erase(info->name);
+    if (of.tokens == nullptr) {
+      of.tokens = &expert_tokens.Add({{"adapter", info->name}});
+      of.imbalance = &expert_imbalance.Add({{"adapter", info->name}});
+    }
+    if (std::exchange(of.load, info->expert_load) != info->expert_load) of.counted = 0;
+    const LoadBalance balance = BalanceOf(*info->expert_load);
+    of.tokens->Increment(static_cast<double>(balance.rows - std::exchange(of.counted, balance.rows)));
+    of.imbalance->Set(balance.imbalance);
+    experts_of[info->name] = std::move(of);
+  }
+  for (const auto& [name, gone] : before) {
+    expert_tokens.Remove(gone.tokens);
+    expert_imbalance.Remove(gone.imbalance);
+  }
 }
 
 Metrics::Metrics() = default;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -13,6 +14,7 @@
 
 #include "adapters/apply.h"
 #include "adapters/checkpoint_tables.h"
+#include "adapters/dora.h"
 #include "adapters/invocation.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/pool.h"
@@ -223,6 +225,55 @@ TEST(RoutedAdapterTest, AnOnlyExpertIsAPlainLora) {
         RunGolden(served.model(), seam, {golden}, [&](const GoldenCase& c) { return served.TermsOf(c); }, {});
     ASSERT_THAT(answers, IsOk());
     ExpectGolden(golden, answers->front(), kTolerance);
+  }
+}
+
+// The same beside an adapter with DoRA on the FFN, before it and behind it: its factor is on all that an expert makes.
+TEST(RoutedAdapterTest, AnOnlyExpertBesideDoraIsAPlainLoraBesideDora) {
+  Served served("moe_peft/llama2");
+  const std::string folder = kGolden + "moe_peft/llama2/adapters/", routed = "mixlora_of_one_expert";
+  served.LoadChanged(folder + routed, "plain", [](AdapterImage& image) {
+    std::erase_if(image.slots, [](const ImageSlot& slot) { return slot.site == Site::kFfn; });
+    image.routing = {};
+  });
+  const BaseTables tables = OpenBaseTables(kGolden + "llama2/model", served.model().base_shape()).value();
+  served.LoadChanged(folder + "lora", "dora", [&](AdapterImage& image) {
+    for (ImageSlot& slot : image.slots) {
+      const auto out = static_cast<size_t>(slot.b.shape[0]);
+      auto ones = std::make_shared<std::vector<std::byte>>(out * sizeof(float));
+      for (size_t i = 0; i < out; ++i) {
+        const float magnitude = 0.4f + 0.1f * static_cast<float>(i % 9);
+        std::memcpy(ones->data() + i * sizeof(float), &magnitude, sizeof(float));
+      }
+      slot.magnitude = {.dtype = DType::kF32, .shape = {static_cast<int64_t>(out)}, .bytes = std::move(ones)};
+      const BaseTable weight = tables({.site = slot.site, .layer = slot.layer}).value();
+      slot.dora = ComputeDoraTerms(weight, false, slot.a, slot.b, slot.magnitude, slot.scale).value().values;
+    }
+  });
+  SlotSeam seam(served.slots());
+  const auto run = [&](std::vector<std::pair<std::string, float>> composition) {
+    GoldenCase golden = *std::find_if(served.cases().begin(), served.cases().end(),
+                                      [&](const GoldenCase& c) { return c.adapter == routed; });
+    golden.adapter = "";
+    golden.composition = std::move(composition);
+    return RunGolden(served.model(), seam, {golden}, [&](const GoldenCase& c) { return served.TermsOf(c); }, {})
+        .value()
+        .front();
+  };
+  const GoldenAnswer without = run({{routed, 1.0f}});
+  for (const bool dora_first : {true, false}) {
+    const auto with_dora = [&](const std::string& name) {
+      return dora_first ? run({{"dora", 0.5f}, {name, 1.0f}}) : run({{name, 1.0f}, {"dora", 0.5f}});
+    };
+    const GoldenAnswer expected = with_dora("plain"), found = with_dora(routed);
+    EXPECT_EQ(found.tokens, expected.tokens);
+    ASSERT_EQ(found.prompt_logprobs.size(), expected.prompt_logprobs.size());
+    double moved = 0;
+    for (size_t i = 0; i < expected.prompt_logprobs.size(); ++i) {
+      EXPECT_NEAR(found.prompt_logprobs[i], expected.prompt_logprobs[i], kTolerance) << i;
+      moved = std::max(moved, std::abs(expected.prompt_logprobs[i] - without.prompt_logprobs[i]));
+    }
+    EXPECT_GT(moved, 0.05);
   }
 }
 

@@ -125,5 +125,12 @@ INSTANTIATE_TEST_SUITE_P(DTypes, PackTest,
                          testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kF16),
                                           testing::Values(DType::kF32, DType::kBF16)));
 
+TEST(ReplacedTensorsTest, AnFfnHasOneRouterARowWhateverElseItsAdaptersChange) {
+  AdapterImage image;
+  image.slots = {{.site = Site::kQProj, .layer = 0, .rank = 2}, {.site = Site::kFfn, .layer = 1, .experts = 4}};
+  image.slots.back().router.shape = {4, 8};
+  EXPECT_EQ(ReplacedTensors(image), std::vector<std::string>{"routing of mlp, layer 1"});
+}
+
 }  // namespace
 }  // namespace lorad

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "adapters/kinds/kind.h"
+#include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/moe_peft.h"
 #include "adapters/kinds/tensor_reader.h"
 #include "model/config.h"

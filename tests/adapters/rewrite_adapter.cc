@@ -5,7 +5,6 @@
 
 #include "adapters/checkpoint_tables.h"
 #include "adapters/kinds/kind.h"
-#include "adapters/kinds/lora_writer.h"
 #include "model/base/status_macros.h"
 #include "model/config.h"
 
@@ -18,7 +17,7 @@ absl::Status Rewrite(const std::string& model, const std::string& adapter, const
   ASSIGN_OR_RETURN(const BaseTables tables, OpenBaseTables(model, base));
   ASSIGN_OR_RETURN(const AdapterImage image, ReadAdapter(adapter, base, *LocalFiles(), {.base_tables = tables}));
   ASSIGN_OR_RETURN(const std::unique_ptr<NewFolder> folder, NewFolder::Create(output));
-  RETURN_IF_ERROR(WriteLora(image, base, *folder));
+  RETURN_IF_ERROR(WriteAdapter(image, base, tables, *folder));
   return folder->Publish();
 }
 

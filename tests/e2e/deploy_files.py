@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 
 from conftest import ROOT
 
@@ -30,13 +31,15 @@ def metrics_of(text):
 
 
 def drive(daemon):
-    """A little of everything: answers of base and adapters, a refusal, a load, an unload, a load that fails."""
+    """A little of everything: answers of base, adapters and a routed one, a refusal, a load, an unload, a load that fails."""
     import grpc
     from lorad.v1 import adapters_pb2
-    from support import generate, refusal, request
+    from support import generate, refusal, request, write_mixlora
 
-    for adapter in ("", "q_v", "rslora"):
-        generate(daemon, [5, 6, 7], adapter=adapter, max_tokens=8, ignore_eos=True)
+    with tempfile.TemporaryDirectory() as folder:
+        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="routed", path=write_mixlora(folder)))
+        for adapter in ("", "q_v", "rslora", "routed"):
+            generate(daemon, [5, 6, 7], adapter=adapter, max_tokens=8, ignore_eos=True)
     assert refusal(lambda: daemon.inference.Generate(request([5], adapter="nobody"))).code() == grpc.StatusCode.NOT_FOUND
     visitor = adapters_pb2.LoadAdapterRequest(name="visitor", path=str(ROOT / "tests/golden/llama3/adapters/q_v"))
     daemon.adapters.LoadAdapter(visitor)

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import re
+import pathlib
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -187,3 +189,27 @@ def longer(model, folder, context):
     (folder / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
     return folder
+
+
+def write_mixlora(folder):
+    """A MixLoRA of two experts for the golden llama3, whose routers tell them not apart: each row goes to the first."""
+    folder, hidden, inner, rank = pathlib.Path(folder), 64, 88, 2
+    shapes = {}
+    for layer in range(2):
+        mlp = f"mixlora.layers.{layer}.mlp"
+        shapes[f"{mlp}.moe_gate.weight"] = (2, hidden)
+        for expert in range(2):
+            shapes[f"{mlp}.down_proj.experts.{expert}.lora_A.weight"] = (rank, inner)
+            shapes[f"{mlp}.down_proj.experts.{expert}.lora_B.weight"] = (hidden, rank)
+    header, data = {}, b""
+    for name, (rows, columns) in shapes.items():
+        values = [0.0 if "moe_gate" in name else 0.01 * (i % 7) for i in range(rows * columns)]
+        end = len(data) + 4 * len(values)
+        header[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [len(data), end]}
+        data += struct.pack(f"<{len(values)}f", *values)
+    text = json.dumps(header).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    (folder / "adapter_config.json").write_text(json.dumps({
+        "peft_type": "MIXLORA", "routing_strategy": "mixlora", "num_experts": 2, "top_k": 1, "r": rank, "lora_alpha": 4,
+        "lora_dropout": 0.05, "target_modules": ["down_proj"]}))
+    return str(folder)

@@ -1,12 +1,13 @@
 """Adapters over the wire: life cycle under traffic, names and paths, folders that must be refused."""
 
 import concurrent.futures
+import json
 import threading
 
 import grpc
 import pytest
 from lorad.v1 import adapters_pb2
-from support import collect, generate, refusal, request, wait_until
+from support import collect, generate, refusal, request, wait_until, write_mixlora
 
 
 def load(daemon, name, path, **options):
@@ -37,6 +38,22 @@ def tokens(daemon, case, adapter):
 @pytest.fixture
 def llama3(golden):
     return golden / "llama3/adapters"
+
+
+def test_a_routed_adapter_tells_how_its_experts_are_used(start_daemon, tmp_path):
+    daemon = start_daemon()
+    load(daemon, "routed", write_mixlora(tmp_path))
+    show = lambda: daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="routed"))
+    assert [list(layer.tokens) for layer in show().expert_load] == [[0, 0], [0, 0]]
+    generate(daemon, [5, 6, 7], adapter="routed", max_tokens=8, ignore_eos=True)
+    generate(daemon, [5, 6, 7], adapter="", max_tokens=8, ignore_eos=True)
+    rows = 3 + 7  # of the prompt, and of all tokens but the last
+    assert [(layer.layer, list(layer.tokens)) for layer in show().expert_load] == [(0, [rows, 0]), (1, [rows, 0])]
+    assert daemon.metric("lorad_adapter_expert_tokens_total", adapter="routed") == 2 * rows
+    assert daemon.metric("lorad_adapter_expert_imbalance", adapter="routed") == 2
+    assert not listed(daemon)[0].expert_load
+    assert f"{rows}, 0 tokens; largest over mean: 2.00" in daemon.ctl("show", "routed").stdout
+    assert json.loads(daemon.ctl("--output=json", "show", "routed").stdout)["expert_load"][1] == {"layer": 1, "tokens": [rows, 0]}
 
 
 def test_load_show_pin_unload(start_daemon, llama3, cases):

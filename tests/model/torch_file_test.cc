@@ -4,11 +4,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
+#include "model/base/file_source.h"
 #include "model/pickled_tensors.h"
+#include "model/torch_file_writer.h"
 #include "model/zip_directory.h"
 #include "tests/support/memory_files.h"
 
@@ -70,6 +74,38 @@ TEST(TorchFileTest, AZip64ArchiveWithAViewIsRead) {
   float values[6];
   ASSERT_TRUE(ReadTensor(file, "f", entry, reinterpret_cast<std::byte*>(values)).ok());
   EXPECT_THAT(values, ::testing::ElementsAre(1, 5, 9, 2, 6, 10));
+}
+
+TEST(TorchFileTest, WhatIsWrittenIsReadAgain) {
+  const std::string path = testing::TempDir() + "torch_file_test.bin";
+  const std::string floats = Floats(6), halves(4, '\1');
+  const auto bytes = [](const std::string& s) {
+    return absl::MakeConstSpan(reinterpret_cast<const std::byte*>(s.data()), s.size());
+  };
+  const std::vector<TensorToWrite> tensors = {{"a.weight", DType::kF32, {2, 3}, bytes(floats)},
+                                              {"b", DType::kBF16, {2}, bytes(halves)}};
+  ASSERT_TRUE(WriteTorchFile(path, tensors).ok());
+  const auto files = LocalFiles();
+  const absl::StatusOr<SafetensorsIndex> index = ParseTorchFile(*files, path);
+  ASSERT_TRUE(index.ok()) << index.status();
+  ASSERT_EQ(index->tensors.size(), 2);
+  for (const TensorToWrite& tensor : tensors) {
+    const SafetensorsEntry& entry = index->tensors.at(tensor.name);
+    EXPECT_EQ(entry.dtype, tensor.dtype);
+    EXPECT_EQ(entry.shape, tensor.shape);
+    std::vector<std::byte> read(tensor.bytes.size());
+    ASSERT_TRUE(ReadTensor(*files, path, entry, read.data()).ok());
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), tensor.bytes.begin()));
+  }
+}
+
+TEST(TorchFileTest, WhatContradictsItselfIsNotWritten) {
+  const std::string path = testing::TempDir() + "torch_file_test.bin";
+  const std::byte four[4] = {};
+  EXPECT_EQ(WriteTorchFile(path, {{{"a", DType::kF32, {2}, four}}}).code(), absl::StatusCode::kInvalidArgument);
+  const std::vector<TensorToWrite> twice(2, {"a", DType::kF32, {1}, four});
+  EXPECT_EQ(WriteTorchFile(path, twice).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(WriteTorchFile(path, {{{"a", DType::kI64, {0}, {}}}}).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(TorchFileTest, ADirectoryThatLiesOfItsLengthIsRefusedBeforeItIsRead) {

@@ -7,6 +7,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
+#include "adapters/expert_load.h"
 #include "model/ops/cpu/parallel.h"
 #include "tests/op/op_testing.h"
 
@@ -345,7 +346,7 @@ TEST_P(SegmentedGemmTest, ATermMeansAnExpertAndRowsAreReadWhereTheyLie) {
   }
 }
 
-// A slot with a router adds every expert's update times its weight.
+// A slot with a router adds every expert's update times its weight, and counts the rows that an expert got.
 TEST_P(SegmentedGemmTest, ARouterWeighsTheExpertsOfEachRow) {
   constexpr int32_t kExperts = 4, kRank = 3;
   constexpr int64_t kIn = 40, kOut = 35;
@@ -363,6 +364,7 @@ TEST_P(SegmentedGemmTest, ARouterWeighsTheExpertsOfEachRow) {
       for (float& value : router) value = numbers.Uniform(-1, 1);
       // What an expert alone adds, of the stack as plain slots; then weighed.
       std::vector<double> expected;
+      std::vector<int64_t> rows_of(kExperts);
       for (int64_t i = 0; i < p.y.numel(); ++i) expected.push_back(At(p.y, i));
       for (int64_t g = 0; g < p.rows.groups(); ++g) {
         for (int64_t r = p.rows.starts[g]; r < p.rows.starts[g + 1]; ++r) {
@@ -381,6 +383,7 @@ TEST_P(SegmentedGemmTest, ARouterWeighsTheExpertsOfEachRow) {
           for (int32_t t = p.rows.term_starts[g]; t < p.rows.term_starts[g + 1]; ++t) {
             const SlotTerm& term = p.rows.terms[t];
             const SlotWeights& w = p.slots[0][term.slot];
+            for (int j = 0; term.slot == 0 && j < top_k; ++j) ++rows_of[order[j]];
             for (int64_t c = 0; c < kOut; ++c) {
               double delta = 0;
               for (int64_t j = 0; j < w.rank; ++j) {
@@ -398,8 +401,11 @@ TEST_P(SegmentedGemmTest, ARouterWeighsTheExpertsOfEachRow) {
       p.slots[0][0].experts = kExperts;
       p.slots[0][0].router = router.data();
       p.slots[0][0].router_top_k = top_k;
+      ExpertLoad load(1, kExperts);
+      p.slots[0][0].expert_rows = load.Counters(0);
       ASSERT_OK(p.Run());
       ExpectClose(p.y, expected, 4 * Epsilon(GetParam()), 4 * Epsilon(GetParam()));
+      EXPECT_EQ(load.Rows(0), rows_of);
     }
   }
 }

@@ -184,6 +184,56 @@ TEST(MetricsTest, AThousandAdaptersTakeAHundredSeriesAndLoseNoToken) {
   for (int i = 950; i < 1000; ++i) EXPECT_THAT(text, HasSubstr("adapter=\"adapter-" + std::to_string(i) + "\""));
 }
 
+// A snapshot with these adapters, each with the rows of one layer's two experts.
+EngineSnapshot RoutedSnapshot(const std::map<std::string, std::shared_ptr<ExpertLoad>>& adapters) {
+  EngineSnapshot snapshot;
+  auto listing = std::make_shared<AdapterListing>();
+  for (const auto& [name, load] : adapters) {
+    auto info = std::make_shared<AdapterInfo>();
+    info->name = name;
+    info->state = AdapterState::kHost;
+    info->expert_load = load;
+    listing->all.push_back(info);
+  }
+  snapshot.adapters = listing;
+  return snapshot;
+}
+
+std::shared_ptr<ExpertLoad> LoadOf(int64_t first, int64_t second) {
+  auto load = std::make_shared<ExpertLoad>(1, 2);
+  load->Counters(0)[0] = first;
+  load->Counters(0)[1] = second;
+  return load;
+}
+
+TEST(MetricsTest, RoutedAdaptersAmongTheBusiestTellOfTheirExperts) {
+  Metrics metrics;
+  metrics.SetModel("m", "0.1");
+  metrics.OnToken("moe", 1, -1);
+  metrics.OnToken("plain", 1, -1);
+  const auto text = [&](const std::map<std::string, std::shared_ptr<ExpertLoad>>& adapters) {
+    const EngineSnapshot snapshot = RoutedSnapshot(adapters);
+    return metrics.Text(&snapshot, 1);
+  };
+  const std::string tokens = "lorad_adapter_expert_tokens_total{model_name=\"m\",adapter=\"moe\"}";
+  const std::string imbalance = "lorad_adapter_expert_imbalance{model_name=\"m\",adapter=\"moe\"}";
+  const auto load = LoadOf(3, 1);
+  const auto values = Parse(text({{"idle", LoadOf(1, 1)}, {"moe", load}, {"plain", nullptr}}));
+  EXPECT_EQ(values.at(tokens), 4);
+  EXPECT_EQ(values.at(imbalance), 1.5);
+  int series = 0;
+  for (const auto& [name, value] : values) series += name.rfind("lorad_adapter_expert_", 0) == 0;
+  EXPECT_EQ(series, 2);  // none for who answered nothing, none for who has no experts, none for each layer or expert
+
+  load->Counters(0)[1] += 4;
+  EXPECT_EQ(Parse(text({{"moe", load}})).at(tokens), 8);
+  // Replaced: the total goes on, the balance is the new one's.
+  const auto replaced = Parse(text({{"moe", LoadOf(0, 5)}}));
+  EXPECT_EQ(replaced.at(tokens), 13);
+  EXPECT_EQ(replaced.at(imbalance), 2);
+  EXPECT_THAT(text({}), Not(HasSubstr("lorad_adapter_expert_imbalance{")));
+}
+
 TEST(MetricsTest, AScrapeKeepsNobodyWaitingAndNothingIsLost) {
   Metrics metrics;
   metrics.SetModel("m", "0.1");
