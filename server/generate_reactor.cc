@@ -16,7 +16,7 @@ namespace {
 
 absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto, const Backend& backend) {
   if (proto.prompt_case() != v1::GenerateRequest::kTokenIds) return PromptIds(proto.text(), backend);
-  return TranslateIds(proto.token_ids().ids(), backend.model.vocab_size, "token_ids");
+  return TranslateIds(proto.token_ids().ids(), IdLimit(proto, backend.model), "token_ids");
 }
 
 PieceDecoder DecoderFor(const Backend& backend, absl::Span<const int32_t> prompt_ids) {

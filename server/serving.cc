@@ -97,6 +97,7 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   engine.max_waiting_per_adapter = config.max_waiting_per_adapter;
   engine.slo_first_token_us = config.slo_first_token_us;
   engine.max_context_tokens = model.config().max_context_tokens;
+  engine.vocab_size = model.config().vocab_size;
   engine.rope_switch = model.config().rope_switch;
   if (!config.adapter_dir.empty()) {
     ASSIGN_OR_RETURN(engine.adapter_dir, ResolveAdapterPath(config.adapter_dir, config.adapter_root));
