@@ -1,12 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "adapters/state.h"
 
 namespace lorad {
+
+class Tokenizer;
 
 // One adapter as lists and replies show it; plain data, copied into the snapshot.
 struct AdapterInfo {
@@ -23,7 +26,8 @@ struct AdapterInfo {
   int64_t running_requests = 0;
   int64_t waiting_requests = 0;
   std::vector<std::string> warnings;
-  std::string error;  // state kFailed: why
+  std::string error;                                     // state kFailed: why
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;  // its own; null: the base's
 };
 
 }  // namespace lorad

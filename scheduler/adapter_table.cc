@@ -161,6 +161,7 @@ AdapterInfo InfoOf(const AdapterVersion& version) {
   info.waiting_requests = version.waiting;
   info.warnings = version.warnings;
   info.error = version.error;
+  info.tokenizer = version.tokenizer;
   return info;
 }
 

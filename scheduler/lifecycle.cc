@@ -77,6 +77,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->rank_max = image.rank_max;
   version->num_labels = image.num_labels;
   version->vocab_size = image.vocab_size;
+  version->tokenizer = std::move(event.tokenizer);
   version->invocation_tokens = image.invocation_tokens;
   version->replaced = ReplacedTensors(image);
   version->bytes = event.layout.total_bytes;

@@ -187,3 +187,14 @@ def longer(model, folder, context):
     (folder / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
     return folder
+
+
+def word_tokenizer(words):
+    """A tokenizer.json whose token i is words[i], but for 2, the end; unknown words are token 0."""
+    vocab = {("</s>" if i == 2 else word): i for i, word in enumerate(words)}
+    special = {"id": 2, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": words[0]},
+    })
