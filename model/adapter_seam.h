@@ -72,8 +72,7 @@ class AdapterSeam {
                                   const at::Tensor& base_bias, const RowSegments& rows) = 0;
   // Which rows of an FFN's input x [R, hidden] are routed, and where to.
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
-  // ids [R] int32; raw [R, hidden] are the rows of the base table, before the model's scaling; of an id beyond the
-  // table, which is an adapter's own, any row.
+  // ids [R] int32, beyond the table an adapter's own; raw [R, hidden] are the base table's rows (or any), unscaled.
   virtual at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) = 0;
   // nullptr: every row has the base's. Valid until the next call.
   virtual const NormOverride* Norm(int layer, Site site, const RowSegments& rows) = 0;
