@@ -1,8 +1,10 @@
 #include "adapters/apply.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 
 #include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
@@ -20,6 +22,13 @@ at::Tensor VectorOf(const std::byte* data, int64_t width, DType dtype) {
   return at::from_blob(const_cast<std::byte*>(data), {width}, at::TensorOptions().dtype(type));
 }
 
+// With room for the logits of adapters' own tokens, 0 where a row has none.
+at::Tensor Widened(const at::Tensor& y, int64_t columns) {
+  at::Tensor wide = at::zeros({y.size(0), columns}, y.options());
+  wide.narrow(1, 0, y.size(1)).copy_(y);
+  return wide;
+}
+
 }  // namespace
 
 SlotSeam::Use SlotSeam::UseAt(Site site, int layer, const RowSegments& rows) const {
@@ -30,6 +39,7 @@ SlotSeam::Use SlotSeam::UseAt(Site site, int layer, const RowSegments& rows) con
     use.adds |= weights[term.slot].adds();
     use.replaces |= weights[term.slot].replaces();
     use.routes |= weights[term.slot].routes();
+    use.end_of_rows = std::max(use.end_of_rows, weights[term.slot].end_of_rows());
   }
   return use;
 }
@@ -40,9 +50,9 @@ at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, a
   for (const SitePart& part : group.parts) {
     const SlotWeights* slots = slots_.At(part.site, group.layer);
     const Use use = UseAt(part.site, group.layer, rows);
-    if (use.replaces) {
-      at::Tensor columns = y.narrow(1, part.first_column, part.columns);
-      ThrowIfError(ReplaceHeadRows({x, columns, slots, slots_.slots(), rows}));
+    if (use.replaces) {  // the head, alone in its group
+      if (use.end_of_rows > part.columns) y = Widened(y, use.end_of_rows);
+      ThrowIfError(ReplaceHeadRows({x, y, slots, slots_.slots(), rows}));
     }
     if (use.adds) parts.push_back({slots, part.first_column, part.columns});
   }

@@ -31,6 +31,7 @@ class SlotSeam final : public AdapterSeam {
     bool adds = false;
     bool replaces = false;
     bool routes = false;
+    int64_t end_of_rows = 0;  // the most of them
   };
   Use UseAt(Site site, int layer, const RowSegments& rows) const;
 

@@ -66,7 +66,8 @@ struct AdapterImage {
   // aLoRA: the adapter is active from the first token of their last occurrence in the prompt on; without one, never.
   // Empty: from the beginning.
   std::vector<int32_t> invocation_tokens;
-  std::string digest;  // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
+  int64_t vocab_size = 0;  // of an enlarged vocabulary: the base's tokens and its own; 0 = the base's
+  std::string digest;      // hex SHA-256 over sorted (name, dtype, shape, bytes) and the normalised config
   int32_t rank_min = 0;
   int32_t rank_max = 0;
   int32_t num_labels = 0;  // of a classifier in the place of the head's first rows; 0 = it generates text

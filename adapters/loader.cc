@@ -210,8 +210,14 @@ LoaderEvent AdapterLoader::State::Read(const StageJob& job) const {
   absl::StatusOr<std::shared_ptr<const AdapterImage>> image =
       Guarded([&] { return ReadAndCompare(job.path, job.expected_digest, base, *files, read_options); });
   if (!image.ok()) return AdapterLoadFailed{.id = job.id, .status = image.status()};
-  PackedLayout layout = PlanLayout(**image, options.pool_dtype);
-  return AdapterStaged{.id = job.id, .image = *std::move(image), .layout = std::move(layout)};
+  AdapterStaged staged{.id = job.id, .image = *std::move(image), .layout = {}};
+  if (options.read_tokenizer != nullptr) {
+    auto tokenizer = options.read_tokenizer(*files, job.path);
+    if (!tokenizer.ok()) return AdapterLoadFailed{.id = job.id, .status = tokenizer.status()};
+    staged.tokenizer = *std::move(tokenizer);
+  }
+  staged.layout = PlanLayout(*staged.image, options.pool_dtype);
+  return staged;
 }
 
 void AdapterLoader::State::RunPacker(const std::shared_ptr<State>& state) {

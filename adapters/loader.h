@@ -16,6 +16,8 @@
 
 namespace lorad {
 
+class Tokenizer;
+
 // One loaded version of an adapter; never used again, so that nothing of an old version can be mistaken for a new one.
 using AdapterId = uint64_t;
 
@@ -24,6 +26,7 @@ struct AdapterStaged {
   AdapterId id;
   std::shared_ptr<const AdapterImage> image;
   PackedLayout layout;
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;  // of its folder; null: it has none but the base's
 };
 // The weights lie in the pages that Pack was given.
 struct AdapterPacked {
@@ -51,6 +54,9 @@ class AdapterLoader final {
     int64_t queue_limit = 4096;
     DType pool_dtype = DType::kF32;
     BaseTables base_tables = nullptr;
+    // The tokenizer of an adapter's folder, or null; none: nobody asks. Called on reader threads.
+    std::function<absl::StatusOr<std::shared_ptr<const Tokenizer>>(FileSource& files, const std::string& dir)>
+        read_tokenizer = nullptr;
     int64_t max_pool_bytes = 0;  // a larger adapter is refused before its tensors are read; 0: no limit
     int max_readers = 16;
     int64_t replace_after_ms = 10'000;

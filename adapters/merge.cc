@@ -42,6 +42,11 @@ absl::Status CheckMergeable(const AdapterImage& image) {
   if (image.num_labels > 0) {
     return absl::UnimplementedError("the adapter has a classifier head, which a causal checkpoint has no place for");
   }
+  if (image.vocab_size > 0) {
+    return absl::UnimplementedError(
+        absl::StrCat("the adapter has a vocabulary of its own, of tokens: ", image.vocab_size,
+                     "; merging it would resize the base's, which is not supported"));
+  }
   if (image.kind == "lora" || image.kind == "dora") return absl::OkStatus();
   return absl::UnimplementedError(
       absl::StrCat("adapter kind: ", image.kind, "; it is no change of weights alone and cannot be merged"));

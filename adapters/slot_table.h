@@ -37,6 +37,8 @@ struct SlotWeights {
   bool adds() const { return rank > 0 || bias != nullptr; }
   bool replaces() const { return num_rows > 0; }
   bool routes() const { return router != nullptr; }
+  // One past the last row of the table that is replaced.
+  int64_t end_of_rows() const { return num_rows == 0 || row_ids == nullptr ? num_rows : row_ids[num_rows - 1] + 1; }
 };
 
 // For every (site, layer): the weights of each resident adapter by slot. Persistent; changes on residency only.

@@ -68,12 +68,12 @@ class AdapterSeam {
  public:
   virtual ~AdapterSeam() = default;
   // y holds x W^T. Adds the deltas of `rows` and the bias (`base_bias` [out] or undefined); in place unless a gradient
-  // is needed.
+  // is needed. Of the head, a wider y comes back when an adapter has tokens of its own.
   virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                   const at::Tensor& base_bias, const RowSegments& rows) = 0;
   // Which rows of an FFN's input x [R, hidden] are routed, and where to.
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
-  // ids [R] int32; raw [R, hidden] are the rows of the base table, before the model's scaling.
+  // ids [R] int32, beyond the table an adapter's own; raw [R, hidden] are the base table's rows (or any), unscaled.
   virtual at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) = 0;
   // nullptr: every row has the base's. Valid until the next call.
   virtual const NormOverride* Norm(int layer, Site site, const RowSegments& rows) = 0;

@@ -47,7 +47,7 @@ class CausalLm final {
   // Of config.json and the sizes, names and dtypes of every tensor and a sample of each one's bytes; hex.
   const std::string& digest() const;
 
-  // Writes k and v of the batch's rows, then returns logits [L, vocab] fp32 of batch.logit_rows.
+  // Writes k and v of the batch's rows; logits [L, >= vocab] fp32 of batch.logit_rows, adapters' own tokens behind.
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
 
   // The same forward in pieces and without a cache, for training: the batch's sequences are whole, its kv_slots and

@@ -10,6 +10,8 @@
 
 namespace lorad {
 
+class Tokenizer;
+
 // One adapter as lists and replies show it; plain data, copied into the snapshot.
 struct AdapterInfo {
   std::string name;
@@ -27,6 +29,7 @@ struct AdapterInfo {
   std::vector<std::string> warnings;
   std::string error;                              // state kFailed: why
   std::shared_ptr<const ExpertLoad> expert_load;  // of a routed adapter, else null; goes on counting
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;  // its own; null: the base's
 };
 
 }  // namespace lorad

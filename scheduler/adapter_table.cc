@@ -162,6 +162,7 @@ AdapterInfo InfoOf(const AdapterVersion& version) {
   info.warnings = version.warnings;
   info.error = version.error;
   info.expert_load = version.expert_load;
+  info.tokenizer = version.tokenizer;
   return info;
 }
 

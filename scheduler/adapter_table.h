@@ -47,8 +47,10 @@ struct AdapterVersion {
   std::vector<std::string> replaced;  // sorted; no two adapters of a composition may have one in common
   int32_t rank_min = 0;
   int32_t rank_max = 0;
-  int32_t num_labels = 0;                  // of its classifier; 0 = none
-  std::vector<int32_t> invocation_tokens;  // aLoRA: AdapterImage::invocation_tokens
+  int32_t num_labels = 0;                      // of its classifier; 0 = none
+  std::shared_ptr<const Tokenizer> tokenizer;  // AdapterInfo::tokenizer
+  int64_t vocab_size = 0;                      // AdapterImage::vocab_size
+  std::vector<int32_t> invocation_tokens;      // aLoRA: AdapterImage::invocation_tokens
   int64_t bytes = 0;
   int64_t pages = 0;
 

@@ -79,6 +79,8 @@ absl::StatusOr<SequenceAdapters> AdaptersFor(const Request& request, const std::
     adapters.push_back({.version = version, .scale = adapter.scale});
   }
   RETURN_IF_ERROR(CheckComposable(request, adapters));
+  RETURN_IF_ERROR(CheckTokenizer(request, adapters));
+  RETURN_IF_ERROR(CheckIds(request, adapters, state->config.vocab_size));
   return adapters;
 }
 
@@ -197,6 +199,8 @@ void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state) {
     const int64_t adapter_pages = PagesOf(sequence->adapters);
     absl::Status status = CheckEverFits(*sequence->request, adapter_pages, limits);
     if (status.ok()) status = CheckComposable(*sequence->request, sequence->adapters);
+    if (status.ok()) status = CheckTokenizer(*sequence->request, sequence->adapters);
+    if (status.ok()) status = CheckIds(*sequence->request, sequence->adapters, state->config.vocab_size);
     if (!status.ok()) {
       GiveUp(status, sequence, state);
       continue;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "adapters/invocation.h"
+#include "model/base/status_macros.h"
 
 namespace lorad {
 
@@ -42,6 +43,11 @@ absl::Status CheckComposable(const Request& request, const SequenceAdapters& ada
                                                      " is an aLoRA, active from its invocation on; limit: alone, at "
                                                      "scale 1; name it as `adapter`"));
     }
+    if (version.vocab_size > 0 && !request.composition.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("adapters: ", version.name,
+                                                     " has a vocabulary of its own; limit: alone, at scale 1; name it "
+                                                     "as `adapter`"));
+    }
     if (!version.known || (version.num_labels > 0) == request.classify) continue;
     return absl::InvalidArgumentError(
         request.classify
@@ -60,6 +66,36 @@ absl::Status CheckComposable(const Request& request, const SequenceAdapters& ada
                                                      "; limit: one adapter for each; name one of them"));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTokenizer(const Request& request, const SequenceAdapters& adapters) {
+  if (adapters.empty() || !adapters.front().version->known) return absl::OkStatus();
+  const AdapterVersion& version = *adapters.front().version;
+  if (version.tokenizer == request.tokenizer) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("adapter: ", version.name,
+                                             "; its tokenizer was not known yet when the request came; send it again"));
+}
+
+int64_t VocabularyOf(const SequenceAdapters& adapters) {
+  return adapters.empty() ? 0 : adapters.front().version->vocab_size;
+}
+
+absl::Status CheckIds(const Request& request, const SequenceAdapters& adapters, int64_t vocab_size) {
+  if (vocab_size == 0) return absl::OkStatus();
+  for (const SequenceAdapter& adapter : adapters) {
+    if (!adapter.version->known) return absl::OkStatus();
+  }
+  const int64_t own = VocabularyOf(adapters);
+  const int64_t limit = own > 0 ? own : vocab_size;
+  const auto check = [limit](const char* field, int32_t id) {
+    if (id >= 0 && id < limit) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", id, "; limit: below ", limit, "; ids of the vocabulary of base and adapter"));
+  };
+  for (const int32_t id : request.prompt_ids) RETURN_IF_ERROR(check("token_ids", id));
+  for (const int32_t id : request.sampling.stop_token_ids) RETURN_IF_ERROR(check("stop_token_ids", id));
+  for (const auto& [id, bias] : request.sampling.logit_bias) RETURN_IF_ERROR(check("logit_bias token", id));
   return absl::OkStatus();
 }
 

@@ -32,8 +32,19 @@ int64_t PagesOf(const SequenceAdapters& adapters);
 
 // Errors: InvalidArgument when two of those that are known replace the same tensor of the base, when one has a
 // classifier and the request is for text, or the other way round, and for an aLoRA in a composition: KV before its
-// invocation would be the base's for one and not for the others.
+// invocation would be the base's for one and not for the others; also for one with a vocabulary of its own.
 absl::Status CheckComposable(const Request& request, const SequenceAdapters& adapters);
+
+// Errors: Unavailable when the first one, now known, has another tokenizer than the request was made with: an adapter
+// that was named before anybody had read it. Sent again it is right.
+absl::Status CheckTokenizer(const Request& request, const SequenceAdapters& adapters);
+
+// Of an adapter with tokens of its own, the base's tokens and these; 0 = the base's.
+int64_t VocabularyOf(const SequenceAdapters& adapters);
+
+// Whether all ids of the request are in the vocabulary of its adapters, once these are known; `vocab_size` is the
+// base's, 0 = nothing is checked. Errors: InvalidArgument names the field and the limit.
+absl::Status CheckIds(const Request& request, const SequenceAdapters& adapters, int64_t vocab_size);
 
 // The prefix trees of these contents and scales in this order; none while one is not known, or nothing is cached.
 PrefixTrees ComposedPrefixes(const SequenceAdapters& adapters, SchedulerState* state);

@@ -76,6 +76,8 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->rank_min = image.rank_min;
   version->rank_max = image.rank_max;
   version->num_labels = image.num_labels;
+  version->vocab_size = image.vocab_size;
+  version->tokenizer = std::move(event.tokenizer);
   version->invocation_tokens = image.invocation_tokens;
   version->replaced = ReplacedTensors(image);
   if (first) version->expert_load = ExpertLoadFor(image);

@@ -17,8 +17,11 @@
 namespace lorad {
 namespace {
 
-void TakePromptLogprobs(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built,
-                        StepResult* result) {
+// The logits of a step may be wider than a row's vocabulary: others' own tokens come behind the base's.
+int64_t VocabularyOf(const ExecRow& row, int64_t of_base) { return row.vocab_size > 0 ? row.vocab_size : of_base; }
+
+void TakePromptLogprobs(const at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows,
+                        const BuiltBatch& built, StepResult* result) {
   for (size_t i = 0; i < rows.size(); ++i) {
     const ExecRow& row = rows[i];
     if (!row.prompt_logprobs) continue;
@@ -29,12 +32,13 @@ void TakePromptLogprobs(const at::Tensor& logits, absl::Span<const ExecRow> rows
     cpu::ParallelTasks(count, [&](int64_t r) {
       logprobs[static_cast<size_t>(r)] =
           LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[row.first_position + r + 1],
-                    row.sampling->prompt_logprobs);
+                    row.sampling->prompt_logprobs, VocabularyOf(row, vocab_size));
     });
   }
 }
 
-void DrawTokens(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built, StepResult* result) {
+void DrawTokens(const at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows, const BuiltBatch& built,
+                StepResult* result) {
   std::vector<SampleRow> sample_rows;
   std::vector<size_t> of_row;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -44,7 +48,8 @@ void DrawTokens(const at::Tensor& logits, absl::Span<const ExecRow> rows, const 
                            .options = row.sampling,
                            .prompt_ids = row.prompt_ids,
                            .generated_ids = row.generated_ids,
-                           .banned_ids = row.banned_ids});
+                           .banned_ids = row.banned_ids,
+                           .vocab_size = VocabularyOf(row, vocab_size)});
     of_row.push_back(i);
   }
   if (sample_rows.empty()) return;
@@ -100,8 +105,9 @@ absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows
   ASSIGN_OR_RETURN(const at::Tensor logits, model_->Forward(built.batch, kv_, seam));
   StepResult result;
   result.rows.resize(rows.size());
-  TakePromptLogprobs(logits, rows, built, &result);
-  DrawTokens(logits, rows, built, &result);
+  const int64_t vocab_size = model_->config().vocab_size;
+  TakePromptLogprobs(logits, vocab_size, rows, built, &result);
+  DrawTokens(logits, vocab_size, rows, built, &result);
   TakeClassLogits(logits, rows, built, &result);
   result.execute_us =
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();

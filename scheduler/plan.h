@@ -35,7 +35,8 @@ struct ExecRow {
   absl::InlinedVector<SlotTerm, 1> terms = {};  // adapters, in order; empty = base
   int64_t active_from = 0;                      // the position from which `terms` count; those before: the base
   bool sample = false;
-  int32_t classes = 0;  // instead of a token, the first so many logits are wanted
+  int64_t vocab_size = 0;  // of an adapter with tokens of its own; 0 = the base's
+  int32_t classes = 0;     // instead of a token, the first so many logits are wanted
   const SamplingOptions* sampling = nullptr;
   absl::Span<const int32_t> prompt_ids;
   absl::Span<const int32_t> generated_ids;

@@ -11,6 +11,8 @@
 
 namespace lorad {
 
+class Tokenizer;
+
 using RequestId = uint64_t;  // drawn by the front end, unique in the process
 
 enum class FinishReason : uint8_t { kStop, kLength, kAbort };
@@ -63,6 +65,8 @@ struct Request {
   std::string adapter;     // name; "" = the base. Of a composition: the first, whose account it is
   std::vector<RequestAdapter> composition = {};  // in order, the first is `adapter`; none = `adapter` alone, as it is
   std::vector<int32_t> prompt_ids;
+  // With which text becomes ids and back: that of the (first) adapter's folder, null = the base's.
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;
   SamplingOptions sampling;  // of sequence 0; sequence i draws with seed + i
   // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being
   // refused.

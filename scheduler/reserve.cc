@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "model/base/check.h"
+#include "scheduler/composition.h"
 #include "scheduler/eviction.h"
 #include "scheduler/finish.h"
 #include "scheduler/prefix_reuse.h"
@@ -107,6 +108,7 @@ std::vector<ExecRow> HeldStep::ExecRows() const {
       row.terms.push_back({.slot = held.leases()[i].slot(), .scale = sequence.adapters[i].scale});
     }
     row.active_from = sequence.active_from;
+    row.vocab_size = VocabularyOf(sequence.adapters);
     row.sample = held.plan.sample;
     if (sequence.request->classify) row.classes = sequence.adapters.front().version->num_labels;
     row.sampling = &sequence.sampling;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
+#include "server/adapter_tokenizers.h"
 #include "server/prompt.h"
 #include "server/translate.h"
 
@@ -53,9 +54,10 @@ absl::Status ClassifyReactor::Begin(const v1::ClassifyRequest& proto, RequestNum
   request.request_id = absl::StrCat("lorad-", request.id);
   request.adapter = proto.adapter();
   request.classify = true;
+  request.tokenizer = OwnTokenizerOf(request.adapter, *backend_->engine->snapshot());
   const bool is_text = proto.input_case() == v1::ClassifyRequest::kText;
   ASSIGN_OR_RETURN(request.prompt_ids,
-                   is_text ? PromptIds(proto.text(), *backend_)
+                   is_text ? PromptIds(proto.text(), request, *backend_)
                            : TranslateIds(proto.token_ids().ids(), backend_->model.vocab_size, "token_ids"));
   if (request.prompt_ids.empty()) {
     return absl::InvalidArgumentError("input: empty; limit: at least one token; set text or token_ids");

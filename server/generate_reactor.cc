@@ -8,22 +8,24 @@
 #include "model/base/status_macros.h"
 #include "model/text/detokenizer.h"
 #include "scheduler/composition.h"
+#include "server/adapter_tokenizers.h"
 #include "server/prompt.h"
 #include "server/translate.h"
 
 namespace lorad {
 namespace {
 
-absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto, const Backend& backend) {
-  if (proto.prompt_case() != v1::GenerateRequest::kTokenIds) return PromptIds(proto.text(), backend);
-  return TranslateIds(proto.token_ids().ids(), backend.model.vocab_size, "token_ids");
+absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto, const Request& request,
+                                               const Backend& backend) {
+  if (proto.prompt_case() != v1::GenerateRequest::kTokenIds) return PromptIds(proto.text(), request, backend);
+  return TranslateIds(proto.token_ids().ids(), IdLimit(proto, backend.model), "token_ids");
 }
 
-PieceDecoder DecoderFor(const Backend& backend, absl::Span<const int32_t> prompt_ids) {
-  if (backend.tokenizer == nullptr) {
+PieceDecoder DecoderFor(const std::shared_ptr<const Tokenizer>& tokenizer, absl::Span<const int32_t> prompt_ids) {
+  if (tokenizer == nullptr) {
     return {[](int32_t) { return std::string(); }, [] { return std::string(); }};
   }
-  auto detokenizer = std::make_shared<Detokenizer>(backend.tokenizer, prompt_ids, /*skip_special_tokens=*/true);
+  auto detokenizer = std::make_shared<Detokenizer>(tokenizer, prompt_ids, /*skip_special_tokens=*/true);
   return {[detokenizer](int32_t id) { return detokenizer->Append(id); },
           [detokenizer] { return detokenizer->Finish(); }};
 }
@@ -82,10 +84,12 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
   request.id = id;
   request.request_id = proto.request_id().empty() ? absl::StrCat("lorad-", id) : proto.request_id();
   TranslateAdapters(proto, &request);
-  ASSIGN_OR_RETURN(request.prompt_ids, PromptIds(proto, *backend_));
+  request.tokenizer = OwnTokenizerOf(request.adapter, *backend_->engine->snapshot());
+  const std::shared_ptr<const Tokenizer> tokenizer = TokenizerOf(request, *backend_);
+  ASSIGN_OR_RETURN(request.prompt_ids, PromptIds(proto, request, *backend_));
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
   ASSIGN_OR_RETURN(request.sampling, TranslateSampling(proto, backend_->model, prompt_tokens, numbers->DrawSeed()));
-  if (backend_->tokenizer == nullptr && !request.sampling.stop.empty()) {
+  if (tokenizer == nullptr && !request.sampling.stop.empty()) {
     return absl::FailedPreconditionError("stop: the model's folder has no tokenizer; use stop_token_ids");
   }
   request.max_tokens_is_default = !proto.sampling().has_max_tokens();
@@ -104,7 +108,7 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
     id_ = id;
     request_id_ = request.request_id;
     builder_ = std::make_unique<ReplyBuilder>(request.n, prompt_tokens, request.sampling,
-                                              [&] { return DecoderFor(*backend_, request.prompt_ids); });
+                                              [&] { return DecoderFor(tokenizer, request.prompt_ids); });
     context_->AddInitialMetadata("lorad-request-id", request_id_);
   }
   RETURN_IF_ERROR(backend_->engine->Submit(std::move(request)));

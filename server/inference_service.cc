@@ -1,11 +1,13 @@
 #include "server/inference_service.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
+#include "server/adapter_tokenizers.h"
 #include "server/classify_reactor.h"
 #include "server/translate.h"
 #include "server/unary_answer.h"
@@ -19,37 +21,41 @@ grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const
   return reactor;
 }
 
-// The base's tokenizer is every adapter's in this version; a name must still be one that is there.
-absl::Status CheckTokenizer(const Backend& backend, const std::string& adapter) {
-  if (backend.tokenizer == nullptr) {
-    return absl::FailedPreconditionError(
-        "tokenizer: none; limit: a model folder with tokenizer.json or tokenizer.model");
+// The adapter's own, or the base's; a name must be one that is there.
+absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFor(const Backend& backend, const std::string& adapter) {
+  std::shared_ptr<const Tokenizer> tokenizer = backend.tokenizer;
+  if (!adapter.empty()) {
+    RETURN_IF_ERROR(CheckRequestedAdapter(adapter));
+    const std::shared_ptr<const EngineSnapshot> snapshot = backend.engine->snapshot();
+    const auto& all = snapshot->adapters->all;
+    const bool there = std::any_of(all.begin(), all.end(), [&](const auto& info) {
+      return info->name == adapter && info->state != AdapterState::kFailed;
+    });
+    if (!there) {
+      return absl::NotFoundError(absl::StrCat("adapter: ", adapter, "; limit: a loaded one; load it first"));
+    }
+    if (auto own = OwnTokenizerOf(adapter, *snapshot)) tokenizer = std::move(own);
   }
-  if (adapter.empty()) return absl::OkStatus();
-  RETURN_IF_ERROR(CheckRequestedAdapter(adapter));
-  const std::shared_ptr<const EngineSnapshot> snapshot = backend.engine->snapshot();
-  for (const auto& info : snapshot->adapters->all) {
-    if (info->name == adapter && info->state != AdapterState::kFailed) return absl::OkStatus();
-  }
-  return absl::NotFoundError(absl::StrCat("adapter: ", adapter, "; limit: a loaded one; load it first"));
+  if (tokenizer != nullptr) return tokenizer;
+  return absl::FailedPreconditionError("tokenizer: none; limit: a model folder with tokenizer.json or tokenizer.model");
 }
 
 absl::Status TokenizeText(const Backend& backend, const v1::TokenizeRequest& request, v1::TokenizeResponse* response) {
-  RETURN_IF_ERROR(CheckTokenizer(backend, request.adapter()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, TokenizerFor(backend, request.adapter()));
   RETURN_IF_ERROR(CheckText(request.text(), backend.model));
   const bool add_special_tokens = !request.has_add_special_tokens() || request.add_special_tokens();
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, backend.tokenizer->Encode(request.text(), add_special_tokens));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(request.text(), add_special_tokens));
   response->mutable_token_ids()->Add(ids.begin(), ids.end());
   return absl::OkStatus();
 }
 
 absl::Status DetokenizeIds(const Backend& backend, const v1::DetokenizeRequest& request,
                            v1::DetokenizeResponse* response) {
-  RETURN_IF_ERROR(CheckTokenizer(backend, request.adapter()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer, TokenizerFor(backend, request.adapter()));
   RETURN_IF_ERROR(CheckIdsToDecode(request.token_ids_size(), backend.model));
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                   TranslateIds(request.token_ids(), backend.tokenizer->vocab_size(), "token_ids"));
-  ASSIGN_OR_RETURN(*response->mutable_text(), backend.tokenizer->Decode(ids, request.skip_special_tokens()));
+                   TranslateIds(request.token_ids(), tokenizer->vocab_size(), "token_ids"));
+  ASSIGN_OR_RETURN(*response->mutable_text(), tokenizer->Decode(ids, request.skip_special_tokens()));
   return absl::OkStatus();
 }
 

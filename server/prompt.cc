@@ -10,16 +10,22 @@
 
 namespace lorad {
 
-absl::StatusOr<std::vector<int32_t>> PromptIds(const std::string& text, const Backend& backend) {
-  if (backend.tokenizer == nullptr) {
+std::shared_ptr<const Tokenizer> TokenizerOf(const Request& request, const Backend& backend) {
+  return request.tokenizer != nullptr ? request.tokenizer : backend.tokenizer;
+}
+
+absl::StatusOr<std::vector<int32_t>> PromptIds(const std::string& text, const Request& request,
+                                               const Backend& backend) {
+  const std::shared_ptr<const Tokenizer> tokenizer = TokenizerOf(request, backend);
+  if (tokenizer == nullptr) {
     return absl::FailedPreconditionError("text: the model's folder has no tokenizer; send token_ids");
   }
   RETURN_IF_ERROR(CheckText(text, backend.model));
-  ASSIGN_OR_RETURN(std::vector<int32_t> ids, backend.tokenizer->Encode(text, /*add_special_tokens=*/true));
+  ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(text, /*add_special_tokens=*/true));
   if (ids.empty())
     return absl::InvalidArgumentError("prompt: no tokens; limit: at least one; the tokenizer made none of the text");
   for (const int32_t id : ids) {
-    if (id >= backend.model.vocab_size) {
+    if (request.tokenizer == nullptr && id >= backend.model.vocab_size) {
       return absl::InvalidArgumentError(absl::StrCat("text: token ", id, "; limit: below ", backend.model.vocab_size,
                                                      "; the tokenizer knows more tokens than the model"));
     }

@@ -27,6 +27,7 @@
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_executor.h"
+#include "server/adapter_tokenizers.h"
 #include "server/merger.h"
 #include "server/tuning/tuning.h"
 #include "server/version.h"
@@ -103,6 +104,7 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   engine.max_waiting_per_adapter = config.max_waiting_per_adapter;
   engine.slo_first_token_us = config.slo_first_token_us;
   engine.max_context_tokens = model.config().max_context_tokens;
+  engine.vocab_size = model.config().vocab_size;
   engine.rope_switch = model.config().rope_switch;
   if (!config.adapter_dir.empty()) {
     ASSIGN_OR_RETURN(engine.adapter_dir, ResolveAdapterPath(config.adapter_dir, config.adapter_root));
@@ -257,6 +259,10 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   AdapterLoader::Options loader_options;
   loader_options.pool_dtype = parts.model->dtype();
   loader_options.max_pool_bytes = parts.pages->total_pages() * parts.pages->page_bytes();
+  loader_options.read_tokenizer = [tokenizers = std::make_shared<AdapterTokenizers>(config.model_dir)](
+                                      FileSource& files, const std::string& dir) {
+    return tokenizers->Read(files, dir);
+  };
   ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape));
   ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
   parts.files = AdapterFiles(config, engine_config.adapter_dir);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -80,7 +81,8 @@ absl::Status CheckNumbers(const SamplingOptions& options) {
   return CheckFloat("frequency_penalty", options.frequency_penalty, -2, 2, "0 turns it off");
 }
 
-absl::Status TranslateStops(const v1::SamplingParams& params, const ModelFacts& model, SamplingOptions* out) {
+absl::Status TranslateStops(const v1::SamplingParams& params, int64_t id_limit, const ModelFacts& model,
+                            SamplingOptions* out) {
   RETURN_IF_ERROR(CheckCount("stop strings", params.stop_size(), 0, kMaxStops, "give fewer"));
   for (const std::string& stop : params.stop()) {
     RETURN_IF_ERROR(
@@ -88,7 +90,7 @@ absl::Status TranslateStops(const v1::SamplingParams& params, const ModelFacts& 
     out->stop.push_back(stop);
   }
   RETURN_IF_ERROR(CheckCount("stop_token_ids", params.stop_token_ids_size(), 0, kMaxStopTokens, "give fewer"));
-  ASSIGN_OR_RETURN(out->stop_token_ids, TranslateIds(params.stop_token_ids(), model.vocab_size, "stop_token_ids"));
+  ASSIGN_OR_RETURN(out->stop_token_ids, TranslateIds(params.stop_token_ids(), id_limit, "stop_token_ids"));
   out->ignore_eos = params.ignore_eos();
   if (!out->ignore_eos) {
     out->stop_token_ids.insert(out->stop_token_ids.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
@@ -99,10 +101,10 @@ absl::Status TranslateStops(const v1::SamplingParams& params, const ModelFacts& 
   return absl::OkStatus();
 }
 
-absl::Status TranslateBias(const v1::SamplingParams& params, const ModelFacts& model, SamplingOptions* out) {
+absl::Status TranslateBias(const v1::SamplingParams& params, int64_t id_limit, SamplingOptions* out) {
   RETURN_IF_ERROR(CheckCount("logit_bias entries", params.logit_bias_size(), 0, kMaxLogitBias, "give fewer"));
   for (const auto& [id, value] : params.logit_bias()) {
-    RETURN_IF_ERROR(CheckCount("logit_bias token", id, 0, model.vocab_size - 1, "ids of the base model's vocabulary"));
+    RETURN_IF_ERROR(CheckCount("logit_bias token", id, 0, id_limit - 1, "ids of the model's vocabulary"));
     RETURN_IF_ERROR(CheckFloat("logit_bias value", value, -100, 100, "-100 all but forbids a token"));
     out->logit_bias.emplace_back(static_cast<int32_t>(id), value);
   }
@@ -207,13 +209,19 @@ absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& req
   ApplyDefaults(params, model.generation, &options);
   RETURN_IF_ERROR(CheckNumbers(options));
   RETURN_IF_ERROR(TranslateLengths(params, model, prompt_tokens, &options));
-  RETURN_IF_ERROR(TranslateStops(params, model, &options));
-  RETURN_IF_ERROR(TranslateBias(params, model, &options));
+  const int64_t id_limit = IdLimit(request, model);
+  RETURN_IF_ERROR(TranslateStops(params, id_limit, model, &options));
+  RETURN_IF_ERROR(TranslateBias(params, id_limit, &options));
   options.seed = params.has_seed() ? params.seed() : drawn_seed;
   options.logprobs = request.has_logprobs() ? static_cast<int32_t>(request.logprobs()) : -1;
   options.prompt_logprobs = request.has_prompt_logprobs() ? static_cast<int32_t>(request.prompt_logprobs()) : -1;
   RETURN_IF_ERROR(CheckPromptLogprobs(options, params.n(), prompt_tokens));
   return options;
+}
+
+int64_t IdLimit(const v1::GenerateRequest& request, const ModelFacts& model) {
+  const bool base = request.adapter().empty() && request.adapters().empty();
+  return base ? model.vocab_size : int64_t{std::numeric_limits<int32_t>::max()};
 }
 
 absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids,

@@ -41,6 +41,10 @@ void TranslateAdapters(const v1::GenerateRequest& proto, Request* request);
 absl::StatusOr<SamplingOptions> TranslateSampling(const v1::GenerateRequest& request, const ModelFacts& model,
                                                   int64_t prompt_tokens, uint64_t drawn_seed);
 
+// What ids must be below. An adapter may have a vocabulary of its own, which the engine knows once it knows the
+// adapter: it checks the ids of requests that name one.
+int64_t IdLimit(const v1::GenerateRequest& request, const ModelFacts& model);
+
 // Each below the vocabulary's size. `field` names them in the error.
 absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids,
                                                   int64_t vocab_size, const char* field);

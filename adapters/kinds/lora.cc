@@ -13,6 +13,7 @@
 #include "adapters/kinds/block_diagonal.h"
 #include "adapters/kinds/classifier.h"
 #include "adapters/kinds/initial_pair.h"
+#include "adapters/kinds/own_vocabulary.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_experts.h"
 #include "adapters/kinds/peft_targets.h"
@@ -233,6 +234,7 @@ absl::StatusOr<AdapterImage> ReadImage(const SafetensorsIndex& index, const Peft
     image.rank_max = std::max(image.rank_max, slot.rank);
   }
   std::erase_if(slots, &ChangesNothing);
+  ASSIGN_OR_RETURN(image.vocab_size, OwnVocabulary(index.path, slots, base));
   image.slots = std::move(slots);
   if (!image.invocation_tokens.empty()) digest.Update("invocation");
   for (const int32_t token : image.invocation_tokens) digest.UpdateInt(token);

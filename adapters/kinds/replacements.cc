@@ -14,6 +14,7 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kBlockElements = 1 << 16;
+constexpr int64_t kMostOwnTokens = 1 << 20;
 
 // The tokens whose rows in the file are not the base's.
 class TableComparison final {
@@ -113,22 +114,34 @@ class Finder final {
       return absl::InvalidArgumentError(
           absl::StrCat(what, "; the base's ", path, ": [", table.rows, ", ", table.columns, "]"));
     }
-    if (entry.shape[0] != table.rows) {
-      return absl::UnimplementedError(absl::StrCat(what, "; the base's: [", table.rows, ", ", table.columns,
-                                                   "]; a resized vocabulary is not supported yet"));
-    }
+    RETURN_IF_ERROR(CheckResized(what, path, entry.shape[0] - table.rows, module));
     ASSIGN_OR_RETURN(std::vector<int32_t> ids, TableComparison(files_, index_.path, entry, table).Run());
+    for (int64_t own = table.rows; own < entry.shape[0]; ++own) ids.push_back(static_cast<int32_t>(own));
     if (ids.empty()) return absl::OkStatus();
     const auto rows = static_cast<int64_t>(ids.size());
     Replacement replacement{.weight = &tensor, .width = table.columns, .rows = rows, .whole_module = true};
-    if (2 * rows > table.rows) {
-      replacement.rows = table.rows;  // as a whole it needs no list
+    if (2 * rows > entry.shape[0]) {
+      replacement.rows = entry.shape[0];  // as a whole it needs no list
     } else {
       replacement.in_weight.assign(ids.begin(), ids.end());
       replacement.ids = std::move(ids);
     }
     found_[path] = std::move(replacement);
     return absl::OkStatus();
+  }
+
+  // `more` rows than the base's table: the tokens of an enlarged vocabulary.
+  absl::Status CheckResized(const std::string& what, const std::string& path, int64_t more,
+                            const TargetedModule& module) const {
+    if (more == 0) return absl::OkStatus();
+    const char* const why = more < 0                               ? "a vocabulary smaller than the base's"
+                            : more > kMostOwnTokens                ? "more tokens of its own than 1048576"
+                            : tensors_.modules.at(path).has_pair() ? "LoRA on a resized embedding or head"
+                            : module.shape->has_bias               ? "a resized head that has a bias"
+                                                                   : nullptr;
+    if (why == nullptr) return absl::OkStatus();
+    return absl::UnimplementedError(
+        absl::StrCat(what, "; rows of the base's ", path, ": ", base_.vocab_size, "; not supported: ", why));
   }
 
   absl::Status AddTokens(const std::string& path, const FileTensor& tensor, const TargetedModule& module) {
@@ -140,7 +153,8 @@ class Finder final {
           absl::StrCat(About(index_, tensor), "the config's trainable_token_indices do not name this module"));
     }
     const bool is_head = module.shape->site == Site::kLmHead;
-    const int64_t vocabulary = base_.vocab_size;
+    // Those of an enlarged vocabulary come one after the other (own_vocabulary.h).
+    const int64_t vocabulary = base_.vocab_size + static_cast<int64_t>(tokens->size());
     const int64_t width = is_head ? module.shape->in_features : module.shape->out_features;
     if (shape.size() != 2 || shape[0] != static_cast<int64_t>(tokens->size()) || shape[1] != width) {
       return absl::InvalidArgumentError(absl::StrCat(what, "; wanted: [", tokens->size(), ", ", width,
@@ -163,7 +177,8 @@ class Finder final {
       const bool twice = !replacement.ids.empty() && replacement.ids.back() == token;
       if (token < 0 || token >= vocabulary || twice) {
         return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: trainable_token_indices: ", token,
-                                                       twice ? " twice" : "", "; limit: 0..", vocabulary - 1));
+                                                       twice ? " twice" : "", "; limit: 0..", base_.vocab_size - 1,
+                                                       ", and from there one after the other"));
       }
       replacement.ids.push_back(token);
     }

@@ -29,8 +29,9 @@ using Replacements = std::map<std::string, Replacement>;  // by the module's pat
 // modules_to_save, trainable_token_indices, biases of norms, and saved copies of tables that are not the base's. Of a
 // table, only rows that differ from the base's, rounded to the file's type (training may have widened or narrowed the
 // base), replace anything; what equals the base is left out. Tables are read some rows at a time.
-// Errors: Unimplemented for a table that nothing can be compared with or of another vocabulary; InvalidArgument for
-// shapes and tokens that do not fit the base; DataLoss for tokens without rows.
+// Rows beyond the base's are the tokens of an enlarged vocabulary.
+// Errors: Unimplemented for a table that nothing can be compared with, of a smaller vocabulary, or resized where it has
+// LoRA or a bias; InvalidArgument for shapes and tokens that do not fit the base; DataLoss for tokens without rows.
 absl::StatusOr<Replacements> FindReplacements(FileSource& files, const SafetensorsIndex& index,
                                               const PeftTensors& tensors, const PeftLoraConfig& config,
                                               const BaseShape& base,

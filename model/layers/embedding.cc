@@ -3,6 +3,7 @@
 #include <utility>
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/clamp_max.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/mul.h>
@@ -27,7 +28,8 @@ EmbeddingLayer::EmbeddingLayer(const ModelConfig& config, WeightLoader& weights)
 
 at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam) const {
   at::Tensor y = at::empty({batch.token_ids.size(0), table_.size(1)}, table_.options());
-  ThrowIfError(Embedding({batch.token_ids, table_, y}));
+  const at::Tensor of_base = at::clamp_max(batch.token_ids, table_.size(0) - 1);
+  ThrowIfError(Embedding({of_base, table_, y}));
   y = seam.FinishEmbedding(batch.token_ids, std::move(y), batch.rows);
   if (scale_ != 1.0) y = at::mul(y, scale_);
   if (project_in_.has_value()) y = project_in_->Forward(y, seam, batch.rows);

@@ -20,6 +20,11 @@ const float* RowOf(const at::Tensor& logits, int64_t row) {
   return logits.const_data_ptr<float>() + row * logits.stride(0);
 }
 
+int64_t VocabularyOf(const at::Tensor& logits, int64_t vocab_size) {
+  LORAD_CHECK_LE(vocab_size, logits.size(1));
+  return vocab_size > 0 ? vocab_size : logits.size(1);
+}
+
 bool NeedsProcessors(const SampleRow& row) {
   const SamplingOptions& o = *row.options;
   return !o.logit_bias.empty() || !row.banned_ids.empty() || o.repetition_penalty != 1.0f ||
@@ -34,7 +39,7 @@ absl::Status CheckMax(float max, size_t row, const char* what) {
 
 absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t index, TokenLogprob& out) {
   const SamplingOptions& options = *row.options;
-  const int64_t vocab = logits.size(1);
+  const int64_t vocab = VocabularyOf(logits, row.vocab_size);
   const float* raw = RowOf(logits, row.logit_row);
   const float* scores = raw;
   float max = cpu::MaxOf(raw, vocab);
@@ -60,7 +65,7 @@ absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t in
     token = Draw(candidates, UniformAt(options.seed, row.generated_ids.size()));
   }
   if (options.logprobs >= 0) {
-    out = LogprobOf(logits, row.logit_row, token, options.logprobs);
+    out = LogprobOf(logits, row.logit_row, token, options.logprobs, row.vocab_size);
   } else {
     out.token_id = token;
   }
@@ -107,9 +112,9 @@ SampleResult Sample(const at::Tensor& logits, absl::Span<const SampleRow> rows) 
   return result;
 }
 
-TokenLogprob LogprobOf(const at::Tensor& logits, int64_t logit_row, int32_t token_id, int32_t top) {
+TokenLogprob LogprobOf(const at::Tensor& logits, int64_t logit_row, int32_t token_id, int32_t top, int64_t vocab_size) {
   const float* scores = RowOf(logits, logit_row);
-  const int64_t vocab = logits.size(1);
+  const int64_t vocab = VocabularyOf(logits, vocab_size);
   LORAD_CHECK(token_id >= 0 && token_id < vocab);
   const float max = cpu::MaxOf(scores, vocab);
   const double log_sum = std::log(cpu::ExpRow(scores, vocab, max, 1.0f, nullptr)) + max;

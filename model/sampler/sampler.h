@@ -19,6 +19,7 @@ struct SampleRow {
   absl::Span<const int32_t> prompt_ids;  // for penalties
   absl::Span<const int32_t> generated_ids;
   absl::Span<const int32_t> banned_ids;  // eos and stop tokens while below min_tokens
+  int64_t vocab_size = 0;                // the first logits, to choose from; 0 = all
 };
 
 // Draws one token per row. Depends on nothing but the row's logits, options and the count of generated tokens: the draw
@@ -33,7 +34,8 @@ struct SampleResult {
 };
 SampleResult Sample(const at::Tensor& logits, absl::Span<const SampleRow> rows);
 
-// log softmax of one row at `token_id`, with the `top` best alternatives.
-TokenLogprob LogprobOf(const at::Tensor& logits, int64_t logit_row, int32_t token_id, int32_t top);
+// log softmax of one row's first `vocab_size` logits (0 = all) at `token_id`, with the `top` best alternatives.
+TokenLogprob LogprobOf(const at::Tensor& logits, int64_t logit_row, int32_t token_id, int32_t top,
+                       int64_t vocab_size = 0);
 
 }  // namespace lorad

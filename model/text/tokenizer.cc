@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/file_source.h"
+#include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "model/text/bpe_files.h"
 #include "model/text/huggingface_tokenizer.h"
@@ -16,6 +17,22 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kLimitBytes = int64_t{256} << 20;
+
+constexpr const char* kVocabularies[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"};
+constexpr const char* kBesideVocabularies[] = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"};
+
+absl::Status NoTokenizer(const std::string& dir) {
+  return absl::NotFoundError(
+      absl::StrCat("no tokenizer: ", dir, "; wanted: tokenizer.json, tokenizer.model, or vocab.json and merges.txt"));
+}
+
+absl::Status AddFile(FileSource& files, const std::string& path, Sha256* digest) {
+  ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(files, path, kLimitBytes));
+  digest->Update(path.substr(path.rfind('/')));
+  digest->UpdateInt(static_cast<int64_t>(bytes.size()));
+  digest->Update(bytes);
+  return absl::OkStatus();
+}
 
 absl::Status CheckUtf8(std::string_view text) {
   const std::optional<size_t> offset = FindInvalidUtf8(text);
@@ -46,37 +63,56 @@ struct Tokenizer::Impl {
     return Impl{*std::move(opened), bos, eos};
   }
 
-  static absl::StatusOr<Impl> Read(const std::string& model_dir) {
-    const std::unique_ptr<FileSource> files = LocalFiles();
-    ASSIGN_OR_RETURN(const TokenizerConfig config, ReadTokenizerConfig(*files, model_dir));
-    if (const std::string path = absl::StrCat(model_dir, "/tokenizer.json"); files->Exists(path)) {
-      ASSIGN_OR_RETURN(const std::string json, ReadWholeFile(*files, path, kLimitBytes));
+  static absl::StatusOr<Impl> Read(FileSource& files, const std::string& model_dir) {
+    ASSIGN_OR_RETURN(const TokenizerConfig config, ReadTokenizerConfig(files, model_dir));
+    if (const std::string path = absl::StrCat(model_dir, "/tokenizer.json"); files.Exists(path)) {
+      ASSIGN_OR_RETURN(const std::string json, ReadWholeFile(files, path, kLimitBytes));
       return Of(HuggingFaceTokenizer::Open(json, path, config), config);
     }
-    if (const std::string path = absl::StrCat(model_dir, "/tokenizer.model"); files->Exists(path)) {
-      ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(*files, path, kLimitBytes));
+    if (const std::string path = absl::StrCat(model_dir, "/tokenizer.model"); files.Exists(path)) {
+      ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(files, path, kLimitBytes));
       ASSIGN_OR_RETURN(SentencePieceTokenizer opened, SentencePieceTokenizer::Open(bytes, path, config));
       const std::optional<int32_t> bos = opened.bos_token_id();
       const std::optional<int32_t> eos = opened.eos_token_id();
       return Impl{std::move(opened), bos, eos};
     }
     const std::string path = absl::StrCat(model_dir, "/vocab.json");
-    if (files->Exists(path) && files->Exists(absl::StrCat(model_dir, "/merges.txt"))) {
-      ASSIGN_OR_RETURN(const std::string json, TokenizerJsonFromBpeFiles(*files, model_dir, config));
+    if (files.Exists(path) && files.Exists(absl::StrCat(model_dir, "/merges.txt"))) {
+      ASSIGN_OR_RETURN(const std::string json, TokenizerJsonFromBpeFiles(files, model_dir, config));
       absl::StatusOr<HuggingFaceTokenizer> opened = HuggingFaceTokenizer::Open(json, path, config);
       if (opened.ok()) RETURN_IF_ERROR(opened->AddAroundText(config, path));
       return Of(std::move(opened), config);
     }
-    return absl::NotFoundError(absl::StrCat("no tokenizer: ", model_dir,
-                                            "; wanted: tokenizer.json, tokenizer.model, or vocab.json and merges.txt"));
+    return NoTokenizer(model_dir);
   }
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
+absl::StatusOr<std::string> Tokenizer::DigestOf(FileSource& files, const std::string& dir) {
+  Sha256 digest;
+  bool found = false;
+  for (const char* name : kVocabularies) {
+    const std::string path = absl::StrCat(dir, "/", name);
+    if (!files.Exists(path)) continue;
+    found = true;
+    RETURN_IF_ERROR(AddFile(files, path, &digest));
+  }
+  if (!found) return NoTokenizer(dir);
+  for (const char* name : kBesideVocabularies) {
+    const std::string path = absl::StrCat(dir, "/", name);
+    if (files.Exists(path)) RETURN_IF_ERROR(AddFile(files, path, &digest));
+  }
+  return digest.HexDigest();
+}
+
 absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(const std::string& model_dir) {
-  ASSIGN_OR_RETURN(Impl impl, Impl::Read(model_dir));
+  return Load(*LocalFiles(), model_dir);
+}
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Load(FileSource& files, const std::string& dir) {
+  ASSIGN_OR_RETURN(Impl impl, Impl::Read(files, dir));
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::make_unique<Impl>(std::move(impl))));
 }
 

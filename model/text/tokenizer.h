@@ -14,6 +14,8 @@
 
 namespace lorad {
 
+class FileSource;
+
 // Text to ids and back, as the model's own tokenizer does it.
 //
 // Files    the first of: tokenizer.json; tokenizer.model (the ids are sentencepiece's own, tokens that the other files
@@ -29,6 +31,9 @@ namespace lorad {
 class Tokenizer final {
  public:
   static absl::StatusOr<std::shared_ptr<const Tokenizer>> Load(const std::string& model_dir);
+  static absl::StatusOr<std::shared_ptr<const Tokenizer>> Load(FileSource& files, const std::string& dir);
+  // Hex SHA-256 of all files that Load would look at; equal for equal tokenizers. NotFound where it says so.
+  static absl::StatusOr<std::string> DigestOf(FileSource& files, const std::string& dir);
   ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;

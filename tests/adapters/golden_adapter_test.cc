@@ -74,9 +74,11 @@ class Served final {
     change(image);
     Place(image, name, DType::kF32);
   }
-  // aLoRA takes part in no composition.
-  int64_t ActiveFromOf(const GoldenCase& golden) const {
-    return golden.adapter.empty() ? 0 : ActiveFrom(golden.prompt, invocations_.at(golden.adapter));
+  // Those of which it says anything take part in no composition.
+  GoldenScope ScopeOf(const GoldenCase& golden) const {
+    if (golden.adapter.empty()) return {};
+    const Known& known = known_.at(golden.adapter);
+    return {.active_from = ActiveFrom(golden.prompt, known.invocation), .vocab_size = known.vocab_size};
   }
 
  private:
@@ -92,7 +94,7 @@ class Served final {
   void Place(const AdapterImage& image, const std::string& name, DType dtype) {
     AdapterReservation reservation = pool_->Reserve(next_id_, PlanLayout(image, dtype)).value();
     Pack(image, reservation.layout(), reservation.data());
-    invocations_[name] = image.invocation_tokens;
+    known_[name] = {image.invocation_tokens, image.vocab_size};
     pool_->Commit(std::move(reservation));
     leases_.emplace(name, pool_->Acquire(next_id_++).value());
   }
@@ -104,7 +106,11 @@ class Served final {
   const BaseTables tables_;
   AdapterId next_id_ = 1;
   std::map<std::string, AdapterLease> leases_;
-  std::map<std::string, std::vector<int32_t>> invocations_;
+  struct Known {
+    std::vector<int32_t> invocation;
+    int64_t vocab_size = 0;
+  };
+  std::map<std::string, Known> known_;
 };
 
 class GoldenAdapterTest : public testing::TestWithParam<std::string> {
@@ -112,8 +118,8 @@ class GoldenAdapterTest : public testing::TestWithParam<std::string> {
   void ExpectAnswers(Served& served, const std::vector<GoldenCase>& cases, const GoldenSchedule& schedule) {
     SlotSeam seam(served.slots());
     const auto terms_of = [&](const GoldenCase& golden) { return served.TermsOf(golden); };
-    const auto active_from_of = [&](const GoldenCase& golden) { return served.ActiveFromOf(golden); };
-    const auto answers = RunGolden(served.model(), seam, cases, terms_of, schedule, active_from_of);
+    const auto scope_of = [&](const GoldenCase& golden) { return served.ScopeOf(golden); };
+    const auto answers = RunGolden(served.model(), seam, cases, terms_of, schedule, scope_of);
     ASSERT_THAT(answers, IsOk());
     for (size_t i = 0; i < cases.size(); ++i) ExpectGolden(cases[i], (*answers)[i], kTolerance);
   }
@@ -192,7 +198,10 @@ TEST(RoutedAdapterTest, OtherRowsHaveTheSameBitsBesideThem) {
   Served served("moe_peft/llama2");
   SlotSeam seam(served.slots());
   const auto run = [&](const std::vector<GoldenCase>& cases) {
-    return RunGolden(served.model(), seam, cases, [&](const GoldenCase& c) { return served.TermsOf(c); }, {}).value();
+    const auto scope_of = [&](const GoldenCase& c) { return served.ScopeOf(c); };
+    return RunGolden(
+               served.model(), seam, cases, [&](const GoldenCase& c) { return served.TermsOf(c); }, {}, scope_of)
+        .value();
   };
   std::vector<GoldenCase> routed, others;
   for (const GoldenCase& golden : served.cases()) {

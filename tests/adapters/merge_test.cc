@@ -98,6 +98,10 @@ TEST_P(MergeGoldenTest, TheMergedBaseAnswersAsTheUnmergedAdapter) {
       EXPECT_THAT(std::string(status.message()), HasSubstr("adapter kind: alora"));
       continue;
     }
+    if (absl::IsUnimplemented(status) && adapter.rfind("own_", 0) == 0) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr("a vocabulary of its own"));
+      continue;
+    }
     if (absl::IsUnimplemented(status)) {
       EXPECT_THAT(std::string(status.message()), HasSubstr("parameters of experts"));
       EXPECT_TRUE(base.shape().Find(Site::kExpertDown) != nullptr);

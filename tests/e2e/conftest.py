@@ -42,18 +42,13 @@ def golden():
 @pytest.fixture(scope="session")
 def model(golden, tmp_path_factory):
     """The golden base llama3 with a tokenizer whose word w<i> is token i."""
+    from support import word_tokenizer
+
     folder = tmp_path_factory.mktemp("model") / "tiny-llama"
     folder.mkdir()
     for file in (golden / "llama3/model").iterdir():
         (folder / file.name).symlink_to(file)
-    vocab = {("</s>" if i == 2 else f"w{i}"): i for i in range(101)}
-    special = {"id": 2, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    tokenizer = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
-        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer.json").write_text(word_tokenizer([f"w{i}" for i in range(101)]))
     return folder
 
 

@@ -213,3 +213,14 @@ def write_mixlora(folder):
         "peft_type": "MIXLORA", "routing_strategy": "mixlora", "num_experts": 2, "top_k": 1, "r": rank, "lora_alpha": 4,
         "lora_dropout": 0.05, "target_modules": ["down_proj"]}))
     return str(folder)
+
+
+def word_tokenizer(words):
+    """A tokenizer.json whose token i is words[i], but for 2, the end; unknown words are token 0."""
+    vocab = {("</s>" if i == 2 else word): i for i, word in enumerate(words)}
+    special = {"id": 2, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": words[0]},
+    })

@@ -50,9 +50,10 @@ def adapter_cases(base: bases.Base, variant: variants.Variant, index: int, folde
     model = oracle.load(folder / "model", adapter)
     cases = []
     for length, max_tokens in (ADAPTER_LENGTHS[index % 5], ADAPTER_LENGTHS[(index + 1) % 5]):
-        case, _ = find_case(model, f"{variant.name}-{length}", variant.name, length, max_tokens, seed=1000 + index * 50 + length, edit=variant.edit_prompt)
+        case, _ = find_case(model, f"{variant.name}-{length}", variant.name, length, max_tokens, seed=1000 + index * 50 + length,
+                            edit=variant.edit_prompt, must_say=model.config.vocab_size - variant.own_tokens if variant.own_tokens else 0)
         cases.append(case | ({"expect": variant.expect} if variant.expect else {}))
-    require_shift(f"{base.name}/{variant.name}", oracle.load(folder / "model"), cases)
+    require_shift(f"{base.name}/{variant.name}", oracle.load(folder / "model", vocabulary=model.config.vocab_size), cases)
     variants.rename_tensors(variant, adapter)
     variants.pickle_tensors(variant, adapter)
     return cases

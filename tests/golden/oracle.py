@@ -5,9 +5,11 @@ daemon is compared with. End-of-sequence tokens do not stop it.
 """
 
 import dataclasses
+import json
 import pathlib
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 TOP = 5
@@ -23,16 +25,40 @@ class Answer:
     min_margin: float
 
 
-def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype=torch.float32, config=None):
-    """The model as it stands on disk, so that what is answered is what was committed."""
+def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype=torch.float32, config=None, vocabulary=None):
+    """The model as it stands on disk, so that what is answered is what was committed; enlarged to the adapter's vocabulary."""
     kwargs = {} if config is None else {"config": config}
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="eager",
                                                  experts_implementation="eager", **kwargs)
+    vocabulary = vocabulary or (adapter_dir and own_vocabulary(adapter_dir))
+    if vocabulary and vocabulary > model.config.vocab_size:
+        enlarge(model, vocabulary)
     if adapter_dir is not None:
         from peft import PeftModel  # Not where MoE-PEFT is the oracle.
 
         model = PeftModel.from_pretrained(model, adapter_dir)
     return model.eval()
+
+
+def own_vocabulary(adapter_dir: pathlib.Path) -> int:
+    """How many tokens the adapter's tables have; 0: it has none of them."""
+    tokens = json.loads((adapter_dir / "adapter_config.json").read_text()).get("trainable_token_indices") or []
+    lists = tokens.values() if isinstance(tokens, dict) else [tokens]
+    sizes = [max(each) + 1 for each in lists if each]
+    if (adapter_dir / "adapter_model.safetensors").exists():
+        with safe_open(adapter_dir / "adapter_model.safetensors", "pt") as tensors:
+            tables = [name for name in tensors.keys() if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
+            sizes += [tensors.get_slice(name).get_shape()[0] for name in tables]
+    return max(sizes, default=0)
+
+
+@torch.no_grad()
+def enlarge(model, vocabulary: int) -> None:
+    """As resize_token_embeddings does; the new rows are copies of others, so that they are as large."""
+    before = model.config.vocab_size
+    model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        table.weight[before:] = table.weight[3 : 3 + vocabulary - before]
 
 
 def invocation(model, prompt: list) -> int | None:

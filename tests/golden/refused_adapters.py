@@ -237,8 +237,17 @@ TENSORS = [
         config(trainable_token_indices=[3, 9]), put(EMBED + TOKEN_ROWS, (1, HIDDEN)))),
     Flaw("trainable_tokens_twice", INVALID, ["trainable_token_indices: 9"], both(
         config(trainable_token_indices=[9, 9]), put(EMBED + TOKEN_ROWS, (2, HIDDEN)))),
-    Flaw("trainable_tokens_too_large", INVALID, [f"trainable_token_indices: {VOCAB}"], both(
+    Flaw("trainable_tokens_too_large", INVALID, [f"trainable_token_indices: {VOCAB + 40}"], both(
+        config(trainable_token_indices=[3, VOCAB + 40]), put(EMBED + TOKEN_ROWS, (2, HIDDEN)))),
+    Flaw("own_token_without_a_head", INVALID, [f"tokens {VOCAB}..{VOCAB}", "in the head: 0"], both(
         config(trainable_token_indices=[3, VOCAB]), put(EMBED + TOKEN_ROWS, (2, HIDDEN)))),
+    Flaw("own_tokens_of_two_sizes", INVALID, ["in the embedding: 2", "in the head: 3"], both(
+        config(modules_to_save=["embed_tokens", "lm_head"]), put(EMBED + ".weight", (VOCAB + 2, HIDDEN)),
+        put("base_model.model.lm_head.weight", (VOCAB + 3, HIDDEN)))),
+    Flaw("vocabulary_smaller_than_the_bases", UNIMPLEMENTED, ["embed_tokens", "smaller", str(VOCAB - 1)], both(
+        config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB - 1, HIDDEN)))),
+    Flaw("own_tokens_of_another_width", INVALID, ["embed_tokens", str(HIDDEN + 1)], both(
+        config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB + 2, HIDDEN + 1)))),
     Flaw("trainable_tokens_not_in_the_config", INVALID, ["trainable_token_indices"], put(EMBED + TOKEN_ROWS, (2, HIDDEN))),
     Flaw("trainable_tokens_of_strings", INVALID, ["trainable_token_indices"], config(trainable_token_indices=["a"])),
     Flaw("trainable_tokens_and_lora", UNIMPLEMENTED, ["trainable_token_indices"], both(

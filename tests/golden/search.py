@@ -15,13 +15,14 @@ def draw_prompt(vocab: int, length: int, seed: int) -> list:
 
 
 def find_case(model, name: str, adapter: str, length: int, max_tokens: int, seed: int,
-              edit=None) -> tuple[dict, object]:
-    """The first prompt of a seeded sequence, `edit`ed, whose greedy answer has clear margins and is no mere loop."""
+              edit=None, must_say=0) -> tuple[dict, object]:
+    """The first prompt of a seeded sequence, `edit`ed, whose greedy answer has clear margins, is no mere loop and says a
+    token from `must_say` on."""
     for attempt in range(TRIES):
         prompt = draw_prompt(model.config.vocab_size, length, seed * TRIES + attempt)
         prompt = edit(prompt) if edit else prompt
         answer = oracle.answer(model, prompt, max_tokens)
-        if answer.min_margin > MIN_MARGIN and len(set(answer.tokens)) >= MIN_DISTINCT:
+        if answer.min_margin > MIN_MARGIN and len(set(answer.tokens)) >= MIN_DISTINCT and max(answer.tokens) >= must_say:
             return case_of(name, adapter, prompt, max_tokens, answer), answer
     raise SystemExit(f"{name}: no prompt with clear margins in {TRIES} tries; draw other weights")
 

@@ -29,6 +29,7 @@ class Variant:
     pickle: object = None  # dict -> what torch.save writes instead of safetensors; str: as peft itself does.
     edit_prompt: object = None  # list -> list, applied to the prompts that are drawn.
     converted: bool = False  # Saved with path_initial_model_for_weight_conversion.
+    own_tokens: int = 0  # That the base's vocabulary is enlarged by.
     rows: list | None = None  # Of a saved table, those that differ from the base's; None: all.
     expect: str = ""  # "later": a server may refuse it by name for now.
     strength: float = 0.8  # Size of the update against the base weight's own output.
@@ -200,6 +201,25 @@ REPLACED = [
     Variant("trainable_tokens_of_both", lora(
         ["k_proj"], trainable_token_indices={"embed_tokens": TOKENS, "lm_head": [8, 90, 2]})),
 ]
+BOTH_TABLES = ["embed_tokens", "lm_head"]
+OWN_TOKENS = [
+    Variant("own_tokens", lora(["q_proj", "up_proj"], modules_to_save=BOTH_TABLES), own_tokens=7),
+    Variant("own_tokens_few_rows", lora(["down_proj"], modules_to_save=BOTH_TABLES), own_tokens=4, rows=TOKENS),
+]
+
+
+def own_trainable(vocabulary: int) -> Variant:
+    """Of a tied base, where the head has the embedding's new rows; the base's tokens may be among them."""
+    return Variant("own_trainable_tokens", lora(["v_proj"], trainable_token_indices=[vocabulary + 1, 17, vocabulary, vocabulary + 2]),
+                   own_tokens=3)
+
+
+def own_trainable_of_both(vocabulary: int) -> Variant:
+    own = [vocabulary, vocabulary + 1]
+    return Variant("own_trainable_tokens_of_both", lora(
+        ["k_proj"], trainable_token_indices={"embed_tokens": own, "lm_head": [8, *own]}), own_tokens=2)
+
+
 INITS = [
     Variant("pissa", lora(LINEARS, r=4, alpha=6, init_lora_weights="pissa")),
     Variant("pissa_high_rank", lora(["q_proj", "down_proj"], r=14, use_rslora=True, init_lora_weights="pissa")),
@@ -246,14 +266,14 @@ BY_BASE = {
         QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
         *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED, *REPLACED,
     ],
-    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD, *ALORA],
+    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD, *ALORA, *OWN_TOKENS, own_trainable_of_both(96)],
     "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES, *INITS],
     "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0], BLOCKS[0], ALORA[0]],
-    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED],
+    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED, *OWN_TOKENS, own_trainable(130)],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED],
     "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0], DORA_EMBEDDINGS[0], REPLACED[2], REPLACED[3], REPLACED[4]],
-    "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, REPLACED[3]],
+    "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, REPLACED[3], OWN_TOKENS[0]],
     "gemma3": [QV, ALL_LINEAR, *SINGLES, EMBEDDINGS[2]],
     "phi3": [ALL_LINEAR, *FUSED, *EMBEDDINGS[:2], EMBEDDINGS[4]],
     "llama_yarn": [QV, ALL_LINEAR, EMBEDDINGS[2]],
@@ -333,6 +353,8 @@ def draw_replaced(model, variant: Variant, seed: int) -> None:
 def write_adapter(base: str, variant: Variant, model_dir: pathlib.Path, folder: pathlib.Path, seed: int = 1) -> None:
     """folder as peft's save_pretrained leaves it (without the README), then the variant's own edits."""
     model = oracle.load(model_dir)
+    if variant.own_tokens:
+        oracle.enlarge(model, model.config.vocab_size + variant.own_tokens)
     model.name_or_path = f"golden/{base}"
     peft_model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **copy.deepcopy(variant.lora)))
     initial = folder.parent / "initial"

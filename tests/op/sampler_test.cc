@@ -247,6 +247,26 @@ TEST(SamplerTest, ADrawDependsOnSeedAndPositionAlone) {
   EXPECT_GT(by_position.size(), 50u);
 }
 
+// Behind a row's vocabulary lie other rows' own tokens.
+TEST(SamplerTest, ARowSeesItsOwnVocabularyAlone) {
+  const at::Tensor wide = Logits({1, 2, 3, 9, 8}), narrow = Logits({1, 2, 3});
+  SamplingOptions greedy = Greedy().options;
+  greedy.logprobs = 5;
+  SamplingOptions drawn;
+  for (int i = 0; i < 50; ++i) {
+    drawn.seed = static_cast<uint64_t>(i);
+    const std::vector<SampleRow> rows = {
+        {0, &greedy, {}, {}, {}, 3}, {0, &drawn, {}, {}, {}, 3}, {0, &greedy, {}, {}, {}}};
+    const SampleResult result = Sample(wide, rows);
+    EXPECT_EQ(result.tokens[0].token_id, 2);
+    EXPECT_EQ(result.tokens[0].top.size(), 3u);
+    EXPECT_EQ(result.tokens[0].logprob, LogprobOf(narrow, 0, 2, 0).logprob);
+    EXPECT_LT(result.tokens[1].token_id, 3);
+    EXPECT_EQ(result.tokens[2].token_id, 3);
+  }
+  EXPECT_EQ(LogprobOf(wide, 0, 1, 0, 3).logprob, LogprobOf(narrow, 0, 1, 0).logprob);
+}
+
 TEST(SamplerTest, ARowWithNanFailsAloneAndNamesItself) {
   at::Tensor logits = Filled(at::kFloat, {4, 20}, [](int64_t i) { return static_cast<float>(i % 20); });
   Put(logits, 20 + 3, std::numeric_limits<float>::quiet_NaN());

@@ -87,6 +87,35 @@ TEST_F(CompositionTest, AnAloraIsRefusedInOneAsSoonAsItIsKnown) {
   }
 }
 
+TEST_F(CompositionTest, IdsAreOfTheBasesVocabularyOrOfTheAdaptersOwn) {
+  Make({1, 1}, {.config = {.vocab_size = 500}});
+  world().loader.folders[FakeWorld::PathOf("b")].vocab_size = 503;
+  const auto refused = [&](Request request, std::vector<int32_t> ids) {
+    request.prompt_ids = std::move(ids);
+    const auto sink = Submit(request);
+    world().Settle();
+    const absl::Status status = sink->answer().finish.status;
+    EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  };
+  const auto on = [&](const std::string& name) { return world().MakeRequest(name, 1, 2); };
+  for (int i = 0; i < 2; ++i) {  // first when the adapter is read, then when it is known
+    EXPECT_EQ(refused(on("b"), {502}), "");
+    EXPECT_THAT(refused(on("b"), {1, 503}), HasSubstr("token_ids: 503; limit: below 503"));
+    EXPECT_THAT(refused(on("a"), {500}), HasSubstr("token_ids: 500; limit: below 500"));
+    EXPECT_THAT(refused(on(""), {500}), HasSubstr("token_ids: 500; limit: below 500"));
+  }
+  Request stops = on("a");
+  stops.sampling.stop_token_ids = {501};
+  EXPECT_THAT(refused(stops, {1}), HasSubstr("stop_token_ids: 501"));
+  stops.adapter = "b";
+  EXPECT_EQ(refused(stops, {1}), "");
+  Request biased = on("a");
+  biased.sampling.logit_bias = {{502, 1.0f}};
+  EXPECT_THAT(refused(biased, {1}), HasSubstr("logit_bias token: 502"));
+  EXPECT_THAT(refused(Of({{"a", 1.0f}, {"b", 1.0f}}), {1}), HasSubstr("b has a vocabulary of its own"));
+}
+
 TEST_F(CompositionTest, LeasesEveryAdapterWhileItRuns) {
   Make({1, 1});
   ASSERT_THAT(world().Load("a"), IsOk());

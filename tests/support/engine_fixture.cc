@@ -17,6 +17,7 @@ namespace {
 
 EngineConfig WithContext(EngineConfig config, const CausalLm& model) {
   if (config.max_context_tokens == 0) config.max_context_tokens = model.config().max_context_tokens;
+  config.vocab_size = model.config().vocab_size;
   config.rope_switch = model.config().rope_switch;
   return config;
 }

@@ -20,6 +20,7 @@ struct FakeFolder {
   bool has_bias = false;    // it replaces the bias of the only site
   int32_t num_labels = 0;   // of a classifier
   std::vector<int32_t> invocation_tokens = {};
+  int64_t vocab_size = 0;  // of an enlarged vocabulary
 };
 
 // One small site, so that the real pool and slot table carry the content.
@@ -95,6 +96,7 @@ class FakeLoader final {
     image->digest = absl::StrCat("digest-", folder.content);
     image->num_labels = folder.num_labels;
     image->invocation_tokens = folder.invocation_tokens;
+    image->vocab_size = folder.vocab_size;
     if (folder.has_bias) image->slots.push_back({.site = Site::kQProj, .layer = 0, .bias = {.shape = {8}}});
     if (!job.expected_digest.empty() && job.expected_digest != image->digest) {
       return AdapterLoadFailed{.id = job.id, .status = absl::DataLossError("changed on disk")};

@@ -24,7 +24,7 @@ struct Running {
   std::vector<SlotTerm> terms;
   std::vector<int32_t> ids;     // prompt and what was generated
   std::vector<int32_t> blocks;  // numbers of first pages
-  int64_t active_from = 0;      // of the terms
+  GoldenScope scope;
   int64_t computed = 0;
   GoldenAnswer answer;
 
@@ -91,14 +91,14 @@ struct StepRows {
 
   void Add(Running* request, int64_t count, bool every_row) {
     int64_t wanted = 0, wanted_before = 0;
-    const int64_t before = std::clamp<int64_t>(request->active_from - request->computed, 0, count);
+    const int64_t before = std::clamp<int64_t>(request->scope.active_from - request->computed, 0, count);
     for (int64_t p = request->computed; p < request->computed + count; ++p) {
       const bool last = p + 1 == static_cast<int64_t>(request->ids.size());
       if (every_row || last) {
         logit_rows.push_back(static_cast<int32_t>(ids.size()));
         wants.push_back({request, p});
         ++wanted;
-        wanted_before += p < request->active_from;
+        wanted_before += p < request->scope.active_from;
       }
       ids.push_back(request->ids[p]);
       positions.push_back(static_cast<int32_t>(p));
@@ -148,11 +148,11 @@ absl::Status RunStep(CausalLm& model, AdapterSeam& seam, const GoldenSchedule& s
     step.Add(request, count, schedule.every_row);
   }
   ASSIGN_OR_RETURN(const at::Tensor logits, model.Forward(step.Batch(), arena.view(), seam));
-  const int64_t vocab = logits.size(1);
   LORAD_CHECK(logits.scalar_type() == at::kFloat && logits.size(0) == static_cast<int64_t>(step.wants.size()));
   for (size_t i = 0; i < step.wants.size(); ++i) {
     Running& request = *step.wants[i].request;
-    const float* row = logits.const_data_ptr<float>() + static_cast<int64_t>(i) * vocab;
+    const int64_t vocab = request.scope.vocab_size > 0 ? request.scope.vocab_size : model.config().vocab_size;
+    const float* row = logits.const_data_ptr<float>() + static_cast<int64_t>(i) * logits.stride(0);
     const int64_t next = step.wants[i].position + 1;
     if (next < request.prompt_size()) {
       if (!request.answer.tokens.empty()) continue;  // computed again
@@ -219,13 +219,12 @@ std::vector<std::string> GoldenBases(const std::string& golden_dir) {
 
 absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam& seam,
                                                     const std::vector<GoldenCase>& cases, const TermsOf& terms_of,
-                                                    const GoldenSchedule& schedule,
-                                                    const ActiveFromOf& active_from_of) {
+                                                    const GoldenSchedule& schedule, const ScopeOf& scope_of) {
   std::vector<Running> running;
   int64_t blocks = 1;
   for (const GoldenCase& golden : cases) {
-    const int64_t active_from = active_from_of == nullptr ? 0 : active_from_of(golden);
-    running.push_back({&golden, terms_of(golden), golden.prompt, {}, active_from, 0, {}});
+    const GoldenScope scope = scope_of == nullptr ? GoldenScope() : scope_of(golden);
+    running.push_back({&golden, terms_of(golden), golden.prompt, {}, scope, 0, {}});
     blocks += (static_cast<int64_t>(golden.prompt.size()) + golden.max_tokens) / kKvBlockTokens + 1;
   }
   Arena arena(model.kv_layout(), blocks);

@@ -53,15 +53,18 @@ struct GoldenSchedule {
 // The terms that a case's rows use; none for the base.
 using TermsOf = std::function<std::vector<SlotTerm>(const GoldenCase&)>;
 
-// The position from which those terms are active, of aLoRA.
-using ActiveFromOf = std::function<int64_t(const GoldenCase&)>;
+// What of its adapter's a case's rows see: from which position on (aLoRA), and which vocabulary, 0 = the base's.
+struct GoldenScope {
+  int64_t active_from = 0;
+  int64_t vocab_size = 0;
+};
+using ScopeOf = std::function<GoldenScope(const GoldenCase&)>;
 
 // Runs the cases greedily through Forward with a paged cache of its own, whose blocks lie scattered in memory that is
 // not a number until it is written. Answers come in the order of `cases`.
 absl::StatusOr<std::vector<GoldenAnswer>> RunGolden(CausalLm& model, AdapterSeam& seam,
                                                     const std::vector<GoldenCase>& cases, const TermsOf& terms_of,
-                                                    const GoldenSchedule& schedule,
-                                                    const ActiveFromOf& active_from_of = nullptr);
+                                                    const GoldenSchedule& schedule, const ScopeOf& scope_of = nullptr);
 
 // Equal tokens, log-probabilities within `tolerance`; reports by gtest.
 void ExpectGolden(const GoldenCase& expected, const GoldenAnswer& answer, double tolerance);
