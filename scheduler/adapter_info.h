@@ -27,8 +27,8 @@ struct AdapterInfo {
   int64_t running_requests = 0;
   int64_t waiting_requests = 0;
   std::vector<std::string> warnings;
-  std::string error;                              // state kFailed: why
-  std::shared_ptr<const ExpertLoad> expert_load;  // of a routed adapter, else null; goes on counting
+  std::string error;                                     // state kFailed: why
+  std::shared_ptr<const ExpertLoad> expert_load;         // of a routed adapter, else null; goes on counting
   std::shared_ptr<const Tokenizer> tokenizer = nullptr;  // its own; null: the base's
 };
 
