@@ -138,6 +138,10 @@ class Writer final {
     HostTensor whole = CopyOf(table, slot.rows.present() ? slot.rows.dtype : table.dtype);
     auto bytes = std::make_shared<std::vector<std::byte>>(*whole.bytes);
     const auto row_bytes = static_cast<size_t>(table.columns * SizeBytes(whole.dtype));
+    if (!slot.row_ids.empty() && slot.row_ids.back() >= table.rows) {  // tokens of its own, one after the other
+      whole.shape[0] = slot.row_ids.back() + 1;
+      bytes->resize(static_cast<size_t>(whole.shape[0]) * row_bytes);
+    }
     for (size_t i = 0; i < slot.row_ids.size(); ++i) {
       std::memcpy(bytes->data() + static_cast<size_t>(slot.row_ids[i]) * row_bytes, slot.rows.data() + i * row_bytes,
                   row_bytes);
