@@ -1,6 +1,6 @@
 // Training tokens a second of 1, 4 and 8 jobs in one batch, and of as many one after another.
 //
-//   train_bench MODEL_DIR [--steps=4] [--tokens=64] [--sequences=1] [--rank=8] [--jobs=1,4,8]
+//   train_bench MODEL_DIR [--steps=4] [--tokens=32] [--sequences=1] [--rank=8] [--jobs=1,4,8]
 //
 // Each job: LoRA on all linears, fp32, AdamW, its own random sequences of so many tokens, all learnt. Prints a line of
 // JSON for each number of jobs. bench/train_compare.py puts peft beside it.
@@ -21,7 +21,7 @@ namespace lorad {
 namespace {
 
 struct Flags {
-  int64_t steps = 4, tokens = 64, sequences = 1, rank = 8;
+  int64_t steps = 4, tokens = 32, sequences = 1, rank = 8;
   std::vector<int64_t> jobs = {1, 4, 8};
 };
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Training tokens a second of several LoRA jobs: lorad in one batch beside peft + transformers one after another.
 
-  $(scripts/golden-env | tail -1) bench/train_compare.py [--model DIR] [--tokens 64] [--sequences 1] [--jobs 1,4,8]
+  $(scripts/golden-env | tail -1) bench/train_compare.py [--model DIR] [--tokens 32] [--sequences 1] [--jobs 1,4,8]
 
 Both in fp32 on the same machine, in turns within one run: `train_bench`, then peft, --rounds times; ratios are of
 medians. peft has its best case: equal lengths, so no padding, and no gradient checkpointing.
@@ -63,7 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(CACHE / "bench/135m"))
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--jobs", default="1,4,8")
