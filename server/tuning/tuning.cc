@@ -136,7 +136,7 @@ struct Tuning::Impl {
   Parts parts;
   std::unique_ptr<FolderLock> folder_lock;
   std::unique_ptr<JobStore> store;
-  std::unique_ptr<Revisions> revisions;
+  std::shared_ptr<Revisions> revisions;  // replies to rollbacks may come after everything else is gone
   std::unique_ptr<TrainingRuns> runs;
   std::unique_ptr<TuningWorker> worker;
   std::unique_ptr<TaskThread> intake;
@@ -331,9 +331,9 @@ void Tuning::Rollback(const std::string& name, const std::string& revision, Adap
   command.name = name;
   command.path = impl_->revisions->Folder(*target);
   command.replace = true;
-  command.reply = [this, reply, target = *target](absl::StatusOr<AdapterInfo> info) {
+  command.reply = [revisions = impl_->revisions, reply, target = *target](absl::StatusOr<AdapterInfo> info) {
     if (info.ok()) {
-      const absl::Status stored = impl_->revisions->MakeCurrent(info->name, target);
+      const absl::Status stored = revisions->MakeCurrent(info->name, target);
       if (!stored.ok()) info = stored;  // Served until the daemon ends, but not after.
     }
     reply(std::move(info));
