@@ -2,7 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
+
+#include "absl/status/statusor.h"
 
 namespace lorad {
 
@@ -21,5 +24,16 @@ inline int64_t TrainedTokens(const Example& example) {
   for (size_t i = 1; i < example.labels.size(); ++i) count += example.labels[i] != kNotTrained;
   return count;
 }
+
+// Where a trainer's examples come from: example `index` of [0, count).
+struct ExampleSource {
+  int64_t count = 0;
+  std::function<absl::StatusOr<Example>(int64_t index)> get;
+  // Packing: entry i of a batch holds examples [pack_starts[i], pack_starts[i + 1]), each a sequence of its own. Empty:
+  // one example each.
+  std::vector<int64_t> pack_starts = {};
+
+  int64_t entries() const { return pack_starts.empty() ? count : static_cast<int64_t>(pack_starts.size()) - 1; }
+};
 
 }  // namespace lorad

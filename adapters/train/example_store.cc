@@ -106,7 +106,7 @@ absl::StatusOr<std::shared_ptr<const ExampleStore>> ExampleStore::Open(const std
   return absl::DataLossError(absl::StrCat(prefix, ".index: bytes: ", info.st_size, "; limit: 8 for each example"));
 }
 
-absl::StatusOr<Example> ExampleStore::Get(int64_t index) const {
+absl::StatusOr<ExampleStore::Place> ExampleStore::Find(int64_t index) const {
   int64_t offset = 0;
   RETURN_IF_ERROR(ReadExactly(index_, prefix_, index * static_cast<int64_t>(sizeof(offset)), &offset, sizeof(offset)));
   int32_t count = 0;
@@ -114,13 +114,24 @@ absl::StatusOr<Example> ExampleStore::Get(int64_t index) const {
   if (count <= 0 || count > kMaxTokens) {
     return absl::DataLossError(absl::StrCat(prefix_, ": example ", index, ": tokens: ", count));
   }
-  const size_t bytes = static_cast<size_t>(count) * sizeof(int32_t);
+  return Place{offset + static_cast<int64_t>(sizeof(count)), count};
+}
+
+absl::StatusOr<int64_t> ExampleStore::Tokens(int64_t index) const {
+  ASSIGN_OR_RETURN(const Place place, Find(index));
+  return place.tokens;
+}
+
+absl::StatusOr<Example> ExampleStore::Get(int64_t index) const {
+  ASSIGN_OR_RETURN(const Place place, Find(index));
+  const auto tokens = static_cast<size_t>(place.tokens);
+  const size_t bytes = tokens * sizeof(int32_t);
   Example example;
-  example.token_ids.resize(static_cast<size_t>(count));
-  example.labels.resize(static_cast<size_t>(count));
-  offset += static_cast<int64_t>(sizeof(count));
-  RETURN_IF_ERROR(ReadExactly(data_, prefix_, offset, example.token_ids.data(), bytes));
-  RETURN_IF_ERROR(ReadExactly(data_, prefix_, offset + static_cast<int64_t>(bytes), example.labels.data(), bytes));
+  example.token_ids.resize(tokens);
+  example.labels.resize(tokens);
+  RETURN_IF_ERROR(ReadExactly(data_, prefix_, place.offset_bytes, example.token_ids.data(), bytes));
+  const int64_t labels = place.offset_bytes + static_cast<int64_t>(bytes);
+  RETURN_IF_ERROR(ReadExactly(data_, prefix_, labels, example.labels.data(), bytes));
   return example;
 }
 

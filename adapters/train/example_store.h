@@ -43,10 +43,18 @@ class ExampleStore final {
   ~ExampleStore();
 
   int64_t count() const { return count_; }
+  // How many tokens it has. index in [0, count). Errors: DataLoss.
+  absl::StatusOr<int64_t> Tokens(int64_t index) const;
   // index in [0, count). Errors: DataLoss.
   absl::StatusOr<Example> Get(int64_t index) const;
 
  private:
+  struct Place {
+    int64_t offset_bytes;  // of its ids
+    int64_t tokens;
+  };
+  absl::StatusOr<Place> Find(int64_t index) const;
+
   ExampleStore(std::string prefix, int data, int index, int64_t count);
   const std::string prefix_;
   const int data_;

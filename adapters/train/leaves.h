@@ -21,11 +21,14 @@ struct LeafModule {
   Site site = Site::kQProj;
   int32_t layer = -1;
   float scale = 1.0f;
-  at::Tensor a;            // [rank, in]
+  at::Tensor a;            // [rank, in]; undefined: only the bias is trained
   at::Tensor b;            // [out, rank]
   at::Tensor magnitude;    // [out]: DoRA; else undefined
   at::Tensor base_weight;  // [out, in] as stored: DoRA; else undefined
-  at::Tensor norm;         // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
+  at::Tensor initial_a;    // PiSSA, OLoRA: the pair that was taken off the base's weight; else undefined
+  at::Tensor initial_b;
+  at::Tensor bias;  // [out], the base's, which is trained instead of it; undefined: the base's own
+  at::Tensor norm;  // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
 };
 
 struct NamedLeaf {
@@ -51,6 +54,11 @@ class AdapterLeaves final {
   const LeafModule* Find(Site site, int32_t layer) const;
   // Every leaf in a fixed order.
   std::vector<NamedLeaf> Named() const;
+  // What never changes and is not in a fresh start's reach to the bit: part of a checkpoint.
+  std::vector<NamedLeaf> Constants() const;
+  // The adapter's file: where a pair was taken off the base, it stands beside the trained one with its sign turned, so
+  // that both together are what was learnt.
+  std::vector<NamedLeaf> Saved() const;
   // The lowest layer that has a leaf; num_layers when only the head has, -1 when one lies before the layers.
   int64_t first_layer() const { return first_layer_; }
   int64_t parameters() const;
@@ -61,6 +69,8 @@ class AdapterLeaves final {
   void UpdateNorms();
 
  private:
+  absl::Status AddOtherBiases(const BaseShape& base, const BaseTables& base_tables);
+
   std::vector<LeafModule> modules_;  // by path
   int64_t first_layer_ = 0;
 };

@@ -24,7 +24,9 @@ int64_t HeadRows(int64_t vocab_size) { return std::max<int64_t>(16, kHeadElement
 
 int64_t LowestLayer(const std::vector<MicroBatchPart>& parts) {
   int64_t lowest = std::numeric_limits<int64_t>::max();
-  for (const MicroBatchPart& part : parts) lowest = std::min(lowest, part.leaves->first_layer());
+  for (const MicroBatchPart& part : parts) {
+    if (part.loss.scale != 0.0) lowest = std::min(lowest, part.leaves->first_layer());
+  }
   return lowest;
 }
 
@@ -127,7 +129,7 @@ absl::Status MicroBatch::Head() {
     const at::Tensor logprobs =
         at::gather(at::log_softmax(logits, 1), 1, at::tensor(targets).unsqueeze(1)).squeeze(1).contiguous();
     const at::Tensor derivatives = TakeLosses(next_trained_row_, logprobs.detach());
-    torch::autograd::backward({logprobs}, {derivatives});
+    if (logprobs.requires_grad()) torch::autograd::backward({logprobs}, {derivatives});
     return absl::OkStatus();
   }));
   next_trained_row_ += count;

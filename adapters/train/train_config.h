@@ -10,6 +10,9 @@ namespace lorad {
 enum class LeafInit : uint8_t {
   kDefault,   // A uniform in +-1/sqrt(in), B zero
   kGaussian,  // A normal with deviation 1/rank, B zero
+  // The pair is a part of the base's weight, which trains without it; a saved adapter gives the part back.
+  kPissa,  // the largest singular values and vectors
+  kOlora,  // the first columns of QR
 };
 enum class OptimizerKind : uint8_t { kAdamW, kSgd };
 enum class ScheduleKind : uint8_t { kConstant, kLinear, kCosine };
@@ -48,6 +51,7 @@ struct TrainConfig {
   uint64_t seed = 0;
   LossNormalization normalization = LossNormalization::kTokenMean;
   bool shuffle = true;
+  int64_t eval_every_steps = 0;  // with examples to evaluate on
 };
 
 }  // namespace lorad

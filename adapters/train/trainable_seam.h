@@ -11,11 +11,15 @@
 namespace lorad {
 
 // The seam of training: a RowSegments term's slot is an index into `parts`. Deltas are computed in f32 from the master
-// weights and rounded to y's dtype, as peft does; what requires a gradient is recorded.
+// weights and rounded to y's dtype, as peft does; what requires a gradient is recorded. With x' = drop(x) and
+// f = magnitude / norm, which is a constant (arXiv 2402.09353, 4.3):
 //
-// LoRA   y += scale * B (A drop(x))
+// LoRA        y += scale * B A x'
+// PiSSA       y += scale * (B A x' - B0 A0 x): the base without the pair of the beginning. OLoRA too
 // embedding   y[r] += scale * B A[:, id of r]
-// DoRA   y = magnitude / norm * (y + scale * B A x); no dropout. The norm is a constant (arXiv 2402.09353, 4.3).
+// DoRA        y = f * (y + scale * B A x), and with dropout, as peft has it,
+//             y += (f - 1) * W x' + f * scale * B A x'
+// bias        a trained one is added instead of the base's
 class TrainableSeam final : public AdapterSeam {
  public:
   explicit TrainableSeam(const std::vector<MicroBatchPart>* parts) : parts_(parts) {}  // outlive it
@@ -27,6 +31,8 @@ class TrainableSeam final : public AdapterSeam {
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
 
  private:
+  bool TrainsBiases(const SiteGroup& group) const;
+
   const std::vector<MicroBatchPart>* const parts_;
 };
 

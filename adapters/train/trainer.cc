@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/train/evaluation_pass.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
 #include "adapters/train/peft_folder.h"
@@ -25,28 +25,48 @@ namespace lorad {
 namespace {
 
 constexpr const char* kStepsKey = "steps";
+int64_t RowsOf(const MicroBatchPart& part) {
+  int64_t rows = 0;
+  for (const TrainSequence& sequence : part.sequences) rows += static_cast<int64_t>(sequence.token_ids.size());
+  return rows;
+}
+
 constexpr uint64_t kOrderStream = 1, kDropoutStream = 2;  // of the job's seed
 
 }  // namespace
 
 struct Trainer::Impl {
-  Impl(const TrainConfig& train_config, CausalLm* base, ExampleSource source, AdapterLeaves made)
+  Impl(const TrainConfig& train_config, CausalLm* base, ExampleSource source, ExampleSource eval, AdapterLeaves made)
       : config(train_config),
         model(base),
         examples(std::move(source)),
+        evaluation(std::move(eval), config.micro_batch_size),
         leaves(std::move(made)),
         optimizer(config.optimizer, leaves.Named()) {}
 
-  // Position `index` of the endless sequence of epochs.
-  absl::StatusOr<Example> ExampleAt(int64_t index) const {
-    const int64_t epoch = index / examples.count, place = index % examples.count;
-    if (!config.shuffle) return examples.get(place);
-    const RandomOrder order(static_cast<uint64_t>(examples.count),
-                            MixSeed(MixSeed(config.seed, kOrderStream), static_cast<uint64_t>(epoch)));
-    return examples.get(static_cast<int64_t>(order.At(static_cast<uint64_t>(place))));
+  // Position `index` of the endless sequence of epochs: an example, or several that are packed.
+  absl::StatusOr<std::vector<Example>> EntryAt(int64_t index) const {
+    const int64_t epoch = index / examples.entries();
+    int64_t entry = index % examples.entries();
+    if (config.shuffle) {
+      const RandomOrder order(static_cast<uint64_t>(examples.entries()),
+                              MixSeed(MixSeed(config.seed, kOrderStream), static_cast<uint64_t>(epoch)));
+      entry = static_cast<int64_t>(order.At(static_cast<uint64_t>(entry)));
+    }
+    const bool packed = !examples.pack_starts.empty();
+    const int64_t first = packed ? examples.pack_starts[static_cast<size_t>(entry)] : entry;
+    const int64_t end = packed ? examples.pack_starts[static_cast<size_t>(entry) + 1] : entry + 1;
+    std::vector<Example> read;
+    for (int64_t i = first; i < end; ++i) {
+      ASSIGN_OR_RETURN(Example example, examples.get(i));
+      read.push_back(std::move(example));
+    }
+    return read;
   }
 
   absl::Status BeginStep();
+  void BeginDueEvaluation();
+  absl::StatusOr<MicroBatchPart> EvaluationPart();
   MicroBatchPart NextPart() const;
   absl::StatusOr<StepReport> EndStep();
 
@@ -61,6 +81,7 @@ struct Trainer::Impl {
   NamedTensors StateTensors() const {
     NamedTensors tensors;
     for (const NamedLeaf& leaf : leaves.Named()) tensors.emplace_back(leaf.name, leaf.tensor);
+    for (const NamedLeaf& constant : leaves.Constants()) tensors.emplace_back(constant.name, constant.tensor);
     for (auto& state : optimizer.State()) tensors.push_back(std::move(state));
     return tensors;
   }
@@ -68,16 +89,18 @@ struct Trainer::Impl {
   const TrainConfig config;
   CausalLm* const model;
   const ExampleSource examples;
+  EvaluationPass evaluation;
   AdapterLeaves leaves;
   Optimizer optimizer;
 
   // The step under way.
-  std::vector<Example> batch;  // empty: none
+  std::vector<std::vector<Example>> batch;  // by entry; empty: none
   int64_t step_tokens = 0;
   int64_t step_trained_tokens = 0;
   int64_t micro_batch_index = 0;
   double micro_batch_scale = 0;
   double step_loss = 0;
+  bool ended_early = false;
   std::unique_ptr<SharedBatch> alone;  // of Advance
 };
 
@@ -86,12 +109,28 @@ absl::Status Trainer::Impl::BeginStep() {
   step_tokens = step_trained_tokens = micro_batch_index = 0;
   step_loss = 0;
   for (int64_t i = 0; i < config.batch_size; ++i) {
-    ASSIGN_OR_RETURN(Example example, ExampleAt(optimizer.steps() * config.batch_size + i));
-    step_tokens += static_cast<int64_t>(example.token_ids.size());
-    step_trained_tokens += TrainedTokens(example);
-    batch.push_back(std::move(example));
+    ASSIGN_OR_RETURN(std::vector<Example> entry, EntryAt(optimizer.steps() * config.batch_size + i));
+    for (const Example& example : entry) {
+      step_tokens += static_cast<int64_t>(example.token_ids.size());
+      step_trained_tokens += TrainedTokens(example);
+    }
+    batch.push_back(std::move(entry));
   }
   return absl::OkStatus();
+}
+
+void Trainer::Impl::BeginDueEvaluation() {
+  const bool last = optimizer.steps() >= config.total_steps;
+  const bool due = last || optimizer.steps() % std::max<int64_t>(1, config.eval_every_steps) == 0;
+  if (evaluation.possible() && optimizer.steps() > 0 && due) evaluation.Begin();
+}
+
+absl::StatusOr<MicroBatchPart> Trainer::Impl::EvaluationPart() {
+  MicroBatchPart part;
+  part.leaves = &leaves;
+  part.loss.scale = 0.0;
+  ASSIGN_OR_RETURN(part.sequences, evaluation.Next());
+  return part;
 }
 
 MicroBatchPart Trainer::Impl::NextPart() const {
@@ -102,9 +141,11 @@ MicroBatchPart Trainer::Impl::NextPart() const {
   part.dropout_seed = MixSeed(MixSeed(config.seed, kDropoutStream), static_cast<uint64_t>(number));
   const auto first = batch.begin() + micro_batch_index * config.micro_batch_size;
   int64_t trained_tokens = 0;
-  for (auto example = first; example != first + config.micro_batch_size; ++example) {
-    part.sequences.push_back(SequenceOf(*example));
-    trained_tokens += TrainedTokens(*example);
+  for (auto entry = first; entry != first + config.micro_batch_size; ++entry) {
+    for (const Example& example : *entry) {
+      part.sequences.push_back(SequenceOf(example));
+      trained_tokens += TrainedTokens(example);
+    }
   }
   part.loss.scale = LossScale(trained_tokens);
   return part;
@@ -129,6 +170,7 @@ absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
   RETURN_IF_ERROR(status);
   report.step = optimizer.steps();
   batch.clear();
+  BeginDueEvaluation();
   return report;
 }
 
@@ -141,12 +183,13 @@ absl::Status Trainer::CheckBase(const ModelConfig& base) {
 }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainConfig& config, CausalLm* model,
-                                                         const BaseTables& base_tables, ExampleSource examples) {
+                                                         const BaseTables& base_tables, ExampleSource examples,
+                                                         ExampleSource eval) {
   LORAD_CHECK(examples.count > 0 && config.batch_size % config.micro_batch_size == 0);
   RETURN_IF_ERROR(CheckBase(model->config()));
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
-    auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(leaves));
+    auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(eval), std::move(leaves));
     return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
   });
 }
@@ -165,6 +208,7 @@ absl::StatusOr<std::optional<StepReport>> Trainer::Advance() {
 
 absl::StatusOr<MicroBatchPart> Trainer::TakeMicroBatch() {
   LORAD_CHECK(!done());
+  if (impl_->evaluation.under_way()) return impl_->EvaluationPart();
   if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
   MicroBatchPart part = impl_->NextPart();
   impl_->micro_batch_scale = part.loss.scale;
@@ -172,14 +216,20 @@ absl::StatusOr<MicroBatchPart> Trainer::TakeMicroBatch() {
 }
 
 absl::StatusOr<int64_t> Trainer::NextRows() {
+  if (impl_->evaluation.under_way()) {
+    ASSIGN_OR_RETURN(const MicroBatchPart part, impl_->EvaluationPart());
+    return RowsOf(part);
+  }
   if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
-  const auto first = impl_->batch.begin() + impl_->micro_batch_index * impl_->config.micro_batch_size;
-  return std::accumulate(first, first + impl_->config.micro_batch_size, int64_t{0}, [](int64_t rows, const Example& e) {
-    return rows + static_cast<int64_t>(e.token_ids.size());
-  });
+  return RowsOf(impl_->NextPart());
 }
 
 absl::StatusOr<std::optional<StepReport>> Trainer::PutResult(const PartResult& result) {
+  if (impl_->evaluation.under_way()) {
+    ASSIGN_OR_RETURN(const std::optional<double> loss, impl_->evaluation.Put(result));
+    if (!loss.has_value()) return std::optional<StepReport>();
+    return std::optional<StepReport>({.step = steps(), .eval_loss = loss});
+  }
   impl_->step_loss += result.loss_sum * impl_->micro_batch_scale;
   if (++impl_->micro_batch_index < impl_->micro_batches()) return std::optional<StepReport>();
   ASSIGN_OR_RETURN(const StepReport report, impl_->EndStep());
@@ -190,10 +240,14 @@ void Trainer::DropStep() {
   impl_->batch.clear();
   impl_->alone.reset();
   impl_->leaves.DropGradients();
+  if (impl_->evaluation.under_way()) impl_->evaluation.Begin();
 }
 
 int64_t Trainer::steps() const { return impl_->optimizer.steps(); }
-bool Trainer::done() const { return steps() >= impl_->config.total_steps; }
+bool Trainer::done() const {
+  return impl_->ended_early || (steps() >= impl_->config.total_steps && !impl_->evaluation.under_way());
+}
+void Trainer::EndEarly() { impl_->ended_early = true; }
 int64_t Trainer::parameters() const { return impl_->leaves.parameters(); }
 
 int64_t Trainer::state_bytes() const {
@@ -216,11 +270,13 @@ absl::Status Trainer::LoadState(const std::string& path) {
   }
   impl_->optimizer.set_steps(steps);
   impl_->leaves.UpdateNorms();
+  impl_->BeginDueEvaluation();
   return absl::OkStatus();
 }
 
-absl::Status Trainer::SaveAdapter(const std::string& dir, const std::string& base_name) const {
-  return WritePeftFolder(dir, impl_->config, impl_->leaves, base_name);
+absl::Status Trainer::SaveAdapter(const std::string& dir, const std::string& base_name,
+                                  const std::map<std::string, std::string>& provenance) const {
+  return WritePeftFolder(dir, impl_->config, impl_->leaves, base_name, provenance);
 }
 
 }  // namespace lorad

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,13 +21,7 @@ namespace lorad {
 class CausalLm;
 struct ModelConfig;
 
-// Where a trainer's examples come from: example `index` of [0, count).
-struct ExampleSource {
-  int64_t count = 0;
-  std::function<absl::StatusOr<Example>(int64_t index)> get;
-};
-
-// One optimizer step that was done.
+// One optimizer step that was done, or, with `eval_loss` and nothing else but `step`, the evaluation behind it.
 struct StepReport {
   int64_t step = 0;      // from 1
   double loss = 0;       // cross entropy, normalised as the job says
@@ -33,6 +29,7 @@ struct StepReport {
   double learning_rate = 0;
   int64_t tokens = 0;  // all tokens of the step's sequences
   int64_t trained_tokens = 0;
+  std::optional<double> eval_loss = {};
 };
 
 // Trains one adapter on the base that is served, a slice at a time. Everything that a step draws (order of examples,
@@ -46,9 +43,10 @@ class Trainer final {
  public:
   // Errors: Unimplemented for a base that cannot be trained on.
   static absl::Status CheckBase(const ModelConfig& base);
-  // `base_tables`: for DoRA. `model` outlives it.
+  // `base_tables`: for DoRA. `model` outlives it. `eval`: evaluated every config.eval_every_steps, and behind the last.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainConfig& config, CausalLm* model,
-                                                         const BaseTables& base_tables, ExampleSource examples);
+                                                         const BaseTables& base_tables, ExampleSource examples,
+                                                         ExampleSource eval = {});
   ~Trainer();
 
   // Begins from the weights of `image`.
@@ -58,15 +56,19 @@ class Trainer final {
   // together.
   absl::StatusOr<std::optional<StepReport>> Advance();
   int64_t steps() const;  // done
-  bool done() const;
+  bool done() const;      // the last step, and the evaluation behind it
+  void EndEarly();        // the steps done were enough
 
   // Weights and optimizer state after steps() steps as a safetensors file at `path`, synced; what is under way is not
   // in it.
   absl::Status SaveState(const std::string& path) const;
-  // Before the first Advance. Errors: DataLoss for a file that is not this job's.
+  // Before the first Advance. The evaluation that is due behind these steps is done (again). Errors: DataLoss for a
+  // file that is not this job's.
   absl::Status LoadState(const std::string& path);
   // The adapter as PEFT would save it: adapter_config.json and adapter_model.safetensors in the folder `dir`, synced.
-  absl::Status SaveAdapter(const std::string& dir, const std::string& base_name) const;
+  // `provenance` becomes metadata of the latter.
+  absl::Status SaveAdapter(const std::string& dir, const std::string& base_name,
+                           const std::map<std::string, std::string>& provenance = {}) const;
 
   int64_t parameters() const;
   int64_t state_bytes() const;  // of weights, gradients and optimizer

@@ -28,6 +28,7 @@ struct TrainingRun::Impl {
   NamedTensors StateTensors() const {
     NamedTensors tensors;
     for (const NamedLeaf& leaf : leaves.Named()) tensors.emplace_back(leaf.name, leaf.tensor);
+    for (const NamedLeaf& constant : leaves.Constants()) tensors.emplace_back(constant.name, constant.tensor);
     for (auto& state : optimizer.State()) tensors.push_back(std::move(state));
     return tensors;
   }

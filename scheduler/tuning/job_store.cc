@@ -51,6 +51,7 @@ constexpr const char* kMigrations[] = {
        CREATE TABLE aliases (
          name TEXT PRIMARY KEY,
          revision TEXT NOT NULL) WITHOUT ROWID;)",
+    "ALTER TABLE revisions ADD COLUMN eval_loss REAL;",
 };
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 

@@ -50,7 +50,8 @@ absl::StatusOr<std::unique_ptr<Revisions>> Revisions::Open(const std::string& da
 
 std::string Revisions::Folder(const std::string& revision) const { return absl::StrCat(impl_->dir, "/", revision); }
 
-absl::StatusOr<std::string> Revisions::Take(const std::string& name, const std::string& from) {
+absl::StatusOr<std::string> Revisions::Take(const std::string& name, const std::string& from,
+                                            std::optional<double> eval_loss) {
   ASSIGN_OR_RETURN(const std::string digest, FileDigest(absl::StrCat(from, "/adapter_model.safetensors")));
   const std::string revision = absl::StrCat(name, "@", digest.substr(0, kDigestCharacters));
   const std::lock_guard<std::mutex> lock(impl_->mutex);
@@ -62,12 +63,32 @@ absl::StatusOr<std::string> Revisions::Take(const std::string& name, const std::
     RETURN_IF_ERROR(RenameSynced(from, Folder(revision)));
   }
   RETURN_IF_ERROR(
-      SqliteStatement(impl_->database, "INSERT OR IGNORE INTO revisions (name, revision, created_us) VALUES (?, ?, ?)")
+      SqliteStatement(impl_->database,
+                      "INSERT OR IGNORE INTO revisions (name, revision, created_us, eval_loss) VALUES (?, ?, ?, ?)")
           .Bind(name)
           .Bind(revision)
           .Bind(UnixUs())
+          .Bind(eval_loss)
           .Run());
   return revision;
+}
+
+absl::Status Revisions::Prune(const std::string& name, int64_t keep) {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(
+      impl_->database,
+      "SELECT revision FROM revisions WHERE name = ?1 "
+      "AND revision NOT IN (SELECT revision FROM aliases WHERE name = ?1) "
+      "AND number NOT IN (SELECT number FROM revisions WHERE name = ?1 ORDER BY number DESC LIMIT ?2) "
+      "AND number NOT IN (SELECT number FROM revisions WHERE name = ?1 AND eval_loss IS NOT NULL "
+      "ORDER BY eval_loss LIMIT 1)");
+  query.Bind(name).Bind(keep);
+  ASSIGN_OR_RETURN(const std::vector<std::string> superfluous, Impl::Column(query));
+  for (const std::string& revision : superfluous) {
+    RETURN_IF_ERROR(SqliteStatement(impl_->database, "DELETE FROM revisions WHERE revision = ?").Bind(revision).Run());
+    RETURN_IF_ERROR(RemoveFolder(Folder(revision)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Revisions::MakeCurrent(const std::string& name, const std::string& revision) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,10 @@ class Revisions final {
   ~Revisions();
 
   // Takes the finished adapter folder `from` in; gives the revision. The same content again is the same revision.
-  absl::StatusOr<std::string> Take(const std::string& name, const std::string& from);
+  absl::StatusOr<std::string> Take(const std::string& name, const std::string& from,
+                                   std::optional<double> eval_loss = std::nullopt);
+  // Removes all of the name's but the newest `keep`, the one of the lowest eval loss, and the current one.
+  absl::Status Prune(const std::string& name, int64_t keep);
   // `name` means it from now on.
   absl::Status MakeCurrent(const std::string& name, const std::string& revision);
 

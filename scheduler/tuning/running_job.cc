@@ -1,6 +1,7 @@
 #include "scheduler/tuning/running_job.h"
 
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
@@ -9,6 +10,8 @@ namespace lorad {
 namespace {
 
 constexpr int kKeptCheckpoints = 2;  // the newest, and the one before it in case that is damaged
+constexpr const char* kBestFolder = "best";
+constexpr const char* kSampledFolder = "sampled";
 
 }  // namespace
 
@@ -34,18 +37,72 @@ absl::Status RunningJob::GoOnFromCheckpoint() {
     if (status.ok()) {
       job_.step = found->step;
       job_.trained_tokens = found->trained_tokens;
+      if (step == 0) return absl::OkStatus();
       return log_.Store(job_, EventOf(job_, absl::StrCat("goes on from the checkpoint of step ", step)));
     }
     const std::string message = absl::StrCat("checkpoint of step ", step, " is not used: ", status.message());
     RETURN_IF_ERROR(log_.Store(job_, EventOf(job_, message)));
     RETURN_IF_ERROR(checkpoints_->Remove(step));
   }
+  if (plan_.begins_from_checkpoint) {
+    return absl::DataLossError("no checkpoint is left, and init_adapter may have changed; submit the job again");
+  }
   job_.step = 0;
   job_.trained_tokens = 0;
   return absl::OkStatus();
 }
 
+absl::Status RunningJob::RecordEvaluation(double loss) {
+  JobEvent event = EventOf(job_, "");
+  event.eval_loss = loss;
+  RETURN_IF_ERROR(log_.Store(job_, std::move(event)));
+  ASSIGN_OR_RETURN(const std::vector<JobEvaluation> evaluations, log_.store().Evaluations(job_.id));
+  int64_t since_best = 0;
+  best_.reset();
+  last_ = {job_.step, loss};
+  for (const JobEvaluation& evaluation : evaluations) {
+    if (evaluation.step > job_.step) continue;  // of a run that a kill undid
+    ++since_best;
+    if (best_.has_value() && evaluation.loss >= best_->loss) continue;
+    best_ = evaluation;
+    since_best = 0;
+  }
+  const bool wanted = plan_.early_stopping_patience > 0 && since_best == 0;
+  if (wanted || plan_.sample != nullptr) {
+    ASSIGN_OR_RETURN(const std::string folder, WriteAdapter(wanted ? kBestFolder : kSampledFolder));
+    if (plan_.sample != nullptr) {
+      const absl::StatusOr<std::string> answers = plan_.sample(folder);
+      const std::string told = answers.ok() ? *answers : absl::StrCat("eval_prompts: ", answers.status().message());
+      RETURN_IF_ERROR(log_.Store(job_, EventOf(job_, told)));
+    }
+  }
+  if (plan_.early_stopping_patience > 0 && since_best >= plan_.early_stopping_patience) plan_.trainer->EndEarly();
+  step_began_ = std::chrono::steady_clock::now();
+  return absl::OkStatus();
+}
+
+std::optional<double> RunningJob::EvalLossOfResult() const {
+  const std::optional<JobEvaluation>& of_result = plan_.early_stopping_patience > 0 ? best_ : last_;
+  return of_result.has_value() ? std::optional<double>(of_result->loss) : std::nullopt;
+}
+
+absl::StatusOr<std::string> RunningJob::WriteAdapter(const char* name) const {
+  const std::string path = absl::StrCat(folder(), "/", name);
+  const std::string unfinished = absl::StrCat(path, ".unfinished");
+  RETURN_IF_ERROR(RemoveFolder(unfinished));
+  RETURN_IF_ERROR(MakeFolders(unfinished));
+  std::map<std::string, std::string> provenance = plan_.provenance;
+  provenance["lorad.step"] = absl::StrCat(job_.step);
+  const absl::StatusOr<std::string> parent = surroundings_.revisions->Current(job_.name);
+  if (parent.ok()) provenance["lorad.parent_revision"] = *parent;
+  RETURN_IF_ERROR(plan_.trainer->SaveAdapter(unfinished, surroundings_.base_name, provenance));
+  RETURN_IF_ERROR(RemoveFolder(path));
+  RETURN_IF_ERROR(RenameSynced(unfinished, path));
+  return path;
+}
+
 absl::Status RunningJob::Record(const StepReport& report) {
+  if (report.eval_loss.has_value()) return RecordEvaluation(*report.eval_loss);
   const auto now = std::chrono::steady_clock::now();
   job_.step = report.step;
   job_.last_loss = report.loss;
@@ -58,7 +115,7 @@ absl::Status RunningJob::Record(const StepReport& report) {
   event.tokens_per_second = tokens_per_second_;
   step_began_ = now;
   RETURN_IF_ERROR(log_.Store(job_, std::move(event)));
-  const bool due = plan_.trainer->done() || report.step % plan_.checkpoint_every_steps == 0;
+  const bool due = report.step == job_.total_steps || report.step % plan_.checkpoint_every_steps == 0;
   return due ? Save() : absl::OkStatus();
 }
 
@@ -79,25 +136,26 @@ void RunningJob::LeaveAs(JobState state, std::string reason) {
 absl::Status RunningJob::StoreLeaving() { return log_.MoveTo(&job_, leaving_state_, leaving_reason_); }
 
 absl::Status RunningJob::Finish(std::string* remark) {
-  const std::string adapter = absl::StrCat(folder(), "/adapter");
-  const std::string unfinished = absl::StrCat(adapter, ".unfinished");
-  RETURN_IF_ERROR(RemoveFolder(unfinished));
-  RETURN_IF_ERROR(MakeFolders(unfinished));
-  RETURN_IF_ERROR(plan_.trainer->SaveAdapter(unfinished, surroundings_.base_name));
-  if (!plan_.publish) {
+  ASSIGN_OR_RETURN(const std::string adapter, WriteAdapter("adapter"));
+  if (plan_.early_stopping_patience > 0 && best_.has_value() && best_->step != job_.step) {
     RETURN_IF_ERROR(RemoveFolder(adapter));
-    return RenameSynced(unfinished, adapter);
+    RETURN_IF_ERROR(RenameSynced(absl::StrCat(folder(), "/", kBestFolder), adapter));
+    *remark = absl::StrCat(job_.step < job_.total_steps ? "stopped early; " : "", "the best is step ", best_->step,
+                           ", eval loss ", best_->loss);
   }
+  if (!plan_.publish) return absl::OkStatus();
   Revisions& revisions = *surroundings_.revisions;
-  ASSIGN_OR_RETURN(const std::string revision, revisions.Take(job_.name, unfinished));
+  ASSIGN_OR_RETURN(const std::string revision, revisions.Take(job_.name, adapter, EvalLossOfResult()));
   const std::string kept = revisions.Folder(revision);
-  if (const absl::Status status = surroundings_.publish(job_.name, kept); !status.ok()) {
+  absl::Status status = plan_.validate == nullptr ? absl::OkStatus() : plan_.validate(kept);
+  if (status.ok()) status = surroundings_.publish(job_.name, kept);
+  if (!status.ok()) {
     *remark = absl::StrCat("trained, but not served: ", status.ToString(), "; LoadAdapter reads it from ", kept);
     return absl::OkStatus();
   }
   RETURN_IF_ERROR(revisions.MakeCurrent(job_.name, revision));
   job_.revision = revision;
-  return absl::OkStatus();
+  return plan_.keep_revisions > 0 ? revisions.Prune(job_.name, plan_.keep_revisions) : absl::OkStatus();
 }
 
 }  // namespace lorad

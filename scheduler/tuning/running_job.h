@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,14 @@ struct TuningPlan {
   std::unique_ptr<Trainer> trainer;
   int64_t checkpoint_every_steps = 0;
   bool publish = true;
+  int64_t keep_revisions = 0;                     // of the name, with the best one and the current one; 0 = all
+  bool begins_from_checkpoint = false;            // there is one of step 0, and no other way to begin
+  std::map<std::string, std::string> provenance;  // is written into the adapter
+  int64_t early_stopping_patience = 0;            // evaluations that may pass without a new best one; 0 = any number
+  // Tries the adapter in the folder out before it is published; not OK: it is not. May be null.
+  std::function<absl::Status(const std::string& folder)> validate = nullptr;
+  // What the adapter in the folder answers to the job's prompts, for people. Null: none.
+  std::function<absl::StatusOr<std::string>(const std::string& folder)> sample = nullptr;
 };
 
 // What a running job needs of its surroundings.
@@ -44,7 +53,8 @@ class RunningJob final {
 
   // Makes the trainer and goes on from the newest checkpoint that is whole; one that is not is told of and removed.
   absl::Status Begin();
-  // A step was done: stores it, with a checkpoint when one is due.
+  // A step or an evaluation was done: stores it, with a checkpoint when one is due. The best weights so far are kept,
+  // and the training ended when it is no use to go on.
   absl::Status Record(const StepReport& report);
   // A checkpoint of the steps done, unless there is one.
   absl::Status Save();
@@ -64,6 +74,11 @@ class RunningJob final {
 
  private:
   absl::Status GoOnFromCheckpoint();
+  absl::Status RecordEvaluation(double loss);
+  // Of what is published; none without evaluations.
+  std::optional<double> EvalLossOfResult() const;
+  // The adapter as a folder of the job's, whole or not at all; its path.
+  absl::StatusOr<std::string> WriteAdapter(const char* name) const;
 
   const JobSurroundings& surroundings_;
   const JobLog& log_;
@@ -71,6 +86,7 @@ class RunningJob final {
   TuningPlan plan_;
   std::optional<Checkpoints> checkpoints_;
   int64_t saved_step_ = 0;
+  std::optional<JobEvaluation> best_, last_;  // of the evaluations so far
   std::chrono::steady_clock::time_point step_began_;
   double tokens_per_second_ = 0;
   JobState leaving_state_ = JobState::kFailed;

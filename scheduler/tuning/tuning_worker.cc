@@ -306,7 +306,7 @@ void TuningWorker::Impl::TakeResult(RunningJob* job, const absl::StatusOr<std::o
   absl::Status status = report.status();
   if (status.ok() && report->has_value()) {
     status = job->Record(**report);
-    CountStep(*job, **report);
+    if (!(*report)->eval_loss.has_value()) CountStep(*job, **report);
   }
   if (status.ok() && !job->trainer()->done()) return;
   std::string remark;

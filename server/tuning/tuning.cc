@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <future>
@@ -15,8 +16,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "adapters/kinds/peft_targets.h"
-#include "adapters/train/example_store.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "scheduler/tuning/checkpoints.h"
@@ -24,6 +23,8 @@
 #include "server/backend.h"
 #include "server/log.h"
 #include "server/tuning/intake.h"
+#include "server/tuning/job_maker.h"
+#include "server/tuning/probe.h"
 #include "server/tuning/run_translate.h"
 #include "server/tuning/task_thread.h"
 #include "server/tuning/tuning_spec.h"
@@ -97,12 +98,6 @@ int64_t MaxBatchRows(const CausalLm& model, int64_t bytes) {
   return std::max<int64_t>(1, bytes / (inputs_bytes + layer_bytes));
 }
 
-std::string SummaryText(const DatasetSummary& summary, int64_t steps) {
-  return absl::StrCat("examples: ", summary.examples, "; tokens: ", summary.tokens,
-                      "; learnt tokens: ", summary.trained_tokens, "; truncated examples: ", summary.truncated,
-                      "; longest: ", summary.longest_tokens, "; steps: ", steps);
-}
-
 }  // namespace
 
 std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(state_dir, "/revisions"); }
@@ -125,11 +120,10 @@ v1::JobEvent ToProto(const JobEvent& event) {
 
 struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request);
-  absl::StatusOr<Job> FillJob(const v1::SubmitJobRequest& request, const std::string& id, std::string* message);
-  absl::StatusOr<TuningPlan> PlanOf(const Job& job) const;
   absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec) const;
   absl::Status Publish(const std::string& name, const std::string& folder);
   absl::Status Hold(int64_t bytes, std::function<void()> give_back);
+  JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template}; }
   absl::Status RemoveStrayFolders();
   void Notify(const std::string* job_id);
 
@@ -189,7 +183,8 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
       .surroundings = {.jobs_dir = jobs_dir,
                        .revisions = impl.revisions.get(),
                        .base_name = impl.parts.backend->model.name,
-                       .plan = [&impl](const Job& job) { return impl.PlanOf(job); },
+                       .plan =
+                           [&impl](const Job& job) { return impl.maker().Plan(job, impl.worker->JobFolder(job.id)); },
                        .publish = publish},
       .changed = [&impl](const std::string& job_id) { impl.Notify(&job_id); }});
   RETURN_IF_ERROR(impl.RemoveStrayFolders());
@@ -226,60 +221,17 @@ absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& reques
   ASSIGN_OR_RETURN(const std::optional<Job> known, store->FindByKey(request.idempotency_key()));
   if (known.has_value()) return ToProto(*known);
   const std::string id = NewId();
-  std::string message;
-  absl::StatusOr<Job> job = FillJob(request, id, &message);
-  absl::Status status = job.status();
-  if (status.ok()) status = worker->Accept(*job, std::move(message));
+  absl::StatusOr<MadeJob> made = maker().Make(request, id, worker->JobFolder(id));
+  absl::Status status = made.status();
+  if (status.ok()) status = worker->Accept(made->job, std::move(made->message));
   if (!status.ok()) {
     (void)RemoveFolder(worker->JobFolder(id));
     parts.log->Warning("job_refused",
                        {{"adapter", request.spec().name().substr(0, 256)}, {"status", status.ToString()}});
     return status;
   }
-  parts.log->Info("job_accepted", {{"job", id}, {"adapter", job->name}, {"steps", job->total_steps}});
+  parts.log->Info("job_accepted", {{"job", id}, {"adapter", made->job.name}, {"steps", made->job.total_steps}});
   return ToProto(store->Get(id));
-}
-
-absl::StatusOr<Job> Tuning::Impl::FillJob(const v1::SubmitJobRequest& request, const std::string& id,
-                                          std::string* message) {
-  const ModelFacts& model = parts.backend->model;
-  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(request.spec(), model));
-  ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(request.spec().dataset(), model));
-  RETURN_IF_ERROR(SelectTargets(spec.train.adapter, parts.model->base_shape()).status());
-  RETURN_IF_ERROR(Trainer::CheckBase(parts.model->config()));
-  RETURN_IF_ERROR(MakeFolders(worker->JobFolder(id)));
-  ASSIGN_OR_RETURN(const IntakeResult taken,
-                   TakeIn(data, {*parts.backend, parts.chat_template}, absl::StrCat(worker->JobFolder(id), "/data")));
-  ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, taken.summary.examples));
-  Job job;
-  job.id = id;
-  job.name = spec.name;
-  v1::FineTuneSpec stored = request.spec();
-  stored.mutable_dataset()->clear_lines();  // They lie in the job's folder.
-  job.spec = stored.SerializeAsString();
-  job.idempotency_key = request.idempotency_key();
-  job.data_digest = taken.digest;
-  job.priority = spec.priority;
-  job.total_steps = train.total_steps;
-  *message = SummaryText(taken.summary, train.total_steps);
-  return job;
-}
-
-absl::StatusOr<TuningPlan> Tuning::Impl::PlanOf(const Job& job) const {
-  v1::FineTuneSpec proto;
-  if (!proto.ParseFromString(job.spec)) return absl::DataLossError("job: its stored spec cannot be read");
-  if (proto.dataset().path().empty()) proto.mutable_dataset()->add_lines();  // They were, and lie in the folder.
-  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, parts.backend->model));
-  ASSIGN_OR_RETURN(const std::shared_ptr<const ExampleStore> examples,
-                   ExampleStore::Open(absl::StrCat(worker->JobFolder(job.id), "/data")));
-  ASSIGN_OR_RETURN(TrainConfig train, ResolveSteps(spec, examples->count()));
-  train.total_steps = job.total_steps;
-  TuningPlan plan;
-  plan.checkpoint_every_steps = CheckpointEvery(spec, train.total_steps);
-  plan.publish = spec.publish;
-  const ExampleSource source = {examples->count(), [examples](int64_t index) { return examples->Get(index); }};
-  ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, parts.model, parts.base_tables, source));
-  return plan;
 }
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec) const {
@@ -301,14 +253,7 @@ TrainingRuns* Tuning::runs() { return impl_->runs.get(); }
 const ModelFacts& Tuning::model() const { return impl_->parts.backend->model; }
 
 absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& folder) {
-  auto answer = std::make_shared<std::promise<absl::Status>>();
-  LoadCommand command;
-  command.name = name;
-  command.path = folder;
-  command.replace = true;
-  command.reply = [answer](const absl::StatusOr<AdapterInfo>& info) { answer->set_value(info.status()); };
-  absl::Status status = parts.backend->engine->Load(std::move(command));
-  if (status.ok()) status = answer->get_future().get();
+  const absl::Status status = Probe(parts.backend).Load(name, folder);
   if (status.ok()) {
     parts.log->Info("adapter_published", {{"adapter", name}, {"path", folder}});
   } else {

@@ -16,6 +16,7 @@ constexpr int64_t kMaxSteps = 10'000'000;
 constexpr int64_t kMaxBatch = 4096;
 constexpr int64_t kDefaultMaxLengthTokens = 2048;
 constexpr int64_t kMaxMicroBatchByDefault = 4;
+constexpr int64_t kMaxEvalPrompts = 16;
 
 absl::Status Limit(absl::string_view field, const std::string& value, absl::string_view limit) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
@@ -53,8 +54,7 @@ absl::Status RefuseOfAdapter(const v1::AdapterSpec& spec) {
     return absl::UnimplementedError(
         absl::StrCat("adapter.kind: ", spec.kind().substr(0, 40), "; not supported: limit: lora, dora"));
   }
-  return RefuseSet({{!spec.bias().empty() && spec.bias() != "none", "adapter.bias"},
-                    {spec.modules_to_save_size() > 0, "adapter.modules_to_save"},
+  return RefuseSet({{spec.modules_to_save_size() > 0, "adapter.modules_to_save"},
                     {spec.trainable_token_ids_size() > 0, "adapter.trainable_token_ids"},
                     {spec.has_num_experts(), "adapter.num_experts"},
                     {spec.has_top_k(), "adapter.top_k"},
@@ -102,12 +102,20 @@ absl::Status TranslateAdapter(const v1::AdapterSpec& spec, TrainConfig* train) {
   RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, kMaxConfigRank));
   RETURN_IF_ERROR(CheckReal("adapter.alpha", config.alpha, 1e-6, 1e6));
   RETURN_IF_ERROR(CheckReal("adapter.dropout", train->dropout, 0.0, 0.95));
-  if (config.use_dora && train->dropout > 0) return NotSupported("adapter.dropout with kind dora");
   if (spec.init() == "gaussian") {
     train->init = LeafInit::kGaussian;
+  } else if (spec.init() == "pissa" || spec.init() == "olora") {
+    train->init = spec.init() == "pissa" ? LeafInit::kPissa : LeafInit::kOlora;
+    if (config.use_dora) return NotSupported(absl::StrCat("adapter.init ", spec.init(), " with kind dora"));
+    // Saved with a pair of the beginning beside each.
+    RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, kMaxConfigRank / 2));
   } else if (!spec.init().empty() && spec.init() != "default") {
-    return absl::UnimplementedError(
-        absl::StrCat("adapter.init: ", spec.init().substr(0, 40), "; not supported: limit: default, gaussian"));
+    return Limit("adapter.init", spec.init().substr(0, 40), "default, gaussian, pissa, olora");
+  }
+  if (spec.bias() == "all" || spec.bias() == "lora_only") {
+    config.bias = spec.bias() == "all" ? PeftBias::kAll : PeftBias::kLoraOnly;
+  } else if (!spec.bias().empty() && spec.bias() != "none") {
+    return Limit("adapter.bias", spec.bias().substr(0, 40), "none, all, lora_only");
   }
   RETURN_IF_ERROR(TranslatePatterns(spec, &config));
   return TranslateTargets(spec, &config);
@@ -175,15 +183,35 @@ absl::Status TranslateBatch(const v1::FineTuneSpec& spec, TrainConfig* train) {
                absl::StrCat("a divisor of batch_size ", train->batch_size));
 }
 
-absl::Status RefuseOfJob(const v1::FineTuneSpec& spec) {
-  return RefuseSet({{!spec.init_adapter().empty(), "init_adapter"},
-                    {!spec.dataset().eval_path().empty(), "dataset.eval_path"},
-                    {spec.dataset().has_eval_fraction(), "dataset.eval_fraction"},
-                    {spec.has_eval_every_steps(), "eval_every_steps"},
-                    {spec.has_early_stopping_patience(), "early_stopping_patience"},
-                    {spec.has_keep_revisions(), "keep_revisions"},
-                    {spec.eval_prompts_size() > 0, "eval_prompts"},
-                    {spec.has_max_eval_loss_increase(), "max_eval_loss_increase"}});
+// What is asked for of evaluations needs examples to evaluate on.
+absl::Status TranslateEvaluation(const v1::FineTuneSpec& spec, TuningSpec* out) {
+  const v1::DatasetSpec& dataset = spec.dataset();
+  out->eval_path = dataset.eval_path();
+  out->eval_fraction = dataset.eval_fraction();
+  if (dataset.has_eval_fraction()) {
+    if (!out->eval_path.empty()) return Limit("dataset.eval_fraction", "with eval_path", "one of the two");
+    RETURN_IF_ERROR(CheckReal("dataset.eval_fraction", out->eval_fraction, 0.0, 0.9));
+  }
+  const bool has_examples = !out->eval_path.empty() || out->eval_fraction > 0;
+  const Refusal wants[] = {{spec.has_eval_every_steps(), "eval_every_steps"},
+                           {spec.has_early_stopping_patience(), "early_stopping_patience"},
+                           {spec.eval_prompts_size() > 0, "eval_prompts"},
+                           {spec.has_max_eval_loss_increase(), "max_eval_loss_increase"}};
+  for (const Refusal& want : wants) {
+    if (want.set && !has_examples) {
+      return Limit(want.field, "without examples to evaluate on", "with dataset.eval_path or dataset.eval_fraction");
+    }
+  }
+  out->eval_every_steps = spec.eval_every_steps();
+  out->early_stopping_patience = spec.early_stopping_patience();
+  out->eval_prompts.assign(spec.eval_prompts().begin(), spec.eval_prompts().end());
+  RETURN_IF_ERROR(CheckCount("eval_prompts", spec.eval_prompts_size(), 0, kMaxEvalPrompts));
+  if (spec.has_eval_every_steps()) {
+    RETURN_IF_ERROR(CheckCount("eval_every_steps", out->eval_every_steps, 1, kMaxSteps));
+  }
+  if (!spec.has_max_eval_loss_increase()) return absl::OkStatus();
+  out->max_eval_loss_increase = spec.max_eval_loss_increase();
+  return CheckReal("max_eval_loss_increase", *out->max_eval_loss_increase, 0.0, 1e6);
 }
 
 }  // namespace
@@ -198,13 +226,14 @@ double DefaultLearningRate(const ModelFacts& model) {
 
 absl::StatusOr<TuningSpec> TranslateSpec(const v1::FineTuneSpec& spec, const ModelFacts& model) {
   RETURN_IF_ERROR(CheckAdapterName(spec.name()));
-  RETURN_IF_ERROR(RefuseOfJob(spec));
   TuningSpec out;
   out.name = spec.name();
   RETURN_IF_ERROR(TranslateAdapter(spec.adapter(), &out.train));
   RETURN_IF_ERROR(TranslateOptimizer(spec.optimizer(), model, &out.train.optimizer));
   RETURN_IF_ERROR(TranslateSchedule(spec.schedule(), &out));
   RETURN_IF_ERROR(TranslateBatch(spec, &out.train));
+  RETURN_IF_ERROR(TranslateEvaluation(spec, &out));
+  out.packing = spec.dataset().packing();
   RETURN_IF_ERROR(TranslateDataset(spec.dataset(), model).status());
   out.train.seed = spec.seed();
   out.train.shuffle = !spec.dataset().has_shuffle() || spec.dataset().shuffle();
@@ -224,12 +253,15 @@ absl::StatusOr<TuningSpec> TranslateSpec(const v1::FineTuneSpec& spec, const Mod
     RETURN_IF_ERROR(CheckCount("checkpoint_every_steps", out.checkpoint_every_steps, 1, kMaxSteps));
   }
   out.publish = !spec.no_publish();
+  if (spec.has_keep_revisions()) {
+    out.keep_revisions = spec.keep_revisions();
+    RETURN_IF_ERROR(CheckCount("keep_revisions", out.keep_revisions, 1, 1'000'000));
+  }
   out.priority = spec.priority();
   return out;
 }
 
 absl::StatusOr<TuningData> TranslateDataset(const v1::DatasetSpec& dataset, const ModelFacts& model) {
-  if (dataset.packing()) return NotSupported("dataset.packing");
   if (dataset.path().empty() == (dataset.lines_size() == 0)) {
     return Limit("dataset", dataset.path().empty() ? "neither path nor lines" : "path and lines", "one of the two");
   }
@@ -245,17 +277,18 @@ absl::StatusOr<TuningData> TranslateDataset(const v1::DatasetSpec& dataset, cons
   return data;
 }
 
-absl::StatusOr<TrainConfig> ResolveSteps(const TuningSpec& spec, int64_t examples) {
+absl::StatusOr<TrainConfig> ResolveSteps(const TuningSpec& spec, int64_t entries) {
   TrainConfig train = spec.train;
   train.total_steps = spec.max_steps;
   if (train.total_steps == 0) {
-    const double sequences = static_cast<double>(spec.epochs) * static_cast<double>(examples);
+    const double sequences = static_cast<double>(spec.epochs) * static_cast<double>(entries);
     const double steps = std::ceil(sequences / static_cast<double>(train.batch_size));
     if (steps > static_cast<double>(kMaxSteps)) {
       return Limit("steps", absl::StrCat(steps), absl::StrCat(kMaxSteps, "; lower epochs or give max_steps"));
     }
     train.total_steps = static_cast<int64_t>(steps);
   }
+  train.eval_every_steps = spec.eval_every_steps > 0 ? spec.eval_every_steps : CheckpointEvery(spec, train.total_steps);
   if (spec.warmup_ratio > 0) {
     train.schedule.warmup_steps =
         static_cast<int64_t>(std::ceil(spec.warmup_ratio * static_cast<double>(train.total_steps)));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,14 @@ struct TuningSpec {
   double warmup_ratio = 0;
   int64_t checkpoint_every_steps = 0;  // 0 = a tenth of the job, at most 100
   bool publish = true;
+  int64_t keep_revisions = 0;  // 0 = all
+  double eval_fraction = 0;    // of the examples; with `eval_path`: 0
+  std::string eval_path;
+  int64_t eval_every_steps = 0;         // 0 = with every checkpoint
+  int64_t early_stopping_patience = 0;  // evaluations; 0 = none
+  std::vector<std::string> eval_prompts;
+  std::optional<double> max_eval_loss_increase;
+  bool packing = false;
   int32_t priority = 0;
 };
 
@@ -36,8 +45,9 @@ struct TuningData {
 absl::StatusOr<TuningSpec> TranslateSpec(const v1::FineTuneSpec& spec, const ModelFacts& model);
 absl::StatusOr<TuningData> TranslateDataset(const v1::DatasetSpec& dataset, const ModelFacts& model);
 
-// What `examples` make of it: total_steps and warm-up. Errors: InvalidArgument for more steps than can be counted.
-absl::StatusOr<TrainConfig> ResolveSteps(const TuningSpec& spec, int64_t examples);
+// What so many entries of a batch make of it: total_steps, warm-up, how often is evaluated. Errors: InvalidArgument for
+// more steps than can be counted.
+absl::StatusOr<TrainConfig> ResolveSteps(const TuningSpec& spec, int64_t entries);
 int64_t CheckpointEvery(const TuningSpec& spec, int64_t total_steps);
 
 // The rule of "LoRA Without Regret" (Schulman et al., 2025): ten times the full fine-tuning rate, less for wider

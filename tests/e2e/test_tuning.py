@@ -335,15 +335,10 @@ def test_wrong_data_are_refused_with_their_lines(tuner):
 
 UNSUPPORTED = {
     "adapter.kind": lambda s: setattr(s.adapter, "kind", "mixlora"),
-    "adapter.bias": lambda s: setattr(s.adapter, "bias", "all"),
-    "adapter.init": lambda s: setattr(s.adapter, "init", "pissa"),
     "adapter.modules_to_save": lambda s: s.adapter.modules_to_save.append("lm_head"),
+    "adapter.trainable_token_ids": lambda s: s.adapter.trainable_token_ids.append(3),
     "adapter.num_experts": lambda s: setattr(s.adapter, "num_experts", 4),
-    "init_adapter": lambda s: setattr(s, "init_adapter", "other"),
-    "dataset.packing": lambda s: setattr(s.dataset, "packing", True),
-    "dataset.eval_fraction": lambda s: setattr(s.dataset, "eval_fraction", 0.1),
-    "eval_every_steps": lambda s: setattr(s, "eval_every_steps", 5),
-    "eval_prompts": lambda s: s.eval_prompts.append("hello"),
+    "adapter.init pissa with kind dora": lambda s: (setattr(s.adapter, "init", "pissa"), setattr(s.adapter, "kind", "dora")),
 }
 INVALID = {
     "adapter.targets": lambda s: s.adapter.targets.append("no_such_proj"),
@@ -355,6 +350,15 @@ INVALID = {
     "loss_normalization": lambda s: setattr(s, "loss_normalization", "sum"),
     "dataset.max_length_tokens": lambda s: setattr(s.dataset, "max_length_tokens", 1),
     "epochs": lambda s: setattr(s, "epochs", 0),
+    "adapter.init": lambda s: setattr(s.adapter, "init", "eva"),
+    "adapter.bias": lambda s: setattr(s.adapter, "bias", "some"),
+    "dataset.eval_fraction": lambda s: setattr(s.dataset, "eval_fraction", 1.5),
+    "eval_every_steps": lambda s: setattr(s, "eval_every_steps", 5),
+    "early_stopping_patience": lambda s: setattr(s, "early_stopping_patience", 5),
+    "eval_prompts": lambda s: s.eval_prompts.append("hello"),
+    "max_eval_loss_increase": lambda s: setattr(s, "max_eval_loss_increase", 0.1),
+    "keep_revisions": lambda s: setattr(s, "keep_revisions", 0),
+    "adapter: set with init_adapter": lambda s: setattr(s, "init_adapter", "other"),
 }
 
 
@@ -369,6 +373,156 @@ def test_what_cannot_be_is_refused_by_name(tuner):
             assert error.code() == code and named in error.details(), (field, error.details())
 
 
+def evaluations(events):
+    return {event.step: event.eval_loss for event in events if event.HasField("eval_loss")}
+
+
+def test_what_is_kept_from_training_is_evaluated_and_prompts_are_answered(tuner):
+    _, tuning = tuner()
+    made = spec("judged", max_steps=10, eval_every_steps=4, eval_prompts=["w5 w6"])
+    made.dataset.eval_fraction = 0.25
+    job, events = tuning.finish(tuning.submit(made).id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+    assert "evaluated on: 6, every 4 steps" in events[0].message
+    assert sorted(evaluations(events)) == [4, 8, 10]
+    answers = [event.message for event in events if event.message.startswith("w5 w6 => ")]
+    assert len(answers) == 3
+
+
+def test_the_best_is_published_when_the_rest_only_overfits(tuner, tmp_path):
+    """Trained on one sequence and evaluated on others, the loss that counts goes up soon, and the job ends."""
+    daemon, tuning = tuner()
+    eval_file = tmp_path / "eval.jsonl"
+    eval_file.write_text("\n".join(examples(6, seed=9)))
+    made = spec("stopped", lines=[json.dumps({"input_ids": list(range(10, 40))})], max_steps=400, eval_every_steps=2)
+    made.early_stopping_patience = 3
+    made.optimizer.learning_rate = 0.02
+    made.dataset.eval_path = str(eval_file)
+    job, events = tuning.finish(tuning.submit(made).id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and job.reason.startswith("stopped early"), job.reason
+    by_step = evaluations(events)
+    best = min(by_step, key=by_step.get)
+    assert f"the best is step {best}," in job.reason and job.step == best + 2 * 3 < 400
+    total, count = 0.0, 0  # the loss of what is served is that of the best
+    for line in examples(6, seed=9):
+        example = json.loads(line)
+        scores = generate(daemon, example["input_ids"], adapter="stopped", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0]
+        for score, label in list(zip(scores, example["labels"]))[1:]:
+            total, count = (total - score.logprob, count + 1) if label != -100 else (total, count)
+    assert total / count == pytest.approx(by_step[best], rel=1e-5)
+    wrong = spec(max_steps=1)
+    eval_file.write_text("nonsense")
+    wrong.dataset.eval_path = str(eval_file)
+    assert "dataset.eval_path: not a JSON object" in refusal(lambda: tuning.submit(wrong)).details()
+
+
+def test_a_revision_that_is_worse_than_what_is_served_is_not_published(tuner):
+    daemon, tuning = tuner()
+    made = spec("guarded", max_steps=20, max_eval_loss_increase=0.05)
+    made.dataset.eval_fraction = 0.25
+    made.optimizer.learning_rate = 0.005
+    first, _ = tuning.finish(tuning.submit(made).id)
+    assert first.revision.startswith("guarded@"), first.reason
+    before = generate(daemon, [5, 6, 7], adapter="guarded", max_tokens=4).token_ids[0]
+    made.optimizer.learning_rate = 0.2  # breaks it
+    made.optimizer.max_grad_norm = 0
+    made.max_steps = 6
+    second, _ = tuning.finish(tuning.submit(made).id)
+    assert second.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not second.revision
+    assert "max_eval_loss_increase: eval loss" in second.reason
+    assert generate(daemon, [5, 6, 7], adapter="guarded", max_tokens=4).token_ids[0] == before
+
+
+def test_the_newest_revisions_and_the_best_are_kept(tuner, tmp_path):
+    daemon, tuning = tuner()
+    revisions = []
+    for steps in (1, 8, 2, 3):  # the second is the best
+        made = spec("kept", max_steps=steps, keep_revisions=2)
+        made.dataset.eval_fraction = 0.25
+        made.optimizer.learning_rate = 0.005
+        revisions.append(tuning.finish(tuning.submit(made).id)[0].revision)
+    left = sorted(entry.name for entry in (tmp_path / "state/revisions").iterdir())
+    assert left == sorted(revisions[1:]) and len(set(revisions)) == 4
+
+
+def test_packing_fills_sequences_and_learns_the_same(tuner):
+    _, tuning = tuner()
+    lines = examples(8)
+    made = spec("packed", lines=lines, max_steps=3)
+    made.dataset.shuffle = False
+    made.batch_size, made.micro_batch_size = 8, 4
+    made.optimizer.max_grad_norm = 0
+    _, events = tuning.finish(tuning.submit(made).id)
+    made.dataset.packing = True
+    made.dataset.max_length_tokens = 256
+    made.batch_size = made.micro_batch_size = 1
+    _, packed = tuning.finish(tuning.submit(made).id)
+    assert "packed into: 1" in packed[0].message
+    for step, loss in losses(events).items():
+        assert losses(packed)[step] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_job_goes_on_from_an_adapter(tuner, golden):
+    daemon, tuning = tuner()
+    ids = json.loads(examples()[1])["input_ids"]
+    made = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=2)
+    made.ClearField("adapter")
+    made.batch_size = made.micro_batch_size = 1
+    for name, path in (("first", str(golden / "llama3/adapters/all_linear")), ("second", str(golden / "llama3/adapters/dora"))):
+        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name=name, path=path))
+        scores = generate(daemon, ids, adapter=name, prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
+        made.init_adapter = name
+        job, events = tuning.finish(tuning.submit(made).id)
+        assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+        assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
+        assert daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="more")).kind in ("lora", "dora")
+    made.init_adapter = "nobody"
+    assert refusal(lambda: tuning.submit(made)).code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_from_the_bases_own_weights_is_served_as_it_was_trained(tuner, init):
+    """One step: what the next one's loss is, is what is served, though the file holds a pair more."""
+    daemon, tuning = tuner()
+    ids = json.loads(examples()[1])["input_ids"]
+    made = spec("one", lines=[json.dumps({"input_ids": ids})], max_steps=1)
+    made.batch_size = made.micro_batch_size = 1
+    made.adapter.init = init
+    tuning.finish(tuning.submit(made).id)
+    made.name, made.max_steps = "two", 2
+    _, events = tuning.finish(tuning.submit(made).id)
+    scores = generate(daemon, ids, adapter="one", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
+    assert losses(events)[2] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-4)
+
+
+def test_in_bfloat16_the_loss_is_what_generate_gives_within_its_rounding(build_dir, model, tmp_path):
+    ids = json.loads(examples()[1])["input_ids"]
+    made = spec("one", lines=[json.dumps({"input_ids": ids})], max_steps=1)
+    made.batch_size = made.micro_batch_size = 1
+    made.optimizer.learning_rate = 0.02
+    with Daemon(build_dir, model, "--dtype=bfloat16", f"--state-dir={tmp_path / 'state'}") as daemon:
+        tuning = Tuning(daemon)
+        tuning.finish(tuning.submit(made).id)
+        made.name, made.max_steps = "two", 2
+        _, events = tuning.finish(tuning.submit(made).id)
+        for step, adapter in ((1, ""), (2, "one")):
+            scores = generate(daemon, ids, adapter=adapter, prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
+            assert losses(events)[step] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-3)
+
+
+def test_the_written_adapter_tells_where_it_comes_from(tuner, tmp_path):
+    daemon, tuning = tuner()
+    made = spec("told", max_steps=2)
+    parent = tuning.finish(tuning.submit(made).id)[0].revision
+    made.max_steps = 3
+    revision = tuning.finish(tuning.submit(made).id)[0].revision
+    raw = (tmp_path / "state/revisions" / revision / "adapter_model.safetensors").read_bytes()
+    told = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+    assert (told["lorad.seed"], told["lorad.step"], told["lorad.parent_revision"]) == ("5", "3", parent)
+    assert json.loads(told["lorad.hyperparameters"])["adapter"]["rank"] == 4
+    assert len(told["lorad.base_digest"]) == len(told["lorad.data_digest"]) == 64 and told["lorad.version"]
+
+
 def test_preview_shows_what_is_learnt(tuner):
     _, tuning = tuner()
     dataset = finetuning_pb2.DatasetSpec(lines=['{"prompt": "w5 w6", "completion": " w7 w8"}'])
@@ -376,6 +530,26 @@ def test_preview_shows_what_is_learnt(tuner):
     assert list(shown.token_ids) == [5, 6, 7, 8, 2]
     assert list(shown.trained) == [False, False, True, True, True]
     assert list(shown.pieces) == ["w5", "w6", "w7", "w8", "</s>"]
+
+
+def test_a_spec_is_yaml_or_json(tuner, tmp_path):
+    daemon, _ = tuner()
+    data, spec_file = tmp_path / "data.jsonl", tmp_path / "spec.yaml"
+    data.write_text("\n".join(examples()))
+    spec_file.write_text(
+        f"# a comment\nname: 'yaml'\nadapter: {{rank: 3, targets: [q_proj, v_proj], use_rslora: true}}\n"
+        f"optimizer:\n  learning_rate: 1e-3\ndataset:\n  path: {data}\n  eval_fraction: 0.25\nmax_steps: 2\nbatch_size: 2\n"
+    )
+    done = daemon.ctl("--output=json", "train", "submit", f"--spec={spec_file}", "--batch-size=4")
+    made = json.loads(done.stdout)["spec"]
+    assert made["name"] == "yaml" and made["adapter"] == {"rank": 3, "targets": ["q_proj", "v_proj"], "use_rslora": True}
+    assert made["optimizer"]["learning_rate"] == 1e-3 and made["batch_size"] == 4
+    for text, named in (("names: x", "names"), ("name: [", "spec.yaml"), ("- 1", "limit: keys of FineTuneSpec")):
+        spec_file.write_text(text)
+        wrong = daemon.ctl("train", "submit", f"--spec={spec_file}")
+        assert wrong.returncode == 2 and named in wrong.stderr
+    spec_file.write_text('{"name": "json", "max_steps": 1, "dataset": {"path": "' + str(data) + '"}}')
+    assert json.loads(daemon.ctl("--output=json", "train", "submit", f"--spec={spec_file}").stdout)["total_steps"] == 1
 
 
 def test_a_conversation_is_learnt_where_the_assistant_speaks(build_dir, model, tmp_path):

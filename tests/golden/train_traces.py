@@ -29,6 +29,7 @@ DEFAULTS = {
     "rank_pattern": {}, "alpha_pattern": {}, "optimizer": "adamw", "learning_rate": 2e-3, "betas": [0.9, 0.999],
     "epsilon": 1e-8, "weight_decay": 0.01, "max_grad_norm": 1.0, "momentum": 0.0, "lora_plus_ratio": 1.0,
     "schedule": "linear", "warmup_steps": 3, "batch_size": 4, "micro_batch_size": 2, "normalization": "token_mean",
+    "init": "given", "dropout": 0.0, "seed": 5, "bias": "none",
 }
 TRACES = {
     "llama3_lora": {},
@@ -40,6 +41,14 @@ TRACES = {
     "llama3_few_modules": {"targets": ["v_proj", "down_proj"], "max_grad_norm": 0.0, "schedule": "constant", "warmup_steps": 0},
     "llama3_sgd": {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "micro_batch_size": 4},
     "llama3_lora_plus": {"lora_plus_ratio": 8.0, "learning_rate": 5e-4},
+    "llama3_pissa": {"init": "pissa"},
+    "llama3_olora": {"init": "olora", "learning_rate": 5e-4},
+    "llama3_rslora_pissa": {"init": "pissa", "rslora": True, "targets": ["q_proj", "up_proj", "lm_head"]},
+    "qwen2_lora_only": {"base": "qwen2", "bias": "lora_only"},
+    "llama_linear_biases": {"base": "llama_linear", "bias": "all", "targets": ["v_proj", "down_proj"]},
+    "opt_lora_only": {"base": "opt", "bias": "lora_only", "dora": True},
+    "llama3_dropout": {"dropout": 0.2, "micro_batch_size": 1},
+    "llama3_dora_dropout": {"dora": True, "dropout": 0.2, "micro_batch_size": 1},
     "llama3_embedding_and_head": {"targets": ["q_proj", "embed_tokens", "lm_head"]},
     "gemma2_embedding": {"base": "gemma2", "targets": ["embed_tokens", "o_proj"]},
     "gemma2_lora": {"base": "gemma2"},
@@ -51,6 +60,45 @@ TRACES = {
     "phi3_lora": {"base": "phi3"},
     "qwen3_lora": {"base": "qwen3"},
 }
+
+
+SITES = {"q_proj": 0, "k_proj": 1, "v_proj": 2, "o_proj": 3, "gate_proj": 4, "up_proj": 5, "down_proj": 6}  # model/sites.h
+NUM_SITES = 28
+DROPOUT_STREAM = 2
+
+
+def mix_seed(seed: int, counter: int) -> int:
+    """splitmix64, as adapters/train/random_order.h."""
+    mask = 2**64 - 1
+    x = (seed + 0x9E3779B97F4A7C15 * (counter + 1)) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return x ^ (x >> 31)
+
+
+class SeededDropout(torch.nn.Module):
+    """Dropout whose masks are a function of seed, micro-batch and module, as the daemon's are: so that the two can be
+    compared. What is done with the dropped input is peft's own business."""
+
+    micro_batch = 0  # counts sequences: each is a micro-batch of its own
+
+    def __init__(self, p: float, seed: int, layer: int, site: int):
+        super().__init__()
+        self.p, self.seed, self.place = p, seed, (layer + 1) * NUM_SITES + site
+
+    def forward(self, x):
+        seed = mix_seed(mix_seed(mix_seed(self.seed, DROPOUT_STREAM), SeededDropout.micro_batch), self.place)
+        mask = torch.empty_like(x).bernoulli_(1 - self.p, generator=torch.Generator().manual_seed(seed))
+        return x * mask.div_(1 - self.p)
+
+
+def seed_dropout(model, spec: dict) -> None:
+    SeededDropout.micro_batch = 0
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_dropout"):
+            parts = name.split(".")
+            layer = int(parts[parts.index("layers") + 1])
+            module.lora_dropout["default"] = SeededDropout(spec["dropout"], spec["seed"], layer, SITES[parts[-1]])
 
 
 def draw_examples(vocab: int, seed: int) -> list:
@@ -101,6 +149,7 @@ def train(model, spec: dict, examples: list) -> list:
             loss = sum(sums) / (tokens if spec["normalization"] == "token_mean" else sum(counts) * (size // micro))
             loss.backward()
             total += loss.item()
+            SeededDropout.micro_batch += 1
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec["max_grad_norm"] or float("inf")).item()
         steps.append({"loss": total, "grad_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]})
         optimizer.step()
@@ -116,18 +165,22 @@ def write_trace(name: str, spec: dict) -> None:
     torch.manual_seed(7)
     base = AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager")
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"],
+        task_type="CAUSAL_LM", bias=spec["bias"], r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"],
         use_dora=spec["dora"], use_rslora=spec["rslora"], rank_pattern=dict(spec["rank_pattern"]),
-        alpha_pattern=dict(spec["alpha_pattern"]), init_lora_weights=False,
+        alpha_pattern=dict(spec["alpha_pattern"]), init_lora_weights=spec["init"] if spec["init"] != "given" else False,
     )
     model = get_peft_model(base, config)
-    model.eval()  # The base's own dropout (OPT has one) is no part of the comparison; LoRA's is 0.
-    model.save_pretrained(folder / "adapter")
-    (folder / "adapter/README.md").unlink(missing_ok=True)
-    saved = json.loads((folder / "adapter/adapter_config.json").read_text())
-    saved["base_model_name_or_path"] = spec["base"]
-    saved["target_modules"] = sorted(saved["target_modules"]) if isinstance(saved["target_modules"], list) else saved["target_modules"]
-    (folder / "adapter/adapter_config.json").write_text(json.dumps(saved, indent=2) + "\n")
+    model.eval()  # The base's own dropout (OPT has one) is no part of the comparison.
+    if spec["dropout"]:
+        model.train()
+        seed_dropout(model, spec)
+    if spec["init"] == "given":  # else it is made from the base's weights, here and there
+        model.save_pretrained(folder / "adapter")
+        (folder / "adapter/README.md").unlink(missing_ok=True)
+        saved = json.loads((folder / "adapter/adapter_config.json").read_text())
+        saved["base_model_name_or_path"] = spec["base"]
+        saved["target_modules"] = sorted(saved["target_modules"]) if isinstance(saved["target_modules"], list) else saved["target_modules"]
+        (folder / "adapter/adapter_config.json").write_text(json.dumps(saved, indent=2) + "\n")
     examples = draw_examples(base.config.vocab_size, seed=11)
     (folder / "data.jsonl").write_text("".join(json.dumps(e) + "\n" for e in examples))
     steps = train(model, spec, examples)

@@ -154,10 +154,10 @@ TEST_F(JobStoreTest, AnEvaluationThatWasDoneAgainCountsAsItCameOutLast) {
 TEST_F(JobStoreTest, AFileOfTheFirstVersionIsBroughtUp) {
   Insert(MakeJob("a"));
   store_.reset();
-  ASSERT_THAT(SqliteDatabase::Open(path_)->Execute(
-                  "ALTER TABLE events DROP COLUMN eval_loss; DROP TABLE revisions; DROP TABLE aliases; "
-                  "PRAGMA user_version = 1"),
-              IsOk());
+  constexpr const char* kTakeBack =
+      "DROP TABLE IF EXISTS revisions; DROP TABLE IF EXISTS aliases; ALTER TABLE events DROP COLUMN eval_loss; "
+      "PRAGMA user_version = 1";
+  ASSERT_THAT(SqliteDatabase::Open(path_)->Execute(kTakeBack), IsOk());
   Open();
   const auto events = store_->Events("a", 0, 10);
   ASSERT_THAT(events, IsOk());

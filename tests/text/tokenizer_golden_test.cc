@@ -6,6 +6,7 @@
 #include "model/text/detokenizer.h"
 #include "model/text/tokenizer.h"
 #include "model/text/utf8.h"
+#include "tests/support/status_matchers.h"
 #include "tests/text/golden.h"
 
 namespace lorad {
@@ -44,6 +45,25 @@ TEST_P(TokenizerGoldenTest, IdsEqual) {
   for (const StringCase& c : golden_.strings) {
     EXPECT_EQ(*tokenizer_->Encode(c.text, false), c.ids) << c.text;
     EXPECT_EQ(*tokenizer_->Encode(c.text, true), c.whole) << c.text;
+  }
+}
+
+// Where an added token is written in the text, its place is certain; what is around it is told by the ids.
+TEST_P(TokenizerGoldenTest, TokensKnowWhereTheyBegin) {
+  for (const StringCase& c : golden_.strings) {
+    const auto tokens = tokenizer_->EncodeWithBegins(c.text);
+    ASSERT_THAT(tokens, IsOk());
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < tokens->size(); ++i) {
+      ids.push_back((*tokens)[i].id);
+      EXPECT_LE((*tokens)[i].begin, c.text.size());
+      if (i > 0) EXPECT_GE((*tokens)[i].begin, (*tokens)[i - 1].begin) << c.text;
+      const std::string piece = *tokenizer_->IdToPiece(ids.back());
+      if (piece.size() > 4 && tokenizer_->is_special(ids.back()) && c.text.find(piece) != std::string::npos) {
+        EXPECT_EQ(c.text.compare((*tokens)[i].begin, piece.size(), piece), 0) << c.text << " at " << i;
+      }
+    }
+    EXPECT_EQ(ids, c.ids) << c.text;
   }
 }
 

@@ -1,3 +1,4 @@
+#include <cstdio>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/example_reader.h"
+#include "adapters/train/example_sets.h"
 #include "adapters/train/example_store.h"
 #include "adapters/train/lines.h"
 #include "adapters/train/random_order.h"
@@ -210,6 +212,67 @@ TEST(ExampleStoreTest, GivesBackWhatWasWritten) {
   ASSERT_EQ((*store)->count(), 2);
   EXPECT_THAT((*store)->Get(1)->token_ids, ElementsAre(9));
   EXPECT_THAT((*store)->Get(0)->labels, ElementsAre(-100, 2, 3));
+}
+
+// A store of examples of 1, 2, … tokens, each beginning with its number.
+std::string StoreOf(const std::string& name, int32_t count) {
+  const std::string prefix = testing::TempDir() + "/" + name;
+  std::remove((prefix + "-eval.bin").c_str());
+  auto writer = ExampleStoreWriter::Create(prefix);
+  for (int32_t i = 0; i < count; ++i) {
+    const std::vector<int32_t> ids(static_cast<size_t>(i) + 1, i);
+    EXPECT_THAT((*writer)->Append({ids, ids}), IsOk());
+  }
+  EXPECT_THAT((*writer)->Finish(), IsOk());
+  return prefix;
+}
+
+std::vector<int32_t> Numbers(const ExampleSource& source) {
+  std::vector<int32_t> numbers;
+  for (int64_t i = 0; i < source.count; ++i) numbers.push_back(source.get(i)->token_ids[0]);
+  return numbers;
+}
+
+TEST(ExampleSetsTest, WhatIsKeptFromTrainingIsDrawnOnce) {
+  const std::string prefix = StoreOf("drawn", 10);
+  const ExampleSetOptions options = {.eval_fraction = 0.25, .seed = 4};
+  const auto sets = OpenExampleSets(prefix, options), again = OpenExampleSets(prefix, options);
+  ASSERT_THAT(sets, IsOk());
+  EXPECT_EQ(sets->eval.count, 3);
+  std::vector<int32_t> all = Numbers(sets->train), kept = Numbers(sets->eval);
+  EXPECT_EQ(kept, Numbers(again->eval));
+  EXPECT_THAT(kept, testing::Not(ElementsAre(7, 8, 9)));
+  all.insert(all.end(), kept.begin(), kept.end());
+  EXPECT_THAT(all, testing::UnorderedElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9));
+}
+
+TEST(ExampleSetsTest, InOrderTheEndOfTheFileIsKept) {
+  const auto sets = OpenExampleSets(StoreOf("ordered", 10), {.eval_fraction = 0.25, .shuffle = false});
+  ASSERT_THAT(sets, IsOk());
+  EXPECT_THAT(Numbers(sets->eval), ElementsAre(7, 8, 9));
+  EXPECT_THAT(Numbers(sets->train), ElementsAre(0, 1, 2, 3, 4, 5, 6));
+}
+
+TEST(ExampleSetsTest, SomethingHasToBeLeftToTrainOn) {
+  const auto sets = OpenExampleSets(StoreOf("one", 1), {.eval_fraction = 0.5});
+  EXPECT_TRUE(absl::IsInvalidArgument(sets.status()));
+  EXPECT_THAT(std::string(sets.status().message()), HasSubstr("dataset.eval_fraction"));
+}
+
+TEST(ExampleSetsTest, AFileToEvaluateOnIsAStoreOfItsOwn) {
+  const std::string prefix = StoreOf("two", 4);
+  StoreOf("two-eval", 2);
+  const auto sets = OpenExampleSets(prefix, {});
+  ASSERT_THAT(sets, IsOk());
+  EXPECT_EQ(sets->train.count, 4);
+  EXPECT_EQ(sets->eval.count, 2);
+}
+
+TEST(ExampleSetsTest, EntriesArePackedUpToTheirLength) {
+  const auto sets = OpenExampleSets(StoreOf("packed", 6), {.pack_tokens = 7, .shuffle = false});  // 1 to 6 tokens
+  ASSERT_THAT(sets, IsOk());
+  EXPECT_THAT(sets->train.pack_starts, ElementsAre(0, 3, 4, 5, 6));
+  EXPECT_EQ(sets->train.entries(), 4);
 }
 
 TEST(RandomOrderTest, IsAPermutationThatDependsOnTheSeed) {

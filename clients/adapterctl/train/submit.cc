@@ -40,6 +40,9 @@ void AddAdapterFlags(CLI::App* command, v1::AdapterSpec* adapter) {
           [adapter](const std::vector<std::string>& v) { adapter->mutable_targets()->Add(v.begin(), v.end()); },
           "Module names, comma-separated (all-linear)")
       ->delimiter(',');
+  Add<std::string>(
+      command, "--init", [adapter](const std::string& v) { adapter->set_init(v); },
+      "default, gaussian, pissa or olora");
   command->add_flag_callback(
       "--rslora", [adapter] { adapter->set_use_rslora(true); }, "Scale by alpha / sqrt(rank)");
 }
@@ -65,7 +68,33 @@ void AddOptimizerFlags(CLI::App* command, v1::FineTuneSpec* spec) {
       command, "--warmup-ratio", [schedule](double v) { schedule->set_warmup_ratio(v); }, "Of all steps, instead");
 }
 
+void AddEvaluationFlags(CLI::App* command, v1::FineTuneSpec* spec) {
+  Add<std::string>(
+      command, "--eval-data", [spec](const std::string& v) { spec->mutable_dataset()->set_eval_path(v); },
+      "JSONL file to evaluate on, on the daemon's side");
+  Add<double>(
+      command, "--eval-fraction",
+      [spec](double v) { spec->mutable_dataset()->set_eval_fraction(static_cast<float>(v)); },
+      "Or keep this part of the examples from training");
+  Add<uint32_t>(
+      command, "--eval-every", [spec](uint32_t v) { spec->set_eval_every_steps(v); },
+      "Steps (as often as a checkpoint is written)");
+  Add<uint32_t>(
+      command, "--patience", [spec](uint32_t v) { spec->set_early_stopping_patience(v); },
+      "End after so many evaluations without a new best one, and publish the best");
+  Add<double>(
+      command, "--max-eval-loss-increase", [spec](double v) { spec->set_max_eval_loss_increase(v); },
+      "Publish only what is not worse by more than this than what is served");
+  command->add_option_function<std::vector<std::string>>(
+      "--eval-prompt",
+      [spec](const std::vector<std::string>& v) { spec->mutable_eval_prompts()->Add(v.begin(), v.end()); },
+      "Show the answer at each evaluation; repeat it");
+}
+
 void AddJobFlags(CLI::App* command, v1::FineTuneSpec* spec) {
+  Add<std::string>(
+      command, "--init-adapter", [spec](const std::string& v) { spec->set_init_adapter(v); },
+      "Go on from an adapter that is served, or from a folder; it says the adapter's shape");
   Add<uint32_t>(
       command, "--epochs", [spec](uint32_t v) { spec->set_epochs(v); }, "3");
   Add<uint32_t>(
@@ -82,8 +111,15 @@ void AddJobFlags(CLI::App* command, v1::FineTuneSpec* spec) {
       "Steps (a tenth of the job, at most 100)");
   Add<int32_t>(
       command, "--priority", [spec](int32_t v) { spec->set_priority(v); }, "Higher ones begin first (0)");
+  Add<uint32_t>(
+      command, "--keep-revisions", [spec](uint32_t v) { spec->set_keep_revisions(v); },
+      "Of this name, the newest ones and the best (all)");
   command->add_flag_callback(
       "--no-publish", [spec] { spec->set_no_publish(true); }, "Keep the result, do not serve it");
+  AddEvaluationFlags(command, spec);
+  command->add_flag_callback(
+      "--packing", [spec] { spec->mutable_dataset()->set_packing(true); },
+      "Fill sequences with short examples, each with its own positions");
   command->add_flag_callback(
       "--no-shuffle", [spec] { spec->mutable_dataset()->set_shuffle(false); }, "Take the examples in their order");
 }

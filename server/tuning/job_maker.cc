@@ -1,0 +1,141 @@
+#include "server/tuning/job_maker.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "adapters/kinds/peft_targets.h"
+#include "adapters/train/example_sets.h"
+#include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+#include "scheduler/tuning/checkpoints.h"
+#include "server/tuning/init_adapter.h"
+#include "server/tuning/intake.h"
+#include "server/tuning/trial.h"
+#include "server/tuning/tuning_spec.h"
+#include "server/version.h"
+
+namespace lorad {
+namespace {
+
+absl::StatusOr<ExampleSets> OpenSets(const std::string& folder, const TuningSpec& spec, const TuningData& data) {
+  return OpenExampleSets(absl::StrCat(folder, "/data"), {.eval_fraction = spec.eval_fraction,
+                                                         .pack_tokens = spec.packing ? data.max_length_tokens : 0,
+                                                         .shuffle = spec.train.shuffle,
+                                                         .seed = spec.train.seed});
+}
+
+// Written beside the weights: what they were made of. `spec` has no lines of data any more.
+std::map<std::string, std::string> ProvenanceOf(const Job& job, const v1::FineTuneSpec& spec, const Backend& backend) {
+  std::string hyperparameters;
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  (void)google::protobuf::util::MessageToJsonString(spec, &hyperparameters, options);
+  return {{"lorad.version", kVersion},
+          {"lorad.job", job.id},
+          {"lorad.base", backend.model.name},
+          {"lorad.base_digest", backend.model.digest},
+          {"lorad.data_digest", job.data_digest},
+          {"lorad.hyperparameters", hyperparameters},
+          {"lorad.seed", absl::StrCat(spec.seed())},
+          {"lorad.init_adapter", spec.init_adapter()}};
+}
+
+std::string SummaryText(const DatasetSummary& summary, const ExampleSets& sets, const TrainConfig& train) {
+  std::string text =
+      absl::StrCat("examples: ", summary.examples, "; tokens: ", summary.tokens,
+                   "; learnt tokens: ", summary.trained_tokens, "; truncated examples: ", summary.truncated,
+                   "; longest: ", summary.longest_tokens, "; steps: ", train.total_steps);
+  if (!sets.train.pack_starts.empty()) absl::StrAppend(&text, "; packed into: ", sets.train.entries());
+  if (sets.eval.count > 0) {
+    absl::StrAppend(&text, "; evaluated on: ", sets.eval.count, ", every ", train.eval_every_steps, " steps");
+  }
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, const std::string& id,
+                                       const std::string& folder) const {
+  const ModelFacts& facts = backend->model;
+  v1::FineTuneSpec wanted = request.spec();
+  ASSIGN_OR_RETURN(const std::optional<AdapterImage> init, TakeInitAdapter(&wanted));
+  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(wanted, facts));
+  ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(wanted.dataset(), facts));
+  RETURN_IF_ERROR(SelectTargets(spec.train.adapter, model->base_shape()).status());
+  RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
+  RETURN_IF_ERROR(MakeFolders(folder));
+  const TextParts text{*backend, *chat_template};
+  ASSIGN_OR_RETURN(const IntakeResult taken, TakeIn(data, text, absl::StrCat(folder, "/data")));
+  if (!spec.eval_path.empty()) {
+    TuningData eval = data;
+    eval.path = spec.eval_path;
+    eval.lines.clear();
+    const auto evaluated = TakeIn(eval, text, absl::StrCat(folder, "/data-eval"));
+    if (!evaluated.ok()) {
+      return absl::Status(evaluated.status().code(), absl::StrCat("dataset.eval_path: ", evaluated.status().message()));
+    }
+  }
+  ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
+  ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, sets.train.entries()));
+  if (init.has_value()) {  // The job begins from a checkpoint of no steps.
+    ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(train, model, base_tables, sets.train));
+    RETURN_IF_ERROR(trainer->CopyFrom(*init));
+    ASSIGN_OR_RETURN(Checkpoints checkpoints, Checkpoints::Open(absl::StrCat(folder, "/checkpoints")));
+    RETURN_IF_ERROR(checkpoints.Write(/*step=*/0, /*trained_tokens=*/0, /*keep=*/1,
+                                      [&](const std::string& path) { return trainer->SaveState(path); }));
+  }
+  MadeJob made;
+  Job& job = made.job;
+  job.id = id;
+  job.name = spec.name;
+  wanted.mutable_dataset()->clear_lines();  // They lie in the job's folder.
+  job.spec = wanted.SerializeAsString();
+  job.idempotency_key = request.idempotency_key();
+  job.data_digest = taken.digest;
+  job.priority = spec.priority;
+  job.total_steps = train.total_steps;
+  made.message = SummaryText(taken.summary, sets, train);
+  return made;
+}
+
+absl::StatusOr<std::optional<AdapterImage>> JobMaker::TakeInitAdapter(v1::FineTuneSpec* spec) const {
+  if (spec->init_adapter().empty()) return std::optional<AdapterImage>();
+  v1::AdapterSpec own = spec->adapter();
+  own.clear_dropout();
+  if (own.ByteSizeLong() > 0) {
+    return absl::InvalidArgumentError(
+        "adapter: set with init_adapter; limit: dropout alone, the rest is init_adapter's");
+  }
+  ASSIGN_OR_RETURN(InitAdapter init, ReadInitAdapter(spec->init_adapter(), *backend, model->base_shape(), base_tables));
+  if (spec->adapter().has_dropout()) init.spec.set_dropout(spec->adapter().dropout());
+  *spec->mutable_adapter() = std::move(init.spec);
+  return std::optional<AdapterImage>(std::move(init.image));
+}
+
+absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& folder) const {
+  v1::FineTuneSpec proto;
+  if (!proto.ParseFromString(job.spec)) return absl::DataLossError("job: its stored spec cannot be read");
+  if (proto.dataset().path().empty()) proto.mutable_dataset()->add_lines();  // They were, and lie in the folder.
+  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, backend->model));
+  ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(proto.dataset(), backend->model));
+  ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
+  ASSIGN_OR_RETURN(TrainConfig train, ResolveSteps(spec, sets.train.entries()));
+  train.total_steps = job.total_steps;
+  TuningPlan plan;
+  plan.checkpoint_every_steps = CheckpointEvery(spec, train.total_steps);
+  plan.publish = spec.publish;
+  plan.keep_revisions = spec.keep_revisions;
+  plan.begins_from_checkpoint = !proto.init_adapter().empty();
+  plan.provenance = ProvenanceOf(job, proto, *backend);
+  plan.early_stopping_patience = spec.early_stopping_patience;
+  const Trial trial{backend, job.id, spec.name, sets, spec.max_eval_loss_increase, spec.eval_prompts};
+  plan.validate = [trial](const std::string& adapter) { return trial.Validate(adapter); };
+  if (!spec.eval_prompts.empty()) plan.sample = [trial](const std::string& adapter) { return trial.Sample(adapter); };
+  ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, model, base_tables, sets.train, sets.eval));
+  return plan;
+}
+
+}  // namespace lorad

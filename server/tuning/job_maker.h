@@ -1,0 +1,46 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "adapters/base_tables.h"
+#include "adapters/image.h"
+#include "lorad/v1/finetuning.pb.h"
+#include "model/text/chat_template.h"
+#include "scheduler/tuning/job.h"
+#include "scheduler/tuning/running_job.h"
+#include "server/backend.h"
+
+namespace lorad {
+
+class CausalLm;
+
+// A job as it is to be stored, and what there is to say of its data.
+struct MadeJob {
+  Job job;
+  std::string message;
+};
+
+// From a submission to the job that is stored, and from that to what trains. Everything named outlives it.
+//
+// Threads  const.
+struct JobMaker {
+  const Backend* backend;
+  CausalLm* model;
+  const BaseTables& base_tables;
+  const absl::StatusOr<std::shared_ptr<const ChatTemplate>>* chat_template;  // or why the model has none
+
+  // Reads and checks all of the data and copies them into `folder`, which it makes; what the job begins from too.
+  // Errors: of the spec, by its fields; of the data, by their lines.
+  absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id,
+                               const std::string& folder) const;
+  absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder) const;
+
+ private:
+  // The weights that the job begins from, if it is to begin from some; `spec` gets their shape.
+  absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(v1::FineTuneSpec* spec) const;
+};
+
+}  // namespace lorad
