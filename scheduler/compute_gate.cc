@@ -69,7 +69,8 @@ void ComputeGate::LeaveLocked(bool serving, int64_t now_us, int64_t began_us) {
     shares_.serving_us += took_us;
     last_serving_us_ = now_us;
     credit_us_ = std::min(kMaxCreditUs, credit_us_ + share_ * static_cast<double>(took_us));
-    promised_ = trainer_waits_ && credit_us_ > 0 && credit_us_ >= static_cast<double>(trainer_wants_us_);
+    const bool has_gathered = credit_us_ > 0 && credit_us_ >= static_cast<double>(trainer_wants_us_);
+    promised_ = trainer_waits_ && (hurry_ || has_gathered);
     return;
   }
   shares_.training_us += took_us;
@@ -83,6 +84,11 @@ void ComputeGate::Leave(bool serving, int64_t began_us) {
     LeaveLocked(serving, NowUs(), began_us);
   }
   changed_.notify_all();
+}
+
+void ComputeGate::Hurry(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  hurry_ = on;
 }
 
 ComputeGate::Shares ComputeGate::shares() const {

@@ -42,6 +42,9 @@ class ComputeGate final {
   // than training has left, lets serving go first and waits for another turn.
   void YieldIfDue(int64_t expected_us, Turn* training);
 
+  // While it is on, training gets a piece after every step, whatever its share: somebody waits for it to let go.
+  void Hurry(bool on);
+
   struct Shares {
     int64_t serving_us = 0;
     int64_t training_us = 0;
@@ -64,7 +67,8 @@ class ComputeGate final {
   Owner owner_ = Owner::kNobody;
   bool trainer_waits_ = false;
   int64_t trainer_wants_us_ = 0;  // for its next piece, while it waits
-  bool promised_ = false;         // the next turn is training's
+  bool hurry_ = false;
+  bool promised_ = false;  // the next turn is training's
   int serving_waits_ = 0;
   int64_t last_serving_us_ = -(int64_t{1} << 60);  // when its last turn ended
   double credit_us_ = 0;                           // what training may still take beside serving

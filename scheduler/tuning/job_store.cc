@@ -253,12 +253,28 @@ absl::StatusOr<std::optional<Job>> JobStore::FindByKey(const std::string& idempo
 }
 
 absl::StatusOr<std::vector<Job>> JobStore::List(const std::string& after_id, int64_t limit) const {
+  if (!after_id.empty() && absl::IsNotFound(Get(after_id).status())) {
+    return absl::InvalidArgumentError(absl::StrCat("page_token: ", after_id,
+                                                   "; limit: one whose job is still there; begin "
+                                                   "with the first page"));
+  }
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   SqliteStatement query(impl_->database, "SELECT " LORAD_JOB_COLUMNS
                                          " FROM jobs WHERE number < COALESCE((SELECT number FROM jobs WHERE id = ?), "
                                          "9223372036854775807) ORDER BY number DESC LIMIT ?");
   query.Bind(after_id).Bind(limit);
   return JobsOf(query);
+}
+
+absl::StatusOr<int64_t> JobStore::CountSinceProgress(const std::string& id, const std::string& message) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  SqliteStatement query(impl_->database,
+                        "SELECT COUNT(*) FROM events WHERE job_id = ?1 AND message = ?2 AND sequence > (SELECT "
+                        "MIN(sequence) FROM events WHERE job_id = ?1 AND step = (SELECT MAX(step) FROM events WHERE "
+                        "job_id = ?1))");
+  query.Bind(id).Bind(message);
+  RETURN_IF_ERROR(query.Run());
+  return query.Int(0);
 }
 
 absl::StatusOr<std::vector<Job>> JobStore::InState(JobState state) const {

@@ -31,8 +31,11 @@ class JobStore final {
 
   absl::StatusOr<Job> Get(const std::string& id) const;
   absl::StatusOr<std::optional<Job>> FindByKey(const std::string& idempotency_key) const;
-  // Newest first, from behind the job `after_id` ("" = from the newest); at most `limit`.
+  // Newest first, from behind the job `after_id` ("" = from the newest); at most `limit`. Errors: InvalidArgument, no
+  // such job.
   absl::StatusOr<std::vector<Job>> List(const std::string& after_id, int64_t limit) const;
+  // How often this was a job's event since it first came to its furthest step.
+  absl::StatusOr<int64_t> CountSinceProgress(const std::string& id, const std::string& message) const;
   absl::StatusOr<std::vector<Job>> InState(JobState state) const;  // oldest first
   // The queued job of the highest priority, the oldest of those.
   absl::StatusOr<std::optional<Job>> NextQueued() const;

@@ -148,7 +148,7 @@ absl::Status RunningJob::Finish(std::string* remark) {
   ASSIGN_OR_RETURN(const std::string revision, revisions.Take(job_.name, adapter, EvalLossOfResult()));
   const std::string kept = revisions.Folder(revision);
   absl::Status status = plan_.validate == nullptr ? absl::OkStatus() : plan_.validate(kept);
-  if (status.ok()) status = surroundings_.publish(job_.name, kept);
+  if (status.ok()) status = surroundings_.publish(job_.name, kept, /*replace=*/true);
   if (!status.ok()) {
     *remark = absl::StrCat("trained, but not served: ", status.ToString(), "; LoadAdapter reads it from ", kept);
     return absl::OkStatus();

@@ -39,8 +39,9 @@ struct JobSurroundings {
   Revisions* revisions;
   std::string base_name;
   std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;
-  // Serves the adapter folder under the name and returns when it can be named, or why not.
-  std::function<absl::Status(const std::string& name, const std::string& folder)> publish;
+  // Serves the adapter folder under the name, in place of what has it if `replace`, and returns when it can be named,
+  // or why not.
+  std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
 };
 
 // One job while it runs: its trainer, its checkpoints, and what is stored of it.

@@ -373,7 +373,7 @@ absl::StatusOr<RunResult> TrainingRuns::Impl::SaveForSampling(Run* run, bool mak
   RunResult result;
   ASSIGN_OR_RETURN(result.id, parts.revisions->Take(run->name, unfinished));
   if (!make_current) return result;
-  RETURN_IF_ERROR(parts.publish(run->name, parts.revisions->Folder(result.id)));
+  RETURN_IF_ERROR(parts.publish(run->name, parts.revisions->Folder(result.id), /*replace=*/true));
   RETURN_IF_ERROR(parts.revisions->MakeCurrent(run->name, result.id));
   return result;
 }

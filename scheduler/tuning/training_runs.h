@@ -56,7 +56,7 @@ class TrainingRuns final {
     Revisions* revisions;
     // A run in its first state, from what its caller said of it; opaque here.
     std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec)> make;
-    std::function<absl::Status(const std::string& name, const std::string& folder)> publish;
+    std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
     std::function<void()> wake;  // there is work; must not block
     int64_t max_runs = 64;
   };

@@ -24,6 +24,9 @@ namespace {
 constexpr std::chrono::seconds kRetry(1);  // a disk or a memory that is full now may not be later
 constexpr std::chrono::seconds kMaxMemoryRetry(30);
 
+constexpr const char* kStartedAgain = "the daemon was started again";
+constexpr int64_t kMaxRestarts = 10;  // without a new step: the job is what kills the daemon
+
 absl::Status StateForbids(const Job& job, const char* allowed) {
   return absl::FailedPreconditionError(
       absl::StrCat("job ", job.id, ": state: ", NameOf(job.state), "; limit: ", allowed));
@@ -93,13 +96,19 @@ std::string TuningWorker::JobFolder(const std::string& id) const {
 absl::Status TuningWorker::Start() {
   ASSIGN_OR_RETURN(std::vector<Job> interrupted, impl_->parts.store->InState(JobState::kRunning));
   for (Job& job : interrupted) {
-    RETURN_IF_ERROR(impl_->log.MoveTo(&job, JobState::kQueued, "the daemon was started again"));
+    RETURN_IF_ERROR(impl_->log.MoveTo(&job, JobState::kQueued, kStartedAgain));
+    ASSIGN_OR_RETURN(const int64_t restarts, impl_->parts.store->CountSinceProgress(job.id, kStartedAgain));
+    if (restarts < kMaxRestarts) continue;
+    RETURN_IF_ERROR(impl_->log.MoveTo(
+        &job, JobState::kFailed,
+        absl::StrCat("the daemon died ", restarts, " times while it ran, at step ", job.step, "; limit: ", kMaxRestarts,
+                     "; it may need more memory than there is: a smaller micro_batch_size or max_length takes less")));
   }
   const JobSurroundings& surroundings = impl_->parts.surroundings;
   ASSIGN_OR_RETURN(const std::vector<Revisions::Alias> aliases, surroundings.revisions->Aliases());
   for (const auto& [name, revision] : aliases) {
-    // A folder that is gone or a name that a flag has taken is no reason not to start.
-    (void)surroundings.publish(name, surroundings.revisions->Folder(revision));
+    // A folder that is gone is no reason not to start, and a name that a flag has taken stays the flag's.
+    (void)surroundings.publish(name, surroundings.revisions->Folder(revision), /*replace=*/false);
   }
   impl_->thread = std::thread([this] { impl_->Run(); });
   return absl::OkStatus();
@@ -110,6 +119,7 @@ void TuningWorker::Stop() {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     impl_->stopping = true;
   }
+  impl_->parts.gate->Hurry(true);
   impl_->wake.notify_all();
   if (impl_->thread.joinable()) impl_->thread.join();
 }
@@ -145,6 +155,7 @@ void TuningWorker::Impl::Change(const std::string& id, JobState to, const char* 
   if (const auto runs = running.find(id); runs != running.end() && if_running != Wish::kNone) {
     runs->second.wish = std::max(runs->second.wish, if_running);
     runs->second.replies.push_back(std::move(reply));
+    parts.gate->Hurry(true);
     return;
   }
   absl::StatusOr<Job> changed = change();
@@ -344,6 +355,10 @@ TuningStats TuningWorker::stats() const {
 }
 
 void TuningWorker::Impl::GrantWishes() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex);  // a wish that comes later hurries anew
+    parts.gate->Hurry(stopping);
+  }
   std::vector<RunningJob*> leaving;
   for (const auto& job : jobs) {
     if (WishOf(job->job().id) != Wish::kNone) leaving.push_back(job.get());

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/names.h"
 #include "adapters/train/example_store.h"
 #include "adapters/train/lines.h"
 #include "model/base/file_source.h"
@@ -11,14 +12,17 @@
 namespace lorad {
 namespace {
 
-ForEachLineFn LinesOf(const TuningData& data, const Backend& backend) {
-  if (data.path.empty()) {
-    return [&data](const LineVisitor& visit) { return ForEachLine(data.lines, visit); };
-  }
-  return [&data,
-          root = backend.adapter_roots.empty() ? std::string() : backend.adapter_roots[0]](const LineVisitor& visit) {
-    const std::unique_ptr<FileSource> files = root.empty() ? LocalFiles() : RootedFiles(root);
-    return ForEachLine(*files, data.path, visit);
+ForEachLineFn LinesOf(const TuningData& data, const TextParts& parts) {
+  return [&](const LineVisitor& visit) -> absl::Status {
+    const LineVisitor visit_if_wanted = [&](int64_t number, std::string_view line) {
+      const absl::Status wanted = parts.go_on();
+      return wanted.ok() ? visit(number, line) : wanted;
+    };
+    if (data.path.empty()) return ForEachLine(data.lines, visit_if_wanted);
+    const std::vector<std::string>& roots = parts.backend.adapter_roots;
+    ASSIGN_OR_RETURN(const std::string path, JoinAdapterPath(data.path, roots));
+    const std::unique_ptr<FileSource> files = roots.empty() ? LocalFiles() : RootedFiles(roots[0]);
+    return ForEachLine(*files, path, visit_if_wanted);
   };
 }
 
@@ -33,7 +37,7 @@ absl::StatusOr<ExampleFormat> FormatOf(const TuningData& data, const ForEachLine
     format = DetectExampleFormat(line);
     return Enough();
   });
-  if (!status.ok() && !absl::IsCancelled(status)) return status;
+  if (!status.ok() && status != Enough()) return status;
   return format;
 }
 
@@ -58,7 +62,7 @@ absl::StatusOr<ExampleReader> ReaderOf(const TuningData& data, const TextParts& 
 }  // namespace
 
 absl::StatusOr<IntakeResult> TakeIn(const TuningData& data, const TextParts& parts, const std::string& prefix) {
-  const ForEachLineFn lines = LinesOf(data, parts.backend);
+  const ForEachLineFn lines = LinesOf(data, parts);
   ASSIGN_OR_RETURN(const ExampleReader reader, ReaderOf(data, parts, lines));
   ASSIGN_OR_RETURN(const std::unique_ptr<ExampleStoreWriter> writer, ExampleStoreWriter::Create(prefix));
   IntakeResult result;
@@ -69,7 +73,7 @@ absl::StatusOr<IntakeResult> TakeIn(const TuningData& data, const TextParts& par
 }
 
 absl::StatusOr<v1::PreviewExampleResponse> PreviewLine(const TuningData& data, const TextParts& parts, int64_t line) {
-  const ForEachLineFn lines = LinesOf(data, parts.backend);
+  const ForEachLineFn lines = LinesOf(data, parts);
   ASSIGN_OR_RETURN(const ExampleReader reader, ReaderOf(data, parts, lines));
   std::optional<absl::StatusOr<ReadExampleResult>> read;
   const absl::Status status = lines([&](int64_t number, std::string_view text) {
@@ -77,7 +81,7 @@ absl::StatusOr<v1::PreviewExampleResponse> PreviewLine(const TuningData& data, c
     if (number == line) read = reader.Read(text);
     return Enough();
   });
-  if (!status.ok() && !absl::IsCancelled(status)) return status;
+  if (!status.ok() && status != Enough()) return status;
   if (!read.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat("line: ", line, "; limit: a line of the data that is not blank"));
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,6 +24,7 @@ struct IntakeResult {
 struct TextParts {
   const Backend& backend;
   const absl::StatusOr<std::shared_ptr<const ChatTemplate>>& chat_template;  // or why the model has none
+  std::function<absl::Status()> go_on;  // asked at each line; not ok ends the reading with it
 };
 
 // Reads all of the data, checks every line and copies the examples into the store `prefix`

@@ -58,7 +58,7 @@ std::string SummaryText(const DatasetSummary& summary, const ExampleSets& sets, 
 }  // namespace
 
 absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, const std::string& id,
-                                       const std::string& folder) const {
+                                       const std::string& folder, const std::function<absl::Status()>& go_on) const {
   const ModelFacts& facts = backend->model;
   v1::FineTuneSpec wanted = request.spec();
   ASSIGN_OR_RETURN(const std::optional<AdapterImage> init, TakeInitAdapter(&wanted));
@@ -67,7 +67,7 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   RETURN_IF_ERROR(SelectTargets(spec.train.adapter, model->base_shape()).status());
   RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
   RETURN_IF_ERROR(MakeFolders(folder));
-  const TextParts text{*backend, *chat_template};
+  const TextParts text{*backend, *chat_template, go_on};
   ASSIGN_OR_RETURN(const IntakeResult taken, TakeIn(data, text, absl::StrCat(folder, "/data")));
   if (!spec.eval_path.empty()) {
     TuningData eval = data;

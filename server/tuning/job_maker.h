@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,9 +34,9 @@ struct JobMaker {
   const absl::StatusOr<std::shared_ptr<const ChatTemplate>>* chat_template;  // or why the model has none
 
   // Reads and checks all of the data and copies them into `folder`, which it makes; what the job begins from too.
-  // Errors: of the spec, by its fields; of the data, by their lines.
-  absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id,
-                               const std::string& folder) const;
+  // Errors: of the spec, by its fields; of the data, by their lines; of `go_on`, which is asked at each line.
+  absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id, const std::string& folder,
+                               const std::function<absl::Status()>& go_on) const;
   absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder) const;
 
  private:

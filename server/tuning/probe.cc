@@ -31,12 +31,12 @@ class WaitingSink final : public TokenSink {
 
 }  // namespace
 
-absl::Status Probe::Load(const std::string& name, const std::string& folder) const {
+absl::Status Probe::Load(const std::string& name, const std::string& folder, bool replace) const {
   auto answer = std::make_shared<std::promise<absl::Status>>();
   LoadCommand command;
   command.name = name;
   command.path = folder;
-  command.replace = true;
+  command.replace = replace;
   command.reply = [answer](const absl::StatusOr<AdapterInfo>& info) { answer->set_value(info.status()); };
   RETURN_IF_ERROR(backend_.engine->Load(std::move(command)));
   return answer->get_future().get();

@@ -23,8 +23,8 @@ class Probe final {
  public:
   explicit Probe(const Backend* backend) : backend_(*backend) {}
 
-  // Serves the folder under the name and returns when it can be named; replaces what is there.
-  absl::Status Load(const std::string& name, const std::string& folder) const;
+  // Serves the folder under the name and returns when it can be named.
+  absl::Status Load(const std::string& name, const std::string& folder, bool replace = true) const;
   void Unload(const std::string& name) const;
 
   // Greedy, at most `max_tokens`. `adapter` "": the base.

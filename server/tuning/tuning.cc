@@ -98,6 +98,8 @@ int64_t MaxBatchRows(const CausalLm& model, int64_t bytes) {
   return std::max<int64_t>(1, bytes / (inputs_bytes + layer_bytes));
 }
 
+absl::Status Drains() { return absl::UnavailableError("the daemon drains and takes no new requests; use another one"); }
+
 }  // namespace
 
 std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(state_dir, "/revisions"); }
@@ -119,9 +121,10 @@ v1::JobEvent ToProto(const JobEvent& event) {
 }
 
 struct Tuning::Impl {
-  absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request);
+  absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
+  std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
   absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec) const;
-  absl::Status Publish(const std::string& name, const std::string& folder);
+  absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
   absl::Status Hold(int64_t bytes, std::function<void()> give_back);
   JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template}; }
   absl::Status RemoveStrayFolders();
@@ -158,8 +161,8 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
   ASSIGN_OR_RETURN(impl.store, JobStore::Open(absl::StrCat(impl.parts.state_dir, "/jobs.db")));
   ASSIGN_OR_RETURN(impl.revisions,
                    Revisions::Open(absl::StrCat(impl.parts.state_dir, "/jobs.db"), RevisionsDir(impl.parts.state_dir)));
-  const auto publish = [&impl](const std::string& name, const std::string& folder) {
-    return impl.Publish(name, folder);
+  const auto publish = [&impl](const std::string& name, const std::string& folder, bool replace) {
+    return impl.Publish(name, folder, replace);
   };
   ASSIGN_OR_RETURN(impl.runs,
                    TrainingRuns::Open({.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
@@ -194,7 +197,7 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
 }
 
 void Tuning::Stop() {
-  if (impl_->stopping.exchange(true)) return;
+  if (impl_->stopping.exchange(true)) return;  // ends the reading of submissions
   if (impl_->intake) impl_->intake->End();
   if (impl_->worker) impl_->worker->Stop();
   impl_->Notify(nullptr);
@@ -210,18 +213,25 @@ absl::Status Tuning::Impl::RemoveStrayFolders() {
   return absl::OkStatus();
 }
 
-absl::Status Tuning::Submit(v1::SubmitJobRequest request, JobReply reply) {
-  return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
-    reply(impl_->stopping ? absl::UnavailableError("the daemon drains and takes no new requests; use another one")
-                          : impl_->TakeJob(request));
-  });
+absl::Status Tuning::Submit(v1::SubmitJobRequest request, Cancelled cancelled, JobReply reply) {
+  return impl_->intake->Add([this, request = std::move(request), cancelled = std::move(cancelled),
+                             reply = std::move(reply)] { reply(impl_->TakeJob(request, cancelled)); });
 }
 
-absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& request) {
+std::function<absl::Status()> Tuning::Impl::GoOnUnless(const Cancelled& cancelled) const {
+  return [this, cancelled] {
+    if (stopping) return Drains();
+    return cancelled() ? absl::CancelledError("cancelled by the client, or its deadline passed") : absl::OkStatus();
+  };
+}
+
+absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled) {
+  const std::function<absl::Status()> go_on = GoOnUnless(cancelled);
+  RETURN_IF_ERROR(go_on());
   ASSIGN_OR_RETURN(const std::optional<Job> known, store->FindByKey(request.idempotency_key()));
   if (known.has_value()) return ToProto(*known);
   const std::string id = NewId();
-  absl::StatusOr<MadeJob> made = maker().Make(request, id, worker->JobFolder(id));
+  absl::StatusOr<MadeJob> made = maker().Make(request, id, worker->JobFolder(id), go_on);
   absl::Status status = made.status();
   if (status.ok()) status = worker->Accept(made->job, std::move(made->message));
   if (!status.ok()) {
@@ -243,7 +253,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::st
 
 absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply) {
   return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
-    reply(impl_->stopping ? absl::UnavailableError("the daemon drains and takes no new requests; use another one")
+    reply(impl_->stopping ? Drains()
                           : impl_->runs->Create(request.name(), request.SerializeAsString(),
                                                 static_cast<int64_t>(request.sequence())));
   });
@@ -252,8 +262,8 @@ absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(
 TrainingRuns* Tuning::runs() { return impl_->runs.get(); }
 const ModelFacts& Tuning::model() const { return impl_->parts.backend->model; }
 
-absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& folder) {
-  const absl::Status status = Probe(parts.backend).Load(name, folder);
+absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& folder, bool replace) {
+  const absl::Status status = Probe(parts.backend).Load(name, folder, replace);
   if (status.ok()) {
     parts.log->Info("adapter_published", {{"adapter", name}, {"path", folder}});
   } else {
@@ -303,15 +313,16 @@ void Tuning::Impl::Notify(const std::string* job_id) {
   }
 }
 
-absl::Status Tuning::Preview(v1::PreviewExampleRequest request, PreviewReply reply) {
-  return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
-    const auto preview = [&]() -> absl::StatusOr<v1::PreviewExampleResponse> {
-      ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(request.dataset(), impl_->parts.backend->model));
-      return PreviewLine(data, {*impl_->parts.backend, impl_->parts.chat_template},
-                         request.line() == 0 ? 1 : request.line());
-    };
-    reply(preview());
-  });
+absl::Status Tuning::Preview(v1::PreviewExampleRequest request, Cancelled cancelled, PreviewReply reply) {
+  return impl_->intake->Add(
+      [this, request = std::move(request), cancelled = std::move(cancelled), reply = std::move(reply)] {
+        const auto preview = [&]() -> absl::StatusOr<v1::PreviewExampleResponse> {
+          ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(request.dataset(), impl_->parts.backend->model));
+          return PreviewLine(data, {*impl_->parts.backend, impl_->parts.chat_template, impl_->GoOnUnless(cancelled)},
+                             request.line() == 0 ? 1 : request.line());
+        };
+        reply(preview());
+      });
 }
 
 void Tuning::Cancel(const std::string& id, JobReply reply) { impl_->worker->Cancel(id, AsProto(std::move(reply))); }

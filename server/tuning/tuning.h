@@ -49,11 +49,12 @@ class Tuning final {
   void Stop();
 
   using JobReply = std::function<void(absl::StatusOr<v1::Job>)>;
-  // Reads and checks all of the data, then stores the job. `reply` is called once, on another thread. Errors, also
-  // later: ResourceExhausted when too many submissions wait.
-  absl::Status Submit(v1::SubmitJobRequest request, JobReply reply);
+  // Reads and checks all of the data, unless `cancelled` says that nobody wants it any more, then stores the job.
+  // `reply` is called once, on another thread. Errors, also later: ResourceExhausted when too many submissions wait.
+  using Cancelled = std::function<bool()>;
+  absl::Status Submit(v1::SubmitJobRequest request, Cancelled cancelled, JobReply reply);
   using PreviewReply = std::function<void(absl::StatusOr<v1::PreviewExampleResponse>)>;
-  absl::Status Preview(v1::PreviewExampleRequest request, PreviewReply reply);
+  absl::Status Preview(v1::PreviewExampleRequest request, Cancelled cancelled, PreviewReply reply);
 
   // `reply` is called once: at once, or later on another thread when a job that runs has let go.
   void Cancel(const std::string& id, JobReply reply);

@@ -37,6 +37,11 @@ auto ReplyTo(grpc::ServerUnaryReactor* reactor, Response* response) {
   };
 }
 
+// For as long as the call has no answer.
+Tuning::Cancelled CancelOf(grpc::CallbackServerContext* context) {
+  return [context] { return context->IsCancelled(); };
+}
+
 using JobChange = void (Tuning::*)(const std::string& id, Tuning::JobReply reply);
 
 grpc::ServerUnaryReactor* Change(grpc::CallbackServerContext* context, const Readiness& readiness, JobChange change,
@@ -55,7 +60,7 @@ grpc::ServerUnaryReactor* FineTuningService::SubmitJob(Context* context, const v
   const absl::StatusOr<Tuning*> tuning = TuningOf(readiness_->Get());
   if (!tuning.ok()) return FinishWith(context, tuning.status());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status status = (*tuning)->Submit(*request, ReplyTo(reactor, response));
+  const absl::Status status = (*tuning)->Submit(*request, CancelOf(context), ReplyTo(reactor, response));
   if (!status.ok()) reactor->Finish(ToGrpc(status));
   return reactor;
 }
@@ -104,7 +109,7 @@ grpc::ServerUnaryReactor* FineTuningService::PreviewExample(Context* context, co
   const absl::StatusOr<Tuning*> tuning = TuningOf(readiness_->Get());
   if (!tuning.ok()) return FinishWith(context, tuning.status());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status status = (*tuning)->Preview(*request, ReplyTo(reactor, response));
+  const absl::Status status = (*tuning)->Preview(*request, CancelOf(context), ReplyTo(reactor, response));
   if (!status.ok()) reactor->Finish(ToGrpc(status));
   return reactor;
 }

@@ -63,5 +63,12 @@ TEST(ComputeGateTest, APieceLargerThanAllThatCanGatherRunsAllTheSame) {
   const ComputeGate::Turn turn = gate.EnterTraining(/*expected_us=*/int64_t{1} << 40);
 }
 
+TEST(ComputeGateTest, WithoutAnyShareTrainingLetsGoWhenSomebodyWaitsForIt) {
+  ComputeGate gate(0.0);
+  const BusyServing serving(&gate);
+  gate.Hurry(true);
+  for (int piece = 0; piece < 3; ++piece) const ComputeGate::Turn turn = gate.EnterTraining(/*expected_us=*/1'000'000);
+}
+
 }  // namespace
 }  // namespace lorad

@@ -108,6 +108,26 @@ TEST_F(JobStoreTest, ListsTheNewestFirstPageByPage) {
   for (const char* id : {"a", "b", "c"}) Insert(MakeJob(id));
   EXPECT_THAT(Listed("", 2), ElementsAre("c", "b"));
   EXPECT_THAT(Listed("b", 2), ElementsAre("a"));
+  EXPECT_TRUE(absl::IsInvalidArgument(store_->List("gone", 2).status()));  // not the first page once more
+}
+
+TEST_F(JobStoreTest, CountsWhatHappenedSinceTheFurthestStep) {
+  Insert(MakeJob("a"));
+  const auto happens = [&](int64_t step, const std::string& message) {
+    Job job = *store_->Get("a");
+    job.step = step;
+    JobEvent event = EventOf(job);
+    event.message = message;
+    ASSERT_THAT(store_->Update(job, &event), IsOk());
+  };
+  EXPECT_EQ(*store_->CountSinceProgress("a", "again"), 0);
+  happens(0, "again");
+  EXPECT_EQ(*store_->CountSinceProgress("a", "again"), 1);
+  happens(5, "");
+  happens(3, "again");
+  happens(5, "");  // done once more
+  happens(5, "again");
+  EXPECT_EQ(*store_->CountSinceProgress("a", "again"), 2);
 }
 
 TEST_F(JobStoreTest, AKeyIsOneJobAndNoKeyIsAnyNumber) {

@@ -51,7 +51,7 @@ class WorkerTest : public testing::Test {
       plan.checkpoint_every_steps = 2;
       return plan;
     };
-    parts.surroundings.publish = [this](const std::string&, const std::string&) { return publish_status_; };
+    parts.surroundings.publish = [this](const std::string&, const std::string&, bool) { return publish_status_; };
     parts.changed = [this](const std::string&) {
       const std::lock_guard<std::mutex> lock(mutex_);
       changed_.notify_all();
