@@ -221,7 +221,7 @@ TENSORS = [
         put(EMBED + ".lora_embedding_A", (RANK, 104)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)))),
     Flaw("embedding_table_too_narrow", INVALID, ["embed_tokens.weight"], both(
         config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB, HIDDEN - 1)))),
-    Flaw("embedding_table_of_more_tokens", UNIMPLEMENTED, ["embed_tokens.weight"], both(
+    Flaw("embedding_table_of_more_tokens", INVALID, [f"tokens {VOCAB}..{VOCAB}", "in the head: 0"], both(
         config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB + 1, HIDDEN)))),
     Flaw("embedding_table_with_nan", DAMAGED, ["embed_tokens.weight"], both(
         config(modules_to_save=["embed_tokens"]), put(EMBED + ".weight", (VOCAB, HIDDEN), math.nan))),
