@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -60,7 +61,9 @@ TEST_P(TokenizerGoldenTest, TokensKnowWhereTheyBegin) {
       if (i > 0) EXPECT_GE((*tokens)[i].begin, (*tokens)[i - 1].begin) << c.text;
       const std::string piece = *tokenizer_->IdToPiece(ids.back());
       if (piece.size() > 4 && tokenizer_->is_special(ids.back()) && c.text.find(piece) != std::string::npos) {
-        EXPECT_EQ(c.text.compare((*tokens)[i].begin, piece.size(), piece), 0) << c.text << " at " << i;
+        // A token with lstrip takes the spaces before it.
+        const size_t begin = std::min(c.text.find_first_not_of(' ', (*tokens)[i].begin), c.text.size());
+        EXPECT_EQ(c.text.compare(begin, piece.size(), piece), 0) << c.text << " at " << i;
       }
     }
     EXPECT_EQ(ids, c.ids) << c.text;
