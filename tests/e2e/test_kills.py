@@ -28,6 +28,12 @@ def job_spec(number):
     return made
 
 
+def weights(state, revision):
+    """The tensors' bytes of what a job made, without the header, which says who made it."""
+    content = (state / "revisions" / revision / "adapter_model.safetensors").read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
+
+
 def await_sight(jobs, pattern):
     """Until a path like this is there; patience has an end, since what is waited for may be over already."""
     end = time.monotonic() + PATIENCE_SECONDS
@@ -69,7 +75,7 @@ def test_jobs_end_with_the_same_bits_after_any_number_of_kills(start_daemon, tmp
         expected, calm_events = calm.finish(calm.submit(job_spec(number)).id)
         assert job.state == expected.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
         assert losses(events) == losses(calm_events), f"seed {SEED}, job {number}"  # to the bit
-        assert job.revision == expected.revision  # its name is a digest of the weights
+        assert weights(state, job.revision) == weights(tmp_path / "calm", expected.revision)
         assert job.trained_tokens == expected.trained_tokens
         finals = [event for event in events if event.state == finetuning_pb2.JOB_STATE_SUCCEEDED]
         assert len(finals) == 1
@@ -91,6 +97,9 @@ def test_a_kill_during_a_migration_leaves_the_old_store_or_the_new_one(build_dir
         tuning.stub.PauseJob(finetuning_pb2.PauseJobRequest(id=jobs[-1]))
     steps = [tuning.get(job).step for job in jobs]
     daemon.kill()
+    with sqlite3.connect(state / "jobs.db") as store:
+        newest = store.execute("PRAGMA user_version").fetchone()[0]
+    store.close()
 
     for _ in range(max(2, KILLS // 4)):
         with sqlite3.connect(state / "jobs.db") as store:  # as version 2 wrote it
@@ -109,8 +118,8 @@ def test_a_kill_during_a_migration_leaves_the_old_store_or_the_new_one(build_dir
         with sqlite3.connect(state / "jobs.db") as store:
             version = store.execute("PRAGMA user_version").fetchone()[0]
             tables = {row[0] for row in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            assert version in (2, 3)
-            assert ("revisions" in tables) == ("aliases" in tables) == (version == 3)
+            assert 2 <= version <= newest
+            assert ("revisions" in tables) == ("aliases" in tables) == (version >= 3)
         store.close()
         daemon = start_daemon(f"--state-dir={state}")
         tuning = Tuning(daemon)
