@@ -28,8 +28,9 @@ EmbeddingLayer::EmbeddingLayer(const ModelConfig& config, WeightLoader& weights)
 
 at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam) const {
   at::Tensor y = at::empty({batch.token_ids.size(0), table_.size(1)}, table_.options());
-  const at::Tensor of_base = at::clamp_max(batch.token_ids, table_.size(0) - 1);
-  ThrowIfError(Embedding({of_base, table_, y}));
+  // Beyond the table are adapters' own tokens, whose rows the seam puts in.
+  const at::Tensor ids = batch.rows.base_only() ? batch.token_ids : at::clamp_max(batch.token_ids, table_.size(0) - 1);
+  ThrowIfError(Embedding({ids, table_, y}));
   y = seam.FinishEmbedding(batch.token_ids, std::move(y), batch.rows);
   if (scale_ != 1.0) y = at::mul(y, scale_);
   if (project_in_.has_value()) y = project_in_->Forward(y, seam, batch.rows);
