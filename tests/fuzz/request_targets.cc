@@ -57,16 +57,16 @@ void Stream(const Tokenizers& tokenizers, const std::string& input) {
 }
 
 // What the sampler and the scheduler rely on.
-void CheckSampling(const SamplingOptions& options, const ModelFacts& model) {
+void CheckSampling(const SamplingOptions& options, int64_t id_limit) {
   for (const float number : {options.temperature, options.top_p, options.min_p, options.repetition_penalty,
                              options.presence_penalty, options.frequency_penalty}) {
     LORAD_CHECK(std::isfinite(number));
   }
   LORAD_CHECK(options.max_tokens >= 1 && options.min_tokens >= 0 && options.min_tokens <= options.max_tokens);
   for (const std::string& stop : options.stop) LORAD_CHECK(!stop.empty());
-  for (const int32_t id : options.stop_token_ids) LORAD_CHECK(id >= 0 && id < model.vocab_size);
+  for (const int32_t id : options.stop_token_ids) LORAD_CHECK(id >= 0 && id < id_limit);
   for (const auto& [id, bias] : options.logit_bias) {
-    LORAD_CHECK(id >= 0 && id < model.vocab_size && std::isfinite(bias));
+    LORAD_CHECK(id >= 0 && id < id_limit && std::isfinite(bias));
   }
 }
 
@@ -84,7 +84,7 @@ void Translate(const v1::GenerateRequest& request) {
     for (const int32_t id : *ids) LORAD_CHECK(id >= 0 && id < model.vocab_size);
   }
   const auto sampling = TranslateSampling(request, model, request.token_ids().ids_size(), 1);
-  if (checked.ok() && sampling.ok()) CheckSampling(*sampling, model);
+  if (checked.ok() && sampling.ok()) CheckSampling(*sampling, IdLimit(request, model));
 }
 
 std::vector<std::string> RequestSeeds() {
