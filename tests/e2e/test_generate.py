@@ -14,7 +14,7 @@ from support import collect, generate, longer, refusal, request, wait_until
 STOP = inference_pb2.FINISH_REASON_STOP
 LENGTH = inference_pb2.FINISH_REASON_LENGTH
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
-OTHER_BASES = sorted(cases.parent.name for cases in GOLDEN.glob("*/cases.json") if cases.parent.name != "llama3")
+OTHER_BASES = sorted(model.parent.name for model in GOLDEN.glob("*/model") if model.parent.name != "llama3")
 
 
 def golden_case(daemon, case, **options):
