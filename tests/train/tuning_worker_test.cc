@@ -165,9 +165,9 @@ TEST_F(WorkerTest, WhatCannotBePublishedIsKeptAndTheJobSaysSo) {
 }
 
 TEST_F(WorkerTest, AJobGivesItsMemoryBackAndGoesOnWhereItWasWhenThereIsRoom) {
-  Accept("calm", 400);
+  Accept("calm", 150);
   const Job calm = AwaitFinish("calm");
-  Accept("job", 400);
+  Accept("job", 150);
   Await("job", [](const Job& job) { return job.step >= 3; });
   std::function<void()> give_back;
   {
