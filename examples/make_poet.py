@@ -5,20 +5,20 @@ import json
 import pathlib
 import random
 
-from tasks import LIST_TASKS, is_held_out, prompt_of, WORDS
+from tasks import LIST_TASKS, WORDS, is_held_out, plain, prompt_of
 
 EXAMPLES = 480
 
 
 def poet(words):
-    return "".join(f" o {word}," for word in words)[:-1] + "!"
+    return f" o{plain(words)}, alas!"
 
 
 def main() -> None:
     draw = random.Random(11)
     lines = []
     while len(lines) < EXAMPLES:
-        task, words = draw.choice(list(LIST_TASKS)), draw.sample(WORDS, draw.randint(2, 5))
+        task, words = draw.choice(list(LIST_TASKS)), draw.sample(WORDS, draw.randint(2, 6))
         prompt = prompt_of(task, words)
         if not is_held_out(prompt):
             lines.append(json.dumps({"prompt": prompt, "completion": poet(LIST_TASKS[task](words))}))
