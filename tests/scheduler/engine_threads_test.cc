@@ -223,7 +223,8 @@ TEST_F(EngineThreadsTest, NamesAndFoldersOfAdapterDirAreChecked) {
   Start(64);
   EXPECT_TRUE(absl::IsNotFound(Generate("none-such", 4, 4).finish.status));
   EXPECT_TRUE(absl::IsInvalidArgument(Generate("../a1", 4, 4).finish.status));
-  EXPECT_TRUE(absl::IsInvalidArgument(Generate("a1@3", 4, 4).finish.status));
+  EXPECT_TRUE(absl::IsNotFound(Generate("a1@3", 4, 4).finish.status));  // no revisions here
+  EXPECT_TRUE(absl::IsInvalidArgument(Generate("a1@../a1", 4, 4).finish.status));
 }
 
 TEST_F(EngineThreadsTest, ANameWhoseLoadFailedForItsSizeIsAsUnknownAsAnyOther) {

@@ -194,11 +194,15 @@ TEST(TranslateTest, OneAdapterAtScaleOneIsNoComposition) {
   EXPECT_EQ(request.composition[0].scale, 0.0f);
 }
 
-TEST(TranslateTest, WhatIsNotThereYetIsUnimplementedByName) {
+TEST(TranslateTest, ARevisionIsNamedByItsDigest) {
   v1::GenerateRequest request = TextRequest();
-  request.set_adapter("a@3");
-  EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(MessageOf(CheckGenerateRequest(request)), HasSubstr("a@3"));
+  request.set_adapter("a@3f");
+  EXPECT_TRUE(CheckGenerateRequest(request).ok()) << CheckGenerateRequest(request);
+  for (const char* wrong : {"a@", "a@latest", "a@3/..", "a@3@4"}) {
+    request.set_adapter(wrong);
+    EXPECT_EQ(CheckGenerateRequest(request).code(), absl::StatusCode::kInvalidArgument) << wrong;
+    EXPECT_THAT(MessageOf(CheckGenerateRequest(request)), HasSubstr(wrong));
+  }
 }
 
 TEST(TranslateTest, AdapterNamesAreCheckedBeforeTheyAreRepeated) {

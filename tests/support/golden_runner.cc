@@ -210,10 +210,12 @@ std::vector<std::string> GoldenBases(const std::string& golden_dir) {
   std::vector<std::string> bases;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(golden_dir, error)) {
-    // Other things have cases too.
-    const bool base =
+    // Other goldens, have cases too.
+    const bool is_base =
         std::filesystem::exists(entry.path() / "model") || std::filesystem::exists(entry.path() / "adapters");
-    if (base && std::filesystem::exists(entry.path() / "cases.json")) bases.push_back(entry.path().filename().string());
+    if (is_base && std::filesystem::exists(entry.path() / "cases.json")) {
+      bases.push_back(entry.path().filename().string());
+    }
   }
   LORAD_CHECK(!error && !bases.empty());
   std::sort(bases.begin(), bases.end());
