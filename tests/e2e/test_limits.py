@@ -130,7 +130,7 @@ def test_cancelled_requests_leave_nothing_behind(start_daemon):
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(start_daemon, model, tmp_path):
-    """Each holds some 27 MB of log-probabilities; past 64 MiB together the one idle longest is given up."""
+    """Each holds some 9 MB of log-probabilities; past 64 MiB together the one idle longest is given up."""
     daemon = start_daemon("--memory-bytes=256MiB", "--max-batch-tokens=4096", model_dir=longer(model, tmp_path / "longer", 4096))
     prompt = [3 + i % 90 for i in range(3000)]
     small_windows = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
@@ -138,7 +138,7 @@ def test_answers_that_nobody_reads_do_not_pile_up(start_daemon, model, tmp_path)
 
     with grpc.insecure_channel(daemon.address, options=small_windows) as channel:
         stub = inference_pb2_grpc.InferenceStub(channel)
-        calls = [stub.Generate(request(prompt, n=48, max_tokens=1, ignore_eos=True, prompt_logprobs=20)) for _ in range(3)]
+        calls = [stub.Generate(request(prompt, n=16, max_tokens=1, ignore_eos=True, prompt_logprobs=20)) for _ in range(9)]
         wait_until(lambda: any("client_never_read" in line for line in daemon.log), seconds=300)
         assert generate(daemon, [1], max_tokens=2).finish[0] is not None
         codes = []
