@@ -98,7 +98,9 @@ TEST(FirstTokenTest, BeyondCapacityMostOfWhatCanBeServedIsServedInTimeAndWithout
     EXPECT_GE(with_limit, 0.9 / kLoad) << order;
     EXPECT_GT(limited.ended_late(), 50) << order;
     EXPECT_GT(limited.evicted(), 50) << order;  // prefetch and abort at work together
-    if (std::string(order) == "fcfs") EXPECT_LT(without, 0.3);
+    if (std::string(order) == "fcfs") {
+      EXPECT_LT(without, 0.3);
+    }
     RecordProperty(absl::StrCat(order, "_attainment"), absl::StrCat(with_limit, " without: ", without));
   }
 }

@@ -122,7 +122,9 @@ TEST(OvertakingTest, WhoWaitsForAReadIsNotStarvedAndHoldsBackOthersByNoMoreThanA
         EXPECT_GE(beside.cold_answered, 25) << which;
         EXPECT_LE(beside.longest_cold_first_token_us, read_us + kQueueAndMemoryUs) << which;
         // Beside a read that takes most of the time there is always a seat kept; short ones give the cold their share.
-        if (read_us == 500'000) EXPECT_GE(beside.hot_tokens_a_second, alone * (kSeats - 1) / kSeats) << which;
+        if (read_us == 500'000) {
+          EXPECT_GE(beside.hot_tokens_a_second, alone * (kSeats - 1) / kSeats) << which;
+        }
       }
     }
   }

@@ -58,7 +58,9 @@ TEST_P(TokenizerGoldenTest, TokensKnowWhereTheyBegin) {
     for (size_t i = 0; i < tokens->size(); ++i) {
       ids.push_back((*tokens)[i].id);
       EXPECT_LE((*tokens)[i].begin, c.text.size());
-      if (i > 0) EXPECT_GE((*tokens)[i].begin, (*tokens)[i - 1].begin) << c.text;
+      if (i > 0) {
+        EXPECT_GE((*tokens)[i].begin, (*tokens)[i - 1].begin) << c.text;
+      }
       const std::string piece = *tokenizer_->IdToPiece(ids.back());
       if (piece.size() > 4 && tokenizer_->is_special(ids.back()) && c.text.find(piece) != std::string::npos) {
         // A token with lstrip takes the spaces before it.
