@@ -195,7 +195,8 @@ absl::Status CheckGenerateRequest(const v1::GenerateRequest& request) {
 // An answer holds them all until the client has read them.
 absl::Status CheckPromptLogprobs(const SamplingOptions& options, uint32_t n, int64_t prompt_tokens) {
   constexpr int64_t kMostNumbers = int64_t{1} << 20;
-  const int64_t numbers = prompt_tokens * (1 + options.prompt_logprobs) * std::max<int64_t>(1, n);
+  const double numbers =
+      std::max<uint32_t>(1, n) * (1.0 + options.prompt_logprobs) * static_cast<double>(prompt_tokens);
   if (options.prompt_logprobs < 0 || numbers <= kMostNumbers) return absl::OkStatus();
   return Wrong("prompt_logprobs of n x prompt tokens",
                absl::StrCat(std::max<uint32_t>(1, n), " x ", prompt_tokens, " x (1 + ", options.prompt_logprobs, ")"),
