@@ -106,7 +106,9 @@ class Lorad(Server):
         self.metrics = f"127.0.0.1:{free_port()}"
         self.build_dir = pathlib.Path(build_dir)
         command = [self.build_dir / "bin/lorad", f"--model={model}", f"--listen={self.address}", f"--metrics={self.metrics}",
-                   "--memory-bytes=2GiB", *flags]
+                   *flags]
+        if not any(flag.startswith("--memory-bytes") for flag in flags):
+            command.append("--memory-bytes=2GiB")
         command += [f"--adapter=lora-{i}={adapters}/lora-{i}" for i in range(count)]
         super().__init__(command, {}, log)
         self.wait_ready(lambda: "\nready " in self.log.read_text())
