@@ -23,16 +23,18 @@ import zlib
 import moe_peft
 import torch
 import transformers
-from moe_peft import LLMModel
 from moe_peft.adapters import lora_config_factory
 from moe_peft.common import LLMBatchConfig, LLMModelInput
 from safetensors.torch import save_file
 
+import moe_models
 from files import read_json, write_cases, write_json
 from search import find_case, require_shift
 
 HERE = pathlib.Path(__file__).parent
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+PHI_ATTENTION, PHI_MLP = ["q_proj", "k_proj", "v_proj", "dense"], ["fc1", "fc2"]
+PHI3_ATTENTION, PHI3_MLP = ["qkv_proj", "o_proj"], ["gate_up_proj", "down_proj"]
 LENGTHS = [(7, 12), (40, 12), (2, 12), (17, 12), (1, 12)]  # Prompt tokens, tokens asked for.
 NO_DROPOUT = 1e-30  # It refuses 0.
 
@@ -104,10 +106,36 @@ PLAIN = [
     Variant("dora_without_magnitudes", lora(["q_proj", "v_proj", "up_proj"], use_dora=True)),
 ]
 
+
+def of_each_routing(attention: list, mlp: list) -> list:
+    """One of each, for a base whose modules have these names."""
+    dynamic = dict(experts=5, routing_strategy="mixlora-dynamic", top_p=0.6)
+    return [
+        Variant("mixlora", mixlora(attention + mlp)),
+        Variant("mixlora_dynamic", mixlora([attention[0], *mlp], **dynamic)),
+        Variant("loramoe", lora([attention[-1], *mlp], r=3, routing_strategy="loramoe", num_experts=3)),
+        Variant("lora", lora(attention + mlp)),
+    ]
+
+
 BY_BASE = {
     "llama2": [*TOP_K, *FORMS, *DYNAMIC, SWITCH, LORAMOE, *MOLA, *PLAIN],
     "qwen2": [TOP_K[0], TOP_K[5], DYNAMIC[0], SWITCH, LORAMOE, MOLA[0]],
     "gemma": [TOP_K[0], TOP_K[4], LORAMOE],
+    "mistral": of_each_routing(ATTENTION, MLP),
+    "gemma2": of_each_routing(ATTENTION, MLP),
+    "phi": [
+        *of_each_routing(PHI_ATTENTION, PHI_MLP),
+        Variant("mixlora_first_alone", mixlora(["fc1"], experts=3, top_k=1, act_fn="relu")),
+        Variant("mixlora_second_alone", mixlora(["dense", "fc2"], experts=3), strength=1.5),
+        Variant("mixlora_switch", mixlora(PHI_MLP, routing_strategy="mixlora-switch", expert_capacity=8)),
+        Variant("mola", lora(["q_proj", "dense", *PHI_MLP], r=3, routing_strategy="mola", num_experts=4, top_k=2)),
+    ],
+    "phi3": [
+        *of_each_routing(PHI3_ATTENTION, PHI3_MLP),
+        Variant("mixlora_gate_up_alone", mixlora(["gate_up_proj"], experts=3, top_k=1, act_fn="gelu_new")),
+        Variant("mola", lora(PHI3_ATTENTION + PHI3_MLP, r=3, routing_strategy="mola", num_experts=4, top_k=2)),
+    ],
 }
 
 
@@ -118,10 +146,10 @@ class Oracle:
         with tempfile.TemporaryDirectory() as folder:
             for file in (HERE / base / "model").iterdir():
                 os.symlink(file, pathlib.Path(folder) / file.name)
-            config = pathlib.Path(folder) / "config.json"
-            config.unlink()
-            shutil.copy(HERE / base / "config_v4.json", config)
-            self.model = LLMModel.from_pretrained(folder, device="cpu", load_dtype=torch.float32)
+            config = read_json(HERE / base / "config_v4.json")
+            (pathlib.Path(folder) / "config.json").unlink()
+            write_json(pathlib.Path(folder) / "config.json", moe_models.readable(config))
+            self.model = moe_models.load(folder, config)
         self.config = types.SimpleNamespace(vocab_size=self.model.vocab_size_, rope_parameters=None)
         self.model.init_adapter(moe_peft.AdapterConfig(adapter_name="base"))
         self.adapter = "base"
@@ -229,6 +257,7 @@ def write_base(base: str) -> None:
     print(base)
     folder = HERE / "moe_peft" / base
     shutil.rmtree(folder, ignore_errors=True)
+    moe_models.require_base_answers(Oracle(base), read_json(HERE / base / "cases.json"))
     cases = []
     for index, variant in enumerate(BY_BASE[base]):
         cases += adapter_cases(base, variant, index, folder)
