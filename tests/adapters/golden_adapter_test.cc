@@ -19,6 +19,8 @@
 #include "adapters/kinds/kind.h"
 #include "adapters/pool.h"
 #include "model/causal_lm.h"
+#include "model/config.h"
+#include "tests/adapters/equal_experts.h"
 #include "tests/support/golden_runner.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
@@ -285,6 +287,57 @@ TEST(RoutedAdapterTest, AnOnlyExpertBesideDoraIsAPlainLoraBesideDora) {
     EXPECT_GT(moved, 0.05);
   }
 }
+
+// On every base whose FFN has no experts of its own, with a gate or without, its projections apart or fused.
+class EqualExpertsTest : public testing::TestWithParam<std::string> {};
+
+std::vector<std::string> UnroutedBases() {
+  std::vector<std::string> bases = GoldenBases(kGolden);
+  std::erase_if(bases, [](const std::string& base) {
+    return BaseShapeOf(ReadModelConfig(kGolden + base + "/model").value()).Find(Site::kRouter) != nullptr;
+  });
+  return bases;
+}
+
+TEST_P(EqualExpertsTest, AnswerAsThePlainLora) {
+  const std::string lora = "all_linear";
+  Served served(GetParam());
+  const auto answer = [&](bool weights_sum_to_one, std::vector<GoldenCase>* cases) {
+    const std::string name = weights_sum_to_one ? "experts" : "weak experts";
+    served.LoadChanged(kGolden + GetParam() + "/adapters/" + lora, name, [&](AdapterImage& image) {
+      image = EqualExperts(std::move(image), /*experts=*/3, served.model().base_shape());
+      image.routing.renormalise = weights_sum_to_one;
+    });
+    for (GoldenCase golden : served.cases()) {
+      if (golden.adapter != lora) continue;
+      golden.adapter = name;
+      cases->push_back(std::move(golden));
+    }
+    SlotSeam seam(served.slots());
+    return RunGolden(served.model(), seam, *cases, [&](const GoldenCase& c) { return served.TermsOf(c); }, {});
+  };
+
+  std::vector<GoldenCase> cases;
+  const auto answers = answer(/*weights_sum_to_one=*/true, &cases);
+  ASSERT_THAT(answers, IsOk());
+  ASSERT_FALSE(cases.empty());
+  for (size_t i = 0; i < cases.size(); ++i) ExpectGolden(cases[i], (*answers)[i], kTolerance);
+
+  // What the router says is heard: without the division the experts' part is smaller.
+  cases.clear();
+  const auto others = answer(/*weights_sum_to_one=*/false, &cases);
+  ASSERT_THAT(others, IsOk());
+  double moved = 0;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    for (size_t j = 0; j < cases[i].prompt_logprobs.size(); ++j) {
+      moved = std::max(moved, std::abs((*others)[i].prompt_logprobs[j] - cases[i].prompt_logprobs[j]));
+    }
+  }
+  EXPECT_GT(moved, 0.05);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, EqualExpertsTest, testing::ValuesIn(UnroutedBases()),
+                         [](const auto& info) { return info.param; });
 
 INSTANTIATE_TEST_SUITE_P(MoePeft, GoldenAdapterTest, testing::ValuesIn(MoePeftFolders()),
                          [](const auto& info) { return BaseOf(info.param); });

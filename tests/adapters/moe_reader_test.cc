@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -118,6 +119,38 @@ TEST_F(MoeReaderTest, OldNamesAreTheSamePlaces) {
             "mixlora.layers.3.mlp.gate_proj.experts.7.lora_B.weight");
   const std::string present = "mixlora.layers.3.mlp.up_proj.experts.7.lora_B.weight";
   EXPECT_EQ(PresentMoeName(present), present);
+}
+
+BaseShape ShapeOf(const std::string& base) { return BaseShapeOf(ReadModelConfig(kGolden + base + "/model").value()); }
+
+// OPT's are ours: MoE-PEFT has no OPT.
+TEST_F(MoeReaderTest, PlacesHaveTheNamesOfTheBasesModules) {
+  const auto path = [](const std::string& base, Site site) {
+    return MoeProjectionPath("mixlora", 1, *ShapeOf(base).Find(site));
+  };
+  for (const char* base : {"phi", "opt"}) {
+    EXPECT_EQ(path(base, Site::kUpProj), "mixlora.layers.1.mlp.fc1");
+    EXPECT_EQ(path(base, Site::kDownProj), "mixlora.layers.1.mlp.fc2");
+    EXPECT_EQ(path(base, Site::kQProj), "mixlora.layers.1.self_attn.q_proj");
+  }
+  EXPECT_EQ(path("phi", Site::kOProj), "mixlora.layers.1.self_attn.dense");
+  EXPECT_EQ(path("opt", Site::kOProj), "mixlora.layers.1.self_attn.out_proj");
+  EXPECT_EQ(path("phi3", Site::kGateUpProj), "mixlora.layers.1.mlp.gate_up_proj");
+  EXPECT_EQ(path("phi3", Site::kQkvProj), "mixlora.layers.1.self_attn.qkv_proj");
+  EXPECT_EQ(path("gemma2", Site::kGateProj), "mixlora.layers.1.mlp.gate_proj");
+}
+
+TEST_F(MoeReaderTest, ProjectionsThatTheBaseLacksAreRefusedByName) {
+  for (const auto& [base, target] : {std::pair("phi3", "gate_proj"), std::pair("phi3", "q_proj"),
+                                     std::pair("phi", "gate_proj"), std::pair("phi", "o_proj")}) {
+    const std::string golden = kGolden + "moe_peft/" + base + "/adapters/mixlora";
+    CopyFiles(golden, dir_.path());
+    json config = ReadJsonFile(golden + "/adapter_config.json");
+    config["target_modules"].push_back(target);
+    WriteFile(dir_.File("adapter_config.json"), config.dump());
+    ExpectError(ReadAdapter(dir_.path(), ShapeOf(base), *files_), StatusCode::kInvalidArgument,
+                {"target_modules", target});
+  }
 }
 
 TEST_F(MoeReaderTest, TheDigestIsOfWhatIsApplied) {

@@ -13,11 +13,13 @@
 #include "adapters/checkpoint_tables.h"
 #include "adapters/convert.h"
 #include "adapters/kinds/kind.h"
+#include "adapters/kinds/moe_names.h"
 #include "model/config.h"
 #include "model/safetensors.h"
 #include "model/safetensors_checkpoint.h"
 #include "model/safetensors_writer.h"
 #include "tests/adapters/adapter_folder.h"
+#include "tests/adapters/equal_experts.h"
 #include "tests/support/source_dir.h"
 
 namespace lorad {
@@ -159,6 +161,27 @@ TEST_P(WrittenTest, IsReadAgainTensorByTensorAndWrittenAgainByteByByte) {
     }
   }
   EXPECT_GT(number, 0);
+}
+
+// Also on bases that MoE-PEFT itself does not know.
+TEST_P(WrittenTest, AMixLoraOfTheBasesOwnModulesIsReadAgain) {
+  if (shape_.Find(Site::kRouter) != nullptr) GTEST_SKIP() << "has experts of its own";
+  AdapterImage image = EqualExperts(Read(kGolden + "/" + GetParam() + "/adapters/all_linear"), /*experts=*/3, shape_);
+  std::erase_if(image.slots, [](const ImageSlot& slot) {
+    return slot.site != Site::kFfn && !IsOfFfn(slot.site) && !IsOfAttention(slot.site);
+  });
+  image.folder_kind = "moe-peft";
+  image.targets.clear();
+  for (const ImageSlot& slot : image.slots) {
+    if (slot.layer == 0 && slot.site != Site::kFfn) {
+      image.targets.push_back(LastName(shape_.Find(slot.site)->module_path));
+    }
+  }
+  const auto written = Write(image, "mixlora");
+  ASSERT_TRUE(written.ok()) << written.status();
+  const AdapterImage again = Read(*written);
+  image.digest = again.digest;  // of what a file holds
+  ExpectSameImage(again, image);
 }
 
 TEST_P(WrittenTest, IsConvertedToTheSameAdapterInSafetensors) {

@@ -4,9 +4,9 @@
   generate_moe.py                everything
   generate_moe.py --base llama2  one base's adapters and cases
 
-The bases are those of generate.py. MoE-PEFT drops inputs of LoRA at inference too (its Lora objects never hear of eval()),
-so the oracle reads each config with a dropout of next to nothing. Its switch router answers nothing at inference; the
-oracle runs it as in training, without noise and without a capacity.
+The bases are those of generate.py, in MoE-PEFT's models (moe_models.py). MoE-PEFT drops inputs of LoRA at inference too
+(its Lora objects never hear of eval()), so the oracle reads each config with a dropout of next to nothing. Its switch
+router answers nothing at inference; the oracle runs it as in training, without noise and without a capacity.
 """
 
 import argparse
