@@ -7,8 +7,8 @@
 
 namespace lorad {
 
-// What MoE-PEFT calls modules and tensors: a place's module by its last name in the base ("gate_up_proj", "fc1"), the FFN
-// always "mlp". Of OPT, which MoE-PEFT does not have, it is the same: "mixlora.layers.0.mlp.fc1".
+// What MoE-PEFT calls modules and tensors: a module by its last name in the base ("gate_up_proj", "fc1"), below "mlp"
+// or "self_attn". OPT's, which MoE-PEFT does not have, are named alike: "mixlora.layers.0.mlp.fc1".
 
 inline constexpr char kMoeClassifier[] = "classifier";  // the tensor of a SEQ_CLS adapter's head
 
