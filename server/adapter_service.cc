@@ -14,12 +14,6 @@
 namespace lorad {
 namespace {
 
-grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
 // Gives the reply of an engine's command to the call that waits for it. A call that was cancelled meanwhile still ends
 // here.
 class AdapterReactor final : public grpc::ServerUnaryReactor {

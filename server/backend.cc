@@ -4,9 +4,15 @@
 
 namespace lorad {
 
+absl::Status DrainingError() {
+  return absl::UnavailableError("the daemon drains and takes no new requests; use another one");
+}
+
+absl::Status CancelledByCaller() { return absl::CancelledError("cancelled by the client, or its deadline passed"); }
+
 absl::StatusOr<const Backend*> Readiness::Get() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (draining_) return absl::UnavailableError("the daemon drains and takes no new requests; use another one");
+  if (draining_) return DrainingError();
   if (backend_ == nullptr) return absl::UnavailableError("the daemon still loads its model; retry later");
   return backend_;
 }

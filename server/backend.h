@@ -42,6 +42,10 @@ struct Backend {
   std::function<void(v1::Adapter* adapter)> fill_revisions;
 };
 
+// What calls end with that come too late, or that nobody waits for any more.
+absl::Status DrainingError();
+absl::Status CancelledByCaller();
+
 // Where services find the backend: the port answers from the start, so that a port in use is told before a long load,
 // and a health check sees NOT_SERVING instead of nothing.
 class Readiness final {

@@ -97,7 +97,7 @@ void ClassifyReactor::OnCancel() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) return;
   if (id_ != 0) backend_->engine->Cancel(id_, -1, "client cancelled");
-  End(absl::CancelledError("cancelled by the client, or its deadline passed"));
+  End(CancelledByCaller());
 }
 
 void ClassifyReactor::End(const absl::Status& status) {

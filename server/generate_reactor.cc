@@ -201,7 +201,7 @@ void GenerateReactor::OnCancel() {
   if (ended_) return;
   if (builder_ && !builder_->complete()) backend_->engine->Cancel(id_, -1, "client cancelled");
   log_->Debug("cancelled", {{"request_id", request_id_}});
-  End(absl::CancelledError("cancelled by the client, or its deadline passed"));
+  End(CancelledByCaller());
 }
 
 void GenerateReactor::End(const absl::Status& status) {

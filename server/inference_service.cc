@@ -15,12 +15,6 @@
 namespace lorad {
 namespace {
 
-grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
 // The adapter's own, or the base's; a name must be one that is there.
 absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFor(const Backend& backend, const std::string& adapter) {
   std::shared_ptr<const Tokenizer> tokenizer = backend.tokenizer;

@@ -6,6 +6,12 @@
 
 namespace lorad {
 
+grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
 UnaryAnswer* UnaryAnswer::Start(grpc::CallbackServerContext* context, const Backend* backend) {
   std::shared_ptr<UnaryAnswer> answer(new UnaryAnswer(context, backend));
   answer->self_ = answer;

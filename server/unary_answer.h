@@ -14,6 +14,9 @@
 
 namespace lorad {
 
+// Ends a unary call whose answer, if any, is small and complete.
+grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status);
+
 // A unary call with an answer that may be large: until its caller has taken it, it counts among the answers that nobody
 // reads, and the longest idle of those are given up when they are too much together.
 //

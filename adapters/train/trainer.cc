@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/train/evaluation_pass.h"
 #include "adapters/train/leaves.h"
@@ -15,7 +14,7 @@
 #include "adapters/train/random_order.h"
 #include "adapters/train/schedule.h"
 #include "adapters/train/shared_batch.h"
-#include "adapters/train/tensor_file.h"
+#include "adapters/train/training_state.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
@@ -24,7 +23,6 @@
 namespace lorad {
 namespace {
 
-constexpr const char* kStepsKey = "steps";
 int64_t RowsOf(const MicroBatchPart& part) {
   int64_t rows = 0;
   for (const TrainSequence& sequence : part.sequences) rows += static_cast<int64_t>(sequence.token_ids.size());
@@ -76,14 +74,6 @@ struct Trainer::Impl {
   double LossScale(int64_t micro_batch_tokens) const {
     if (config.normalization == LossNormalization::kTokenMean) return 1.0 / static_cast<double>(step_trained_tokens);
     return 1.0 / static_cast<double>(micro_batches() * std::max<int64_t>(1, micro_batch_tokens));
-  }
-
-  NamedTensors StateTensors() const {
-    NamedTensors tensors;
-    for (const NamedLeaf& leaf : leaves.Named()) tensors.emplace_back(leaf.name, leaf.tensor);
-    for (const NamedLeaf& constant : leaves.Constants()) tensors.emplace_back(constant.name, constant.tensor);
-    for (auto& state : optimizer.State()) tensors.push_back(std::move(state));
-    return tensors;
   }
 
   const TrainConfig config;
@@ -257,19 +247,12 @@ int64_t Trainer::state_bytes() const {
 }
 
 absl::Status Trainer::SaveState(const std::string& path) const {
-  return SaveTensors(path, impl_->StateTensors(), {{kStepsKey, absl::StrCat(steps())}});
+  return SaveTrainingState(path, impl_->leaves, impl_->optimizer);
 }
 
 absl::Status Trainer::LoadState(const std::string& path) {
   LORAD_CHECK(impl_->batch.empty());
-  std::map<std::string, std::string> metadata;
-  RETURN_IF_ERROR(LoadTensors(path, impl_->StateTensors(), &metadata));
-  int64_t steps = 0;
-  if (!absl::SimpleAtoi(metadata[kStepsKey], &steps) || steps < 0) {
-    return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));
-  }
-  impl_->optimizer.set_steps(steps);
-  impl_->leaves.UpdateNorms();
+  RETURN_IF_ERROR(LoadTrainingState(path, &impl_->leaves, &impl_->optimizer));
   impl_->BeginDueEvaluation();
   return absl::OkStatus();
 }

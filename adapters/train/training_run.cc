@@ -1,37 +1,21 @@
 #include "adapters/train/training_run.h"
 
-#include <map>
 #include <utility>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
 #include "adapters/train/peft_folder.h"
-#include "adapters/train/tensor_file.h"
 #include "adapters/train/trainer.h"
+#include "adapters/train/training_state.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 
 namespace lorad {
-namespace {
-
-constexpr const char* kStepsKey = "steps";
-
-}  // namespace
 
 struct TrainingRun::Impl {
   Impl(const TrainConfig& train_config, AdapterLeaves made)
       : config(train_config), leaves(std::move(made)), optimizer(config.optimizer, leaves.Named()) {}
-
-  NamedTensors StateTensors() const {
-    NamedTensors tensors;
-    for (const NamedLeaf& leaf : leaves.Named()) tensors.emplace_back(leaf.name, leaf.tensor);
-    for (const NamedLeaf& constant : leaves.Constants()) tensors.emplace_back(constant.name, constant.tensor);
-    for (auto& state : optimizer.State()) tensors.push_back(std::move(state));
-    return tensors;
-  }
 
   const TrainConfig config;
   AdapterLeaves leaves;
@@ -72,18 +56,11 @@ absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {
 void TrainingRun::DropGradients() { impl_->leaves.DropGradients(); }
 
 absl::Status TrainingRun::SaveState(const std::string& path) const {
-  return SaveTensors(path, impl_->StateTensors(), {{kStepsKey, absl::StrCat(impl_->optimizer.steps())}});
+  return SaveTrainingState(path, impl_->leaves, impl_->optimizer);
 }
 
 absl::Status TrainingRun::LoadState(const std::string& path) {
-  std::map<std::string, std::string> metadata;
-  RETURN_IF_ERROR(LoadTensors(path, impl_->StateTensors(), &metadata));
-  int64_t steps = 0;
-  if (!absl::SimpleAtoi(metadata[kStepsKey], &steps) || steps < 0) {
-    return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));
-  }
-  impl_->optimizer.set_steps(steps);
-  impl_->leaves.UpdateNorms();
+  RETURN_IF_ERROR(LoadTrainingState(path, &impl_->leaves, &impl_->optimizer));
   impl_->leaves.DropGradients();
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/backend.h"
 
 namespace lorad {
 
@@ -13,7 +14,7 @@ TaskThread::~TaskThread() { End(); }
 absl::Status TaskThread::Add(std::function<void()> task) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (ended_) return absl::UnavailableError("the daemon drains and takes no new requests; use another one");
+    if (ended_) return DrainingError();
     if (tasks_.size() >= limit_) {
       return absl::ResourceExhaustedError(
           absl::StrCat("submissions that wait: ", tasks_.size(), "; limit: ", limit_, "; retry later"));

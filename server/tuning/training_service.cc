@@ -8,20 +8,13 @@
 #include "server/translate.h"
 #include "server/tuning/run_translate.h"
 #include "server/tuning/tuning.h"
+#include "server/unary_answer.h"
 
 namespace lorad {
 namespace {
 
 absl::StatusOr<Tuning*> TuningOf(const Readiness& readiness) {
-  ASSIGN_OR_RETURN(const Backend* const backend, readiness.Get());
-  if (backend->tuning != nullptr) return backend->tuning;
-  return absl::FailedPreconditionError("training: off; limit: a daemon with --state-dir, where its runs are kept");
-}
-
-grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
+  return TuningOrOff(readiness.Get(), "training", "runs");
 }
 
 // Makes the operation of a request and does it; `fill` puts what it gave into the response.

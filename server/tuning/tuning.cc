@@ -98,9 +98,15 @@ int64_t MaxBatchRows(const CausalLm& model, int64_t bytes) {
   return std::max<int64_t>(1, bytes / (inputs_bytes + layer_bytes));
 }
 
-absl::Status Drains() { return absl::UnavailableError("the daemon drains and takes no new requests; use another one"); }
-
 }  // namespace
+
+absl::StatusOr<Tuning*> TuningOrOff(const absl::StatusOr<const Backend*>& backend, std::string_view service,
+                                    std::string_view kept) {
+  if (!backend.ok()) return backend.status();
+  if ((*backend)->tuning != nullptr) return (*backend)->tuning;
+  return absl::FailedPreconditionError(absl::StrCat(
+      std::string(service), ": off; limit: a daemon with --state-dir, where its ", std::string(kept), " are kept"));
+}
 
 std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(state_dir, "/revisions"); }
 
@@ -220,8 +226,8 @@ absl::Status Tuning::Submit(v1::SubmitJobRequest request, Cancelled cancelled, J
 
 std::function<absl::Status()> Tuning::Impl::GoOnUnless(const Cancelled& cancelled) const {
   return [this, cancelled] {
-    if (stopping) return Drains();
-    return cancelled() ? absl::CancelledError("cancelled by the client, or its deadline passed") : absl::OkStatus();
+    if (stopping) return DrainingError();
+    return cancelled() ? CancelledByCaller() : absl::OkStatus();
   };
 }
 
@@ -253,7 +259,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::st
 
 absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply) {
   return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
-    reply(impl_->stopping ? Drains()
+    reply(impl_->stopping ? DrainingError()
                           : impl_->runs->Create(request.name(), request.SerializeAsString(),
                                                 static_cast<int64_t>(request.sequence())));
   });

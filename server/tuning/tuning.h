@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -85,6 +86,10 @@ class Tuning final {
   explicit Tuning(std::unique_ptr<Impl> impl);
   const std::unique_ptr<Impl> impl_;
 };
+
+// Errors: the backend's; FailedPrecondition without --state-dir, naming `service` and what would be `kept` there.
+absl::StatusOr<Tuning*> TuningOrOff(const absl::StatusOr<const Backend*>& backend, std::string_view service,
+                                    std::string_view kept);
 
 // Where revisions lie: NAME@REV is the sub-folder of that name.
 std::string RevisionsDir(const std::string& state_dir);

@@ -2,24 +2,16 @@
 
 #include <utility>
 
-#include "model/base/status_macros.h"
 #include "server/translate.h"
 #include "server/tuning/job_watch.h"
 #include "server/tuning/tuning.h"
+#include "server/unary_answer.h"
 
 namespace lorad {
 namespace {
 
-absl::StatusOr<Tuning*> TuningOf(absl::StatusOr<const Backend*> backend) {
-  if (!backend.ok()) return backend.status();
-  if ((*backend)->tuning != nullptr) return (*backend)->tuning;
-  return absl::FailedPreconditionError("fine-tuning: off; limit: a daemon with --state-dir, where its jobs are kept");
-}
-
-grpc::ServerUnaryReactor* FinishWith(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
+absl::StatusOr<Tuning*> TuningOf(const absl::StatusOr<const Backend*>& backend) {
+  return TuningOrOff(backend, "fine-tuning", "jobs");
 }
 
 grpc::ServerUnaryReactor* AnswerJob(grpc::CallbackServerContext* context, absl::StatusOr<v1::Job> job,
