@@ -24,12 +24,16 @@ constexpr int64_t kIn = 2048;
 constexpr int64_t kWeights = 3;  // walked through in turn
 
 struct Weights {
-  std::vector<LinearWeight> weights;
+  std::vector<at::Tensor> stored;
+  std::vector<LinearWeight> packed;
   explicit Weights(at::ScalarType dtype) {
-    for (int64_t i = 0; i < kWeights; ++i) weights.push_back(LinearWeight::Prepare(at::randn({kOut, kIn}).to(dtype)));
+    for (int64_t i = 0; i < kWeights; ++i) {
+      stored.push_back(at::randn({kOut, kIn}).to(dtype));
+      packed.push_back(LinearWeight::Pack(stored.back().clone()));
+    }
   }
-  int64_t bytes() const { return kOut * kIn * weights[0].weight().element_size(); }
-  at::ScalarType dtype() const { return weights[0].weight().scalar_type(); }
+  int64_t bytes() const { return kOut * kIn * stored[0].element_size(); }
+  at::ScalarType dtype() const { return stored[0].scalar_type(); }
 };
 
 void Finish(benchmark::State& state, const Weights& w, int64_t rows) {
@@ -44,7 +48,7 @@ void RunOurs(benchmark::State& state, const Weights& w, int64_t rows) {
   at::Tensor y = at::empty({rows, kOut}, at::TensorOptions().dtype(w.dtype()));
   size_t next = 0;
   for (auto _ : state) {
-    LORAD_CHECK(Linear({x, w.weights[next++ % kWeights], y}).ok());
+    LORAD_CHECK(Linear({x, w.packed[next++ % kWeights], y}).ok());
   }
   Finish(state, w, rows);
 }
@@ -53,7 +57,7 @@ void RunTorch(benchmark::State& state, const Weights& w, int64_t rows) {
   const at::Tensor x = at::randn({rows, kIn}).to(w.dtype());
   size_t next = 0;
   for (auto _ : state) {
-    at::Tensor y = at::linear(x, w.weights[next++ % kWeights].weight());
+    at::Tensor y = at::linear(x, w.stored[next++ % kWeights]);
     benchmark::DoNotOptimize(y.const_data_ptr());
   }
   Finish(state, w, rows);
@@ -63,7 +67,7 @@ void RunTorch(benchmark::State& state, const Weights& w, int64_t rows) {
 void RunRead(benchmark::State& state, const Weights& w) {
   size_t next = 0;
   for (auto _ : state) {
-    const at::Tensor& t = w.weights[next++ % kWeights].weight();
+    const at::Tensor& t = w.stored[next++ % kWeights];
     const uint64_t* words = static_cast<const uint64_t*>(t.const_data_ptr());
     cpu::ParallelFor(w.bytes() / 64, 1, [&](int64_t begin, int64_t end) {
       uint64_t sums[8] = {};

@@ -9,7 +9,10 @@
 namespace lorad {
 
 LinearLayer::LinearLayer(at::Tensor weight, at::Tensor bias, SiteGroup group)
-    : weight_(LinearWeight::Prepare(std::move(weight))), bias_(std::move(bias)), group_(std::move(group)) {}
+    : LinearLayer(LinearWeight::Pack(std::move(weight)), std::move(bias), std::move(group)) {}
+
+LinearLayer::LinearLayer(LinearWeight weight, at::Tensor bias, SiteGroup group)
+    : weight_(std::move(weight)), bias_(std::move(bias)), group_(std::move(group)) {}
 
 at::Tensor LinearLayer::Base(const at::Tensor& x) const { return LinearOf(x, weight_); }
 

@@ -12,8 +12,9 @@ namespace lorad {
 // Errors   throws StatusException, like all layers: called under Guarded.
 class LinearLayer final {
  public:
-  // weight [out, in]; bias [out] or undefined; `group` names the sites whose columns y has.
+  // weight [out, in], which becomes the layer's; bias [out] or undefined; `group` names the sites whose columns y has.
   LinearLayer(at::Tensor weight, at::Tensor bias, SiteGroup group);
+  LinearLayer(LinearWeight weight, at::Tensor bias, SiteGroup group);
 
   // x [R, in] -> [R, out]: Finish(Base(x)).
   at::Tensor Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;

@@ -25,6 +25,7 @@ absl::Status LayerNorm(const LayerNormArgs& args);
 absl::Status Linear(const LinearArgs& args);
 // Many rows of bf16 on a processor with AMX: LibTorch's oneDNN has kernels for it.
 // There alone a row's bits may depend on whether it is computed among many rows or few.
+bool HasOneDnnKernels();
 bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows);
 absl::Status PagedAttention(const PagedAttentionArgs& args);
 absl::Status RmsNorm(const RmsNormArgs& args);

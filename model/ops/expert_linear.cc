@@ -11,6 +11,23 @@
 namespace lorad {
 namespace {
 
+// All weights are packed, or none.
+absl::Status CheckWeight(const ArgCheck& check, const ExpertLinearArgs& args, int64_t columns,
+                         const LinearWeight& weight) {
+  const at::Tensor& stored = weight.weight();
+  RETURN_IF_ERROR(check.SameDevice(args.x, "weight", stored));
+  if (!args.parts[0].weights[0].packed()) {
+    return check.Contiguous("weight", stored, args.x.scalar_type(), {columns, args.x.size(1)});
+  }
+  if (weight.packed() && stored.scalar_type() == args.x.scalar_type() && weight.out_features() == columns &&
+      weight.in_features() == args.x.size(1)) {
+    return absl::OkStatus();
+  }
+  return check.Error("weight",
+                     absl::StrCat(ShapeOf(stored), " for ", weight.out_features(), " x ", weight.in_features()),
+                     absl::StrCat("packed, ", columns, " x ", args.x.size(1)));
+}
+
 absl::Status CheckPart(const ArgCheck& check, const ExpertLinearArgs& args, const ExpertLinearPart& part) {
   if (part.weights.size() + 1 != args.starts.size()) {
     return check.Error("parts", absl::StrCat(part.weights.size(), " weights"),
@@ -21,10 +38,7 @@ absl::Status CheckPart(const ArgCheck& check, const ExpertLinearArgs& args, cons
     return check.Error("parts", absl::StrCat("columns ", part.first_column, " to ", part.first_column + columns),
                        absl::StrCat("0 to ", args.y.size(1)));
   }
-  for (const LinearWeight& weight : part.weights) {
-    RETURN_IF_ERROR(check.Contiguous("weight", weight.weight(), args.x.scalar_type(), {columns, args.x.size(1)}));
-    RETURN_IF_ERROR(check.SameDevice(args.x, "weight", weight.weight()));
-  }
+  for (const LinearWeight& weight : part.weights) RETURN_IF_ERROR(CheckWeight(check, args, columns, weight));
   return absl::OkStatus();
 }
 

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "model/ops/cpu/dot_kernels.h"
+#include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
 
@@ -11,9 +12,10 @@ namespace {
 constexpr int64_t kProductsPerTask = 1 << 18;  // about 20 us of one thread
 constexpr int64_t kElementsToShare = 1 << 14;  // fewer are copied and packed by one thread
 constexpr int64_t kColumnsTogether = 8;        // so that tasks cut no tile of a single row
+constexpr int64_t kPanelsTogether = 2;
 
-// The rows of one expert as the dot kernel reads them: packed, side by side.
-struct Panel {
+// The rows of one expert as the kernel reads them: packed, side by side.
+struct PackedRows {
   const float* rows;
   int64_t stride;
 };
@@ -34,14 +36,15 @@ class Job final {
   explicit Job(const ExpertLinearArgs& args)
       : args_(args),
         in_(args.x.size(1)),
-        packed_stride_(PackedFloats(in_)),
+        panels_(args.parts[0].weights[0].packed()),
+        packed_stride_(panels_ ? PanelRowFloats(in_) : PackedFloats(in_)),
         x_stride_(args.x.stride(0)),
         y_stride_(args.y.stride(0)),
         x_(static_cast<const T*>(args.x.const_data_ptr())),
         y_(static_cast<T*>(args.y.mutable_data_ptr())) {}
 
   void Run() {
-    PackPanels();
+    PackAllRows();
     CutTasks();
     ParallelTasks(std::ssize(tasks_), [&](int64_t i) { Compute(tasks_[static_cast<size_t>(i)]); });
   }
@@ -50,21 +53,21 @@ class Job final {
   int64_t RowsOf(int64_t expert) const { return args_.starts[expert + 1] - args_.starts[expert]; }
 
   // f32 rows that fill whole vectors and lie together are read where they are.
-  void PackPanels() {
+  void PackAllRows() {
     const int64_t experts = std::ssize(args_.starts) - 1;
-    panels_.resize(static_cast<size_t>(experts));
+    packed_.resize(static_cast<size_t>(experts));
     float* const packed = ThreadScratch(Scratch::kRows, args_.y.size(0) * packed_stride_);
     T* const copies = reinterpret_cast<T*>(ThreadScratch(Scratch::kSums, args_.y.size(0) * in_));
     const int64_t grain = args_.y.size(0) * in_ < kElementsToShare ? experts : 1;
     ParallelFor(experts, grain, [&](int64_t e, int64_t end) {
       for (; e < end; ++e) {
-        if (RowsOf(e) > 0) panels_[e] = PackPanel(e, copies, packed);
+        if (RowsOf(e) > 0) packed_[e] = PackRowsOf(e, copies, packed);
       }
     });
   }
 
   // copies [P, in], packed [P, packed_stride]: room for the rows of all pairs.
-  Panel PackPanel(int64_t expert, T* copies, float* packed) const {
+  PackedRows PackRowsOf(int64_t expert, T* copies, float* packed) const {
     const int64_t first = args_.starts[expert], count = RowsOf(expert);
     const T* rows = x_ + first * x_stride_;
     int64_t stride = x_stride_;
@@ -81,16 +84,22 @@ class Job final {
     if constexpr (sizeof(T) == sizeof(float)) {
       if (in_ == packed_stride_) return {rows, stride};
     }
-    float* const panel = packed + first * packed_stride_;
-    PackTiles(rows, stride, count, in_, 0, RowTiles(count), panel, packed_stride_);
-    return {panel, packed_stride_};
+    float* const own = packed + first * packed_stride_;
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+      if (panels_) {
+        PackPanelRows(rows, stride, count, in_, own);
+        return {own, packed_stride_};
+      }
+    }
+    PackTiles(rows, stride, count, in_, 0, RowTiles(count), own, packed_stride_);
+    return {own, packed_stride_};
   }
 
   void CutTasks() {
+    const int64_t together = panels_ ? kPanelsTogether * kPanelColumns : kColumnsTogether;
     for (int64_t e = 0; e + 1 < std::ssize(args_.starts); ++e) {
       if (RowsOf(e) == 0) continue;
-      const int64_t tiles = std::max<int64_t>(1, kProductsPerTask / (RowsOf(e) * in_ * kColumnsTogether));
-      const int64_t step = tiles * kColumnsTogether;
+      const int64_t step = together * std::max<int64_t>(1, kProductsPerTask / (RowsOf(e) * in_ * together));
       for (const ExpertLinearPart& part : args_.parts) {
         const int64_t columns = part.weights[e].out_features();
         for (int64_t c = 0; c < columns; c += step) tasks_.push_back({e, &part, c, std::min(step, columns - c)});
@@ -99,21 +108,28 @@ class Job final {
   }
 
   void Compute(const Task& task) const {
-    const Panel& panel = panels_[task.expert];
+    const PackedRows& x = packed_[task.expert];
+    const int64_t rows = RowsOf(task.expert);
     const T* w = static_cast<const T*>(task.part->weights[task.expert].weight().const_data_ptr());
-    const DotArgs dot = {panel.rows, panel.stride, RowsOf(task.expert), in_, task.columns, in_, y_stride_};
-    Dot(dot, w + task.first_column * in_,
-        y_ + args_.starts[task.expert] * y_stride_ + task.part->first_column + task.first_column);
+    T* const y = y_ + args_.starts[task.expert] * y_stride_ + task.part->first_column + task.first_column;
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+      if (panels_) {
+        const T* first = w + task.first_column / kPanelColumns * PanelElements(in_);
+        return PanelDot({x.rows, rows, in_, first, task.columns, y_stride_}, y);
+      }
+    }
+    Dot({x.rows, x.stride, rows, in_, task.columns, in_, y_stride_}, w + task.first_column * in_, y);
   }
 
   const ExpertLinearArgs& args_;
   const int64_t in_;
+  const bool panels_;  // the weights are packed
   const int64_t packed_stride_;
   const int64_t x_stride_;
   const int64_t y_stride_;
   const T* const x_;
   T* const y_;
-  std::vector<Panel> panels_;  // by expert
+  std::vector<PackedRows> packed_;  // by expert
   std::vector<Task> tasks_;
 };
 

@@ -2,26 +2,64 @@
 
 #include <utility>
 
+#include <ATen/ops/empty.h>
+
 #include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
+#include "model/ops/cpu/panel_kernels.h"
+#include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
 #include "model/ops/cuda_table.h"
 
 namespace lorad {
 
 LinearWeight LinearWeight::Prepare(at::Tensor weight) {
-  LinearWeight prepared;
-  prepared.weight_ = std::move(weight);
-  return prepared;
+  const bool is_matrix = weight.defined() && weight.dim() == 2;
+  const int64_t out = is_matrix ? weight.size(0) : 0, in = is_matrix ? weight.size(1) : 0;
+  return FromStored(std::move(weight), out, in);
+}
+
+LinearWeight LinearWeight::Pack(at::Tensor weight) {
+  if (!weight.is_cpu() || weight.scalar_type() != at::kBFloat16 || cpu::HasOneDnnKernels()) {
+    return Prepare(std::move(weight));
+  }
+  const int64_t out = weight.size(0), in = weight.size(1);
+  at::Tensor panels = at::empty({cpu::Panels(out), cpu::PanelWords(in), 2 * cpu::kPanelColumns}, weight.options());
+  cpu::PackPanels(static_cast<const uint16_t*>(weight.const_data_ptr()), out, in,
+                  static_cast<uint16_t*>(panels.mutable_data_ptr()));
+  // Into the weight's own memory, which lies in huge pages, if they fit.
+  if (panels.numel() == weight.numel()) panels = weight.view(panels.sizes()).copy_(panels);
+  return FromStored(std::move(panels), out, in);
+}
+
+LinearWeight LinearWeight::FromStored(at::Tensor stored, int64_t out_features, int64_t in_features) {
+  LinearWeight weight;
+  weight.stored_ = std::move(stored);
+  weight.out_features_ = out_features;
+  weight.in_features_ = in_features;
+  return weight;
+}
+
+at::Tensor LinearWeight::RowMajor() const {
+  if (!packed()) return stored_;
+  at::Tensor matrix = at::empty({out_features_, in_features_}, stored_.options());
+  const uint16_t* const panels = static_cast<const uint16_t*>(stored_.const_data_ptr());
+  uint16_t* const rows = static_cast<uint16_t*>(matrix.mutable_data_ptr());
+  cpu::ParallelFor(out_features_, cpu::kPanelColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) cpu::UnpackPanelColumn(panels, r, in_features_, rows + r * in_features_);
+  });
+  return matrix;
 }
 
 absl::Status Linear(const LinearArgs& args) {
   const ArgCheck check("Linear");
   const at::Tensor& w = args.weight.weight();
   RETURN_IF_ERROR(check.Floating("weight", w));
-  RETURN_IF_ERROR(check.Contiguous("weight", w, w.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.Tensor("x", args.x, w.scalar_type(), {ArgCheck::kAny, w.size(1)}));
-  RETURN_IF_ERROR(check.Tensor("y", args.y, w.scalar_type(), {args.x.size(0), w.size(0)}));
+  if (!args.weight.packed()) {
+    RETURN_IF_ERROR(check.Contiguous("weight", w, w.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
+  }
+  RETURN_IF_ERROR(check.Tensor("x", args.x, w.scalar_type(), {ArgCheck::kAny, args.weight.in_features()}));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, w.scalar_type(), {args.x.size(0), args.weight.out_features()}));
   RETURN_IF_ERROR(check.SameDevice(w, "x", args.x));
   RETURN_IF_ERROR(check.SameDevice(w, "y", args.y));
   return Dispatch("Linear", w, &cpu::Linear, InstalledCudaOps().linear, args);

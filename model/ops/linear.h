@@ -6,19 +6,26 @@
 
 namespace lorad {
 
-// A base weight in the form its kernel reads: as stored, or packed for the processor at hand.
+// A base weight in the form its kernel reads: [out, in] as stored, or packed in panels (cpu/panel_kernels.h).
 class LinearWeight final {
  public:
   LinearWeight() = default;
-  // weight [out, in] f32 or bf16, contiguous; shares its storage unless it packs.
+  // weight [out, in] f32 or bf16, contiguous; shares its storage.
   static LinearWeight Prepare(at::Tensor weight);
-  int64_t in_features() const { return weight_.size(1); }
-  int64_t out_features() const { return weight_.size(0); }
-  const at::Tensor& weight() const { return weight_; }  // [out, in]
-  bool defined() const { return weight_.defined(); }
+  // Packs bf16 where our kernels compute it: nobody else may use the storage, it is overwritten. Others as Prepare.
+  static LinearWeight Pack(at::Tensor weight);
+  static LinearWeight FromStored(at::Tensor stored, int64_t out_features, int64_t in_features);
+  int64_t in_features() const { return in_features_; }
+  int64_t out_features() const { return out_features_; }
+  bool defined() const { return stored_.defined(); }
+  bool packed() const { return stored_.defined() && stored_.dim() == 3; }
+  const at::Tensor& weight() const { return stored_; }  // [out, in], or [panels, words, 32]
+  at::Tensor RowMajor() const;                          // [out, in]; a copy if packed
 
  private:
-  at::Tensor weight_;
+  at::Tensor stored_;
+  int64_t out_features_ = 0;
+  int64_t in_features_ = 0;
 };
 
 // y = x W^T, no bias.

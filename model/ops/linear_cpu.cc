@@ -7,6 +7,7 @@
 #include <ATen/ops/linear.h>
 
 #include "model/ops/cpu/dot_kernels.h"
+#include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
 
@@ -14,6 +15,7 @@ namespace lorad::cpu {
 namespace {
 
 constexpr int64_t kProductsPerRange = 1 << 17;  // about 10 us of one thread
+constexpr int64_t kElementsPerRange = 1 << 14;  // copied and packed by one thread
 constexpr int64_t kOneDnnRows = 32;
 
 // Tiles of bf16 products: 16 rows by 16 columns with one instruction, beyond what our kernels reach.
@@ -37,7 +39,7 @@ void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
   }
   if (packed == nullptr) {
     float* scratch = ThreadScratch(Scratch::kRows, rows * packed_stride);
-    ParallelFor(RowTiles(rows), (1 << 14) / packed_stride + 1, [&](int64_t begin, int64_t end) {
+    ParallelFor(RowTiles(rows), kElementsPerRange / packed_stride + 1, [&](int64_t begin, int64_t end) {
       PackTiles(x, x_stride, rows, in, begin, end, scratch, packed_stride);
     });
     packed = scratch;
@@ -54,11 +56,37 @@ void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
   });
 }
 
+void RunPanels(const LinearArgs& args, const uint16_t* x, const uint16_t* panels, uint16_t* y) {
+  constexpr int64_t kColumnsOfUnit = 2 * kPanelColumns;
+  const int64_t rows = args.x.size(0), in = args.weight.in_features(), out = args.weight.out_features();
+  const int64_t x_stride = args.x.stride(0), y_stride = args.y.stride(0), packed_stride = PanelRowFloats(in);
+  float* const packed = ThreadScratch(Scratch::kRows, rows * packed_stride);
+  ParallelFor(rows, kElementsPerRange / in + 1, [&](int64_t begin, int64_t end) {
+    PackPanelRows(x + begin * x_stride, x_stride, end - begin, in, packed + begin * packed_stride);
+  });
+  const int64_t units = (out + kColumnsOfUnit - 1) / kColumnsOfUnit;
+  const int64_t grain = kProductsPerRange / (rows * in * kColumnsOfUnit) + 1;
+  ParallelFor(units, grain, [&](int64_t begin, int64_t end) {
+    const int64_t c = begin * kColumnsOfUnit;
+    const PanelDotArgs dot = {.x = packed,
+                              .rows = rows,
+                              .in = in,
+                              .panels = panels + c / kPanelColumns * PanelElements(in),
+                              .columns = std::min(end * kColumnsOfUnit, out) - c,
+                              .y_stride = y_stride};
+    PanelDot(dot, y + c);
+  });
+}
+
 }  // namespace
 
-bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows) {
+bool HasOneDnnKernels() {
   static const bool has_amx = HasAmxBf16();
-  return has_amx && dtype == at::kBFloat16 && rows >= kOneDnnRows;
+  return has_amx;
+}
+
+bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows) {
+  return HasOneDnnKernels() && dtype == at::kBFloat16 && rows >= kOneDnnRows;
 }
 
 absl::Status Linear(const LinearArgs& args) {
@@ -72,6 +100,8 @@ absl::Status Linear(const LinearArgs& args) {
   void* y = args.y.mutable_data_ptr();
   if (args.x.scalar_type() == at::kFloat) {
     Run(args, static_cast<const float*>(x), static_cast<const float*>(w), static_cast<float*>(y));
+  } else if (args.weight.packed()) {
+    RunPanels(args, static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(w), static_cast<uint16_t*>(y));
   } else {
     Run(args, static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(w), static_cast<uint16_t*>(y));
   }

@@ -37,11 +37,13 @@ struct Weights {
   std::vector<at::Tensor> tensors;
   std::vector<LinearWeight> prepared;
 };
-Weights RandomWeights(at::ScalarType dtype, int64_t experts, int64_t out, int64_t in, Numbers& numbers) {
+Weights RandomWeights(at::ScalarType dtype, int64_t experts, int64_t out, int64_t in, Numbers& numbers,
+                      bool packed = false) {
   Weights weights;
   for (int64_t e = 0; e < experts; ++e) {
     weights.tensors.push_back(Random(dtype, {out, in}, numbers, 1.0f / std::sqrt(static_cast<float>(in))));
-    weights.prepared.push_back(LinearWeight::Prepare(weights.tensors.back()));
+    const at::Tensor& w = weights.tensors.back();
+    weights.prepared.push_back(packed ? LinearWeight::Pack(w.clone()) : LinearWeight::Prepare(w));
   }
   return weights;
 }
@@ -50,11 +52,12 @@ TEST_P(ExpertOpsTest, LinearEqualsTheLoopForOddSizes) {
   Numbers numbers(1);
   constexpr int64_t kExperts = 6;
   for (const int64_t rows : {1, 2, 7, 45}) {
-    for (const int64_t in : {1, 20, 64, 257}) {
+    for (const auto& [in, packed] : std::vector<std::pair<int64_t, bool>>{
+             {1, false}, {20, false}, {64, false}, {257, false}, {1, true}, {20, true}, {64, true}, {257, true}}) {
       const Pairs pairs = RandomPairs(rows, kExperts, numbers);
       const at::Tensor x = Random(GetParam(), {rows, in}, numbers);
-      const Weights first = RandomWeights(GetParam(), kExperts, 13, in, numbers);
-      const Weights second = RandomWeights(GetParam(), kExperts, 8, in, numbers);
+      const Weights first = RandomWeights(GetParam(), kExperts, 13, in, numbers, packed);
+      const Weights second = RandomWeights(GetParam(), kExperts, 8, in, numbers, packed);
       at::Tensor y = Empty({std::ssize(pairs.rows), 21});
       const std::vector<ExpertLinearPart> parts = {{second.prepared, 13}, {first.prepared, 0}};
       ASSERT_OK(ExpertLinear({x, parts, pairs.starts, pairs.rows, y}));
@@ -78,9 +81,10 @@ TEST_P(ExpertOpsTest, LinearEqualsTheLoopForOddSizes) {
 TEST_P(ExpertOpsTest, LinearHasTheBitsOfLinearAloneAndInAnyCompany) {
   Numbers numbers(2);
   constexpr int64_t kExperts = 8, kOut = 40;
-  for (const int64_t in : {48, 96, 1000}) {
+  for (const auto& [in, packed] : std::vector<std::pair<int64_t, bool>>{
+           {48, false}, {96, false}, {1000, false}, {48, true}, {96, true}, {1000, true}}) {
     const at::Tensor x = Random(GetParam(), {60, in}, numbers);
-    const Weights w = RandomWeights(GetParam(), kExperts, kOut, in, numbers);
+    const Weights w = RandomWeights(GetParam(), kExperts, kOut, in, numbers, packed);
     const Pairs pairs = RandomPairs(60, kExperts, numbers);
     at::Tensor y = Empty({std::ssize(pairs.rows), kOut}), alone = Empty({1, kOut});
     const std::vector<ExpertLinearPart> parts = {{w.prepared, 0}};

@@ -20,7 +20,6 @@ TEST_P(LinearTest, EqualsTheLoopForOddSizes) {
       for (int64_t out : {1, 3, 8, 19}) {
         const at::Tensor x = Random(GetParam(), {rows, in}, numbers);
         const at::Tensor w = Random(GetParam(), {out, in}, numbers, 1.0f / std::sqrt(static_cast<float>(in)));
-        at::Tensor y = Filled(GetParam(), {rows, out}, [](int64_t) { return 7.0f; });
         std::vector<double> expected;
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t c = 0; c < out; ++c) {
@@ -29,8 +28,11 @@ TEST_P(LinearTest, EqualsTheLoopForOddSizes) {
             expected.push_back(sum);
           }
         }
-        ASSERT_OK(Linear({x, LinearWeight::Prepare(w), y}));
-        ExpectClose(y, expected, 4e-6, Epsilon(GetParam()));
+        for (const LinearWeight& weight : {LinearWeight::Prepare(w), LinearWeight::Pack(w.clone())}) {
+          at::Tensor y = Filled(GetParam(), {rows, out}, [](int64_t) { return 7.0f; });
+          ASSERT_OK(Linear({x, weight, y}));
+          ExpectClose(y, expected, 4e-6, Epsilon(GetParam()));
+        }
       }
     }
   }
@@ -41,16 +43,30 @@ TEST_P(LinearTest, ARowHasTheSameBitsAloneAndAmongOthers) {
   const int64_t all = cpu::LinearGoesToOneDnn(GetParam(), 150) ? 31 : 150;
   for (int64_t in : {40, 576, 2048}) {
     const at::Tensor x = Random(GetParam(), {all, in}, numbers);
-    const LinearWeight w = LinearWeight::Prepare(Random(GetParam(), {77, in}, numbers, 0.1f));
-    at::Tensor y = at::empty({all, 77}, x.options());
-    ASSERT_OK(Linear({x, w, y}));
-    for (int64_t rows : {1, 2, 3, 4, 7, 30}) {
-      at::Tensor few = at::empty({rows, 77}, x.options());
-      for (int64_t first : {int64_t{0}, (all - rows) / 2, all - rows}) {
-        ASSERT_OK(Linear({x.narrow(0, first, rows), w, few}));
-        for (int64_t r = 0; r < rows; ++r) ASSERT_EQ(RowBytes(few, r), RowBytes(y, first + r)) << in << " " << rows;
+    const at::Tensor stored = Random(GetParam(), {77, in}, numbers, 0.1f);
+    for (const LinearWeight& w : {LinearWeight::Prepare(stored), LinearWeight::Pack(stored.clone())}) {
+      at::Tensor y = at::empty({all, 77}, x.options());
+      ASSERT_OK(Linear({x, w, y}));
+      for (int64_t rows : {1, 2, 3, 4, 6, 7, 12, 13, 16, 24, 25, 30}) {
+        at::Tensor few = at::empty({rows, 77}, x.options());
+        for (int64_t first : {int64_t{0}, (all - rows) / 2, all - rows}) {
+          ASSERT_OK(Linear({x.narrow(0, first, rows), w, few}));
+          for (int64_t r = 0; r < rows; ++r) ASSERT_EQ(RowBytes(few, r), RowBytes(y, first + r)) << in << " " << rows;
+        }
       }
     }
+  }
+}
+
+// In panels or not, in its own memory (32 x 64) or not (the others): the same numbers.
+TEST_P(LinearTest, APackedWeightGivesItsRowsBack) {
+  Numbers numbers(9);
+  for (const auto& [out, in] : std::vector<std::array<int64_t, 2>>{{32, 64}, {1, 1}, {17, 33}, {48, 5}}) {
+    const at::Tensor stored = Random(GetParam(), {out, in}, numbers);
+    const LinearWeight packed = LinearWeight::Pack(stored.clone());
+    EXPECT_EQ(packed.out_features(), out);
+    EXPECT_EQ(packed.in_features(), in);
+    EXPECT_TRUE(packed.RowMajor().equal(stored)) << out << " x " << in;
   }
 }
 
@@ -74,9 +90,12 @@ TEST_P(LinearTest, ANanRowStaysAlone) {
   Numbers numbers(6);
   at::Tensor x = Random(GetParam(), {9, 33}, numbers);
   for (int64_t k = 0; k < 33; ++k) Put(x, 4 * 33 + k, std::numeric_limits<float>::quiet_NaN());
-  at::Tensor y = at::empty({9, 11}, x.options());
-  ASSERT_OK(Linear({x, LinearWeight::Prepare(Random(GetParam(), {11, 33}, numbers)), y}));
-  for (int64_t i = 0; i < y.numel(); ++i) EXPECT_EQ(std::isnan(At(y, i)), i / 11 == 4);
+  const at::Tensor stored = Random(GetParam(), {11, 33}, numbers);
+  for (const LinearWeight& w : {LinearWeight::Prepare(stored), LinearWeight::Pack(stored.clone())}) {
+    at::Tensor y = at::empty({9, 11}, x.options());
+    ASSERT_OK(Linear({x, w, y}));
+    for (int64_t i = 0; i < y.numel(); ++i) EXPECT_EQ(std::isnan(At(y, i)), i / 11 == 4);
+  }
 }
 
 TEST_P(LinearTest, NoRowsIsFine) {

@@ -132,10 +132,14 @@ at::Tensor Weighted(const at::Tensor& g, const at::Tensor& weight) {
 struct LinearFunction : Function<LinearFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const LinearWeight& weight) {
     context->saved_data["weight"] = weight.weight();
+    context->saved_data["out"] = weight.out_features();
+    context->saved_data["in"] = weight.in_features();
     return ComputeLinear(x, weight);
   }
   static variable_list backward(AutogradContext* context, const variable_list& g) {
-    return {LinearBackward(g[0], context->saved_data["weight"].toTensor()), at::Tensor()};
+    const auto weight = LinearWeight::FromStored(context->saved_data["weight"].toTensor(),
+                                                 context->saved_data["out"].toInt(), context->saved_data["in"].toInt());
+    return {LinearBackward(g[0], weight.RowMajor()), at::Tensor()};
   }
 };
 
