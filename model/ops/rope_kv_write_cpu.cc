@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
+#include "model/ops/cpu/key_panels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/row_kernels.h"
 #include "model/ops/cpu_ops.h"
@@ -23,6 +24,18 @@ absl::Status CheckRows(const RopeKvWriteArgs& args, const int32_t* positions, co
   return absl::OkStatus();
 }
 
+// Puts a token's key among those of its block.
+void WriteKey(const std::byte* key, const KvLayout& layout, int64_t token, std::byte* keys) {
+  if (!KeysInPanels(layout)) {
+    const int64_t bytes = layout.head_dim * SizeBytes(layout.dtype);
+    std::memcpy(keys + token * bytes, key, static_cast<size_t>(bytes));
+    return;
+  }
+  for (int64_t w = 0; w < KeyWords(layout); ++w) {
+    std::memcpy(keys + (w * kKvBlockTokens + token) * kKeyWordBytes, key + w * kKeyWordBytes, kKeyWordBytes);
+  }
+}
+
 // T of the rows and the cache, W of the norms' weights.
 template <typename T, typename W>
 void Run(const RopeKvWriteArgs& args, const int32_t* positions, const int32_t* slots) {
@@ -38,6 +51,7 @@ void Run(const RopeKvWriteArgs& args, const int32_t* positions, const int32_t* s
   const int64_t head_bytes = head_dim * static_cast<int64_t>(sizeof(T));
 
   ParallelFor(rows, std::max<int64_t>(1, (1 << 14) / args.qkv.size(1)), [&](int64_t begin, int64_t end) {
+    T* const key = reinterpret_cast<T*>(ThreadScratch(Scratch::kRows, KeyWords(layout)));
     for (int64_t r = begin; r < end; ++r) {
       T* head = qkv + r * stride;
       const T* c = cos + positions[r] * half;
@@ -47,18 +61,19 @@ void Run(const RopeKvWriteArgs& args, const int32_t* positions, const int32_t* s
         RotateRow(head, c, s, half, head_dim, head);
       }
       std::byte* block = args.kv.arena + slots[r] / kKvBlockTokens * args.kv.page_bytes;
-      const int64_t offset = slots[r] % kKvBlockTokens * head_bytes;
+      const int64_t token = slots[r] % kKvBlockTokens;
       for (int64_t h = 0; h < args.num_kv_heads; ++h, head += head_dim) {
-        T* key = reinterpret_cast<T*>(block + layout.head_offset_bytes(args.layer, false, h) + offset);
         const T* from = head;
         if (k_norm != nullptr) {
           RmsNormRow(head, k_norm, head_dim, eps, key);
           from = key;
         }
         RotateRow(from, c, s, half, head_dim, key);
+        WriteKey(reinterpret_cast<const std::byte*>(key), layout, token,
+                 block + layout.head_offset_bytes(args.layer, false, h));
       }
       for (int64_t h = 0; h < args.num_kv_heads; ++h, head += head_dim) {
-        std::memcpy(block + layout.head_offset_bytes(args.layer, true, h) + offset, head,
+        std::memcpy(block + layout.head_offset_bytes(args.layer, true, h) + token * head_bytes, head,
                     static_cast<size_t>(head_bytes));
       }
     }

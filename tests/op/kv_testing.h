@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/kv/kv_layout.h"
+#include "model/ops/cpu/key_panels.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -45,9 +46,21 @@ class TestCache final {
  private:
   const std::byte* Address(int32_t block, int64_t layer, bool value, int64_t head, int64_t token, int64_t i) const {
     const KvLayout& l = view_.layout;
-    return view_.arena + block * view_.page_bytes + l.head_offset_bytes(layer, value, head) +
-           (token * l.head_dim + i) * SizeBytes(l.dtype);
+    const int64_t at = i * SizeBytes(l.dtype), word = at / cpu::kKeyWordBytes;
+    const int64_t offset = !value && InPanels()
+                               ? (word * kKvBlockTokens + token) * cpu::kKeyWordBytes + at % cpu::kKeyWordBytes
+                               : token * l.head_dim * SizeBytes(l.dtype) + at;
+    return view_.arena + block * view_.page_bytes + l.head_offset_bytes(layer, value, head) + offset;
   }
+  // The CPU's order; other devices' operators keep [token][head_dim].
+  bool InPanels() const {
+#ifdef LORAD_TEST_KEYS_IN_PANELS
+    return cpu::KeysInPanels(view_.layout);
+#else
+    return false;
+#endif
+  }
+
   at::ScalarType dtype_;
   KvView view_;
   int64_t pages_per_block_;
