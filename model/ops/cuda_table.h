@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <string_view>
 
 #include <ATen/core/Tensor.h>
@@ -45,6 +47,14 @@ struct CudaOps {
   absl::Status (*segmented_gemm)(const SegmentedGemmArgs&) = nullptr;
   absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
 };
+
+// What liblorad_cuda.so has under kCudaLibrarySymbol.
+struct CudaLibrary {
+  uint64_t version = 0;
+  CudaOps ops;
+};
+inline constexpr char kCudaLibrarySymbol[] = "lorad_cuda_library";
+inline constexpr uint64_t kCudaLibraryVersion = 1000 + sizeof(CudaOps);  // the thousands: of the operators' arguments
 
 // `ops` must outlive every call of an op. Not thread-safe: once, at start.
 void InstallCudaOps(const CudaOps* ops);

@@ -1,0 +1,29 @@
+#include "adapters/ops/cuda_ops.h"
+#include "model/ops/cuda_ops.h"
+#include "model/ops/cuda_table.h"
+
+// What `lorad` looks for when it opens liblorad_cuda.so (model/ops/open_cuda.h).
+extern "C" __attribute__((visibility("default"))) const lorad::CudaLibrary lorad_cuda_library;
+
+const lorad::CudaLibrary lorad_cuda_library = {
+    .version = lorad::kCudaLibraryVersion,
+    .ops =
+        {
+            .activate = &lorad::cuda::Activate,
+            .add_positions = &lorad::cuda::AddPositions,
+            .combine_experts = &lorad::cuda::CombineExperts,
+            .embedding = &lorad::cuda::Embedding,
+            .expert_linear = &lorad::cuda::ExpertLinear,
+            .gated_activation = &lorad::cuda::GatedActivation,
+            .layer_norm = &lorad::cuda::LayerNorm,
+            .linear = &lorad::cuda::Linear,
+            .paged_attention = &lorad::cuda::PagedAttention,
+            .replace_embedding_rows = &lorad::cuda::ReplaceEmbeddingRows,
+            .replace_head_rows = &lorad::cuda::ReplaceHeadRows,
+            .rms_norm = &lorad::cuda::RmsNorm,
+            .rope_kv_write = &lorad::cuda::RopeKvWrite,
+            .route_top_k = &lorad::cuda::RouteTopK,
+            .segmented_gemm = &lorad::cuda::SegmentedGemm,
+            .segmented_embedding = &lorad::cuda::SegmentedEmbedding,
+        },
+};

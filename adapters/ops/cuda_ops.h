@@ -1,0 +1,14 @@
+#pragma once
+
+#include "adapters/ops/replaced_rows.h"
+#include "adapters/ops/segmented_gemm.h"
+
+// The CUDA form of the adapters' ops; arguments are checked before. As model/ops/cuda_ops.h.
+namespace lorad::cuda {
+
+absl::Status ReplaceEmbeddingRows(const ReplaceEmbeddingRowsArgs& args);
+absl::Status ReplaceHeadRows(const ReplaceHeadRowsArgs& args);
+absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
+absl::Status SegmentedEmbedding(const SegmentedEmbeddingArgs& args);
+
+}  // namespace lorad::cuda

@@ -1,0 +1,13 @@
+#pragma once
+
+// Shared memory of a block: `__shared__ SharedArray<float, 32> sums;`. Plain memory on a device; on the include path of
+// the block emulator (tests/cuda_emulator) stands one that knows who wrote what, and when.
+namespace lorad::cuda {
+
+template <typename T, int N>
+struct SharedArray {
+  __device__ T& operator[](int i) { return values[i]; }
+  T values[N];
+};
+
+}  // namespace lorad::cuda

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <shared_array.cuh>
+
+// What all kernels use: numbers of the operators' two types, and sums over a warp or a block. Only what the block
+// emulator has as well; no Torch.
+namespace lorad::cuda {
+
+using Bf16 = __nv_bfloat16;
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+__device__ inline float Widen(float v) { return v; }
+__device__ inline float Widen(Bf16 v) { return __bfloat162float(v); }
+__device__ inline void Put(float v, float* to) { *to = v; }
+__device__ inline void Put(float v, Bf16* to) { *to = __float2bfloat16_rn(v); }
+// v as a T holds it.
+template <typename T>
+__device__ inline float Rounded(float v) {
+  T rounded;
+  Put(v, &rounded);
+  return Widen(rounded);
+}
+
+__device__ inline int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ inline int WarpOfBlock() { return static_cast<int>(threadIdx.x) / kWarp; }
+__device__ inline int WarpsOfBlock() { return static_cast<int>(blockDim.x) / kWarp; }
+
+// Over all lanes of a warp, the same bits in each: a butterfly adds in one order.
+__device__ inline float WarpSum(float v) {
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) v += __shfl_xor_sync(kAllLanes, v, distance);
+  return v;
+}
+// Passes over NaN.
+__device__ inline float WarpMax(float v) {
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, distance));
+  }
+  return v;
+}
+
+// Over all threads of a block of whole warps, for each of them. `sums` may hold an earlier call's.
+using BlockSums = SharedArray<float, 32>;
+__device__ inline float BlockSum(float v, BlockSums& sums) {
+  v = WarpSum(v);
+  __syncthreads();
+  if (Lane() == 0) sums[WarpOfBlock()] = v;
+  __syncthreads();
+  float total = 0.0f;
+  for (int w = 0; w < WarpsOfBlock(); ++w) total += sums[w];
+  return total;
+}
+
+// Eight consecutive elements as f32; the wide form wants 16-byte alignment.
+inline constexpr int kEight = 8;
+__device__ inline void LoadEight(const float* from, float* to) {
+  const float4 low = *reinterpret_cast<const float4*>(from), high = *reinterpret_cast<const float4*>(from + 4);
+  to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+  to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+}
+__device__ inline void LoadEight(const Bf16* from, float* to) {
+  const uint4 bits = *reinterpret_cast<const uint4*>(from);
+  const unsigned pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+  for (int i = 0; i < 4; ++i) {
+    to[2 * i] = __uint_as_float(pairs[i] << 16);
+    to[2 * i + 1] = __uint_as_float(pairs[i] & 0xFFFF0000u);
+  }
+}
+__device__ inline bool IsAligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+// Those of them that there are; `wide`: all eight, aligned.
+template <typename T>
+__device__ inline void LoadUpToEight(bool wide, const T* from, int64_t left, float* to) {
+  if (wide) {
+    LoadEight(from, to);
+    return;
+  }
+  for (int i = 0; i < kEight; ++i) to[i] = i < left ? Widen(from[i]) : 0.0f;
+}
+
+// What stands for a result that has none, such as of a token that is not in the table: nothing waits for the host.
+__device__ inline float NotANumber() { return __uint_as_float(0x7FC00000u); }
+
+}  // namespace lorad::cuda

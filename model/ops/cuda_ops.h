@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string_view>
+
+#include <cuda_runtime.h>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "model/ops/activate.h"
+#include "model/ops/add_positions.h"
+#include "model/ops/embedding.h"
+#include "model/ops/expert_linear.h"
+#include "model/ops/gated_activation.h"
+#include "model/ops/layer_norm.h"
+#include "model/ops/linear.h"
+#include "model/ops/paged_attention.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope_kv_write.h"
+#include "model/ops/route_top_k.h"
+
+// The CUDA form of every op; arguments are checked before. All are queued on LibTorch's current stream. Values that
+// lie on the device are not looked at by the host: where the CPU form refuses an id or a position, the row becomes NaN.
+namespace lorad::cuda {
+
+absl::Status Activate(const ActivateArgs& args);
+absl::Status AddPositions(const AddPositionsArgs& args);
+absl::Status CombineExperts(const CombineExpertsArgs& args);
+absl::Status Embedding(const EmbeddingArgs& args);
+absl::Status ExpertLinear(const ExpertLinearArgs& args);
+absl::Status GatedActivation(const GatedActivationArgs& args);
+absl::Status LayerNorm(const LayerNormArgs& args);
+absl::Status Linear(const LinearArgs& args);
+absl::Status PagedAttention(const PagedAttentionArgs& args);
+absl::Status RmsNorm(const RmsNormArgs& args);
+absl::Status RopeKvWrite(const RopeKvWriteArgs& args);
+absl::Status RouteTopK(const RouteTopKArgs& args);
+
+inline absl::Status StatusOf(std::string_view op, cudaError_t error) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(std::string(op), ": CUDA: ", cudaGetErrorString(error)));
+}
+
+}  // namespace lorad::cuda

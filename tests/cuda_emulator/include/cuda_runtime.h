@@ -1,0 +1,104 @@
+#pragma once
+
+// Stands in for CUDA's header: what our kernels and their launchers use of it, run by the block emulator.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "tests/cuda_emulator/block.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// One block runs at a time, all its threads on one thread of ours.
+#define __shared__ static
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline const lorad::emulator::Position& threadIdx = lorad::emulator::thread_index;
+inline const lorad::emulator::Position& blockIdx = lorad::emulator::block_index;
+inline const lorad::emulator::Position& blockDim = lorad::emulator::block_dim;
+inline const lorad::emulator::Position& gridDim = lorad::emulator::grid_dim;
+
+using cudaError_t = int;
+using cudaStream_t = struct EmulatedStream*;
+inline constexpr cudaError_t cudaSuccess = 0;
+inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulator's"; }
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  const dim3 grid = config->gridDim;
+  lorad::emulator::RunGrid({grid.x, grid.y, grid.z}, config->blockDim.x, [&] { kernel(arguments...); });
+  return cudaSuccess;
+}
+
+inline void __syncthreads() { lorad::emulator::SyncBlock(); }
+inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) { lorad::emulator::SyncWarp(mask); }
+
+namespace lorad::emulator {
+template <typename T>
+T Shuffle(unsigned mask, T value, int from) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = Exchange(mask, bits, from);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+}  // namespace lorad::emulator
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  return lorad::emulator::Shuffle(mask, value, lane % 32);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int distance) {
+  return lorad::emulator::Shuffle(mask, value, lorad::emulator::LaneOfRunning() ^ distance);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, int distance) {
+  const int lane = lorad::emulator::LaneOfRunning();
+  return lorad::emulator::Shuffle(mask, value, lane + distance < 32 ? lane + distance : lane);
+}
+inline unsigned __ballot_sync(unsigned mask, bool vote) { return lorad::emulator::Ballot(mask, vote); }
+
+// Threads change only at barriers: what is between them is atomic.
+template <typename T>
+T atomicAdd(T* to, T value) {
+  return std::exchange(*to, *to + value);
+}
+template <typename T>
+T atomicMax(T* to, T value) {
+  return std::exchange(*to, *to < value ? value : *to);
+}
+
+inline float __uint_as_float(unsigned bits) {
+  float v;
+  std::memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+inline unsigned __float_as_uint(float v) {
+  unsigned bits;
+  std::memcpy(&bits, &v, sizeof(v));
+  return bits;
+}
