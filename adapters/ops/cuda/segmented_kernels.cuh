@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+
 #include "adapters/ops/cuda/segmented_kernels.h"
 #include "model/ops/cuda/device_code.cuh"
 
@@ -70,6 +72,12 @@ __global__ void ShrinkKernel(SegmentedWork work, ShrinkInput<T> input) {
   });
 }
 
+// ExpertLoad's counters, in memory that the host reads while kernels run.
+__device__ inline void CountRow(std::atomic<int64_t>* counter) {
+  static_assert(sizeof(std::atomic<int64_t>) == sizeof(unsigned long long));
+  atomicAdd_system(reinterpret_cast<unsigned long long*>(counter), 1ull);
+}
+
 // Block (tile, row of the tile), one warp. Of equal logits the lower expert is the likelier.
 template <typename T>
 __global__ void WeighExpertsKernel(SegmentedWork work, ShrinkInput<T> input, float* all_logits, int64_t max_experts) {
@@ -92,13 +100,14 @@ __global__ void WeighExpertsKernel(SegmentedWork work, ShrinkInput<T> input, flo
       if (Lane() == 0) logits[e] = sum;
     }
     __syncwarp();
-    const auto weight = [&](int e) {
+    const auto chosen = [&](int e) {
       int likelier = 0;
       for (int other = 0; other < w.experts; ++other) {
         likelier += logits[other] > logits[e] || (logits[other] == logits[e] && other < e) ? 1 : 0;
       }
-      return likelier < w.router_top_k ? expf(logits[e] - largest) : 0.0f;
+      return likelier < w.router_top_k;
     };
+    const auto weight = [&](int e) { return chosen(e) ? expf(logits[e] - largest) : 0.0f; };
     float sum = 0.0f;
     for (int e = Lane(); e < w.experts; e += kWarp) sum += weight(e);
     sum = WarpSum(sum);
@@ -106,6 +115,7 @@ __global__ void WeighExpertsKernel(SegmentedWork work, ShrinkInput<T> input, flo
     for (int e = Lane(); e < w.experts; e += kWarp) {
       const float factor = weight(e) / sum;
       for (int j = 0; j < w.rank; ++j) h[e * w.rank + j] *= factor;
+      if (w.expert_rows != nullptr && chosen(e)) CountRow(w.expert_rows + e);
     }
     return false;
   });

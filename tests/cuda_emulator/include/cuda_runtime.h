@@ -88,6 +88,10 @@ T atomicAdd(T* to, T value) {
   return std::exchange(*to, *to + value);
 }
 template <typename T>
+T atomicAdd_system(T* to, T value) {
+  return atomicAdd(to, value);
+}
+template <typename T>
 T atomicMax(T* to, T value) {
   return std::exchange(*to, *to < value ? value : *to);
 }
