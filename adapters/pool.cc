@@ -220,6 +220,13 @@ void AdapterPool::SetPinned(AdapterId id, bool pinned) {
   if (entry.leases == 0) impl_->evictable_pages += pinned ? -entry.run.pages() : entry.run.pages();
 }
 
+void AdapterPool::Touch(AdapterId id) {
+  const auto found = impl_->entries.find(id);
+  if (found == impl_->entries.end() || found->second.leases > 0) return;
+  impl_->idle.splice(impl_->idle.end(), impl_->idle, found->second.place);
+  found->second.last_use = impl_->pages->NextUse();
+}
+
 absl::Status AdapterPool::Remove(AdapterId id) {
   const auto found = impl_->entries.find(id);
   if (found == impl_->entries.end()) return absl::NotFoundError(absl::StrCat("adapter not resident: ", id));

@@ -41,6 +41,8 @@ class AdapterPool final {
   bool IsResident(AdapterId id) const;
   absl::StatusOr<AdapterLease> Acquire(AdapterId id);
   void SetPinned(AdapterId id, bool pinned);
+  // As if it had just been used, where it is idle: others are evicted before it.
+  void Touch(AdapterId id);
   // Takes an idle adapter out (unload). FailedPrecondition while leased.
   absl::Status Remove(AdapterId id);
   // Takes an idle adapter out for the sake of its pages; TakeEvicted tells of it.

@@ -55,10 +55,23 @@ ResidencyPlan PlanResidency(const ResidencyInput& input) {
     staged += wanted.phase == WantedPhase::kReading || wanted.phase == WantedPhase::kStaged;
   }
 
+  int64_t ahead = 0;
   for (size_t i = 0; i < input.wanted.size(); ++i) {
     const WantedAdapter& wanted = input.wanted[i];
-    if (wanted.phase == WantedPhase::kPacking || wanted.phase == WantedPhase::kResident) continue;
-    const bool fits = wanted.pages <= free_pages + evictable.PagesFor(i);
+    const bool soon = wanted.commanded || ahead < input.max_ahead;
+    const bool placed = wanted.phase == WantedPhase::kPacking || wanted.phase == WantedPhase::kResident;
+    const bool fits = placed || wanted.pages <= free_pages + evictable.PagesFor(i);
+    ahead += fits && !wanted.commanded;
+    if (placed) {
+      if (soon && wanted.phase == WantedPhase::kResident) plan.keep.push_back(wanted.id);
+      continue;
+    }
+    if (!soon) {
+      const bool staged_early = wanted.phase == WantedPhase::kStaged;
+      staged -= staged_early;
+      parked += staged_early;
+      continue;
+    }
     if (wanted.phase == WantedPhase::kStaged && fits) {
       while (free_pages < wanted.pages) {
         const IdleAdapter taken = evictable.Take();

@@ -36,6 +36,10 @@ void Accounts::ChargeGenerated(int64_t tokens, Account* account) const {
   account->served += prices_.output_token * static_cast<double>(tokens) / account->weight;
 }
 
+double Accounts::Standing(const Account& account) const {
+  return account.backlogged ? account.served : std::max(account.served, floor_);
+}
+
 void Accounts::UpdateBacklogs(absl::Span<Account* const> backlogged) {
   const std::vector<Account*> before = std::exchange(backlogged_, {backlogged.begin(), backlogged.end()});
   bool any_stayed = false;

@@ -53,6 +53,10 @@ class Accounts final {
   void ChargeToBegin(int64_t prompt_tokens, Account* account) const;
   void ChargeGenerated(int64_t tokens, Account* account) const;
 
+  // The counter by which it stands in line: who waits for its adapter stands where it will once it is ready and lifted.
+  // Else those that are not ready would be before those that are, and their adapters would push out one another's.
+  double Standing(const Account& account) const;
+
   // `backlogged` are those that are so now, each once. Lifts those that were not.
   void UpdateBacklogs(absl::Span<Account* const> backlogged);
 

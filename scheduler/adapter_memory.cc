@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -60,36 +61,50 @@ bool StartPacking(AdapterVersion* version, SchedulerState* state) {
   return true;
 }
 
-// Pages that must be there before an adapter is placed: its own and, while others run and would take them away again,
-// those of the request that waits for it.
-int64_t PagesToPlace(const AdapterVersion& version, const SchedulerState& state) {
-  if (version.phase == WantedPhase::kResident || version.pages == 0 || state.running.empty()) return version.pages;
-  for (const Sequence* sequence : state.waiting) {
-    if (!sequence->RunsOn(&version)) continue;
-    const int64_t blocks = (sequence->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
-    return version.pages + blocks * state.pages_per_block() + WatermarkPages(state);
-  }
-  return version.pages;
-}
+// A version that somebody wants, and the first in order who waits for it; nullptr: a command does.
+struct Wanted {
+  AdapterVersion* version;
+  const Sequence* first;
+  bool overtaken = false;
+};
 
 // Waiting requests in order, then pins, then loads that wait for their reply.
-std::vector<AdapterVersion*> WantedVersions(const SchedulerState& state, std::unordered_set<AdapterId>* overtaken) {
-  std::vector<AdapterVersion*> wanted;
-  std::unordered_set<AdapterId> seen;
-  const auto want = [&](AdapterVersion* version) {
-    if (seen.insert(version->id).second) wanted.push_back(version);
+std::vector<Wanted> WantedVersions(const SchedulerState& state) {
+  std::vector<Wanted> wanted;
+  std::unordered_map<AdapterId, size_t> place;
+  const auto want = [&](AdapterVersion* version, const Sequence* first) -> Wanted& {
+    const auto [found, added] = place.try_emplace(version->id, wanted.size());
+    if (added) wanted.push_back({.version = version, .first = first});
+    return wanted[found->second];
   };
   for (const Sequence* sequence : state.waiting) {
     for (const SequenceAdapter& adapter : sequence->adapters) {
-      want(adapter.version);
-      if (sequence->overtaken >= state.config.max_overtakes) overtaken->insert(adapter.version->id);
+      want(adapter.version, sequence).overtaken |= sequence->overtaken >= state.config.max_overtakes;
     }
   }
   for (AdapterVersion* version : state.adapters.Watched()) {
     if (version->phase == WantedPhase::kResident || version->state == AdapterState::kDraining) continue;
-    if (version->pinned || !version->pin_replies.empty() || !version->load_replies.empty()) want(version);
+    if (version->pinned || !version->pin_replies.empty() || !version->load_replies.empty()) want(version, nullptr);
   }
   return wanted;
+}
+
+// Pages that must be there before an adapter is placed: its own and, while others run and would take them away again,
+// those of the request that waits for it.
+int64_t PagesToPlace(const Wanted& wanted, const SchedulerState& state) {
+  const AdapterVersion& version = *wanted.version;
+  const bool alone = wanted.first == nullptr || state.running.empty();
+  if (version.phase == WantedPhase::kResident || version.pages == 0 || alone) return version.pages;
+  const int64_t blocks = (wanted.first->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
+  return version.pages + blocks * state.pages_per_block() + WatermarkPages(state);
+}
+
+// Those for whom there is a seat, and as many as may come free while an adapter is read and placed.
+int64_t AdaptersAhead(const SchedulerState& state) {
+  constexpr int64_t kLeast = 4;
+  const int64_t seats = state.config.max_sequences;
+  const int64_t free_seats = std::max<int64_t>(0, seats - static_cast<int64_t>(state.running.size()));
+  return free_seats + std::max(kLeast, seats / 4);
 }
 
 AdapterReadiness ReadinessOf(const AdapterVersion& version) {
@@ -108,11 +123,12 @@ void DropStaged(AdapterVersion* version) {
 }
 
 // Room for images goes to who waits longest: else later ones that wait for pages keep out earlier ones to be read.
-void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<AdapterVersion*>& wanted) {
+void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<Wanted>& wanted) {
   int64_t in_the_way = 0;
   bool unread_ahead = false;
   std::vector<AdapterVersion*> behind;  // staged, nobody waits for a reply
-  for (AdapterVersion* version : wanted) {
+  for (const Wanted& each : wanted) {
+    AdapterVersion* const version = each.version;
     unread_ahead |= version->phase == WantedPhase::kOnDisk;
     const bool staged_behind = version->phase == WantedPhase::kStaged && unread_ahead;
     in_the_way += version->phase == WantedPhase::kReading || staged_behind;
@@ -138,23 +154,23 @@ void NoteHangingReads(SchedulerState* state) {
 // and has no claim on pages.
 ResidencyInput MakeResidencyInput(SchedulerState* state) {
   const int64_t now_us = state->parts.clock->NowUs();
-  std::unordered_set<AdapterId> overtaken;
-  std::vector<AdapterVersion*> wanted;
-  for (AdapterVersion* version : WantedVersions(*state, &overtaken)) {
-    const bool stalled = version->phase == WantedPhase::kReading && now_us - version->started_us > kStalledReadUs;
-    if (!stalled) wanted.push_back(version);
-  }
+  std::vector<Wanted> wanted = WantedVersions(*state);
+  std::erase_if(wanted, [now_us](const Wanted& each) {
+    return each.version->phase == WantedPhase::kReading && now_us - each.version->started_us > kStalledReadUs;
+  });
   ResidencyInput input;
   if (wanted.empty()) return input;
   MakeRoomForEarlierImages(input.max_staged, wanted);
-  for (const AdapterVersion* version : wanted) {
-    input.wanted.push_back({.id = version->id,
-                            .phase = version->phase,
-                            .pages = PagesToPlace(*version, *state),
-                            .overtakable = !overtaken.contains(version->id)});
+  for (const Wanted& each : wanted) {
+    input.wanted.push_back({.id = each.version->id,
+                            .phase = each.version->phase,
+                            .pages = PagesToPlace(each, *state),
+                            .overtakable = !each.overtaken,
+                            .commanded = each.first == nullptr || !each.version->load_replies.empty()});
   }
   input.idle = state->parts.adapters->Idle();
   input.free_pages = state->parts.pages->free_pages() + state->prefix_cache->idle_pages();
+  input.max_ahead = AdaptersAhead(*state);
   return input;
 }
 
@@ -180,10 +196,9 @@ bool SettleStaged(SchedulerState* state) {
   const ResidencyInput bounds;
   int64_t room = bounds.max_staged + bounds.max_parked;
   if (kept <= room) return settled;
-  std::unordered_set<AdapterId> overtaken;
-  for (AdapterVersion* version : WantedVersions(*state, &overtaken)) {
-    if (version->phase != WantedPhase::kStaged || --room >= 0) continue;
-    DropStaged(version);
+  for (const Wanted& each : WantedVersions(*state)) {
+    if (each.version->phase != WantedPhase::kStaged || --room >= 0) continue;
+    DropStaged(each.version);
     settled = true;
   }
   return settled;
@@ -224,6 +239,8 @@ bool RunResidency(SchedulerState* state) {
   if (!input.wanted.empty()) {
     const ResidencyPlan plan = PlanResidency(input);
     for (const AdapterId id : plan.evict) pool->Evict(id);
+    // KV takes the pages of what was used longest ago: not of these, and of the first of them last.
+    std::for_each(plan.keep.rbegin(), plan.keep.rend(), [pool](AdapterId id) { pool->Touch(id); });
     std::unordered_set<AdapterId> wanted;
     for (const WantedAdapter& adapter : input.wanted) wanted.insert(adapter.id);
     for (const AdapterId id : plan.pack) {

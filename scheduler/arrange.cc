@@ -43,7 +43,7 @@ void ArrangeWaiting(SchedulerState* state) {
   for (const Sequence* sequence : waiting) {
     OrderKey key = sequence->order;
     key.account = sequence->account->id;
-    key.served = sequence->account->served;
+    key.served = state->accounts.Standing(*sequence->account);
     if (!key.begun) key.cost = state->accounts.CostToBegin(*sequence->account, sequence->prompt_tokens);
     keys.push_back(key);
   }

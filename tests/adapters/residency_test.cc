@@ -84,6 +84,33 @@ TEST(ResidencyTest, DoesNotReadAgainWhatWouldNotFit) {
   EXPECT_THAT(plan.read, IsEmpty());
 }
 
+TEST(ResidencyTest, WhoIsFarBackIsNeitherReadNorPackedYetSparedBeforeThoseThatNobodyWants) {
+  ResidencyInput input{.wanted = {OnDisk(1, 1), Staged(2, 1), OnDisk(3, 1), Staged(4, 1), Resident(5)},
+                       .idle = {{.id = 5, .pages = 2}, {.id = 9, .pages = 2}},
+                       .max_ahead = 2};
+  const ResidencyPlan plan = PlanResidency(input);
+  EXPECT_THAT(plan.read, ElementsAre(1));
+  EXPECT_THAT(plan.pack, ElementsAre(2));
+  EXPECT_THAT(plan.evict, ElementsAre(9));
+  EXPECT_THAT(plan.keep, IsEmpty());
+  input.max_ahead = 5;
+  EXPECT_THAT(PlanResidency(input).read, ElementsAre(1, 3));
+  EXPECT_THAT(PlanResidency(input).keep, ElementsAre(5));
+}
+
+TEST(ResidencyTest, WhatDoesNotFitDoesNotCountAsAhead) {
+  const ResidencyInput input{.wanted = {Staged(1, 9), OnDisk(2, 9), OnDisk(3, 1)}, .free_pages = 2, .max_ahead = 1};
+  EXPECT_THAT(PlanResidency(input).read, ElementsAre(3));
+}
+
+TEST(ResidencyTest, ACommandIsCarriedOutHoweverManyWait) {
+  WantedAdapter loaded = OnDisk(3, 1);
+  loaded.commanded = true;
+  const ResidencyInput input{.wanted = {Resident(1), Resident(2), loaded}, .free_pages = 2, .max_ahead = 1};
+  EXPECT_THAT(PlanResidency(input).read, ElementsAre(3));
+  EXPECT_THAT(PlanResidency(input).keep, ElementsAre(1));
+}
+
 // Whatever the input: what is packed fits into what is free and evicted, and nothing is done twice.
 TEST(ResidencyTest, NeverPromisesMorePagesThanThereAre) {
   for (int seed = 0; seed < 500; ++seed) {
@@ -93,12 +120,14 @@ TEST(ResidencyTest, NeverPromisesMorePagesThanThereAre) {
       const auto phase = static_cast<WantedPhase>(random() % 5);
       const auto pages = static_cast<int64_t>(random() % 8 + (phase == WantedPhase::kOnDisk ? 0 : 1));
       input.wanted.push_back({.id = id, .phase = phase, .pages = pages, .overtakable = random() % 4 != 0});
+      input.wanted.back().commanded = random() % 8 == 0;
       if (phase == WantedPhase::kResident) input.idle.push_back({.id = id, .pages = pages});
     }
     for (AdapterId id = 101; id <= 100 + random() % 5; ++id) {
       input.idle.push_back({.id = id, .pages = 1 + static_cast<int64_t>(random() % 6)});
     }
     std::shuffle(input.idle.begin(), input.idle.end(), random);
+    input.max_ahead = 1 + static_cast<int64_t>(random() % 12);
     const ResidencyPlan plan = PlanResidency(input);
     int64_t pages = input.free_pages;
     for (const IdleAdapter& idle : input.idle) {

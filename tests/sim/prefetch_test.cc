@@ -20,20 +20,26 @@ struct Measured {
   double tokens_a_second = 0.0;
   int64_t median_first_token_us = 0;
   int64_t evicted = 0;
+  int64_t answered = 0;
 };
 
 struct Setting {
+  int adapters = kAdapters;
   int64_t adapters_that_fit = kAdapters;
+  int64_t kv_pages = kKvPages;
+  int64_t seats = 8;
+  int64_t read_us = 10'000;
   std::string order = "fcfs";
   bool prefix_cache = true;
   double requests_a_second = 0.0;  // at random times; 0: a client an adapter, whose next request follows its last
 };
 
-// Sixteen adapters with requests in flight, on eight seats. A read takes as long as several steps.
+// Adapters with requests in flight, twice as many as seats unless said. A read takes as long as several steps.
 class Traffic final {
  public:
-  explicit Traffic(const Setting& setting) : setting_(setting), world_(OptionsOf(setting)), loader_(&world_) {
-    for (int i = 0; i < kAdapters; ++i) {
+  explicit Traffic(const Setting& setting)
+      : setting_(setting), world_(OptionsOf(setting)), loader_(&world_, {.read_us = setting.read_us}) {
+    for (int i = 0; i < setting.adapters; ++i) {
       world_.Folder(NameOf(i), 1 + i, kAdapterPages);
       (void)world_.Load(NameOf(i));
       clients_.push_back(nullptr);
@@ -60,6 +66,7 @@ class Traffic final {
     std::nth_element(first_tokens.begin(), first_tokens.begin() + first_tokens.size() / 2, first_tokens.end());
     measured.median_first_token_us = first_tokens[first_tokens.size() / 2];
     measured.evicted = world_.observer.evicted - evicted_before;
+    measured.answered = static_cast<int64_t>(first_tokens.size());
     return measured;
   }
 
@@ -68,11 +75,12 @@ class Traffic final {
 
   static std::string NameOf(int i) { return absl::StrCat("a", i); }
   static FakeWorld::Options OptionsOf(const Setting& setting) {
-    FakeWorld::Options options{.total_pages = setting.adapters_that_fit * kAdapterPages + kKvPages};
-    options.config.max_sequences = 8;
+    FakeWorld::Options options{.total_pages = setting.adapters_that_fit * kAdapterPages + setting.kv_pages};
+    options.config.max_sequences = setting.seats;
     options.config.target_step_us = 15'000;
     options.config.order = setting.order;
     options.config.prefix_cache = setting.prefix_cache;
+    options.config.queue_limit = 100'000;
     return options;
   }
   int64_t Draw(int64_t least, int64_t most) {
@@ -83,14 +91,14 @@ class Traffic final {
   }
   void Arrive() {
     if (setting_.requests_a_second == 0.0) {
-      for (int i = 0; i < kAdapters; ++i) {
+      for (int i = 0; i < setting_.adapters; ++i) {
         std::shared_ptr<RecordingSink>& client = clients_[static_cast<size_t>(i)];
         if (client == nullptr || client->finished()) client = Ask(i);
       }
       return;
     }
     while (next_us_ <= world_.clock.NowUs()) {
-      (void)Ask(static_cast<int>(Draw(0, kAdapters - 1)));
+      (void)Ask(static_cast<int>(Draw(0, setting_.adapters - 1)));
       const double uniform = static_cast<double>(random_() >> 11) * 0x1p-53;
       next_us_ += static_cast<int64_t>(-std::log(1.0 - uniform) * 1e6 / setting_.requests_a_second);
     }
@@ -136,6 +144,37 @@ TEST(PrefetchTest, BelowCapacityTheyCostLittleToo) {
   for (const int percent : {30, 60, 80}) {
     ExpectHalfTheRoomCostsLittle({.requests_a_second = percent * capacity / 100},
                                  absl::StrCat("at_", percent, "_percent"));
+  }
+}
+
+// Twice what runs, and later hundreds, wait for more adapters than fit, and those that run need all of the memory: an
+// adapter is placed for a request that is about to begin, and stays until it does.
+void ExpectNobodyIsEvictedBeforeItsTurn(Setting setting, const std::string& which) {
+  setting.adapters = setting.adapters_that_fit = 100;
+  setting.seats = 32;
+  setting.read_us = 2'000;
+  setting.kv_pages = 400;
+  const Measured resident = Measure(setting);
+  setting.adapters_that_fit = 32;
+  setting.kv_pages = 120;
+  const Measured scarce = Measure(setting);
+  EXPECT_LE(scarce.evicted, 1.1 * scarce.answered) << which;
+  EXPECT_GE(scarce.tokens_a_second, 0.9 * resident.tokens_a_second) << which;
+  ::testing::Test::RecordProperty(which,
+                                  absl::StrCat("tokens/s: ", scarce.tokens_a_second, " of ", resident.tokens_a_second,
+                                               "; evictions: ", scarce.evicted, " for ", scarce.answered, " answers"));
+}
+
+TEST(PrefetchTest, ALongQueueDoesNotTakeThePagesOfThoseThatRun) {
+  const Setting closed{.adapters = 100, .adapters_that_fit = 100, .kv_pages = 400, .seats = 32};
+  const double capacity = Measure(closed).tokens_a_second / 68.0;
+  for (const char* order : {"fcfs", "fair_share"}) {
+    for (const bool prefix_cache : {false, true}) {
+      const std::string which = absl::StrCat(order, prefix_cache ? "_with_cache" : "_without_cache");
+      ExpectNobodyIsEvictedBeforeItsTurn({.order = order, .prefix_cache = prefix_cache}, which);
+      ExpectNobodyIsEvictedBeforeItsTurn(
+          {.order = order, .prefix_cache = prefix_cache, .requests_a_second = 1.3 * capacity}, which + "_overload");
+    }
   }
 }
 
