@@ -130,11 +130,11 @@ TEST(OvertakingTest, WhoWaitsForAReadIsNotStarvedAndHoldsBackOthersByNoMoreThanA
   }
 }
 
-TEST(OvertakingTest, WithoutABoundItWaitsForSeveralReadsWorthOfOthers) {
+TEST(OvertakingTest, WithoutABoundItWaitsForLonger) {
   Setting setting{.order = "fair_share", .read_us = 500'000};
   const Measured bounded = Measure(setting);
   setting.max_overtakes = std::numeric_limits<int64_t>::max();
-  EXPECT_GT(Measure(setting).longest_cold_first_token_us, 2 * bounded.longest_cold_first_token_us);
+  EXPECT_GT(Measure(setting).longest_cold_first_token_us, 1.5 * bounded.longest_cold_first_token_us);
 }
 
 }  // namespace
