@@ -53,8 +53,8 @@ struct NormOverride {
   struct Rows {
     int64_t first = 0;
     int64_t count = 0;
-    at::Tensor weight;  // [width], as a checkpoint has it, in the model's dtype
-    at::Tensor bias;    // the same; undefined where the norm has none
+    at::Tensor weight;  // [width], as a checkpoint has it, in the model's dtype; undefined: the base's
+    at::Tensor bias;    // the same
   };
   std::vector<Rows> rows;
 };

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 
@@ -130,17 +131,23 @@ at::Tensor AttentionLayer::AttendSequences(const at::Tensor& qkv, const StepCont
   const ForwardBatch& batch = step.batch;
   const RopeRows& rope = local_rope_ ? step.local_rope : step.rope;
   const at::Tensor cos = at::index_select(rope.cos, 0, rope.rows), sin = at::index_select(rope.sin, 0, rope.rows);
+  const std::vector<HeadNorms> norms = HeadNormsOf(qkv.size(0), step);
   // Columns first .. of `heads` heads, normed where the model does, -> [T, heads, D]
-  const auto heads_at = [&](int64_t first, int64_t heads, const at::Tensor& norm) {
+  const auto heads_at = [&](int64_t first, int64_t heads, at::Tensor HeadNorms::*norm) {
     const at::Tensor columns = qkv.narrow(1, first * head_dim_, heads * head_dim_);
-    if (!norm.defined()) return columns.reshape({-1, heads, head_dim_});
-    return RmsNormOf(columns.reshape({-1, head_dim_}), norm, norm_eps_).view({-1, heads, head_dim_});
+    if (norm == nullptr || !(norms[0].*norm).defined()) return columns.reshape({-1, heads, head_dim_});
+    std::vector<at::Tensor> blocks;
+    for (const HeadNorms& part : norms) {
+      const at::Tensor of_part = RowsOf(columns, part.first, part.count).reshape({-1, head_dim_});
+      blocks.push_back(RmsNormOf(of_part, part.*norm, norm_eps_));
+    }
+    return (blocks.size() == 1 ? blocks[0] : at::cat(blocks, 0)).view({-1, heads, head_dim_});
   };
   const int32_t* cu_rows = batch.cu_rows.const_data_ptr<int32_t>();
   const std::vector<int32_t> starts(cu_rows, cu_rows + batch.cu_rows.numel());
-  const at::Tensor q = RotateHeads(heads_at(0, num_heads_, q_norm_), cos, sin);
-  const at::Tensor k = RotateHeads(heads_at(num_heads_, num_kv_heads_, k_norm_), cos, sin);
-  const at::Tensor v = heads_at(num_heads_ + num_kv_heads_, num_kv_heads_, at::Tensor());
+  const at::Tensor q = RotateHeads(heads_at(0, num_heads_, &HeadNorms::q), cos, sin);
+  const at::Tensor k = RotateHeads(heads_at(num_heads_, num_kv_heads_, &HeadNorms::k), cos, sin);
+  const at::Tensor v = heads_at(num_heads_ + num_kv_heads_, num_kv_heads_, nullptr);
   return SequenceAttention({.q = q,
                             .k = k,
                             .v = v,

@@ -30,9 +30,12 @@ class NormLayer final {
 
  private:
   NormLayer(const ModelConfig& config, Site site, int layer, at::Tensor weight, at::Tensor bias);
-  // The same values, and a gradient of x can be followed.
-  at::Tensor ForwardRecorded(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
-  void Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y, AdapterSeam& seam, const RowSegments& rows) const;
+  // As applied to rows that have their own, of which one may be the base's.
+  at::Tensor WeightOf(const NormOverride::Rows& own) const;
+  at::Tensor BiasOf(const NormOverride::Rows& own) const;
+  // The same values, and gradients of x and of what stands in for weight and bias can be followed.
+  at::Tensor ForwardRecorded(const at::Tensor& x, const NormOverride* replaced) const;
+  void Run(const at::Tensor& x, at::Tensor* residual, at::Tensor& y, const NormOverride* replaced) const;
   void RunWith(const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& x, at::Tensor* residual,
                at::Tensor& y) const;
 

@@ -129,6 +129,18 @@ at::Tensor Weighted(const at::Tensor& g, const at::Tensor& weight) {
   return weight.defined() ? wide * weight.to(at::kFloat) : wide;
 }
 
+// The gradients of a norm's weight and bias [H], where they are wanted: sums over the rows of g n and g.
+at::Tensor OfWeight(AutogradContext* context, const at::Tensor& g, const at::Tensor& n) {
+  if (!context->needs_input_grad(1)) return at::Tensor();
+  return (g.to(at::kFloat) * n).sum(0).to(context->saved_data["weight"].toTensor().scalar_type());
+}
+
+at::Tensor OfBias(AutogradContext* context, const at::Tensor& g) {
+  return context->needs_input_grad(2) ? g.to(at::kFloat).sum(0).to(g.scalar_type()) : at::Tensor();
+}
+
+bool IsTrained(const at::Tensor& parameter) { return parameter.defined() && NeedsGradient(parameter); }
+
 struct LinearFunction : Function<LinearFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const LinearWeight& weight) {
     context->saved_data["weight"] = weight.weight();
@@ -154,8 +166,8 @@ struct RmsNormFunction : Function<RmsNormFunction> {
     const at::Tensor stored = context->get_saved_variables()[0];
     const at::Tensor x = stored.to(at::kFloat);
     const at::Tensor inverse = at::rsqrt((x * x).mean(-1, /*keepdim=*/true) + context->saved_data["eps"].toDouble());
-    const at::Tensor gw = Weighted(g[0], context->saved_data["weight"].toTensor());
-    return {NormBackward(gw, x * inverse, inverse, /*centred=*/false).to(stored.scalar_type()), at::Tensor(),
+    const at::Tensor gw = Weighted(g[0], context->saved_data["weight"].toTensor()), n = x * inverse;
+    return {NormBackward(gw, n, inverse, /*centred=*/false).to(stored.scalar_type()), OfWeight(context, g[0], n),
             at::Tensor()};
   }
 };
@@ -173,9 +185,9 @@ struct LayerNormFunction : Function<LayerNormFunction> {
     const at::Tensor wide = stored.to(at::kFloat);
     const at::Tensor x = wide - wide.mean(-1, /*keepdim=*/true);
     const at::Tensor inverse = at::rsqrt((x * x).mean(-1, /*keepdim=*/true) + context->saved_data["eps"].toDouble());
-    const at::Tensor gw = Weighted(g[0], context->saved_data["weight"].toTensor());
-    return {NormBackward(gw, x * inverse, inverse, /*centred=*/true).to(stored.scalar_type()), at::Tensor(),
-            at::Tensor(), at::Tensor()};
+    const at::Tensor gw = Weighted(g[0], context->saved_data["weight"].toTensor()), n = x * inverse;
+    return {NormBackward(gw, n, inverse, /*centred=*/true).to(stored.scalar_type()), OfWeight(context, g[0], n),
+            OfBias(context, g[0]), at::Tensor()};
   }
 };
 
@@ -224,11 +236,13 @@ at::Tensor LinearOf(const at::Tensor& x, const LinearWeight& weight) {
 }
 
 at::Tensor RmsNormOf(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return NeedsGradient(x) ? RmsNormFunction::apply(x, weight, eps) : ComputeRmsNorm(x, weight, eps);
+  const bool recorded = NeedsGradient(x) || IsTrained(weight);
+  return recorded ? RmsNormFunction::apply(x, weight, eps) : ComputeRmsNorm(x, weight, eps);
 }
 
 at::Tensor LayerNormOf(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  return NeedsGradient(x) ? LayerNormFunction::apply(x, weight, bias, eps) : ComputeLayerNorm(x, weight, bias, eps);
+  const bool recorded = NeedsGradient(x) || IsTrained(weight) || IsTrained(bias);
+  return recorded ? LayerNormFunction::apply(x, weight, bias, eps) : ComputeLayerNorm(x, weight, bias, eps);
 }
 
 at::Tensor ActivationOf(const at::Tensor& x, Activation activation) {
