@@ -28,7 +28,7 @@ class Writer final {
   }
 
   absl::Status Collect() {
-    facts_.bias = BiasOfAll();
+    facts_.bias = BiasesOf(image_, base_);
     facts_.invocation_tokens = image_.invocation_tokens;
     for (const ImageSlot& slot : image_.slots) RETURN_IF_ERROR(AddSlot(slot));
     return facts_.bias == PeftBias::kAll ? AddOtherNormBiases() : absl::OkStatus();
@@ -48,26 +48,6 @@ class Writer final {
 
   void Add(const std::string& path, const char* ending, HostTensor tensor) {
     tensors_.push_back({absl::StrCat(kPrefix, path, ending), std::move(tensor)});
-  }
-
-  // "all" is every bias of the base, those of norms too; "lora_only" those of the modules with LoRA.
-  PeftBias BiasOfAll() const {
-    bool every_linear = true, targeted = false, others = false;
-    for (const auto& [path, module] : modules_) {
-      const bool has_classifier = image_.num_labels > 0 && module.shape->site == Site::kLmHead;
-      if (!module.shape->has_bias || has_classifier) continue;
-      const ImageSlot* slot = Find(module.shape->site, module.layer);
-      if (IsNorm(module.shape->site)) {
-        others |= slot != nullptr;
-        continue;
-      }
-      const bool has = slot != nullptr && slot->bias.present();
-      every_linear &= has;
-      targeted |= has && slot->rank > 0;
-      others |= has && slot->rank == 0;
-    }
-    if (every_linear && others) return PeftBias::kAll;
-    return targeted ? PeftBias::kLoraOnly : PeftBias::kNone;
   }
 
   absl::Status AddSlot(const ImageSlot& slot) {
@@ -203,6 +183,27 @@ class Writer final {
 };
 
 }  // namespace
+
+PeftBias BiasesOf(const AdapterImage& image, const BaseShape& base) {
+  std::map<Place, const ImageSlot*> slots;
+  for (const ImageSlot& slot : image.slots) slots[{slot.site, slot.layer}] = &slot;
+  bool every_linear = true, targeted = false, others = false;
+  for (const auto& [path, module] : AllModules(base)) {
+    const bool has_classifier = image.num_labels > 0 && module.shape->site == Site::kLmHead;
+    if (!module.shape->has_bias || has_classifier) continue;
+    const auto found = slots.find({module.shape->site, module.layer});
+    if (IsNorm(module.shape->site)) {
+      others |= found != slots.end();
+      continue;
+    }
+    const bool has = found != slots.end() && found->second->bias.present();
+    every_linear &= has;
+    targeted |= has && found->second->rank > 0;
+    others |= has && found->second->rank == 0;
+  }
+  if (every_linear && others) return PeftBias::kAll;
+  return targeted ? PeftBias::kLoraOnly : PeftBias::kNone;
+}
 
 std::string ModulePathOf(const SiteShape& shape, int32_t layer) {
   return absl::StrReplaceAll(shape.module_path, {{"{}", absl::StrCat(layer)}});

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "adapters/base_tables.h"
 #include "adapters/image.h"
+#include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/tensor_writer.h"
 #include "model/base/new_folder.h"
 #include "model/sites.h"
@@ -19,6 +20,9 @@ namespace lorad {
 // Unimplemented for another kind, or without the base's tables where they are needed; as FileError.
 absl::Status WriteLora(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
                        const NewFolder& folder);
+
+// Which of the base's biases the image replaces: all, norms' too, or those of the modules with LoRA.
+PeftBias BiasesOf(const AdapterImage& image, const BaseShape& base);
 
 // "model.layers.3.self_attn.q_proj"
 std::string ModulePathOf(const SiteShape& shape, int32_t layer);

@@ -1,67 +1,27 @@
 #include "adapters/train/leaves.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <map>
 #include <utility>
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/div.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/linalg_qr.h>
-#include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mul.h>
 #include <ATen/ops/neg.h>
-#include <ATen/ops/sqrt.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/tensor.h>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/float_convert.h"
-#include "adapters/kinds/peft_targets.h"
+#include "adapters/train/fresh_leaves.h"
 #include "adapters/train/random_order.h"
+#include "adapters/train/trained_modules.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
-#include "model/weights.h"
 
 namespace lorad {
 namespace {
-
-const at::TensorOptions kLeafOptions = at::TensorOptions().dtype(at::kFloat);
-
-bool TakesOffBase(LeafInit init) { return init == LeafInit::kPissa || init == LeafInit::kOlora; }
-
-at::Tensor FreshA(const TrainConfig& config, int64_t rank, int64_t in, uint64_t seed) {
-  at::Tensor a = at::empty({rank, in}, kLeafOptions);
-  at::Generator generator = at::detail::createCPUGenerator(seed);
-  if (config.init == LeafInit::kGaussian) return a.normal_(0.0, 1.0 / static_cast<double>(rank), generator);
-  const double bound = 1.0 / std::sqrt(static_cast<double>(in));
-  return a.uniform_(-bound, bound, generator);
-}
-
-at::Tensor NormalB(int64_t out, int64_t rank, uint64_t seed) {
-  return at::empty({out, rank}, kLeafOptions).normal_(0.0, 1.0, at::detail::createCPUGenerator(seed));
-}
-
-// Source: peft 0.21.2, pissa_init and olora_init of tuners/lora/layer.py. weight [out, in] f32
-void BeginFromWeight(LeafInit init, const at::Tensor& weight, int64_t rank, LeafModule* module) {
-  if (init == LeafInit::kOlora) {
-    const auto [q, r] = at::linalg_qr(weight);
-    module->b = q.narrow(1, 0, rank).contiguous();
-    module->a = r.narrow(0, 0, rank).contiguous();
-  } else {
-    const auto [u, s, vh] = at::linalg_svd(weight, /*full_matrices=*/false);
-    const at::Tensor root = at::sqrt(at::div(s.narrow(0, 0, rank), module->scale));
-    module->b = at::mul(u.narrow(1, 0, rank), root);
-    module->a = at::mul(vh.narrow(0, 0, rank), root.unsqueeze(1));
-  }
-  module->initial_a = module->a.clone();
-  module->initial_b = module->b.clone();
-}
 
 // The lowest layer whose input a gradient of the module's has to reach; -1: what comes before all layers.
 int64_t FirstLayerOf(const LeafModule& module, int64_t num_layers) {
@@ -69,130 +29,121 @@ int64_t FirstLayerOf(const LeafModule& module, int64_t num_layers) {
   return module.site == Site::kEmbedTokens || module.site == Site::kProjectIn ? -1 : num_layers;
 }
 
-at::Tensor WeightOf(const BaseTable& table) {
-  void* data = const_cast<std::byte*>(table.data);  // LibTorch has no const tensors; nothing writes it.
-  return at::from_blob(data, {table.rows, table.columns}, at::TensorOptions().dtype(ToScalarType(table.dtype)));
-}
-
-absl::Status CheckTrainable(const std::string& path, const TargetedModule& target, const TrainConfig& config) {
-  const Site site = target.shape->site;
-  if (TakesOffBase(config.init)) {
-    if (site == Site::kEmbedTokens) {
-      return absl::UnimplementedError(absl::StrCat("adapter.init: pissa or olora on ", path, "; not supported"));
-    }
-    const int64_t limit = std::min(target.shape->in_features, target.shape->out_features);
-    if (target.rank > limit) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("adapter.rank: ", target.rank, "; limit: ", limit, ", of ", path, " with this adapter.init"));
-    }
-  }
-  if (site == Site::kEmbedTokens && config.adapter.use_dora) {
-    return absl::UnimplementedError(absl::StrCat("adapter.kind: dora on ", path, "; not supported: leave it out"));
-  }
-  return absl::OkStatus();
-}
-
 // A module's leaves under PEFT's names, with this pair.
 void AppendNamed(const LeafModule& module, const at::Tensor& a, const at::Tensor& b, std::vector<NamedLeaf>* named) {
   const std::string prefix = absl::StrCat("base_model.model.", module.path);
+  const auto add = [&](const char* ending, const at::Tensor& tensor) -> NamedLeaf& {
+    return named->emplace_back(NamedLeaf{absl::StrCat(prefix, ending), tensor});
+  };
   const bool embedding = module.site == Site::kEmbedTokens;
   if (a.defined()) {
-    named->push_back({absl::StrCat(prefix, embedding ? ".lora_embedding_A" : ".lora_A.weight"), a});
-    named->push_back({absl::StrCat(prefix, embedding ? ".lora_embedding_B" : ".lora_B.weight"), b, /*is_b=*/true});
+    add(embedding ? ".lora_embedding_A" : ".lora_A.weight", a).of_embedding_pair = embedding;
+    NamedLeaf& leaf = add(embedding ? ".lora_embedding_B" : ".lora_B.weight", b);
+    leaf.is_b = true;
+    leaf.of_embedding_pair = embedding;
   }
-  if (module.magnitude.defined()) named->push_back({absl::StrCat(prefix, ".lora_magnitude_vector"), module.magnitude});
-  if (!module.bias.defined()) return;
-  named->push_back({absl::StrCat(prefix, a.defined() ? ".base_layer" : "", ".bias"), module.bias});
+  if (module.magnitude.defined()) add(".lora_magnitude_vector", module.magnitude);
+  // Norms that have a bias are layer norms.
+  if (module.weight.defined()) {
+    add(".weight", module.weight).is_base_vector = IsNorm(module.site) && module.bias.defined();
+  }
+  if (module.bias.defined()) add(a.defined() ? ".base_layer.bias" : ".bias", module.bias).is_base_vector = true;
+  if (module.token_rows.defined() && !module.tokens_are_tied) {
+    add(".token_adapter.trainable_tokens_delta", module.token_rows);
+  }
 }
 
-// The base's bias as a leaf, or undefined where it has none.
-absl::StatusOr<at::Tensor> BiasLeaf(const BaseTables& base_tables, Site site, int32_t layer) {
-  const absl::StatusOr<BaseTable> table = base_tables({.site = site, .layer = layer, .bias = true});
-  if (absl::IsNotFound(table.status())) return at::Tensor();
-  RETURN_IF_ERROR(table.status());
-  return WeightOf(*table).to(at::kFloat).flatten().clone().set_requires_grad(true);
+at::Tensor InF32(const HostTensor& from) {
+  at::Tensor wide = at::empty(from.shape, at::TensorOptions().dtype(at::kFloat));
+  ToF32(from.dtype, from.data(), from.elements(), wide.mutable_data_ptr<float>());
+  return wide;
 }
 
-// at::Tensor's data from a file's tensor, widened.
+absl::Status OtherParts(const std::string& path, const char* which) {
+  return absl::UnimplementedError(
+      absl::StrCat("init_adapter: ", path, ": has other parts than adapter.kind trains: ", which));
+}
+
 absl::Status CopyInto(const std::string& path, const HostTensor& from, at::Tensor to) {
-  if (from.elements() != to.numel() || !from.present()) {
+  if (from.present() != to.defined()) return OtherParts(path, "pair, magnitude or bias");
+  if (!to.defined()) return absl::OkStatus();
+  if (from.elements() != to.numel()) {
     return absl::InvalidArgumentError(absl::StrCat("init_adapter: ", path, ": elements: ", from.elements(),
                                                    "; limit: ", to.numel(), ", as the spec's rank says"));
   }
-  ToF32(from.dtype, from.data(), from.elements(), to.mutable_data_ptr<float>());
+  to.copy_(InF32(from).view(to.sizes()));
   return absl::OkStatus();
+}
+
+absl::Status CopyNorm(const ImageSlot& slot, LeafModule* module) {
+  const at::Tensor rows = InF32(slot.rows);
+  at::Tensor weight = module->weight, bias = module->bias;
+  if (weight.defined()) weight.copy_(rows[0]);
+  if (bias.defined() && rows.size(0) > 1) bias.copy_(rows[1]);
+  return absl::OkStatus();
+}
+
+absl::Status CopyRows(const ImageSlot& slot, LeafModule* module) {
+  const std::vector<int64_t> ids(slot.row_ids.begin(), slot.row_ids.end());
+  if (module->weight.defined()) {
+    at::Tensor weight = module->weight;
+    if (ids.empty() ? slot.rows.shape[0] != weight.size(0) : ids.back() >= weight.size(0)) {
+      return OtherParts(module->path, "tokens of its own");
+    }
+    if (ids.empty()) {
+      weight.copy_(InF32(slot.rows));
+    } else {
+      weight.index_copy_(0, at::tensor(ids), InF32(slot.rows));
+    }
+    return absl::OkStatus();
+  }
+  if (!module->token_rows.defined() || !module->token_ids.equal(at::tensor(ids))) {
+    return OtherParts(module->path, "rows of other tokens");
+  }
+  at::Tensor(module->token_rows).copy_(InF32(slot.rows));
+  return absl::OkStatus();
+}
+
+absl::Status CopySlot(const ImageSlot& slot, LeafModule* module) {
+  if (slot.delta_bias.present() || slot.router.present() || slot.experts > 1) {
+    return OtherParts(module->path, "lora_bias or experts");
+  }
+  RETURN_IF_ERROR(CopyInto(module->path, slot.a, module->a));
+  RETURN_IF_ERROR(CopyInto(module->path, slot.b, module->b));
+  RETURN_IF_ERROR(CopyInto(module->path, slot.magnitude, module->magnitude));
+  if (slot.rows.present() && IsNorm(slot.site)) return CopyNorm(slot, module);
+  if (slot.bias.present()) RETURN_IF_ERROR(CopyInto(module->path, slot.bias, module->bias));
+  return slot.rows.present() ? CopyRows(slot, module) : absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, const BaseShape& base,
                                                     const BaseTables& base_tables) {
-  using Targets = std::map<std::string, TargetedModule>;
-  ASSIGN_OR_RETURN(const Targets targets, SelectTargets(config.adapter, base));
+  using Selected = std::map<std::string, TrainedModule>;
+  ASSIGN_OR_RETURN(const Selected selected, SelectTrained(config, base));
   AdapterLeaves leaves;
   leaves.first_layer_ = base.num_layers;
-  for (const auto& [path, target] : targets) {
-    RETURN_IF_ERROR(CheckTrainable(path, target, config));
-    LeafModule module;
-    module.path = path;
-    module.site = target.shape->site;
-    module.layer = target.layer;
-    module.scale = target.scale;
-    const uint64_t seed = MixSeed(config.seed, leaves.modules_.size());
-    const absl::Status status = Guarded([&]() -> absl::Status {
-      const int64_t in = target.shape->in_features, out = target.shape->out_features;
-      if (config.adapter.use_dora || TakesOffBase(config.init)) {
-        ASSIGN_OR_RETURN(const BaseTable table, base_tables({.site = module.site, .layer = module.layer}));
-        module.base_weight = WeightOf(table);
-      }
-      if (TakesOffBase(config.init)) {
-        BeginFromWeight(config.init, module.base_weight.to(at::kFloat), target.rank, &module);
-      } else if (module.site == Site::kEmbedTokens) {  // As peft: the other way round.
-        module.a = at::zeros({target.rank, in}, kLeafOptions);
-        module.b = NormalB(out, target.rank, seed);
-      } else {
-        module.a = FreshA(config, target.rank, in, seed);
-        module.b = at::zeros({out, target.rank}, kLeafOptions);
-      }
-      if (config.adapter.use_dora) {
-        module.magnitude = at::linalg_vector_norm(module.base_weight.to(at::kFloat), 2, at::IntArrayRef{1});
-        module.magnitude.set_requires_grad(true);
-      }
-      module.a.set_requires_grad(true);
-      module.b.set_requires_grad(true);
-      if (config.adapter.bias == PeftBias::kNone) return absl::OkStatus();
-      ASSIGN_OR_RETURN(module.bias, BiasLeaf(base_tables, module.site, module.layer));
-      return absl::OkStatus();
-    });
-    RETURN_IF_ERROR(status);
+  uint64_t pairs = 0;
+  for (const auto& [path, trained] : selected) {
+    const uint64_t seed = MixSeed(config.seed, trained.pair ? pairs++ : 0);
+    ASSIGN_OR_RETURN(LeafModule module, FreshLeaves(path, trained, config, seed, base_tables));
+    module.tokens_are_tied = trained.tokens_are_tied;
     leaves.first_layer_ = std::min(leaves.first_layer_, FirstLayerOf(module, base.num_layers));
     leaves.modules_.push_back(std::move(module));
   }
-  if (config.adapter.bias == PeftBias::kAll) RETURN_IF_ERROR(leaves.AddOtherBiases(base, base_tables));
+  leaves.TieTokens();
   leaves.UpdateNorms();
   return leaves;
 }
 
-absl::Status AdapterLeaves::AddOtherBiases(const BaseShape& base, const BaseTables& base_tables) {
-  for (const auto& [path, target] : AllModules(base)) {
-    LeafModule module;
-    module.path = path;
-    module.site = target.shape->site;
-    module.layer = target.layer;
-    if (Find(module.site, module.layer) != nullptr) continue;
-    const absl::Status status = Guarded([&]() -> absl::Status {
-      ASSIGN_OR_RETURN(module.bias, BiasLeaf(base_tables, module.site, module.layer));
-      return absl::OkStatus();
-    });
-    RETURN_IF_ERROR(status);
-    if (!module.bias.defined()) continue;
-    if (IsNorm(module.site)) {
-      return absl::UnimplementedError(absl::StrCat("adapter.bias: all with ", path, "; not supported; use lora_only"));
-    }
-    first_layer_ = std::min(first_layer_, FirstLayerOf(module, base.num_layers));
-    modules_.push_back(std::move(module));
+void AdapterLeaves::TieTokens() {
+  const LeafModule* const embedding = Find(Site::kEmbedTokens, /*layer=*/-1);
+  for (LeafModule& module : modules_) {
+    if (!module.tokens_are_tied) continue;
+    module.token_rows = embedding->token_rows;
+    module.token_ids = embedding->token_ids;
   }
-  return absl::OkStatus();
 }
 
 absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
@@ -205,20 +156,14 @@ absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
     const auto slot = std::find_if(image.slots.begin(), image.slots.end(), [&](const ImageSlot& s) {
       return s.site == module.site && s.layer == module.layer;
     });
-    if (slot == image.slots.end()) {
+    if (slot != image.slots.end()) {
+      const absl::Status status = Guarded([&] { return CopySlot(*slot, &module); });
+      RETURN_IF_ERROR(status);
+      ++used;
+    } else if (module.a.defined()) {
       return absl::InvalidArgumentError(
           absl::StrCat("init_adapter: has no weights for ", module.path, ", which adapter.targets names"));
     }
-    if (slot->delta_bias.present() || slot->bias.present() != module.bias.defined() ||
-        slot->magnitude.present() != module.magnitude.defined() || (slot->rank > 0) != module.a.defined()) {
-      return absl::UnimplementedError(
-          absl::StrCat("init_adapter: ", module.path, ": has other parts than adapter.kind trains"));
-    }
-    if (module.a.defined()) RETURN_IF_ERROR(CopyInto(module.path, slot->a, module.a));
-    if (module.a.defined()) RETURN_IF_ERROR(CopyInto(module.path, slot->b, module.b));
-    if (module.bias.defined()) RETURN_IF_ERROR(CopyInto(module.path, slot->bias, module.bias));
-    if (module.magnitude.defined()) RETURN_IF_ERROR(CopyInto(module.path, slot->magnitude, module.magnitude));
-    ++used;
   }
   if (used != image.slots.size()) {
     return absl::InvalidArgumentError(absl::StrCat("init_adapter: modules: ", image.slots.size(), "; limit: ", used,
@@ -279,8 +224,11 @@ void AdapterLeaves::UpdateNorms() {
   const at::NoGradGuard frozen;
   for (LeafModule& module : modules_) {
     if (!module.magnitude.defined()) continue;
-    const at::Tensor merged =
+    at::Tensor merged =
         at::addmm(module.base_weight.to(at::kFloat), module.b, module.a, /*beta=*/1, /*alpha=*/module.scale);
+    if (module.initial_a.defined()) {
+      merged = at::addmm(merged, module.initial_b, module.initial_a, /*beta=*/1, /*alpha=*/-module.scale);
+    }
     module.norm = at::linalg_vector_norm(merged, 2, at::IntArrayRef{1});
   }
 }

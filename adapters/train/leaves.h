@@ -21,20 +21,28 @@ struct LeafModule {
   Site site = Site::kQProj;
   int32_t layer = -1;
   float scale = 1.0f;
-  at::Tensor a;            // [rank, in]; undefined: only the bias is trained
+  // Each may be undefined: not trained.
+  at::Tensor a;            // [rank, in]
   at::Tensor b;            // [out, rank]
-  at::Tensor magnitude;    // [out]: DoRA; else undefined
-  at::Tensor base_weight;  // [out, in] as stored: DoRA; else undefined
-  at::Tensor initial_a;    // PiSSA, OLoRA: the pair that was taken off the base's weight; else undefined
+  at::Tensor magnitude;    // [out]: DoRA
+  at::Tensor base_weight;  // [out, in] as stored: DoRA
+  at::Tensor initial_a;    // PiSSA, OLoRA: the pair that was taken off the base's weight
   at::Tensor initial_b;
-  at::Tensor bias;  // [out], the base's, which is trained instead of it; undefined: the base's own
   at::Tensor norm;  // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
+  // What begins as the base's and is trained instead of it.
+  at::Tensor bias;               // [out]
+  at::Tensor weight;             // of an embedding or a head [vocabulary, width], of a norm [width]
+  at::Tensor token_rows;         // [n, width]: rows of an embedding or a head
+  at::Tensor token_ids;          // [n] int64, ascending: which
+  bool tokens_are_tied = false;  // of a tied head: token_rows are the embedding's, and named there
 };
 
 struct NamedLeaf {
   std::string name;  // PEFT's, in a saved folder
   at::Tensor tensor;
   bool is_b = false;
+  bool of_embedding_pair = false;
+  bool is_base_vector = false;  // a bias, or the weight of a layer norm
 };
 
 // The trainable weights of one adapter.
@@ -42,11 +50,11 @@ struct NamedLeaf {
 // Threads  the trainer's.
 class AdapterLeaves final {
  public:
-  // Fresh weights; the same seed gives the same ones. Errors: InvalidArgument as SelectTargets; Unimplemented for a
-  // target that cannot be trained.
+  // Fresh weights; the same seed gives the same ones. Errors: as SelectTrained.
   static absl::StatusOr<AdapterLeaves> Create(const TrainConfig& config, const BaseShape& base,
                                               const BaseTables& base_tables);
-  // Takes A, B and magnitudes of `image`, which must have what `config` targets, of the same ranks.
+  // Takes what `image` has for the trained modules: a pair for each that has one here, of the same rank; of what
+  // replaces a part of the base, what is not in it stays the base's.
   absl::Status CopyFrom(const AdapterImage& image);
 
   const std::vector<LeafModule>& modules() const { return modules_; }
@@ -69,7 +77,7 @@ class AdapterLeaves final {
   void UpdateNorms();
 
  private:
-  absl::Status AddOtherBiases(const BaseShape& base, const BaseTables& base_tables);
+  void TieTokens();
 
   std::vector<LeafModule> modules_;  // by path
   int64_t first_layer_ = 0;

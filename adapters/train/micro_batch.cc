@@ -14,6 +14,7 @@
 #include "adapters/train/leaves.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/weights.h"
 
 namespace lorad {
 namespace {
@@ -42,7 +43,7 @@ at::Tensor GradientOf(const at::Tensor& leaf) { return leaf.defined() ? leaf.gra
 MicroBatch::MicroBatch(CausalLm* model, std::vector<MicroBatchPart> parts, int64_t kept_bytes)
     : model_(model),
       parts_(std::move(parts)),
-      seam_(&parts_),
+      seam_(&parts_, ToScalarType(model->dtype())),
       rows_(BuildRows(parts_)),
       first_layer_(LowestLayer(parts_)),
       layers_(model->config().num_layers),

@@ -13,7 +13,8 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kUpdateProducts = 64;  // what an element's update costs: it waits for memory
+constexpr int64_t kUpdateProducts = 64;      // what an element's update costs: it waits for memory
+constexpr double kEmbeddingPairRate = 1e-6;  // peft's loraplus_lr_embedding
 
 }  // namespace
 
@@ -46,34 +47,47 @@ absl::StatusOr<double> Optimizer::Step(double learning_rate) {
     BeginPiece(kUpdateProducts * leaf.numel());
     at::Tensor gradient = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
     if (clip < 1.0) gradient.mul_(clip);
-    const double rate = leaves_[i].is_b ? learning_rate * config_.lora_plus_ratio : learning_rate;
+    const LeafSettings settings = SettingsOf(leaves_[i], learning_rate);
     if (config_.kind == OptimizerKind::kAdamW) {
-      AdamW(i, gradient, rate);
+      AdamW(i, gradient, settings);
     } else {
-      Sgd(i, gradient, rate);
+      Sgd(i, gradient, settings);
     }
     leaf.mutable_grad() = at::Tensor();
   }
   return norm;
 }
 
-void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double learning_rate) {
+Optimizer::LeafSettings Optimizer::SettingsOf(const NamedLeaf& leaf, double learning_rate) const {
+  LeafSettings settings{learning_rate, config_.weight_decay};
+  if (!config_.lora_plus_ratio.has_value()) return settings;
+  if (leaf.of_embedding_pair) {  // a rate of its own, scheduled as the others'
+    const double factor = config_.learning_rate > 0 ? learning_rate / config_.learning_rate : 0.0;
+    settings.learning_rate = kEmbeddingPairRate * factor;
+  } else if (leaf.is_b || leaf.tensor.dim() == 1) {
+    settings.learning_rate *= *config_.lora_plus_ratio;
+  }
+  if (leaf.is_base_vector) settings.weight_decay = 0.0;
+  return settings;
+}
+
+void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {
   at::Tensor weight = leaves_[leaf].tensor;
-  weight.mul_(1.0 - learning_rate * config_.weight_decay);
+  weight.mul_(1.0 - settings.learning_rate * settings.weight_decay);
   first_[leaf].lerp_(gradient, 1.0 - config_.beta1);
   second_[leaf].mul_(config_.beta2).addcmul_(gradient, gradient, 1.0 - config_.beta2);
   const double steps = static_cast<double>(steps_);
-  const double step_size = learning_rate / (1.0 - std::pow(config_.beta1, steps));
+  const double step_size = settings.learning_rate / (1.0 - std::pow(config_.beta1, steps));
   const double root = std::sqrt(1.0 - std::pow(config_.beta2, steps));
   weight.addcdiv_(first_[leaf], second_[leaf].sqrt().div_(root).add_(config_.epsilon), -step_size);
 }
 
-void Optimizer::Sgd(size_t leaf, const at::Tensor& gradient, double learning_rate) {
+void Optimizer::Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {
   at::Tensor weight = leaves_[leaf].tensor;
-  at::Tensor direction = config_.weight_decay == 0 ? gradient : gradient.add(weight, config_.weight_decay);
+  at::Tensor direction = settings.weight_decay == 0 ? gradient : gradient.add(weight, settings.weight_decay);
   // torch begins with the first gradient, which a momentum of zero gives too.
   if (config_.momentum != 0) direction = first_[leaf].mul_(config_.momentum).add_(direction);
-  weight.add_(direction, -learning_rate);
+  weight.add_(direction, -settings.learning_rate);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Optimizer::State() const {

@@ -35,8 +35,14 @@ class Optimizer final {
   void set_steps(int64_t steps) { steps_ = steps; }
 
  private:
-  void AdamW(size_t leaf, const at::Tensor& gradient, double learning_rate);
-  void Sgd(size_t leaf, const at::Tensor& gradient, double learning_rate);
+  struct LeafSettings {
+    double learning_rate;
+    double weight_decay;
+  };
+  // LoRA+ has groups of them. Source: peft 0.21.2, create_loraplus_optimizer of optimizers/loraplus.py.
+  LeafSettings SettingsOf(const NamedLeaf& leaf, double learning_rate) const;
+  void AdamW(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
+  void Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
 
   OptimizerConfig config_;
   const std::vector<NamedLeaf> leaves_;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/synced_file.h"
@@ -22,6 +23,25 @@ const char* NameOf(PeftBias bias) {
   return bias == PeftBias::kAll ? "all" : bias == PeftBias::kLoraOnly ? "lora_only" : "none";
 }
 
+// By the modules' whole paths, which mean the same to every reader.
+struct SavedPaths {
+  nlohmann::ordered_json targets = nlohmann::ordered_json::array();
+  nlohmann::ordered_json whole;   // modules_to_save; null: none
+  nlohmann::ordered_json tokens;  // module -> tokens; null: none
+};
+
+SavedPaths PathsOf(const AdapterLeaves& leaves) {
+  SavedPaths paths;
+  for (const LeafModule& module : leaves.modules()) {
+    if (module.a.defined()) paths.targets.push_back(module.path);
+    if (module.weight.defined()) paths.whole.push_back(module.path);
+    if (!module.token_rows.defined() || module.tokens_are_tied) continue;
+    const auto* const ids = module.token_ids.const_data_ptr<int64_t>();
+    paths.tokens[module.path] = std::vector<int64_t>(ids, ids + module.token_ids.numel());
+  }
+  return paths;
+}
+
 // The ranks of what is saved, with scales as they were: a pair that was taken off the base is saved beside each.
 PeftLoraConfig SavedConfig(const TrainConfig& config, const AdapterLeaves& leaves) {
   PeftLoraConfig saved = config.adapter;
@@ -34,13 +54,9 @@ PeftLoraConfig SavedConfig(const TrainConfig& config, const AdapterLeaves& leave
   return saved;
 }
 
-// Targets are written as whole paths, which mean the same to every reader.
 std::string ConfigJson(const TrainConfig& config, const AdapterLeaves& leaves, const std::string& base_name) {
   const PeftLoraConfig saved = SavedConfig(config, leaves);
-  nlohmann::ordered_json targets = nlohmann::ordered_json::array();
-  for (const LeafModule& module : leaves.modules()) {
-    if (module.a.defined()) targets.push_back(module.path);
-  }
+  const SavedPaths paths = PathsOf(leaves);
   const nlohmann::ordered_json json = {{"alpha_pattern", ObjectOf(saved.alpha_pattern)},
                                        {"base_model_name_or_path", base_name},
                                        {"bias", NameOf(config.adapter.bias)},
@@ -49,12 +65,13 @@ std::string ConfigJson(const TrainConfig& config, const AdapterLeaves& leaves, c
                                        {"init_lora_weights", true},
                                        {"lora_alpha", saved.alpha},
                                        {"lora_dropout", config.dropout},
-                                       {"modules_to_save", nullptr},
+                                       {"modules_to_save", paths.whole},
                                        {"peft_type", "LORA"},
                                        {"r", saved.rank},
                                        {"rank_pattern", ObjectOf(saved.rank_pattern)},
-                                       {"target_modules", targets},
+                                       {"target_modules", paths.targets},
                                        {"task_type", "CAUSAL_LM"},
+                                       {"trainable_token_indices", paths.tokens},
                                        {"use_dora", config.adapter.use_dora},
                                        {"use_rslora", config.adapter.use_rslora}};
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <optional>
 
 #include "adapters/kinds/peft_config.h"
 
@@ -14,6 +14,7 @@ enum class LeafInit : uint8_t {
   kPissa,  // the largest singular values and vectors
   kOlora,  // the first columns of QR
 };
+constexpr bool TakesOffBase(LeafInit init) { return init == LeafInit::kPissa || init == LeafInit::kOlora; }
 enum class OptimizerKind : uint8_t { kAdamW, kSgd };
 enum class ScheduleKind : uint8_t { kConstant, kLinear, kCosine };
 enum class LossNormalization : uint8_t {
@@ -28,9 +29,10 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
-  double max_grad_norm = 1.0;    // 0 = no clipping
-  double momentum = 0.0;         // sgd
-  double lora_plus_ratio = 1.0;  // B's learning rate, as a multiple of A's
+  double max_grad_norm = 1.0;  // 0 = no clipping
+  double momentum = 0.0;       // sgd
+  // LoRA+: the learning rate of B and of vectors, as a multiple of A's. Unset: all have one.
+  std::optional<double> lora_plus_ratio = {};
 };
 
 struct ScheduleConfig {

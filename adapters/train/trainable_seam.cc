@@ -1,18 +1,24 @@
 #include "adapters/train/trainable_seam.h"
 
+#include <algorithm>
+#include <vector>
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_copy.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/tensor.h>
 
 #include "adapters/train/leaves.h"
 #include "adapters/train/random_order.h"
 #include "model/base/check.h"
+#include "model/ops/pieces.h"
 
 namespace lorad {
 namespace {
@@ -30,25 +36,74 @@ at::Tensor Dropped(const at::Tensor& x, const MicroBatchPart& own, const LeafMod
   return at::mul(x, mask.div_(1.0 - own.dropout));
 }
 
-// dropped [R, in], y [R, out], delta [R, out] in the leaves' type
-at::Tensor ApplyDora(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& dropped,
-                     const at::Tensor& y, const at::Tensor& delta) {
-  const at::Tensor factor = module.magnitude / module.norm, wide = y.to(delta.scalar_type());
-  if (own.dropout == 0.0) return at::mul(at::add(wide, delta), factor).to(y.scalar_type());
-  const at::Tensor base = at::linear(dropped, module.base_weight.to(dropped.scalar_type()));
-  const at::Tensor change = at::add(at::mul(base, at::sub(factor, 1.0)), at::mul(delta, factor));
-  return at::add(wide, change).to(y.scalar_type());
+// y [R, out] of the base's weight without the pair that was taken off it; x [R, in], both in the leaves' type
+at::Tensor WithoutInitialPair(const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
+  if (!module.initial_a.defined()) return y;
+  const at::Tensor taken = at::linear(at::linear(x, module.initial_a), module.initial_b);
+  return at::sub(y, at::mul(taken, module.scale));
+}
+
+// x, dropped [R, in], y, delta [R, out] in the leaves' type
+at::Tensor WithDora(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& dropped,
+                    const at::Tensor& y, const at::Tensor& delta) {
+  const at::Tensor factor = module.magnitude / module.norm, base = WithoutInitialPair(module, x, y);
+  if (own.dropout == 0.0) return at::mul(at::add(base, delta), factor);
+  const at::Tensor of_dropped =
+      WithoutInitialPair(module, dropped, at::linear(dropped, module.base_weight.to(dropped.scalar_type())));
+  return at::add(base, at::add(at::mul(of_dropped, at::sub(factor, 1.0)), at::mul(delta, factor)));
 }
 
 // x [R, in], y [R, out] of one module and the rows of one adapter
-at::Tensor Apply(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
+at::Tensor WithPair(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
   const at::ScalarType wide_type = module.a.scalar_type();  // f32; f64 where a test looks at gradients
-  const at::Tensor wide = Dropped(x.to(wide_type), own, module);
-  const at::Tensor delta = at::mul(at::linear(at::linear(wide, module.a), module.b), module.scale);
-  if (module.magnitude.defined()) return ApplyDora(own, module, wide, y, delta);
-  if (!module.initial_a.defined()) return at::add(y, delta.to(y.scalar_type()));
-  const at::Tensor taken = at::linear(at::linear(x.to(wide_type), module.initial_a), module.initial_b);
-  return at::add(y, at::sub(delta, at::mul(taken, module.scale)).to(y.scalar_type()));
+  const at::Tensor wide = x.to(wide_type), dropped = Dropped(wide, own, module);
+  const at::Tensor delta = at::mul(at::linear(at::linear(dropped, module.a), module.b), module.scale);
+  if (module.magnitude.defined()) {
+    return WithDora(own, module, wide, dropped, y.to(wide_type), delta).to(y.scalar_type());
+  }
+  return at::add(y, WithoutInitialPair(module, wide, delta).to(y.scalar_type()));
+}
+
+// x W^T [R, n] of a trained weight [n, in]
+at::Tensor Multiplied(const at::Tensor& x, const at::Tensor& weight) {
+  BeginPiece(x.size(0) * weight.numel());
+  return at::linear(x, weight.to(x.scalar_type()));
+}
+
+// What a module makes of x [R, in] for the rows of one adapter, without its bias; y [R, out] is the base's.
+at::Tensor Apply(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
+  if (module.weight.defined()) return Multiplied(x, module.weight);
+  if (module.token_rows.defined()) {
+    return at::index_copy(y, 1, module.token_ids, Multiplied(x, module.token_rows));
+  }
+  return module.a.defined() ? WithPair(own, module, x, y) : y;
+}
+
+// raw [R, width] with the trained rows in the place of the base's; ids [R] int32
+at::Tensor WithTokenRows(const LeafModule& module, const at::Tensor& ids, const at::Tensor& raw) {
+  const auto* const first = module.token_ids.const_data_ptr<int64_t>();
+  const auto* const end = first + module.token_ids.numel();
+  const auto* const wanted = ids.const_data_ptr<int32_t>();
+  std::vector<int64_t> rows, of_tokens;
+  for (int64_t r = 0; r < ids.numel(); ++r) {
+    const auto* const found = std::lower_bound(first, end, wanted[r]);
+    if (found == end || *found != wanted[r]) continue;
+    rows.push_back(r);
+    of_tokens.push_back(found - first);
+  }
+  if (rows.empty()) return raw;
+  const at::Tensor trained = at::index_select(module.token_rows, 0, at::tensor(of_tokens));
+  return at::index_copy(raw, 0, at::tensor(rows), trained.to(raw.scalar_type()));
+}
+
+// raw [R, width] are the base's rows of ids [R] int32
+at::Tensor Embedded(const LeafModule& module, const at::Tensor& ids, const at::Tensor& raw) {
+  if (module.weight.defined()) return at::index_select(module.weight, 0, ids).to(raw.scalar_type());
+  if (module.token_rows.defined()) return WithTokenRows(module, ids, raw);
+  const at::Tensor columns = at::index_select(module.a, 1, ids).t();  // no dropout, as peft
+  const at::Tensor delta = at::mul(at::linear(columns, module.b), module.scale);
+  if (!module.magnitude.defined()) return at::add(raw, delta.to(raw.scalar_type()));
+  return at::mul(at::add(raw.to(delta.scalar_type()), delta), module.magnitude / module.norm).to(raw.scalar_type());
 }
 
 }  // namespace
@@ -63,6 +118,12 @@ bool TrainableSeam::TrainsBiases(const SiteGroup& group) const {
   return false;
 }
 
+const MicroBatchPart* TrainableSeam::PartOf(int64_t g, const RowSegments& rows) const {
+  const int32_t first = rows.term_starts[g], end = rows.term_starts[g + 1];
+  LORAD_CHECK(end - first <= 1);  // a row trains one adapter
+  return end > first ? &(*parts_)[rows.terms[first].slot] : nullptr;
+}
+
 at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                        const at::Tensor& base_bias, const RowSegments& rows) {
   // Then each block of columns gets its own; else all get the base's at once.
@@ -72,15 +133,12 @@ at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
     const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;
     if (count == 0) continue;
     const at::Tensor block_x = x.narrow(0, begin, count), block_y = y.narrow(0, begin, count);
-    LORAD_CHECK(rows.term_starts[g + 1] - rows.term_starts[g] <= 1);  // a row trains one adapter
-    const MicroBatchPart* own = nullptr;
-    if (rows.term_starts[g + 1] > rows.term_starts[g]) own = &(*parts_)[rows.terms[rows.term_starts[g]].slot];
+    const MicroBatchPart* const own = PartOf(g, rows);
     std::vector<at::Tensor> columns;
     for (const SitePart& part : group.parts) {
       const at::Tensor block = block_y.narrow(1, part.first_column, part.columns);
       const LeafModule* module = own == nullptr ? nullptr : own->leaves->Find(part.site, group.layer);
-      const bool has_pair = module != nullptr && module->a.defined();
-      columns.push_back(has_pair ? Apply(*own, *module, block_x, block) : block);
+      columns.push_back(module == nullptr ? block : Apply(*own, *module, block_x, block));
       if (!trains_biases) continue;
       const bool has_bias = module != nullptr && module->bias.defined();
       const at::Tensor bias =
@@ -100,20 +158,25 @@ at::Tensor TrainableSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw,
   for (int64_t g = 0; g < rows.groups(); ++g) {
     const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;
     if (count == 0) continue;
-    at::Tensor block = raw.narrow(0, begin, count);
-    if (rows.term_starts[g + 1] > rows.term_starts[g]) {
-      const MicroBatchPart& own = (*parts_)[rows.terms[rows.term_starts[g]].slot];
-      const LeafModule* module = own.leaves->Find(Site::kEmbedTokens, /*layer=*/-1);
-      if (module != nullptr) {  // no dropout, as peft
-        const at::Tensor columns = at::index_select(module->a, 1, ids.narrow(0, begin, count)).t();
-        block = at::add(block, at::mul(at::linear(columns, module->b), module->scale).to(raw.scalar_type()));
-      }
-    }
-    row_blocks.push_back(block);
+    const at::Tensor block = raw.narrow(0, begin, count);
+    const MicroBatchPart* const own = PartOf(g, rows);
+    const LeafModule* module = own == nullptr ? nullptr : own->leaves->Find(Site::kEmbedTokens, /*layer=*/-1);
+    row_blocks.push_back(module == nullptr ? block : Embedded(*module, ids.narrow(0, begin, count), block));
   }
   return row_blocks.size() == 1 ? row_blocks[0] : at::cat(row_blocks, 0);
 }
 
-const NormOverride* TrainableSeam::Norm(int layer, Site site, const RowSegments& rows) { return nullptr; }
+const NormOverride* TrainableSeam::Norm(int layer, Site site, const RowSegments& rows) {
+  norm_.rows.clear();
+  const auto in_model = [&](const at::Tensor& leaf) { return leaf.defined() ? leaf.to(dtype_) : leaf; };
+  for (int64_t g = 0; g < rows.groups(); ++g) {
+    const MicroBatchPart* const own = PartOf(g, rows);
+    const LeafModule* module = own == nullptr ? nullptr : own->leaves->Find(site, layer);
+    const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;
+    if (module == nullptr || count == 0) continue;
+    norm_.rows.push_back({begin, count, in_model(module->weight), in_model(module->bias)});
+  }
+  return norm_.rows.empty() ? nullptr : &norm_;
+}
 
 }  // namespace lorad

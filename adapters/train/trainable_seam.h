@@ -16,13 +16,16 @@ namespace lorad {
 //
 // LoRA        y += scale * B A x'
 // PiSSA       y += scale * (B A x' - B0 A0 x): the base without the pair of the beginning. OLoRA too
-// embedding   y[r] += scale * B A[:, id of r]
+// embedding   y[r] += scale * B A[:, id of r]; with DoRA, f times that
 // DoRA        y = f * (y + scale * B A x), and with dropout, as peft has it,
-//             y += (f - 1) * W x' + f * scale * B A x'
+//             y += (f - 1) * W x' + f * scale * B A x'; W is without the pair of the beginning
 // bias        a trained one is added instead of the base's
+// weight      of an embedding, a head or a norm: a trained one, or trained rows of it, stand in for the base's
 class TrainableSeam final : public AdapterSeam {
  public:
-  explicit TrainableSeam(const std::vector<MicroBatchPart>* parts) : parts_(parts) {}  // outlive it
+  // `dtype`: the model's. `parts` outlive it.
+  explicit TrainableSeam(const std::vector<MicroBatchPart>* parts, at::ScalarType dtype = at::kFloat)
+      : parts_(parts), dtype_(dtype) {}
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
@@ -32,8 +35,12 @@ class TrainableSeam final : public AdapterSeam {
 
  private:
   bool TrainsBiases(const SiteGroup& group) const;
+  // Whose the rows of segment `g` are; nullptr: nobody's.
+  const MicroBatchPart* PartOf(int64_t g, const RowSegments& rows) const;
 
   const std::vector<MicroBatchPart>* const parts_;
+  const at::ScalarType dtype_;
+  NormOverride norm_;  // the last one asked for
 };
 
 }  // namespace lorad

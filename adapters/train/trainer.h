@@ -43,7 +43,8 @@ class Trainer final {
  public:
   // Errors: Unimplemented for a base that cannot be trained on.
   static absl::Status CheckBase(const ModelConfig& base);
-  // `base_tables`: for DoRA. `model` outlives it. `eval`: evaluated every config.eval_every_steps, and behind the last.
+  // `base_tables`: for DoRA and for what is trained instead of the base's. `model` outlives it. `eval`: evaluated every
+  // config.eval_every_steps, and behind the last.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainConfig& config, CausalLm* model,
                                                          const BaseTables& base_tables, ExampleSource examples,
                                                          ExampleSource eval = {});

@@ -4,16 +4,20 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/apply.h"
 #include "adapters/checkpoint_tables.h"
 #include "adapters/kinds/kind.h"
+#include "adapters/pool.h"
 #include "adapters/train/trainer.h"
 #include "model/causal_lm.h"
+#include "tests/support/golden_runner.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
 
@@ -50,6 +54,15 @@ ScheduleKind ScheduleOf(const std::string& name) {
   return name == "linear" ? ScheduleKind::kLinear : name == "cosine" ? ScheduleKind::kCosine : ScheduleKind::kConstant;
 }
 
+// A list of the embedding's, or lists by module.
+std::vector<std::pair<std::string, std::vector<int32_t>>> TokensOf(const ordered_json& tokens) {
+  std::vector<std::pair<std::string, std::vector<int32_t>>> of_modules;
+  if (tokens.empty()) return of_modules;
+  if (tokens.is_array()) return {{"", tokens.get<std::vector<int32_t>>()}};
+  for (const auto& [module, list] : tokens.items()) of_modules.emplace_back(module, list.get<std::vector<int32_t>>());
+  return of_modules;
+}
+
 TrainConfig ConfigOf(const ordered_json& spec, int64_t steps) {
   TrainConfig config;
   config.adapter.rank = spec["rank"];
@@ -68,13 +81,15 @@ TrainConfig ConfigOf(const ordered_json& spec, int64_t steps) {
   config.optimizer.weight_decay = spec["weight_decay"];
   config.optimizer.max_grad_norm = spec["max_grad_norm"];
   config.optimizer.momentum = spec["momentum"];
-  config.optimizer.lora_plus_ratio = spec["lora_plus_ratio"];
+  if (spec["lora_plus_ratio"] != 1.0) config.optimizer.lora_plus_ratio = spec["lora_plus_ratio"].get<double>();
   config.schedule = {ScheduleOf(spec["schedule"]), spec["warmup_steps"]};
   config.init = spec.value("init", "given") == "pissa"   ? LeafInit::kPissa
                 : spec.value("init", "given") == "olora" ? LeafInit::kOlora
                                                          : LeafInit::kDefault;
   const std::string bias = spec.value("bias", "none");
   if (bias != "none") config.adapter.bias = bias == "all" ? PeftBias::kAll : PeftBias::kLoraOnly;
+  config.adapter.modules_to_save = spec.value("modules_to_save", std::vector<std::string>());
+  config.adapter.trainable_tokens = TokensOf(spec.value("trainable_tokens", ordered_json()));
   config.dropout = spec.value("dropout", 0.0);
   config.seed = spec.value("seed", 0);
   config.total_steps = steps;
@@ -86,9 +101,46 @@ TrainConfig ConfigOf(const ordered_json& spec, int64_t steps) {
   return config;
 }
 
+// The mean of minus the log-probabilities that serving gives the examples' tokens, by the adapter in the folder.
+double ServedLoss(CausalLm& model, const BaseTables& tables, const std::string& folder,
+                  const std::vector<Example>& examples) {
+  const auto image = ReadAdapter(folder, model.base_shape(), *LocalFiles(), {.base_tables = tables});
+  EXPECT_THAT(image, IsOk());
+  if (!image.ok()) return 0;
+  const auto pages = PagePool::Create(int64_t{64} << 20, 64 << 10).value();
+  AdapterPool pool(pages.get(), model.base_shape());
+  AdapterReservation reservation = pool.Reserve(/*id=*/1, PlanLayout(*image, DType::kF32)).value();
+  Pack(*image, reservation.layout(), reservation.data());
+  pool.Commit(std::move(reservation));
+  const AdapterLease lease = pool.Acquire(1).value();
+  SlotSeam seam(pool.slots());
+  std::vector<GoldenCase> cases;
+  for (const Example& example : examples)
+    cases.push_back({.name = "trained", .prompt = example.token_ids, .max_tokens = 1});
+  const auto answers =
+      RunGolden(model, seam, cases,
+                [&](const GoldenCase&) { return std::vector<SlotTerm>{{.slot = lease.slot(), .scale = 1.0f}}; }, {});
+  EXPECT_THAT(answers, IsOk());
+  double sum = 0, count = 0;
+  for (const GoldenAnswer& answer : *answers) {
+    for (const double logprob : answer.prompt_logprobs) sum -= logprob;
+    count += static_cast<double>(answer.prompt_logprobs.size());
+  }
+  return sum / count;
+}
+
+StepReport NextReport(Trainer& trainer) {
+  while (true) {
+    const auto slice = trainer.Advance();
+    EXPECT_THAT(slice, IsOk());
+    if (!slice.ok()) return {};
+    if (slice->has_value()) return **slice;
+  }
+}
+
 class TraceTest : public testing::TestWithParam<std::string> {};
 
-TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentySteps) {
+TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAsItWasTrained) {
   const std::string folder = absl::StrCat(GoldenDir(), "/training/", GetParam());
   std::ifstream file(folder + "/trace.json");
   const ordered_json trace = ordered_json::parse(file);
@@ -101,8 +153,14 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentySteps) {
   const std::vector<Example> examples = ReadExamples(folder + "/data.jsonl");
   const ExampleSource source = {static_cast<int64_t>(examples.size()),
                                 [&](int64_t i) { return examples[static_cast<size_t>(i)]; }};
-  auto trainer = Trainer::Create(ConfigOf(trace["spec"], static_cast<int64_t>(trace["steps"].size())), model->get(),
-                                 *tables, source);
+  // Evaluated behind the last step, on tokens that all count.
+  std::vector<Example> judged(examples.begin(), examples.begin() + 4);
+  for (Example& example : judged) example.labels = example.token_ids;
+  const ExampleSource judged_source = {static_cast<int64_t>(judged.size()),
+                                       [&](int64_t i) { return judged[static_cast<size_t>(i)]; }};
+  TrainConfig config = ConfigOf(trace["spec"], static_cast<int64_t>(trace["steps"].size()));
+  config.eval_every_steps = config.total_steps;
+  auto trainer = Trainer::Create(config, model->get(), *tables, source, judged_source);
   ASSERT_THAT(trainer, IsOk());
   if (std::filesystem::exists(folder + "/adapter")) {  // else it begins from the base's weights
     const auto begin =
@@ -112,18 +170,19 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentySteps) {
   }
 
   for (const ordered_json& expected : trace["steps"]) {
-    std::optional<StepReport> report;
-    while (!report.has_value()) {
-      const auto slice = (*trainer)->Advance();
-      ASSERT_THAT(slice, IsOk());
-      report = *slice;
-    }
+    const StepReport report = NextReport(**trainer);
     const double loss = expected["loss"], norm = expected["grad_norm"];
-    EXPECT_NEAR(report->loss, loss, kLossTolerance * std::abs(loss)) << "step " << report->step;
-    EXPECT_NEAR(report->grad_norm, norm, kNormTolerance * norm) << "step " << report->step;
-    EXPECT_NEAR(report->learning_rate, expected["learning_rate"].get<double>(), 1e-12) << "step " << report->step;
+    EXPECT_NEAR(report.loss, loss, kLossTolerance * std::abs(loss)) << "step " << report.step;
+    EXPECT_NEAR(report.grad_norm, norm, kNormTolerance * norm) << "step " << report.step;
+    EXPECT_NEAR(report.learning_rate, expected["learning_rate"].get<double>(), 1e-12) << "step " << report.step;
   }
+  const StepReport evaluation = NextReport(**trainer);
   EXPECT_TRUE((*trainer)->done());
+  const std::string written = absl::StrCat(testing::TempDir(), "/trace-", GetParam());
+  std::filesystem::create_directories(written);
+  ASSERT_THAT((*trainer)->SaveAdapter(written, trace["spec"]["base"]), IsOk());
+  const double served = ServedLoss(**model, *tables, written, judged);
+  EXPECT_NEAR(evaluation.eval_loss.value_or(0), served, kLossTolerance * served);
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, TraceTest, testing::ValuesIn(Traces()), [](const auto& info) { return info.param; });

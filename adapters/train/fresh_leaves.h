@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "adapters/base_tables.h"
+#include "adapters/train/leaves.h"
+#include "adapters/train/train_config.h"
+#include "adapters/train/trained_modules.h"
+
+namespace lorad {
+
+// The leaves of a module as training begins: a fresh pair, whose random numbers are a function of `seed`, and copies of
+// what of the base is trained itself. A tied head's tokens are left to the caller, who has the embedding's.
+//
+// Errors   as `base_tables`; LibTorch's.
+absl::StatusOr<LeafModule> FreshLeaves(const std::string& path, const TrainedModule& trained, const TrainConfig& config,
+                                       uint64_t seed, const BaseTables& base_tables);
+
+}  // namespace lorad
