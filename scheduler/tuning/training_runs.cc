@@ -11,18 +11,15 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "adapters/train/synced_file.h"
-#include "model/base/file_source.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/checkpoints.h"
+#include "scheduler/tuning/run_folder.h"
 
 namespace lorad {
 namespace {
 
 constexpr size_t kKeptAnswers = 16, kMaxWaiting = 256;
-constexpr int kKeptStates = 1 << 30;  // callers name them, so none goes by itself
-constexpr int64_t kMaxSpecBytes = 1 << 20;
 
 template <typename T>
 std::vector<T> Slice(const std::vector<T>& of, size_t first, size_t count) {
@@ -62,9 +59,9 @@ struct TrainingRuns::Run {
 struct TrainingRuns::Impl {
   explicit Impl(Parts given) : parts(std::move(given)) {}
 
-  std::string Folder(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
-  absl::StatusOr<std::shared_ptr<Run>> Make(const std::string& name, const std::string& spec, int64_t sequence);
-  absl::Status GoOn(Run* run);
+  std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
+  RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
+  absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity) const;
   absl::Status Restore();
   std::shared_ptr<Run> Find(const std::string& id) const;
   // The operation that comes next, or null.
@@ -93,49 +90,33 @@ absl::StatusOr<std::unique_ptr<TrainingRuns>> TrainingRuns::Open(Parts parts) {
   return std::unique_ptr<TrainingRuns>(new TrainingRuns(std::move(impl)));
 }
 
-// A folder has `name`, `spec` and `sequence`, the last one written last, and `states`.
 absl::Status TrainingRuns::Impl::Restore() {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(parts.dir, error)) {
-    const std::string id = entry.path().filename().string();
-    const std::unique_ptr<FileSource> files = LocalFiles();
-    const auto read = [&](const char* file) {
-      return ReadWholeFile(*files, absl::StrCat(Folder(id), "/", file), kMaxSpecBytes);
-    };
-    const absl::StatusOr<std::string> sequence = read("sequence"), name = read("name"), spec = read("spec");
-    int64_t number = 0;
-    if (!sequence.ok() || !name.ok() || !spec.ok() || !absl::SimpleAtoi(*sequence, &number)) {
-      RETURN_IF_ERROR(RemoveFolder(Folder(id)));  // was never answered
+    const std::string path = entry.path().string();
+    const RunFolder folder(path);
+    const absl::StatusOr<RunFolder::Identity> identity = folder.Read();
+    if (!identity.ok()) {
+      RETURN_IF_ERROR(RemoveFolder(path));  // was never answered
       continue;
     }
-    const absl::StatusOr<std::shared_ptr<Run>> run = Make(*name, *spec, number);
+    const absl::StatusOr<std::shared_ptr<Run>> run = Make(*identity);
     if (!run.ok()) continue;  // of another base, perhaps: left as it lies
-    RETURN_IF_ERROR(GoOn(run->get()));
+    const absl::StatusOr<int64_t> newest = folder.LoadNewest(identity->sequence, (*run)->training.get());
+    if (!newest.ok()) continue;  // the same
+    (*run)->last_sequence = *newest;
     runs[(*run)->id] = *run;
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const std::string& name,
-                                                                            const std::string& spec, int64_t sequence) {
+absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity) const {
   auto run = std::make_shared<Run>();
-  run->id = IdOf(name, sequence);
-  run->name = name;
-  run->last_sequence = sequence;
-  ASSIGN_OR_RETURN(run->training, parts.make(spec));
+  run->id = IdOf(identity.name, identity.sequence);
+  run->name = identity.name;
+  run->last_sequence = identity.sequence;
+  ASSIGN_OR_RETURN(run->training, parts.make(identity.spec));
   return run;
-}
-
-// From its newest state that is whole.
-absl::Status TrainingRuns::Impl::GoOn(Run* run) {
-  ASSIGN_OR_RETURN(const Checkpoints states, Checkpoints::Open(absl::StrCat(Folder(run->id), "/states")));
-  for (const int64_t sequence : states.Steps()) {
-    const absl::StatusOr<Checkpoints::Found> found = states.Read(sequence);
-    if (!found.ok() || !run->training->LoadState(found->state_path).ok()) continue;
-    run->last_sequence = sequence;
-    break;
-  }
-  return absl::OkStatus();
 }
 
 std::shared_ptr<TrainingRuns::Run> TrainingRuns::Impl::Find(const std::string& id) const {
@@ -151,7 +132,7 @@ std::vector<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::All() const 
   return all;
 }
 
-absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, const std::string& spec, int64_t sequence) {
+absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t sequence, const BeginFn& begin) {
   const std::string id = IdOf(name, sequence);
   if (const absl::StatusOr<RunInfo> known = Get(id); known.ok()) return known;
   {
@@ -161,12 +142,15 @@ absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, const std:
                                                        "; delete one that is no longer needed"));
     }
   }
-  ASSIGN_OR_RETURN(const std::shared_ptr<Run> run, impl_->Make(name, spec, sequence));
-  const std::string folder = impl_->Folder(id);
-  RETURN_IF_ERROR(MakeFolders(folder));
-  RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(folder, "/name"), name));
-  RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(folder, "/spec"), spec));
-  RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(folder, "/sequence"), absl::StrCat(sequence)));
+  ASSIGN_OR_RETURN(const RunBeginning beginning, begin());
+  const RunFolder::Identity identity{name, beginning.spec, sequence};
+  ASSIGN_OR_RETURN(const std::shared_ptr<Run> run, impl_->Make(identity));
+  const RunFolder folder = impl_->FolderOf(id);
+  if (beginning.weights.has_value()) {
+    RETURN_IF_ERROR(run->training->CopyFrom(*beginning.weights));
+    RETURN_IF_ERROR(folder.SaveState(sequence, *run->training));
+  }
+  RETURN_IF_ERROR(folder.Write(identity));
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   impl_->runs[id] = run;
   return RunInfo{id, sequence};
@@ -194,7 +178,7 @@ absl::Status TrainingRuns::Delete(const std::string& run_id) {
     impl_->runs.erase(found);
   }
   for (const Reply& reply : replies) reply(absl::AbortedError(absl::StrCat("run: ", run_id, "; deleted meanwhile")));
-  return RemoveFolder(impl_->Folder(run_id));
+  return RemoveFolder(impl_->PathOf(run_id));
 }
 
 void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, Reply reply) {
@@ -341,10 +325,8 @@ absl::StatusOr<RunResult> TrainingRuns::Impl::DoAtOnce(Run* run, const RunOp& op
 
 // An id is RUN/SEQUENCE, with the label behind it for people.
 absl::StatusOr<RunResult> TrainingRuns::Impl::SaveState(Run* run, const std::string& label) {
-  ASSIGN_OR_RETURN(Checkpoints states, Checkpoints::Open(absl::StrCat(Folder(run->id), "/states")));
   const int64_t sequence = run->last_sequence + 1;
-  RETURN_IF_ERROR(states.Write(sequence, /*trained_tokens=*/0, kKeptStates,
-                               [&](const std::string& path) { return run->training->SaveState(path); }));
+  RETURN_IF_ERROR(FolderOf(run->id).SaveState(sequence, *run->training));
   RunResult result;
   result.id = absl::StrCat(run->id, "/", sequence, label.empty() ? "" : ":", label);
   return result;
@@ -359,16 +341,12 @@ absl::StatusOr<RunResult> TrainingRuns::Impl::LoadState(Run* run, const std::str
   if (slash == std::string::npos || !absl::SimpleAtoi(number, &sequence) || !Find(owner)) {
     return absl::NotFoundError(absl::StrCat("state: ", state_id.substr(0, 300), "; limit: one that SaveState gave"));
   }
-  ASSIGN_OR_RETURN(const Checkpoints states, Checkpoints::Open(absl::StrCat(Folder(owner), "/states")));
-  ASSIGN_OR_RETURN(const Checkpoints::Found found, states.Read(sequence));
-  RETURN_IF_ERROR(run->training->LoadState(found.state_path));
+  RETURN_IF_ERROR(FolderOf(owner).LoadState(sequence, run->training.get()));
   return RunResult();
 }
 
 absl::StatusOr<RunResult> TrainingRuns::Impl::SaveForSampling(Run* run, bool make_current) {
-  const std::string unfinished = absl::StrCat(Folder(run->id), "/adapter.unfinished");
-  RETURN_IF_ERROR(RemoveFolder(unfinished));
-  RETURN_IF_ERROR(MakeFolders(unfinished));
+  ASSIGN_OR_RETURN(const std::string unfinished, FolderOf(run->id).EmptyAdapterFolder());
   RETURN_IF_ERROR(run->training->SaveAdapter(unfinished, parts.base_name));
   RunResult result;
   ASSIGN_OR_RETURN(result.id, parts.revisions->Take(run->name, unfinished));

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "adapters/image.h"
 #include "adapters/train/shared_batch.h"
 #include "adapters/train/training_run.h"
 #include "scheduler/tuning/revisions.h"
@@ -35,6 +37,12 @@ struct RunResult {
   std::string id;  // of the state, or the revision
 };
 
+// What a new run begins as.
+struct RunBeginning {
+  std::string spec;                     // from which it is made, now and after restarts
+  std::optional<AdapterImage> weights;  // that it begins from, and which are kept; none: those it is made with
+};
+
 struct RunInfo {
   std::string id;
   int64_t last_sequence = 0;  // done
@@ -54,7 +62,7 @@ class TrainingRuns final {
     std::string dir;  // a folder for each run, by id
     std::string base_name;
     Revisions* revisions;
-    // A run in its first state, from what its caller said of it; opaque here.
+    // A run with fresh weights, from what its caller said of it; opaque here.
     std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec)> make;
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
     std::function<void()> wake;  // there is work; must not block
@@ -63,8 +71,9 @@ class TrainingRuns final {
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();
 
-  // The same name and sequence give the same run. Makes the adapter: takes a while.
-  absl::StatusOr<RunInfo> Create(const std::string& name, const std::string& spec, int64_t sequence);
+  // The same name and sequence give the same run; `begin` is asked for a new one. Makes the adapter: takes a while.
+  using BeginFn = std::function<absl::StatusOr<RunBeginning>()>;
+  absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin);
   // `reply` is called once, before the call returns or on the trainer's thread.
   using Reply = std::function<void(absl::StatusOr<RunResult>)>;
   void Do(const std::string& run_id, int64_t sequence, RunOp op, Reply reply);

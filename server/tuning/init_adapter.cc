@@ -1,13 +1,16 @@
 #include "server/tuning/init_adapter.h"
 
-#include <cmath>
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/float_convert.h"
 #include "adapters/kinds/kind.h"
+#include "adapters/kinds/lora_writer.h"
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/names.h"
 #include "model/base/file_source.h"
@@ -23,38 +26,107 @@ std::string FolderOf(const std::string& name_or_path, const Backend& backend) {
   return name_or_path;
 }
 
-absl::StatusOr<v1::AdapterSpec> SpecOf(const AdapterImage& image, const BaseShape& base) {
-  std::map<std::pair<Site, int32_t>, std::string> paths;
-  for (const auto& [path, module] : AllModules(base)) paths[{module.shape->site, module.layer}] = path;
-  v1::AdapterSpec spec;
-  for (const ImageSlot& slot : image.slots) {
-    const auto path = paths.find({slot.site, slot.layer});
-    if (path == paths.end() || slot.rank == 0 || slot.experts != 1 || slot.bias.present() ||
-        slot.delta_bias.present() || slot.rows.present() || slot.router.present()) {
-      return absl::UnimplementedError(absl::StrCat(
-          "init_adapter: kind: ", image.kind, "; limit: lora and dora without biases, replaced weights or ",
-          "experts; ", path == paths.end() ? "a module that is not trained" : path->second));
+// The spec with which training makes an adapter as the image.
+class SpecMaker final {
+ public:
+  SpecMaker(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables)
+      : image_(image), base_(base), base_tables_(base_tables), bias_(BiasesOf(image, base)) {
+    for (const auto& [path, module] : AllModules(base)) paths_[{module.shape->site, module.layer}] = path;
+  }
+
+  absl::StatusOr<v1::AdapterSpec> Make() {
+    if (image_.vocab_size > 0) return Refuse("tokens of its own");
+    if (image_.num_labels > 0) return Refuse("a classifier head");
+    if (bias_ != PeftBias::kNone) spec_.set_bias(bias_ == PeftBias::kAll ? "all" : "lora_only");
+    for (const ImageSlot& slot : image_.slots) RETURN_IF_ERROR(AddSlot(slot));
+    if (spec_.targets_size() == 0) return Refuse("no pair to go on from");
+    return std::move(spec_);
+  }
+
+ private:
+  absl::Status Refuse(const std::string& what) const {
+    return absl::UnimplementedError(
+        absl::StrCat("init_adapter: kind: ", image_.kind, "; has ", what, "; limit: what training can make"));
+  }
+
+  absl::Status AddSlot(const ImageSlot& slot) {
+    const auto found = paths_.find({slot.site, slot.layer});
+    if (found == paths_.end() || slot.experts != 1 || slot.router.present()) return Refuse("experts or a router");
+    const std::string& path = found->second;
+    if (slot.delta_bias.present()) return Refuse(absl::StrCat("lora_bias, of ", path));
+    if (IsNorm(slot.site)) return AddNorm(path, slot);
+    if (slot.rank > 0) {
+      if (slot.rows.present()) return Refuse(absl::StrCat("a replaced weight below LoRA, of ", path));
+      AddPair(path, slot);
+    } else if (slot.rows.present() && !slot.whole_module) {
+      return AddTokens(path, slot);
+    } else if (slot.rows.present() || bias_ != PeftBias::kAll) {  // a bias alone is of a module that was saved
+      spec_.add_modules_to_save(path);
     }
+    return absl::OkStatus();
+  }
+
+  void AddPair(const std::string& path, const ImageSlot& slot) {
     const auto rank = static_cast<uint32_t>(slot.rank);
     const float alpha = slot.scale * static_cast<float>(slot.rank);
-    if (spec.targets_size() == 0) {
-      spec.set_rank(rank);
-      spec.set_alpha(alpha);
-      spec.set_kind(slot.magnitude.present() ? "dora" : "lora");
+    if (spec_.targets_size() == 0) {
+      spec_.set_rank(rank);
+      spec_.set_alpha(alpha);
+      spec_.set_kind(slot.magnitude.present() ? "dora" : "lora");
     }
-    spec.add_targets(path->second);
-    const std::string expression = absl::StrReplaceAll(path->second, {{".", "\\."}});
-    if (rank != spec.rank()) (*spec.mutable_rank_pattern())[expression] = rank;
-    if (alpha != spec.alpha()) (*spec.mutable_alpha_pattern())[expression] = alpha;
+    spec_.add_targets(path);
+    const std::string expression = absl::StrReplaceAll(path, {{".", "\\."}});
+    if (rank != spec_.rank()) (*spec_.mutable_rank_pattern())[expression] = rank;
+    if (alpha != spec_.alpha()) (*spec_.mutable_alpha_pattern())[expression] = alpha;
   }
-  if (spec.targets_size() > 0) return spec;
-  return absl::UnimplementedError(absl::StrCat("init_adapter: kind: ", image.kind, "; has no weights to go on from"));
-}
+
+  // One list of tokens: the embedding's, and a tied head's with it.
+  absl::Status AddTokens(const std::string& path, const ImageSlot& slot) {
+    if (slot.site == Site::kEmbedTokens) {
+      spec_.mutable_trainable_token_ids()->Add(slot.row_ids.begin(), slot.row_ids.end());
+      return absl::OkStatus();
+    }
+    const auto& tokens = spec_.trainable_token_ids();  // slots are ordered by site, the embedding's first
+    const bool tied =
+        base_.tied_embeddings && std::equal(slot.row_ids.begin(), slot.row_ids.end(), tokens.begin(), tokens.end(),
+                                            [](int32_t x, uint32_t y) { return static_cast<uint32_t>(x) == y; });
+    return tied ? absl::OkStatus() : Refuse(absl::StrCat("trainable_token_indices of ", path, " alone"));
+  }
+
+  // With all biases trained, a norm is saved where its weight is not the base's.
+  absl::Status AddNorm(const std::string& path, const ImageSlot& slot) {
+    if (bias_ == PeftBias::kAll) {
+      const int64_t width = slot.rows.shape[1];
+      std::vector<float> own(static_cast<size_t>(slot.rows.elements())), of_base(static_cast<size_t>(width));
+      ASSIGN_OR_RETURN(const BaseTable table, base_tables_({.site = slot.site, .layer = slot.layer}));
+      ToF32(slot.rows.dtype, slot.rows.data(), slot.rows.elements(), own.data());
+      ToF32(table.dtype, table.data, width, of_base.data());
+      if (std::equal(of_base.begin(), of_base.end(), own.begin())) return absl::OkStatus();
+    }
+    spec_.add_modules_to_save(path);
+    return absl::OkStatus();
+  }
+
+  const AdapterImage& image_;
+  const BaseShape& base_;
+  const BaseTables& base_tables_;
+  const PeftBias bias_;
+  std::map<std::pair<Site, int32_t>, std::string> paths_;
+  v1::AdapterSpec spec_;
+};
 
 }  // namespace
 
-absl::StatusOr<InitAdapter> ReadInitAdapter(const std::string& name_or_path, const Backend& backend,
-                                            const BaseShape& base, const BaseTables& base_tables) {
+absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& name_or_path, const Backend& backend,
+                                                            const BaseShape& base, const BaseTables& base_tables,
+                                                            v1::AdapterSpec* spec) {
+  if (name_or_path.empty()) return std::optional<AdapterImage>();
+  v1::AdapterSpec own = *spec;
+  own.clear_dropout();
+  if (own.ByteSizeLong() > 0) {
+    return absl::InvalidArgumentError(
+        "adapter: set with init_adapter; limit: dropout alone, the rest is init_adapter's");
+  }
   ASSIGN_OR_RETURN(const std::string folder, JoinAdapterPath(FolderOf(name_or_path, backend), backend.adapter_roots));
   const std::unique_ptr<FileSource> files =
       backend.adapter_roots.empty() ? LocalFiles() : RootedFiles(backend.adapter_roots[0]);
@@ -62,8 +134,10 @@ absl::StatusOr<InitAdapter> ReadInitAdapter(const std::string& name_or_path, con
   if (!image.ok()) {
     return absl::Status(image.status().code(), absl::StrCat("init_adapter: ", image.status().message()));
   }
-  ASSIGN_OR_RETURN(v1::AdapterSpec spec, SpecOf(*image, base));
-  return InitAdapter{*std::move(image), std::move(spec)};
+  ASSIGN_OR_RETURN(v1::AdapterSpec made, SpecMaker(*image, base, base_tables).Make());
+  if (spec->has_dropout()) made.set_dropout(spec->dropout());
+  *spec = std::move(made);
+  return std::optional<AdapterImage>(*std::move(image));
 }
 
 }  // namespace lorad

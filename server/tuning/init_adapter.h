@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -11,15 +12,13 @@
 
 namespace lorad {
 
-// What a job goes on from.
-struct InitAdapter {
-  AdapterImage image;
-  v1::AdapterSpec spec;  // the modules, ranks and scales that it has
-};
-
-// `name_or_path`: an adapter that is served, else a folder. Only LoRA and DoRA on linears, embedding and head can be
-// gone on from. Errors: as ReadAdapter; Unimplemented for what else is in it.
-absl::StatusOr<InitAdapter> ReadInitAdapter(const std::string& name_or_path, const Backend& backend,
-                                            const BaseShape& base, const BaseTables& base_tables);
+// What a job or a run goes on from: the adapter that `name_or_path` is served as, else a folder; "": nothing. `spec`,
+// of which only the dropout may be set, gets the modules, ranks, scales and replaced parts that the adapter has.
+//
+// Errors   as ReadAdapter; InvalidArgument for a spec that says more; Unimplemented for an adapter that has what is not
+//          trained, as experts or tokens of its own.
+absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& name_or_path, const Backend& backend,
+                                                            const BaseShape& base, const BaseTables& base_tables,
+                                                            v1::AdapterSpec* spec);
 
 }  // namespace lorad

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/kinds/peft_targets.h"
 #include "adapters/train/example_sets.h"
+#include "adapters/train/trained_modules.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "scheduler/tuning/checkpoints.h"
@@ -61,10 +61,12 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
                                        const std::string& folder, const std::function<absl::Status()>& go_on) const {
   const ModelFacts& facts = backend->model;
   v1::FineTuneSpec wanted = request.spec();
-  ASSIGN_OR_RETURN(const std::optional<AdapterImage> init, TakeInitAdapter(&wanted));
+  ASSIGN_OR_RETURN(
+      const std::optional<AdapterImage> init,
+      TakeInitAdapter(wanted.init_adapter(), *backend, model->base_shape(), base_tables, wanted.mutable_adapter()));
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(wanted, facts));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(wanted.dataset(), facts));
-  RETURN_IF_ERROR(SelectTargets(spec.train.adapter, model->base_shape()).status());
+  RETURN_IF_ERROR(SelectTrained(spec.train, model->base_shape()).status());
   RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
   RETURN_IF_ERROR(MakeFolders(folder));
   const TextParts text{*backend, *chat_template, go_on};
@@ -99,20 +101,6 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   job.total_steps = train.total_steps;
   made.message = SummaryText(taken.summary, sets, train);
   return made;
-}
-
-absl::StatusOr<std::optional<AdapterImage>> JobMaker::TakeInitAdapter(v1::FineTuneSpec* spec) const {
-  if (spec->init_adapter().empty()) return std::optional<AdapterImage>();
-  v1::AdapterSpec own = spec->adapter();
-  own.clear_dropout();
-  if (own.ByteSizeLong() > 0) {
-    return absl::InvalidArgumentError(
-        "adapter: set with init_adapter; limit: dropout alone, the rest is init_adapter's");
-  }
-  ASSIGN_OR_RETURN(InitAdapter init, ReadInitAdapter(spec->init_adapter(), *backend, model->base_shape(), base_tables));
-  if (spec->adapter().has_dropout()) init.spec.set_dropout(spec->adapter().dropout());
-  *spec->mutable_adapter() = std::move(init.spec);
-  return std::optional<AdapterImage>(std::move(init.image));
 }
 
 absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& folder) const {

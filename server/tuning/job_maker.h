@@ -2,12 +2,10 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "adapters/base_tables.h"
-#include "adapters/image.h"
 #include "lorad/v1/finetuning.pb.h"
 #include "model/text/chat_template.h"
 #include "scheduler/tuning/job.h"
@@ -38,10 +36,6 @@ struct JobMaker {
   absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id, const std::string& folder,
                                const std::function<absl::Status()>& go_on) const;
   absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder) const;
-
- private:
-  // The weights that the job begins from, if it is to begin from some; `spec` gets their shape.
-  absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(v1::FineTuneSpec* spec) const;
 };
 
 }  // namespace lorad

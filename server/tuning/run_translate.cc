@@ -105,9 +105,6 @@ v1::FineTuneSpec AsJob() {
 
 absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, const ModelFacts& model) {
   RETURN_IF_ERROR(CheckAdapterName(request.name()));
-  if (!request.init_adapter().empty()) {
-    return absl::UnimplementedError("init_adapter: not supported in a run; leave it out");
-  }
   v1::FineTuneSpec spec = AsJob();
   *spec.mutable_adapter() = request.adapter();
   spec.set_seed(request.seed());

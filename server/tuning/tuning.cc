@@ -22,6 +22,7 @@
 #include "scheduler/tuning/revisions.h"
 #include "server/backend.h"
 #include "server/log.h"
+#include "server/tuning/init_adapter.h"
 #include "server/tuning/intake.h"
 #include "server/tuning/job_maker.h"
 #include "server/tuning/probe.h"
@@ -130,6 +131,7 @@ struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
   absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec) const;
+  absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
   absl::Status Hold(int64_t bytes, std::function<void()> give_back);
   JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template}; }
@@ -257,11 +259,19 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::st
   return TrainingRun::Create(config, parts.model, parts.base_tables);
 }
 
+absl::StatusOr<RunBeginning> Tuning::Impl::BeginRun(v1::CreateRunRequest request) const {
+  RunBeginning beginning;
+  ASSIGN_OR_RETURN(beginning.weights, TakeInitAdapter(request.init_adapter(), *parts.backend, parts.model->base_shape(),
+                                                      parts.base_tables, request.mutable_adapter()));
+  beginning.spec = request.SerializeAsString();
+  return beginning;
+}
+
 absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply) {
   return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
     reply(impl_->stopping ? DrainingError()
-                          : impl_->runs->Create(request.name(), request.SerializeAsString(),
-                                                static_cast<int64_t>(request.sequence())));
+                          : impl_->runs->Create(request.name(), static_cast<int64_t>(request.sequence()),
+                                                [&] { return impl_->BeginRun(request); }));
   });
 }
 

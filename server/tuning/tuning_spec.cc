@@ -54,9 +54,7 @@ absl::Status RefuseOfAdapter(const v1::AdapterSpec& spec) {
     return absl::UnimplementedError(
         absl::StrCat("adapter.kind: ", spec.kind().substr(0, 40), "; not supported: limit: lora, dora"));
   }
-  return RefuseSet({{spec.modules_to_save_size() > 0, "adapter.modules_to_save"},
-                    {spec.trainable_token_ids_size() > 0, "adapter.trainable_token_ids"},
-                    {spec.has_num_experts(), "adapter.num_experts"},
+  return RefuseSet({{spec.has_num_experts(), "adapter.num_experts"},
                     {spec.has_top_k(), "adapter.top_k"},
                     {spec.has_top_p(), "adapter.top_p"},
                     {spec.has_router_temperature(), "adapter.router_temperature"},
@@ -76,6 +74,22 @@ absl::Status TranslateTargets(const v1::AdapterSpec& spec, PeftLoraConfig* confi
   if (spec.layers_size() == 0) return absl::OkStatus();
   if (config->all_linear) return Limit("adapter.layers", "with all-linear", "only with adapter.targets by name");
   config->layers.emplace(spec.layers().begin(), spec.layers().end());
+  return absl::OkStatus();
+}
+
+// Which of them the base has is SelectTrained's to say.
+absl::Status TranslateReplaced(const v1::AdapterSpec& spec, PeftLoraConfig* config) {
+  constexpr auto kMostModules = static_cast<int64_t>(kMaxConfigEntries);
+  constexpr auto kMostTokens = static_cast<int64_t>(kMaxTrainableTokens);
+  RETURN_IF_ERROR(CheckCount("adapter.modules_to_save", spec.modules_to_save_size(), 0, kMostModules));
+  RETURN_IF_ERROR(CheckCount("adapter.trainable_token_ids", spec.trainable_token_ids_size(), 0, kMostTokens));
+  config->modules_to_save.assign(spec.modules_to_save().begin(), spec.modules_to_save().end());
+  if (spec.trainable_token_ids().empty()) return absl::OkStatus();
+  std::vector<int32_t>& tokens = config->trainable_tokens.emplace_back().second;  // of the embedding
+  for (const uint32_t token : spec.trainable_token_ids()) {
+    RETURN_IF_ERROR(CheckCount("adapter.trainable_token_ids", token, 0, std::numeric_limits<int32_t>::max()));
+    tokens.push_back(static_cast<int32_t>(token));
+  }
   return absl::OkStatus();
 }
 
@@ -106,7 +120,6 @@ absl::Status TranslateAdapter(const v1::AdapterSpec& spec, TrainConfig* train) {
     train->init = LeafInit::kGaussian;
   } else if (spec.init() == "pissa" || spec.init() == "olora") {
     train->init = spec.init() == "pissa" ? LeafInit::kPissa : LeafInit::kOlora;
-    if (config.use_dora) return NotSupported(absl::StrCat("adapter.init ", spec.init(), " with kind dora"));
     // Saved with a pair of the beginning beside each.
     RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, kMaxConfigRank / 2));
   } else if (!spec.init().empty() && spec.init() != "default") {
@@ -118,6 +131,7 @@ absl::Status TranslateAdapter(const v1::AdapterSpec& spec, TrainConfig* train) {
     return Limit("adapter.bias", spec.bias().substr(0, 40), "none, all, lora_only");
   }
   RETURN_IF_ERROR(TranslatePatterns(spec, &config));
+  RETURN_IF_ERROR(TranslateReplaced(spec, &config));
   return TranslateTargets(spec, &config);
 }
 
@@ -141,7 +155,7 @@ absl::Status TranslateOptimizer(const v1::OptimizerSpec& spec, const ModelFacts&
   config->weight_decay = or_default(spec.has_weight_decay(), spec.weight_decay(), config->weight_decay);
   config->max_grad_norm = or_default(spec.has_max_grad_norm(), spec.max_grad_norm(), config->max_grad_norm);
   config->momentum = or_default(spec.has_momentum(), spec.momentum(), config->momentum);
-  config->lora_plus_ratio = or_default(spec.has_lora_plus_ratio(), spec.lora_plus_ratio(), config->lora_plus_ratio);
+  if (spec.has_lora_plus_ratio()) config->lora_plus_ratio = spec.lora_plus_ratio();
   RETURN_IF_ERROR(CheckReal("optimizer.learning_rate", config->learning_rate, 0.0, 100.0));
   RETURN_IF_ERROR(CheckReal("optimizer.beta1", config->beta1, 0.0, 0.999999));
   RETURN_IF_ERROR(CheckReal("optimizer.beta2", config->beta2, 0.0, 0.999999));
@@ -149,7 +163,7 @@ absl::Status TranslateOptimizer(const v1::OptimizerSpec& spec, const ModelFacts&
   RETURN_IF_ERROR(CheckReal("optimizer.weight_decay", config->weight_decay, 0.0, 10.0));
   RETURN_IF_ERROR(CheckReal("optimizer.max_grad_norm", config->max_grad_norm, 0.0, 1e9));
   RETURN_IF_ERROR(CheckReal("optimizer.momentum", config->momentum, 0.0, 0.999999));
-  return CheckReal("optimizer.lora_plus_ratio", config->lora_plus_ratio, 1e-3, 1e3);
+  return CheckReal("optimizer.lora_plus_ratio", config->lora_plus_ratio.value_or(1.0), 1e-3, 1e3);
 }
 
 absl::Status TranslateSchedule(const v1::ScheduleSpec& spec, TuningSpec* out) {

@@ -1,10 +1,12 @@
 """Service Training: loops that the caller writes. What the losses are is compared with torch in tests/train."""
 
 import random
+import shutil
 import threading
 
 import grpc
 import pytest
+from lorad.v1 import adapters_pb2
 from lorad.v1 import finetuning_pb2 as pb
 from lorad.v1 import finetuning_pb2_grpc
 from support import generate, refusal
@@ -148,6 +150,42 @@ def test_a_saved_state_brings_weights_and_optimizer_back_also_after_a_kill(start
     assert go_on(other) == expected
     other.stub.DeleteRun(pb.DeleteRunRequest(run_id=other.id))
     assert refusal(lambda: other.step()).code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_run_goes_on_from_an_adapter_also_when_that_is_gone(start_daemon, golden, tmp_path):
+    """What a run begins from is its own: after a kill it does not ask for the folder again."""
+    folder = tmp_path / "dora"
+    shutil.copytree(golden / "llama3/adapters/dora", folder)
+    flag = f"--state-dir={tmp_path / 'state'}"
+    daemon = start_daemon(flag)
+    stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
+    request = pb.CreateRunRequest(name="more", sequence=1, init_adapter=str(folder), adapter=pb.AdapterSpec(rank=2))
+    error = refusal(lambda: stub.CreateRun(request))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "adapter: set with init_adapter" in error.details()
+    request.ClearField("adapter")
+    made = stub.CreateRun(request, timeout=60)
+    ids = list(range(5, 17))
+    learn = pb.ForwardBackwardRequest(run_id=made.run_id, sequence=2, data=[pb.Datum(token_ids=ids[:-1], target_ids=ids[1:])])
+    loss = stub.ForwardBackward(learn, timeout=60).loss
+    daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="served", path=str(folder)))
+    scores = generate(daemon, ids, adapter="served", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
+    assert loss == pytest.approx(-sum(score.logprob for score in scores), rel=1e-5)
+
+    daemon.kill()
+    shutil.rmtree(folder)
+    daemon = start_daemon(flag)
+    stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
+    again = stub.CreateRun(request, timeout=60)
+    assert (again.run_id, again.last_sequence) == (made.run_id, 1)
+    assert stub.ForwardBackward(learn, timeout=60).loss == loss
+
+    # Damaged, it is not begun anew with other weights; it is left as it lies.
+    daemon.kill()
+    state = tmp_path / "state/runs" / made.run_id / "states/step-1/state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\x55")
+    stub = finetuning_pb2_grpc.TrainingStub(start_daemon(flag).channel)
+    assert refusal(lambda: stub.ForwardBackward(learn, timeout=60)).code() == grpc.StatusCode.NOT_FOUND
+    assert state.exists()
 
 
 def test_what_cannot_be_is_refused_by_name(daemon):

@@ -90,20 +90,45 @@ def test_a_job_learns_and_its_adapter_is_served_without_a_restart(tuner):
     assert (listed.kind, listed.rank_max) == ("lora", 4)
 
 
-def test_the_loss_is_minus_the_mean_logprob_that_generate_gives(tuner):
+# What is trained, on which golden base.
+TRAINED = {
+    "lora": ("llama3", {}),
+    "dora_on_embedding": ("llama3", {"kind": "dora", "targets": ["q_proj", "embed_tokens"]}),
+    "pissa_dora": ("llama3", {"kind": "dora", "init": "pissa", "targets": ["v_proj", "embed_tokens"]}),
+    "saved_embedding_and_head": ("llama3", {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+    "saved_tied_embedding": ("qwen2", {"targets": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "saved_tied_embedding_and_head": ("qwen2", {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+    "saved_norms": ("qwen3", {"targets": ["o_proj"], "modules_to_save": ["norm"]}),
+    "saved_sandwich_norms": ("gemma2", {"targets": ["o_proj"], "modules_to_save": ["norm"]}),
+    "saved_layer_norms": ("opt", {"targets": ["k_proj"], "modules_to_save": ["layer_norm"]}),
+    "saved_head_with_a_bias": ("phi", {"targets": ["q_proj"], "modules_to_save": ["lm_head", "layernorm"]}),
+    "all_biases": ("opt", {"targets": ["fc1"], "bias": "all"}),
+    "all_biases_behind_one_norm": ("phi", {"targets": ["q_proj"], "bias": "all"}),
+    "tokens": ("llama3", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
+    "tokens_of_a_tied_base": ("gemma", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_the_loss_is_minus_the_mean_logprob_that_generate_gives(start_daemon, golden, tmp_path, kind):
     """One forward for both: the second step's loss is that of the adapter which a job of one step makes."""
-    daemon, tuning = tuner()
-    ids = json.loads(examples()[1])["input_ids"]
+    base, adapter = TRAINED[kind]
+    daemon = start_daemon("--dtype=float32", f"--state-dir={tmp_path / 'state'}", model_dir=golden / base / "model")
+    tuning = Tuning(daemon)
+    ids = [5, 30, 7, 61, 12, 30, 30, 88, 5, 7, 44]
     made = spec("one", lines=[json.dumps({"input_ids": ids})], max_steps=1)
+    made.adapter.MergeFrom(finetuning_pb2.AdapterSpec(**adapter))
     made.batch_size = made.micro_batch_size = 1
     made.optimizer.learning_rate = 0.02
     tuning.finish(tuning.submit(made).id)
     made.name, made.max_steps = "two", 2
-    _, events = tuning.finish(tuning.submit(made).id)
+    job, events = tuning.finish(tuning.submit(made).id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not job.reason, job.reason
     for step, adapter in ((1, ""), (2, "one")):
         answer = generate(daemon, ids, adapter=adapter, prompt_logprobs=0, max_tokens=1)
         scores = [p.logprob for p in answer.prompt_logprobs[0][1:]]
-        assert losses(events)[step] == pytest.approx(-sum(scores) / len(scores), rel=1e-5)
+        tolerance = 1e-4 if "pissa" in kind else 1e-5  # its file holds a pair more, which is taken off again
+        assert losses(events)[step] == pytest.approx(-sum(scores) / len(scores), rel=tolerance)
 
 
 @pytest.mark.parametrize("kills", [1, 4])
@@ -336,10 +361,10 @@ def test_wrong_data_are_refused_with_their_lines(tuner):
 
 UNSUPPORTED = {
     "adapter.kind": lambda s: setattr(s.adapter, "kind", "mixlora"),
-    "adapter.modules_to_save": lambda s: s.adapter.modules_to_save.append("lm_head"),
-    "adapter.trainable_token_ids": lambda s: s.adapter.trainable_token_ids.append(3),
+    "adapter.modules_to_save: v_proj": lambda s: s.adapter.modules_to_save.append("v_proj"),
+    "adapter.trainable_token_ids: with model.embed_tokens": lambda s: (
+        s.adapter.modules_to_save.append("embed_tokens"), s.adapter.trainable_token_ids.append(3)),
     "adapter.num_experts": lambda s: setattr(s.adapter, "num_experts", 4),
-    "adapter.init pissa with kind dora": lambda s: (setattr(s.adapter, "init", "pissa"), setattr(s.adapter, "kind", "dora")),
 }
 INVALID = {
     "adapter.targets": lambda s: s.adapter.targets.append("no_such_proj"),
@@ -352,6 +377,9 @@ INVALID = {
     "dataset.max_length_tokens": lambda s: setattr(s.dataset, "max_length_tokens", 1),
     "epochs": lambda s: setattr(s, "epochs", 0),
     "adapter.init": lambda s: setattr(s.adapter, "init", "eva"),
+    "adapter.modules_to_save: nothing_such": lambda s: s.adapter.modules_to_save.append("nothing_such"),
+    "adapter.trainable_token_ids: 9999; limit: 0 to": lambda s: s.adapter.trainable_token_ids.append(9999),
+    "adapter.trainable_token_ids: 3 twice": lambda s: s.adapter.trainable_token_ids.extend([3, 5, 3]),
     "adapter.bias": lambda s: setattr(s.adapter, "bias", "some"),
     "dataset.eval_fraction": lambda s: setattr(s.dataset, "eval_fraction", 1.5),
     "eval_every_steps": lambda s: setattr(s, "eval_every_steps", 5),
@@ -462,22 +490,43 @@ def test_packing_fills_sequences_and_learns_the_same(tuner):
         assert losses(packed)[step] == pytest.approx(loss, rel=1e-5)
 
 
+GONE_ON_FROM = ["all_linear", "dora", "dora_embed_tokens", "rslora_patterns", "saved_embed_and_head", "saved_embed_few_rows",
+                "saved_norms", "trainable_tokens"]
+
+
 def test_a_job_goes_on_from_an_adapter(tuner, golden):
     daemon, tuning = tuner()
     ids = json.loads(examples()[1])["input_ids"]
     made = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=2)
     made.ClearField("adapter")
     made.batch_size = made.micro_batch_size = 1
-    for name, path in (("first", str(golden / "llama3/adapters/all_linear")), ("second", str(golden / "llama3/adapters/dora"))):
-        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name=name, path=path))
+    for name in GONE_ON_FROM:
+        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name=name, path=str(golden / "llama3/adapters" / name)))
         scores = generate(daemon, ids, adapter=name, prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
         made.init_adapter = name
         job, events = tuning.finish(tuning.submit(made).id)
         assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
         assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
         assert daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="more")).kind in ("lora", "dora")
+    made.init_adapter = str(golden / "llama3/adapters/trainable_tokens_of_both")
+    error = refusal(lambda: tuning.submit(made))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "trainable_token_indices of lm_head" in error.details()
     made.init_adapter = "nobody"
     assert refusal(lambda: tuning.submit(made)).code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize("base, name", [("opt", "bias_all"), ("phi", "saved_layer_norms"), ("qwen2", "trainable_tokens")])
+def test_a_job_goes_on_from_what_an_adapter_replaces(start_daemon, golden, tmp_path, base, name):
+    flags = ("--dtype=float32", f"--state-dir={tmp_path / 'state'}", f"--adapter={name}={golden / base / 'adapters' / name}")
+    daemon = start_daemon(*flags, model_dir=golden / base / "model")
+    ids = [5, 30, 7, 61, 12, 17, 30, 88]
+    made = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=1, init_adapter=name)
+    made.ClearField("adapter")
+    made.batch_size = made.micro_batch_size = 1
+    scores = generate(daemon, ids, adapter=name, prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
+    job, events = Tuning(daemon).finish(Tuning(daemon).submit(made).id)
+    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not job.reason, job.reason
+    assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])

@@ -1,0 +1,73 @@
+#include "scheduler/tuning/run_folder.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "adapters/train/synced_file.h"
+#include "adapters/train/training_run.h"
+#include "model/base/file_source.h"
+#include "model/base/status_macros.h"
+#include "scheduler/tuning/checkpoints.h"
+
+namespace lorad {
+namespace {
+
+constexpr int kKeptStates = 1 << 30;  // callers name them, so none goes by itself
+constexpr int64_t kMaxSpecBytes = 16 << 20;
+
+}  // namespace
+
+absl::StatusOr<RunFolder::Identity> RunFolder::Read() const {
+  const std::unique_ptr<FileSource> files = LocalFiles();
+  const auto read = [&](const char* file) {
+    return ReadWholeFile(*files, absl::StrCat(path_, "/", file), kMaxSpecBytes);
+  };
+  Identity identity;
+  ASSIGN_OR_RETURN(const std::string sequence, read("sequence"));
+  if (!absl::SimpleAtoi(sequence, &identity.sequence)) return absl::NotFoundError(absl::StrCat(path_, "/sequence"));
+  ASSIGN_OR_RETURN(identity.name, read("name"));
+  ASSIGN_OR_RETURN(identity.spec, read("spec"));
+  return identity;
+}
+
+absl::Status RunFolder::Write(const Identity& identity) const {
+  RETURN_IF_ERROR(MakeFolders(path_));
+  RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(path_, "/name"), identity.name));
+  RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(path_, "/spec"), identity.spec));
+  return WriteSyncedFile(absl::StrCat(path_, "/sequence"), absl::StrCat(identity.sequence));
+}
+
+absl::Status RunFolder::SaveState(int64_t sequence, const TrainingRun& run) const {
+  ASSIGN_OR_RETURN(Checkpoints states, Checkpoints::Open(States()));
+  return states.Write(sequence, /*trained_tokens=*/0, kKeptStates,
+                      [&](const std::string& path) { return run.SaveState(path); });
+}
+
+absl::Status RunFolder::LoadState(int64_t sequence, TrainingRun* run) const {
+  ASSIGN_OR_RETURN(const Checkpoints states, Checkpoints::Open(States()));
+  ASSIGN_OR_RETURN(const Checkpoints::Found found, states.Read(sequence));
+  return run->LoadState(found.state_path);
+}
+
+absl::StatusOr<int64_t> RunFolder::LoadNewest(int64_t first_sequence, TrainingRun* run) const {
+  ASSIGN_OR_RETURN(const Checkpoints states, Checkpoints::Open(States()));
+  const std::vector<int64_t> sequences = states.Steps();
+  for (const int64_t sequence : sequences) {
+    const absl::StatusOr<Checkpoints::Found> found = states.Read(sequence);
+    if (found.ok() && run->LoadState(found->state_path).ok()) return sequence;
+  }
+  if (std::find(sequences.begin(), sequences.end(), first_sequence) == sequences.end()) return first_sequence;
+  return absl::DataLossError(absl::StrCat(States(), ": what the run began from is damaged"));
+}
+
+absl::StatusOr<std::string> RunFolder::EmptyAdapterFolder() const {
+  const std::string unfinished = absl::StrCat(path_, "/adapter.unfinished");
+  RETURN_IF_ERROR(RemoveFolder(unfinished));
+  RETURN_IF_ERROR(MakeFolders(unfinished));
+  return unfinished;
+}
+
+}  // namespace lorad

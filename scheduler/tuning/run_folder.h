@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace lorad {
+
+class TrainingRun;
+
+// What is kept of a run of service Training: who it is, in files `name`, `spec` and `sequence`, the last one written
+// last; and its states, each by the sequence number behind which it was saved. One of the first number is what the run
+// began from, where that was something else than fresh weights.
+//
+// Threads  one call at a time for a run.
+// Errors   of files; as Checkpoints and TrainingRun.
+class RunFolder final {
+ public:
+  struct Identity {
+    std::string name;
+    std::string spec;
+    int64_t sequence = 0;  // the first
+  };
+
+  explicit RunFolder(std::string path) : path_(std::move(path)) {}
+
+  // NotFound: was never finished.
+  absl::StatusOr<Identity> Read() const;
+  absl::Status Write(const Identity& identity) const;
+
+  absl::Status SaveState(int64_t sequence, const TrainingRun& run) const;
+  absl::Status LoadState(int64_t sequence, TrainingRun* run) const;
+  // The newest state that is whole, and its number; the first where there is none, and the run is as it was made.
+  // DataLoss: the run began from a state, and none is whole.
+  absl::StatusOr<int64_t> LoadNewest(int64_t first_sequence, TrainingRun* run) const;
+
+  // An empty folder for an adapter that is being written.
+  absl::StatusOr<std::string> EmptyAdapterFolder() const;
+
+ private:
+  std::string States() const { return path_ + "/states"; }
+
+  const std::string path_;
+};
+
+}  // namespace lorad
