@@ -21,7 +21,7 @@ function(lorad_library)
   endif()
 endfunction()
 
-# lorad_test(NAME x SRCS … DEPS … LABELS unit|op|sim|golden|e2e|gpu|slow|bench [asan] [TORCH])
+# lorad_test(NAME x SRCS … DEPS … LABELS unit|op|emulated|sim|golden|e2e|gpu|slow|bench [asan] [TORCH])
 #   A test with the label asan is also built by the target asan_tests, for the preset asan.
 add_custom_target(asan_tests)
 function(lorad_test)
