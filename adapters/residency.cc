@@ -58,10 +58,10 @@ ResidencyPlan PlanResidency(const ResidencyInput& input) {
   int64_t ahead = 0;
   for (size_t i = 0; i < input.wanted.size(); ++i) {
     const WantedAdapter& wanted = input.wanted[i];
-    const bool soon = wanted.commanded || ahead < input.max_ahead;
+    const bool soon = wanted.commanded || !wanted.overtakable || ahead < input.max_ahead;
     const bool placed = wanted.phase == WantedPhase::kPacking || wanted.phase == WantedPhase::kResident;
     const bool fits = placed || wanted.pages <= free_pages + evictable.PagesFor(i);
-    ahead += fits && !wanted.commanded;
+    ahead += fits && wanted.ahead && !wanted.commanded;
     if (placed) {
       if (soon && wanted.phase == WantedPhase::kResident) plan.keep.push_back(wanted.id);
       continue;

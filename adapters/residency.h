@@ -21,7 +21,8 @@ struct WantedAdapter {
   WantedPhase phase = WantedPhase::kOnDisk;
   int64_t pages = 0;        // 0 = not known before the first read
   bool overtakable = true;  // false: others have gone first often enough; the pages that come free are for this one
-  bool commanded = false;   // a load or a pin wants it: not only ahead of its turn
+  bool commanded = false;   // a load or a pin wants it: now, not ahead of its turn
+  bool ahead = true;        // counts towards max_ahead: not who runs anyway, nor who could not begin if it were there
 };
 
 // An adapter in the pool that nobody runs on and that is not pinned.

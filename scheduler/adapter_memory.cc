@@ -10,6 +10,7 @@
 #include "adapters/residency.h"
 #include "model/base/check.h"
 #include "model/kv/kv_layout.h"
+#include "scheduler/account.h"
 #include "scheduler/eviction.h"
 #include "scheduler/lifecycle.h"
 #include "scheduler/replies.h"
@@ -61,12 +62,16 @@ bool StartPacking(AdapterVersion* version, SchedulerState* state) {
   return true;
 }
 
-// A version that somebody wants, and the first in order who waits for it; nullptr: a command does.
+// A version that somebody wants, and the first in order who waits for it; nullptr: only a command does.
 struct Wanted {
   AdapterVersion* version;
   const Sequence* first;
   bool overtaken = false;
 };
+
+bool IsCommanded(const AdapterVersion& version) {
+  return version.pinned || !version.pin_replies.empty() || !version.load_replies.empty();
+}
 
 // Waiting requests in order, then pins, then loads that wait for their reply.
 std::vector<Wanted> WantedVersions(const SchedulerState& state) {
@@ -84,7 +89,7 @@ std::vector<Wanted> WantedVersions(const SchedulerState& state) {
   }
   for (AdapterVersion* version : state.adapters.Watched()) {
     if (version->phase == WantedPhase::kResident || version->state == AdapterState::kDraining) continue;
-    if (version->pinned || !version->pin_replies.empty() || !version->load_replies.empty()) want(version, nullptr);
+    if (IsCommanded(*version)) want(version, nullptr);
   }
   return wanted;
 }
@@ -101,7 +106,7 @@ int64_t PagesToPlace(const Wanted& wanted, const SchedulerState& state) {
 
 // Those for whom there is a seat, and as many as may come free while an adapter is read and placed.
 int64_t AdaptersAhead(const SchedulerState& state) {
-  constexpr int64_t kLeast = 4;
+  constexpr int64_t kLeast = 8;  // that one request may name
   const int64_t seats = state.config.max_sequences;
   const int64_t free_seats = std::max<int64_t>(0, seats - static_cast<int64_t>(state.running.size()));
   return free_seats + std::max(kLeast, seats / 4);
@@ -122,17 +127,26 @@ void DropStaged(AdapterVersion* version) {
   version->phase = WantedPhase::kOnDisk;
 }
 
+// Whether its place in the queue says when it begins: another adapter's read does not hang, and its account may run
+// more.
+bool MayBegin(const Wanted& wanted, const SchedulerState& state) {
+  if (wanted.first == nullptr) return true;
+  const int64_t limit = state.config.max_running_per_adapter;
+  return ReadinessOf(*wanted.first) != AdapterReadiness::kHanging &&
+         (limit == 0 || wanted.first->account->running < limit);
+}
+
 // Room for images goes to who waits longest: else later ones that wait for pages keep out earlier ones to be read.
 void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<Wanted>& wanted) {
   int64_t in_the_way = 0;
   bool unread_ahead = false;
-  std::vector<AdapterVersion*> behind;  // staged, nobody waits for a reply
+  std::vector<AdapterVersion*> behind;  // staged, for no command
   for (const Wanted& each : wanted) {
     AdapterVersion* const version = each.version;
     unread_ahead |= version->phase == WantedPhase::kOnDisk;
     const bool staged_behind = version->phase == WantedPhase::kStaged && unread_ahead;
     in_the_way += version->phase == WantedPhase::kReading || staged_behind;
-    if (staged_behind && version->load_replies.empty()) behind.push_back(version);
+    if (staged_behind && !IsCommanded(*version)) behind.push_back(version);
   }
   for (; in_the_way >= max_staged && !behind.empty(); --in_the_way) {
     DropStaged(behind.back());
@@ -166,7 +180,8 @@ ResidencyInput MakeResidencyInput(SchedulerState* state) {
                             .phase = each.version->phase,
                             .pages = PagesToPlace(each, *state),
                             .overtakable = !each.overtaken,
-                            .commanded = each.first == nullptr || !each.version->load_replies.empty()});
+                            .commanded = IsCommanded(*each.version),
+                            .ahead = each.version->running == 0 && MayBegin(each, *state)});
   }
   input.idle = state->parts.adapters->Idle();
   input.free_pages = state->parts.pages->free_pages() + state->prefix_cache->idle_pages();

@@ -103,6 +103,20 @@ TEST(ResidencyTest, WhatDoesNotFitDoesNotCountAsAhead) {
   EXPECT_THAT(PlanResidency(input).read, ElementsAre(3));
 }
 
+TEST(ResidencyTest, WhoRunsAnywayOrWaitsForAHangingReadDoesNotCountAsAhead) {
+  WantedAdapter running = Resident(1);
+  running.ahead = false;
+  ResidencyInput input{.wanted = {running, OnDisk(2, 1), OnDisk(3, 1)}, .free_pages = 2, .max_ahead = 1};
+  EXPECT_THAT(PlanResidency(input).read, ElementsAre(2));
+}
+
+TEST(ResidencyTest, OneThatWasOvertakenOftenEnoughIsReadHoweverFarBack) {
+  WantedAdapter overtaken = OnDisk(3, 1);
+  overtaken.overtakable = false;
+  EXPECT_THAT(PlanResidency({.wanted = {Resident(1), overtaken}, .free_pages = 2, .max_ahead = 1}).read,
+              ElementsAre(3));
+}
+
 TEST(ResidencyTest, ACommandIsCarriedOutHoweverManyWait) {
   WantedAdapter loaded = OnDisk(3, 1);
   loaded.commanded = true;
@@ -121,6 +135,7 @@ TEST(ResidencyTest, NeverPromisesMorePagesThanThereAre) {
       const auto pages = static_cast<int64_t>(random() % 8 + (phase == WantedPhase::kOnDisk ? 0 : 1));
       input.wanted.push_back({.id = id, .phase = phase, .pages = pages, .overtakable = random() % 4 != 0});
       input.wanted.back().commanded = random() % 8 == 0;
+      input.wanted.back().ahead = random() % 8 != 0;
       if (phase == WantedPhase::kResident) input.idle.push_back({.id = id, .pages = pages});
     }
     for (AdapterId id = 101; id <= 100 + random() % 5; ++id) {

@@ -73,6 +73,29 @@ TEST_F(CompositionTest, RunsOnAllOfItsAdaptersInTheirOrderAndScales) {
   EXPECT_EQ(world().Listed("a")->running_requests, 0);
 }
 
+// However few seats there are, and however few are read ahead.
+TEST_F(CompositionTest, EightAdaptersAreReadForOneSeat) {
+  FakeWorldOptions options;
+  options.config.max_sequences = 1;
+  Make(std::vector<int64_t>(16, 1), options);
+  const auto eight_from = [](char first) {
+    std::vector<RequestAdapter> adapters;
+    for (char name = first; name < first + 8; ++name) adapters.push_back({std::string(1, name), 1.0f});
+    return adapters;
+  };
+  Run(Of(eight_from('a')));
+
+  // Behind one whose last adapter's read never ends.
+  world().Unload("h");
+  world().Settle();
+  world().loader.folders[FakeWorld::PathOf("h")].hangs = true;
+  const auto stuck = Submit(Of(eight_from('a')));
+  world().Settle();
+  world().clock.Advance(world().core.state().config.hanging_read_us + 2'000'000);
+  Run(Of(eight_from('i')));
+  EXPECT_FALSE(stuck->finished());
+}
+
 TEST_F(CompositionTest, AnAloraIsRefusedInOneAsSoonAsItIsKnown) {
   Make({1, 1});
   world().loader.folders[FakeWorld::PathOf("b")].invocation_tokens = {3};

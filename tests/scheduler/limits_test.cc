@@ -79,6 +79,30 @@ TEST(LimitsTest, ReplacingAnAdapterDoesNotLiftItsLimit) {
   EXPECT_EQ(of_the_new->answer().finish.reason, FinishReason::kLength);
 }
 
+// Whose account runs as many as it may does not begin soon, however early it came: others are read ahead instead.
+TEST(LimitsTest, ThoseAtTheirLimitDoNotKeepAnotherAdapterFromBeingRead) {
+  FakeWorld world({.config = {.max_sequences = 12, .max_running_per_adapter = 1}});
+  for (int i = 0; i < 11; ++i) {
+    const std::string name = absl::StrCat("busy-", i);
+    world.Folder(name, static_cast<uint64_t>(i) + 2);
+    ASSERT_TRUE(world.Load(name).ok());
+    world.Generate(name, 4, 1000);
+    world.Turn();
+    world.Folder(name, static_cast<uint64_t>(i) + 20);
+    ASSERT_TRUE(world.Load(name, /*pinned=*/false, /*replace=*/true).ok());
+    world.Generate(name, 4, 5);
+  }
+  world.Folder("cold", 1);
+  Request request = world.MakeRequest("cold", 4, 5);
+  const auto cold = FakeWorld::SinkOf(request);
+  ASSERT_TRUE(world.Submit(std::move(request), FakeWorld::PathOf("cold")).ok());
+  for (int i = 0; i < 20; ++i) {
+    world.AnswerLoader();
+    world.Turn();
+  }
+  EXPECT_TRUE(cold->finished());
+}
+
 // One seat, an adapter that is being read, and a stream of base requests that never ends.
 class OvertakingTest : public testing::Test {
  protected:
