@@ -130,6 +130,8 @@ class SeededDropout(torch.nn.Module):
         self.p, self.seed, self.place = p, seed, (layer + 1) * NUM_SITES + site
 
     def forward(self, x):
+        if not self.training:
+            return x
         seed = mix_seed(mix_seed(mix_seed(self.seed, DROPOUT_STREAM), SeededDropout.micro_batch), self.place)
         mask = torch.empty_like(x).bernoulli_(1 - self.p, generator=torch.Generator().manual_seed(seed))
         return x * mask.div_(1 - self.p)
@@ -221,12 +223,16 @@ def train(model, spec: dict, examples: list) -> list:
     return steps
 
 
-def write_trace(name: str, spec: dict) -> None:
-    folder = HERE / "training" / name
+def load_base(spec: dict):
+    return AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager")
+
+
+def write_trace(name: str, spec: dict, folder: pathlib.Path):
+    """Trains; the model as it is then, and what it was trained on."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.manual_seed(7)
-    base = AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager")
+    base = load_base(spec)
     config = LoraConfig(
         task_type="CAUSAL_LM", bias=spec["bias"], r=spec["rank"], lora_alpha=spec["alpha"], lora_dropout=0.0, target_modules=spec["targets"],
         use_dora=spec["dora"], use_rslora=spec["rslora"], rank_pattern=dict(spec["rank_pattern"]),
@@ -257,6 +263,7 @@ def write_trace(name: str, spec: dict) -> None:
     lines = ",\n".join("  " + json.dumps(step) for step in steps)
     (folder / "trace.json").write_text(f'{{"spec": {json.dumps(spec)},\n"steps": [\n{lines}\n]}}\n')
     print(f"{name}: {steps[0]['loss']:.4f} -> {again['loss']:.4f}")
+    return model, examples
 
 
 def main() -> None:
@@ -264,7 +271,7 @@ def main() -> None:
     parser.add_argument("--trace", action="append", choices=TRACES)
     torch.set_num_threads(1)
     for name in parser.parse_args().trace or TRACES:
-        write_trace(name, DEFAULTS | TRACES[name])
+        write_trace(name, DEFAULTS | TRACES[name], HERE / "training" / name)
 
 
 if __name__ == "__main__":
