@@ -239,6 +239,8 @@ AdapterReadiness ReadinessOf(const Sequence& sequence) {
   auto worst = kWorstLast.begin();
   for (const SequenceAdapter& adapter : sequence.adapters)
     worst = std::max(worst, badness(ReadinessOf(*adapter.version)));
+  // Its prompt is as good as being read: others pass it by meanwhile.
+  if (sequence.request->awaits_tokenizer) worst = std::max(worst, badness(AdapterReadiness::kReading));
   return *worst;
 }
 

@@ -13,7 +13,8 @@ int64_t TokensThatFit(int64_t adapter_pages, const AdmissionLimits& limits) {
 
 absl::Status CheckEverFits(const Request& request, int64_t adapter_pages, const AdmissionLimits& limits) {
   const auto prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
-  if (prompt_tokens == 0) return absl::InvalidArgumentError("prompt tokens: 0; at least: 1");
+  if (prompt_tokens == 0 && !request.awaits_tokenizer)
+    return absl::InvalidArgumentError("prompt tokens: 0; at least: 1");
   if (request.n < 1 || request.n > limits.queue_limit) {
     return absl::InvalidArgumentError(
         absl::StrCat("n: ", request.n, "; limit: 1 to ", limits.queue_limit, " (--queue-limit)"));

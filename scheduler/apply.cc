@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/check.h"
 #include "model/base/status_macros.h"
 #include "scheduler/admission.h"
 #include "scheduler/composition.h"
@@ -68,6 +69,33 @@ absl::Status CheckWaitingLimit(const Request& request, const SchedulerState& sta
                                                    "; retry later or raise --max-waiting-per-adapter"));
 }
 
+// Whether the request can run on these, as far as they and its prompt are known.
+absl::Status CheckRequest(const Request& request, const SequenceAdapters& adapters, const SchedulerState& state) {
+  RETURN_IF_ERROR(CheckComposable(request, adapters));
+  RETURN_IF_ERROR(CheckTokenizer(request, adapters));
+  RETURN_IF_ERROR(CheckIds(request, adapters, state.config.vocab_size));
+  return CheckEverFits(request, PagesOf(adapters), LimitsOf(state));
+}
+
+// What follows from its request and from what is known of its adapters. It has not begun.
+void TakeRequest(Sequence* sequence, SchedulerState* state) {
+  const Request& request = *sequence->request;
+  sequence->sampling = request.sampling;
+  sequence->sampling.seed += static_cast<uint64_t>(sequence->index);
+  sequence->sampling.max_tokens = MaxTokensOf(request, PagesOf(sequence->adapters), LimitsOf(*state));
+  sequence->active_from = ActiveFrom(sequence->adapters, request.prompt_ids);
+  if (!request.composition.empty()) sequence->composed_prefixes = ComposedPrefixes(sequence->adapters, state);
+  sequence->tokens = request.prompt_ids;
+  sequence->prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
+}
+
+// Tells the sink the tokenizer that its text waits for: once a request, for the first of its sequences.
+void AskForPrompt(const Sequence& sequence, const SchedulerState& state) {
+  if (!sequence.request->awaits_tokenizer || !sequence.adapters.front().version->known) return;
+  if (state.by_request.at(sequence.request->id).front() != sequence.id) return;
+  sequence.request->sink->OnTokenizer(sequence.adapters.front().version->tokenizer);
+}
+
 // The versions that a new request runs on. What was begun to load for one that is refused goes in SettleAdapters.
 absl::StatusOr<SequenceAdapters> AdaptersFor(const Request& request, const std::vector<std::string>& folders,
                                              SchedulerState* state) {
@@ -78,9 +106,7 @@ absl::StatusOr<SequenceAdapters> AdaptersFor(const Request& request, const std::
                      VersionFor(adapter.name, i < folders.size() ? folders[i] : std::string(), state));
     adapters.push_back({.version = version, .scale = adapter.scale});
   }
-  RETURN_IF_ERROR(CheckComposable(request, adapters));
-  RETURN_IF_ERROR(CheckTokenizer(request, adapters));
-  RETURN_IF_ERROR(CheckIds(request, adapters, state->config.vocab_size));
+  RETURN_IF_ERROR(CheckRequest(request, adapters, *state));
   return adapters;
 }
 
@@ -89,12 +115,6 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
   if (absl::Status status = CheckWaitingLimit(*request, *state); !status.ok()) return Refuse(status, *request, state);
   absl::StatusOr<SequenceAdapters> adapters = AdaptersFor(*request, command.adapter_folders, state);
   if (!adapters.ok()) return Refuse(adapters.status(), *request, state);
-  const AdmissionLimits limits = LimitsOf(*state);
-  const int64_t adapter_pages = PagesOf(*adapters);
-  if (absl::Status status = CheckEverFits(*request, adapter_pages, limits); !status.ok()) {
-    return Refuse(status, *request, state);
-  }
-  const int64_t active_from = ActiveFrom(*adapters, request->prompt_ids);
   Account* const account = state->accounts.For(request->adapter);
   account->sequences += request->n;
   account->not_begun += request->n;
@@ -104,16 +124,10 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
     sequence->id = state->next_sequence++;
     sequence->request = request;
     sequence->index = index;
-    sequence->sampling = request->sampling;
-    sequence->sampling.seed += static_cast<uint64_t>(index);
-    sequence->sampling.max_tokens = MaxTokensOf(*request, adapter_pages, limits);
     sequence->adapters = *adapters;
-    sequence->active_from = active_from;
-    if (!request->composition.empty()) sequence->composed_prefixes = ComposedPrefixes(*adapters, state);
+    TakeRequest(sequence, state);
     sequence->account = account;
     sequence->order = {.priority = request->priority, .arrival_us = request->arrival_us, .number = sequence->id};
-    sequence->tokens = request->prompt_ids;
-    sequence->prompt_tokens = static_cast<int64_t>(request->prompt_ids.size());
     for (const SequenceAdapter& adapter : sequence->adapters) {
       ++adapter.version->waiting;
       state->adapters.Touch(adapter.version);
@@ -121,6 +135,24 @@ void ApplySubmit(SubmitCommand command, SchedulerState* state) {
     state->by_request[request->id].push_back(sequence->id);
     state->waiting.push_back(sequence);
     state->sequences.emplace(sequence->id, std::move(owned));
+    AskForPrompt(*sequence, *state);
+  }
+}
+
+void ApplyPrompt(PromptCommand command, SchedulerState* state) {
+  const auto found = state->by_request.find(command.request.id);
+  if (found == state->by_request.end()) return;  // ended before its prompt came
+  const auto request = std::make_shared<const Request>(std::move(command.request));
+  const std::vector<SequenceId> ids = found->second;
+  for (const SequenceId id : ids) {
+    Sequence* const sequence = state->sequences.at(id).get();
+    LORAD_CHECK(sequence->request->awaits_tokenizer);
+    sequence->request = request;
+    if (const absl::Status status = CheckRequest(*request, sequence->adapters, *state); !status.ok()) {
+      GiveUp(status, sequence, state);
+    } else {
+      TakeRequest(sequence, state);
+    }
   }
 }
 
@@ -156,6 +188,7 @@ void Apply(Command command, SchedulerState* state) {
   struct Visitor {
     SchedulerState* state;
     void operator()(SubmitCommand& c) const { ApplySubmit(std::move(c), state); }
+    void operator()(PromptCommand& c) const { ApplyPrompt(std::move(c), state); }
     void operator()(CancelCommand& c) const { ApplyCancel(c, state); }
     void operator()(LoadCommand& c) const { ApplyLoad(std::move(c), state); }
     void operator()(UnloadCommand& c) const { ApplyUnload(std::move(c), state); }
@@ -193,23 +226,14 @@ int64_t NextDeadlineUs(const SchedulerState& state) {
 }
 
 void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state) {
-  const AdmissionLimits limits = LimitsOf(*state);
   for (Sequence* sequence : std::vector<Sequence*>(state->waiting)) {
     if (!sequence->RunsOn(version) || sequence->order.begun) continue;
-    const int64_t adapter_pages = PagesOf(sequence->adapters);
-    absl::Status status = CheckEverFits(*sequence->request, adapter_pages, limits);
-    if (status.ok()) status = CheckComposable(*sequence->request, sequence->adapters);
-    if (status.ok()) status = CheckTokenizer(*sequence->request, sequence->adapters);
-    if (status.ok()) status = CheckIds(*sequence->request, sequence->adapters, state->config.vocab_size);
-    if (!status.ok()) {
+    if (const absl::Status status = CheckRequest(*sequence->request, sequence->adapters, *state); !status.ok()) {
       GiveUp(status, sequence, state);
       continue;
     }
-    sequence->sampling.max_tokens = MaxTokensOf(*sequence->request, adapter_pages, limits);
-    sequence->active_from = ActiveFrom(sequence->adapters, sequence->request->prompt_ids);
-    if (!sequence->request->composition.empty()) {
-      sequence->composed_prefixes = ComposedPrefixes(sequence->adapters, state);
-    }
+    TakeRequest(sequence, state);
+    if (sequence->adapters.front().version == version) AskForPrompt(*sequence, *state);
   }
 }
 

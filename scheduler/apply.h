@@ -14,7 +14,8 @@ void ExpireDeadlines(SchedulerState* state);
 int64_t NextDeadlineUs(const SchedulerState& state);
 
 // `version` is known by now. Waiting sequences on it that cannot ever run beside it end with InvalidArgument; the
-// others learn what depends on it: how much fits beside it, from where it is active, which cached blocks are theirs.
+// others learn what depends on it: how much fits beside it, from where it is active, which cached blocks are theirs,
+// with which tokenizer their text is to become ids.
 void RefuseThoseThatNeverFit(AdapterVersion* version, SchedulerState* state);
 
 }  // namespace lorad

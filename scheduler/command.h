@@ -24,6 +24,10 @@ struct SubmitCommand {
   // Where an unknown adapter of the request would lie in adapter_dir; "" or no entry = nowhere.
   std::vector<std::string> adapter_folders = {};
 };
+// A request that awaited its tokenizer, with it and with the ids of its prompt.
+struct PromptCommand {
+  Request request;
+};
 // The caller went away, or the front end met a stop string (`as_stop`: the sequence ends as kStop, and counts as such).
 struct CancelCommand {
   RequestId request = 0;
@@ -64,7 +68,7 @@ struct TuningMemoryCommand {
   std::function<void()> give_back;
 };
 
-using Command = std::variant<SubmitCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand, LoaderCommand,
-                             DrainCommand, TuningMemoryCommand>;
+using Command = std::variant<SubmitCommand, PromptCommand, CancelCommand, LoadCommand, UnloadCommand, PinCommand,
+                             LoaderCommand, DrainCommand, TuningMemoryCommand>;
 
 }  // namespace lorad

@@ -70,11 +70,12 @@ absl::Status CheckComposable(const Request& request, const SequenceAdapters& ada
 }
 
 absl::Status CheckTokenizer(const Request& request, const SequenceAdapters& adapters) {
-  if (adapters.empty() || !adapters.front().version->known) return absl::OkStatus();
+  if (request.awaits_tokenizer || adapters.empty() || !adapters.front().version->known) return absl::OkStatus();
   const AdapterVersion& version = *adapters.front().version;
   if (version.tokenizer == request.tokenizer) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("adapter: ", version.name,
-                                             "; its tokenizer was not known yet when the request came; send it again"));
+                                             "; replaced by one with another tokenizer as the request came; send it "
+                                             "again"));
 }
 
 int64_t VocabularyOf(const SequenceAdapters& adapters) {

@@ -35,8 +35,8 @@ int64_t PagesOf(const SequenceAdapters& adapters);
 // invocation would be the base's for one and not for the others; also for one with a vocabulary of its own.
 absl::Status CheckComposable(const Request& request, const SequenceAdapters& adapters);
 
-// Errors: Unavailable when the first one, now known, has another tokenizer than the request was made with: an adapter
-// that was named before anybody had read it. Sent again it is right.
+// Errors: Unavailable when the first one, now known, has another tokenizer than the request was made with: one that was
+// replaced while the request was tokenised. Sent again it is right.
 absl::Status CheckTokenizer(const Request& request, const SequenceAdapters& adapters);
 
 // Of an adapter with tokens of its own, the base's tokens and these; 0 = the base's.

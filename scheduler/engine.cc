@@ -104,6 +104,8 @@ absl::Status Engine::Submit(Request request) {
   return impl_->inbox.PutSubmit({.request = std::move(request), .adapter_folders = std::move(folders)});
 }
 
+void Engine::GivePrompt(Request request) { impl_->inbox.Put(PromptCommand{.request = std::move(request)}); }
+
 void Engine::Cancel(RequestId request, int32_t index, std::string reason, bool as_stop) {
   impl_->inbox.Put(CancelCommand{.request = request, .index = index, .reason = std::move(reason), .as_stop = as_stop});
 }

@@ -45,7 +45,7 @@ struct EngineConfig {
 
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.
 //
-// Threads  Run on the engine thread; Submit, Cancel, Post, snapshot from any.
+// Threads  Run on the engine thread; all others from any.
 // Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining, InvalidArgument for a
 // request
 //          that can never fit, with the numbers. Everything later reaches the request's sink: exactly one Finish a
@@ -67,6 +67,9 @@ class Engine final {
   ~Engine();
 
   absl::Status Submit(Request request);
+  // Makes a request whole that was submitted while it awaited its tokenizer, with the same id, names and n; it keeps
+  // its place. What is wrong with it reaches its sink. Nothing happens when it has ended meanwhile.
+  void GivePrompt(Request request);
   void Cancel(RequestId request, int32_t index, std::string reason, bool as_stop = false);
   absl::Status Load(LoadCommand command);
   absl::Status Unload(UnloadCommand command);

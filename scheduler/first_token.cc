@@ -32,7 +32,7 @@ int64_t PredictUs(int64_t tokens, const SchedulerState& state) {
 int64_t PredictUs(const Sequence& sequence, const SchedulerState& state) {
   const int64_t us = PredictUs(sequence.prompt_tokens, state);
   const int64_t left_us = sequence.request->arrival_us + state.config.slo_first_token_us - state.parts.clock->NowUs();
-  if (us <= left_us || left_us <= 0) return us;
+  if (us <= left_us || left_us <= 0 || sequence.request->awaits_tokenizer) return us;
   return PredictUs(sequence.prompt_tokens - MatchPrefix(sequence, state).blocks * kKvBlockTokens, state);
 }
 

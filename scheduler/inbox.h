@@ -14,8 +14,8 @@ namespace lorad {
 // The engine's only door: many threads put commands in, the engine thread takes them out in order.
 //
 // Bounds   Sequences accepted and not yet running: queue_limit. Adapter commands accepted and not yet answered:
-//          command_limit. Cancels, loader events (each answers a job that the engine gave) and drains are never
-//          refused.
+//          command_limit. Prompts of accepted requests, cancels, loader events (each answers a job that the engine
+//          gave) and drains are never refused.
 // Errors   ResourceExhausted: a bound is reached. Unavailable: draining, or the engine has ended.
 class Inbox final {
  public:

@@ -50,6 +50,9 @@ class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void OnEvent(TokenEvent event) = 0;
+  // Of a request that awaits its tokenizer, at most once: its adapter was read, and this is the tokenizer (null: the
+  // base's). Engine::GivePrompt or Cancel follows, from another thread.
+  virtual void OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) {}
 };
 
 // An adapter of a composition; `scale` comes on top of its own.
@@ -67,6 +70,9 @@ struct Request {
   std::vector<int32_t> prompt_ids;
   // With which text becomes ids and back: that of the (first) adapter's folder, null = the base's.
   std::shared_ptr<const Tokenizer> tokenizer = nullptr;
+  // Nobody has read the adapter yet, and its folder may have a tokenizer of its own. The request takes its place in the
+  // queue as it is, a text without prompt_ids, and is made whole by Engine::GivePrompt.
+  bool awaits_tokenizer = false;
   SamplingOptions sampling;  // of sequence 0; sequence i draws with seed + i
   // sampling.max_tokens is only what is left of the context: it shrinks to what memory can hold instead of being
   // refused.

@@ -30,8 +30,9 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> AdapterTokenizers::Read(FileSou
   return loaded;
 }
 
-std::shared_ptr<const Tokenizer> OwnTokenizerOf(const std::string& adapter, const EngineSnapshot& snapshot) {
-  if (adapter.empty()) return nullptr;
+std::optional<std::shared_ptr<const Tokenizer>> KnownTokenizerOf(const std::string& adapter,
+                                                                 const EngineSnapshot& snapshot) {
+  if (adapter.empty()) return std::shared_ptr<const Tokenizer>();
   const auto& all = snapshot.adapters->all;
   const auto name_of = [](const std::shared_ptr<const AdapterInfo>& info, const std::string& name) {
     return info->name < name;
@@ -39,9 +40,11 @@ std::shared_ptr<const Tokenizer> OwnTokenizerOf(const std::string& adapter, cons
   for (auto info = std::lower_bound(all.begin(), all.end(), adapter, name_of);
        info != all.end() && (*info)->name == adapter; ++info) {
     const bool current = (*info)->state != AdapterState::kDraining && (*info)->state != AdapterState::kFailed;
-    if (current) return (*info)->tokenizer;
+    if (!current) continue;
+    if ((*info)->digest.empty()) return std::nullopt;  // its first read has not ended
+    return (*info)->tokenizer;
   }
-  return nullptr;
+  return std::nullopt;
 }
 
 }  // namespace lorad

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -27,7 +28,8 @@ class AdapterTokenizers final {
   std::map<std::string, std::weak_ptr<const Tokenizer>> by_digest_;
 };
 
-// What an adapter's own tokenizer is, as far as it is known; null: the base's.
-std::shared_ptr<const Tokenizer> OwnTokenizerOf(const std::string& adapter, const EngineSnapshot& snapshot);
+// An adapter's own tokenizer; null: the base's. None: nobody has read the adapter yet, or there is none of that name.
+std::optional<std::shared_ptr<const Tokenizer>> KnownTokenizerOf(const std::string& adapter,
+                                                                 const EngineSnapshot& snapshot);
 
 }  // namespace lorad

@@ -9,6 +9,21 @@
 #include "server/translate.h"
 
 namespace lorad {
+namespace {
+
+// A text that awaits its tokenizer has no ids yet.
+absl::Status AddPrompt(const v1::ClassifyRequest& proto, const Backend& backend, Request* request) {
+  if (proto.input_case() == v1::ClassifyRequest::kText) {
+    if (request->awaits_tokenizer) return CheckText(proto.text(), backend.model);
+    ASSIGN_OR_RETURN(request->prompt_ids, PromptIds(proto.text(), *request, backend));
+  } else {
+    ASSIGN_OR_RETURN(request->prompt_ids, TranslateIds(proto.token_ids().ids(), backend.model.vocab_size, "token_ids"));
+  }
+  if (!request->prompt_ids.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("input: empty; limit: at least one token; set text or token_ids");
+}
+
+}  // namespace
 
 ClassifyReactor* ClassifyReactor::Start(grpc::CallbackServerContext* context,
                                         const absl::StatusOr<const Backend*>& backend,
@@ -54,27 +69,48 @@ absl::Status ClassifyReactor::Begin(const v1::ClassifyRequest& proto, RequestNum
   request.request_id = absl::StrCat("lorad-", request.id);
   request.adapter = proto.adapter();
   request.classify = true;
-  request.tokenizer = OwnTokenizerOf(request.adapter, *backend_->engine->snapshot());
-  const bool is_text = proto.input_case() == v1::ClassifyRequest::kText;
-  ASSIGN_OR_RETURN(request.prompt_ids,
-                   is_text ? PromptIds(proto.text(), request, *backend_)
-                           : TranslateIds(proto.token_ids().ids(), backend_->model.vocab_size, "token_ids"));
-  if (request.prompt_ids.empty()) {
-    return absl::InvalidArgumentError("input: empty; limit: at least one token; set text or token_ids");
-  }
+  const auto tokenizer = KnownTokenizerOf(request.adapter, *backend_->engine->snapshot());
+  request.awaits_tokenizer = !tokenizer.has_value();
+  if (tokenizer.has_value()) request.tokenizer = *tokenizer;
+  RETURN_IF_ERROR(AddPrompt(proto, *backend_, &request));
   request.sampling.max_tokens = 1;
   request.arrival_us = arrival_us_;
   request.deadline_us = deadline_us_;
-  request.sink = shared_from_this();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (ended_) return absl::OkStatus();  // cancelled while its text waited
     id_ = request.id;
+    if (request.awaits_tokenizer) awaiting_ = std::make_unique<Awaiting>(Awaiting{proto, request});
   }
+  request.sink = shared_from_this();
   RETURN_IF_ERROR(backend_->engine->Submit(std::move(request)));
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) backend_->engine->Cancel(id_, -1, "client cancelled");  // else its cancel may have come before it
   return absl::OkStatus();
+}
+
+void ClassifyReactor::OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) {
+  backend_->long_texts->PostAccepted(
+      [self = shared_from_this(), tokenizer = std::move(tokenizer)] { self->GivePrompt(tokenizer); });
+}
+
+void ClassifyReactor::GivePrompt(std::shared_ptr<const Tokenizer> tokenizer) {
+  std::unique_ptr<Awaiting> awaiting;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    awaiting = std::move(awaiting_);
+    if (ended_) return;  // and the engine was told
+  }
+  Request& request = awaiting->request;
+  request.awaits_tokenizer = false;
+  request.tokenizer = std::move(tokenizer);
+  request.sink = shared_from_this();
+  const absl::Status status = AddPrompt(awaiting->proto, *backend_, &request);
+  if (status.ok()) return backend_->engine->GivePrompt(std::move(request));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return;
+  backend_->engine->Cancel(id_, -1, "its prompt cannot be used");
+  End(status);
 }
 
 void ClassifyReactor::OnEvent(TokenEvent event) {

@@ -32,7 +32,11 @@ class ClassifyReactor final : public grpc::ServerUnaryReactor,
   void BeginOrEnd(const v1::ClassifyRequest& request, RequestNumbers* numbers);
   void End(const absl::Status& status);  // with the lock
 
-  void OnEvent(TokenEvent event) override;  // on the engine's thread: hands over to the pump's
+  // On the engine's thread: hand over to the pump's and to LongTexts.
+  void OnEvent(TokenEvent event) override;
+  void OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) override;
+  // The request is in the engine's queue, and this is its tokenizer.
+  void GivePrompt(std::shared_ptr<const Tokenizer> tokenizer);
   void Handle(const TokenEvent& event);
   void OnCancel() override;
   void OnDone() override;
@@ -45,6 +49,12 @@ class ClassifyReactor final : public grpc::ServerUnaryReactor,
   int64_t arrival_us_ = 0;
   std::optional<int64_t> deadline_us_;
   RequestId id_ = 0;  // 0: not submitted
+  // What makes a request whole that awaits its tokenizer.
+  struct Awaiting {
+    v1::ClassifyRequest proto;
+    Request request;  // without its sink, which is this
+  };
+  std::unique_ptr<Awaiting> awaiting_;
   bool ended_ = false;
 };
 

@@ -15,10 +15,22 @@
 namespace lorad {
 namespace {
 
-absl::StatusOr<std::vector<int32_t>> PromptIds(const v1::GenerateRequest& proto, const Request& request,
-                                               const Backend& backend) {
-  if (proto.prompt_case() != v1::GenerateRequest::kTokenIds) return PromptIds(proto.text(), request, backend);
-  return TranslateIds(proto.token_ids().ids(), IdLimit(proto, backend.model), "token_ids");
+// Prompt and sampling, as far as they can be told: a text that awaits its tokenizer is checked as an empty one.
+absl::Status AddPrompt(const v1::GenerateRequest& proto, const Backend& backend, uint64_t drawn_seed,
+                       Request* request) {
+  if (proto.prompt_case() == v1::GenerateRequest::kTokenIds) {
+    ASSIGN_OR_RETURN(request->prompt_ids,
+                     TranslateIds(proto.token_ids().ids(), IdLimit(proto, backend.model), "token_ids"));
+  } else if (request->awaits_tokenizer) {
+    RETURN_IF_ERROR(CheckText(proto.text(), backend.model));
+  } else {
+    ASSIGN_OR_RETURN(request->prompt_ids, PromptIds(proto.text(), *request, backend));
+  }
+  const auto prompt_tokens = static_cast<int64_t>(request->prompt_ids.size());
+  ASSIGN_OR_RETURN(request->sampling, TranslateSampling(proto, backend.model, prompt_tokens, drawn_seed));
+  const bool needs_tokenizer = !request->awaits_tokenizer && !request->sampling.stop.empty();
+  if (!needs_tokenizer || TokenizerOf(*request, backend) != nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError("stop: the model's folder has no tokenizer; use stop_token_ids");
 }
 
 PieceDecoder DecoderFor(const std::shared_ptr<const Tokenizer>& tokenizer, absl::Span<const int32_t> prompt_ids) {
@@ -84,37 +96,71 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
   request.id = id;
   request.request_id = proto.request_id().empty() ? absl::StrCat("lorad-", id) : proto.request_id();
   TranslateAdapters(proto, &request);
-  request.tokenizer = OwnTokenizerOf(request.adapter, *backend_->engine->snapshot());
-  const std::shared_ptr<const Tokenizer> tokenizer = TokenizerOf(request, *backend_);
-  ASSIGN_OR_RETURN(request.prompt_ids, PromptIds(proto, request, *backend_));
-  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt_ids.size());
-  ASSIGN_OR_RETURN(request.sampling, TranslateSampling(proto, backend_->model, prompt_tokens, numbers->DrawSeed()));
-  if (tokenizer == nullptr && !request.sampling.stop.empty()) {
-    return absl::FailedPreconditionError("stop: the model's folder has no tokenizer; use stop_token_ids");
-  }
+  const auto tokenizer = KnownTokenizerOf(request.adapter, *backend_->engine->snapshot());
+  request.awaits_tokenizer = !tokenizer.has_value();
+  if (tokenizer.has_value()) request.tokenizer = *tokenizer;
+  const uint64_t drawn_seed = numbers->DrawSeed();
+  RETURN_IF_ERROR(AddPrompt(proto, *backend_, drawn_seed, &request));
   request.max_tokens_is_default = !proto.sampling().has_max_tokens();
   request.n = proto.sampling().has_n() ? static_cast<int32_t>(proto.sampling().n()) : 1;
   request.priority = proto.priority();
   request.arrival_us = arrival.now_us;
   request.deadline_us = arrival.deadline_us;
-  request.sink = shared_from_this();
   log_->Debug("request", {{"request_id", request.request_id},
                           {"adapter", AnswersAs(request)},
-                          {"prompt_tokens", prompt_tokens},
+                          {"prompt_tokens", static_cast<int64_t>(request.prompt_ids.size())},
                           {"n", request.n}});
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (ended_) return absl::OkStatus();  // cancelled while its text waited
     id_ = id;
     request_id_ = request.request_id;
-    builder_ = std::make_unique<ReplyBuilder>(request.n, prompt_tokens, request.sampling,
-                                              [&] { return DecoderFor(tokenizer, request.prompt_ids); });
+    if (request.awaits_tokenizer) {
+      awaiting_ = std::make_unique<Awaiting>(Awaiting{proto, request, drawn_seed});
+    } else {
+      BuildRepliesTo(request);
+    }
     context_->AddInitialMetadata("lorad-request-id", request_id_);
   }
+  request.sink = shared_from_this();
   RETURN_IF_ERROR(backend_->engine->Submit(std::move(request)));
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) backend_->engine->Cancel(id_, -1, "client cancelled");  // else its cancel may have come before it
   return absl::OkStatus();
+}
+
+void GenerateReactor::BuildRepliesTo(const Request& request) {
+  const std::shared_ptr<const Tokenizer> tokenizer = TokenizerOf(request, *backend_);
+  builder_ =
+      std::make_unique<ReplyBuilder>(request.n, static_cast<int64_t>(request.prompt_ids.size()), request.sampling,
+                                     [&] { return DecoderFor(tokenizer, request.prompt_ids); });
+}
+
+void GenerateReactor::OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) {
+  backend_->long_texts->PostAccepted(
+      [self = shared_from_this(), tokenizer = std::move(tokenizer)] { self->GivePrompt(tokenizer); });
+}
+
+void GenerateReactor::GivePrompt(std::shared_ptr<const Tokenizer> tokenizer) {
+  std::unique_ptr<Awaiting> awaiting;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    awaiting = std::move(awaiting_);
+    if (ended_) return;  // and the engine was told
+  }
+  Request& request = awaiting->request;
+  request.awaits_tokenizer = false;
+  request.tokenizer = std::move(tokenizer);
+  request.sink = shared_from_this();
+  const absl::Status status = AddPrompt(awaiting->proto, *backend_, awaiting->drawn_seed, &request);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return;
+  if (!status.ok()) {
+    backend_->engine->Cancel(id_, -1, "its prompt cannot be used");
+    return End(status);
+  }
+  BuildRepliesTo(request);
+  backend_->engine->GivePrompt(std::move(request));
 }
 
 void GenerateReactor::OnEvent(TokenEvent event) {
@@ -123,7 +169,9 @@ void GenerateReactor::OnEvent(TokenEvent event) {
 
 void GenerateReactor::Handle(const TokenEvent& event) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (ended_ || builder_->complete()) return;
+  if (ended_) return;
+  if (builder_ == nullptr) return End(event.finish->status);  // before its prompt was known; it never began
+  if (builder_->complete()) return;
   ReplyBuilder::Reply reply = builder_->Build(event);
   if (reply.stopped) backend_->engine->Cancel(id_, event.index, "stop string", /*as_stop=*/true);
   Enqueue(std::move(reply.messages));
@@ -199,7 +247,8 @@ void GenerateReactor::OnWriteDone(bool ok) {
 void GenerateReactor::OnCancel() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) return;
-  if (builder_ && !builder_->complete()) backend_->engine->Cancel(id_, -1, "client cancelled");
+  const bool answered = builder_ != nullptr && builder_->complete();
+  if (id_ != 0 && !answered) backend_->engine->Cancel(id_, -1, "client cancelled");
   log_->Debug("cancelled", {{"request_id", request_id_}});
   End(CancelledByCaller());
 }

@@ -34,7 +34,8 @@ class RequestNumbers final {
 // behind the one being written for a client that does not read. A message with the prompt's log-probabilities, at most
 // one a sequence, is not counted: it was asked for as a whole.
 //
-// Threads  OnEvent on the engine thread, which only hands the event to the pump; the rest on the pump's and on gRPC's.
+// Threads  OnEvent and OnTokenizer on the engine thread, which only hands over; the rest on the pump's, on LongTexts'
+//          and on gRPC's.
 // Lives    until gRPC says OnDone and the engine has let go of the sink.
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                               public TokenSink,
@@ -50,6 +51,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   static GenerateReactor* Refuse(const absl::Status& status, Metrics* metrics, Log* log);
 
   void OnEvent(TokenEvent event) override;
+  void OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) override;
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -65,6 +67,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   };
   void BeginOrEnd(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers);
   absl::Status Begin(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers);
+  // The request is in the engine's queue, and this is its tokenizer.
+  void GivePrompt(std::shared_ptr<const Tokenizer> tokenizer);
+  void BuildRepliesTo(const Request& request);  // with the lock
   // On the pump.
   void Handle(const TokenEvent& event);
   void WaitForReader();
@@ -84,7 +89,14 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 
   std::mutex mutex_;
   grpc::CallbackServerContext* context_;  // until OnDone
-  std::unique_ptr<ReplyBuilder> builder_;
+  // What makes a request whole that awaits its tokenizer.
+  struct Awaiting {
+    v1::GenerateRequest proto;
+    Request request;  // without its sink, which is this
+    uint64_t drawn_seed;
+  };
+  std::unique_ptr<Awaiting> awaiting_;
+  std::unique_ptr<ReplyBuilder> builder_;  // once the prompt is known
   struct Unsent {
     v1::GenerateResponse message;
     size_t bytes;

@@ -17,20 +17,13 @@ namespace {
 
 // The adapter's own, or the base's; a name must be one that is there.
 absl::StatusOr<std::shared_ptr<const Tokenizer>> TokenizerFor(const Backend& backend, const std::string& adapter) {
-  std::shared_ptr<const Tokenizer> tokenizer = backend.tokenizer;
-  if (!adapter.empty()) {
-    RETURN_IF_ERROR(CheckRequestedAdapter(adapter));
-    const std::shared_ptr<const EngineSnapshot> snapshot = backend.engine->snapshot();
-    const auto& all = snapshot->adapters->all;
-    const bool there = std::any_of(all.begin(), all.end(), [&](const auto& info) {
-      return info->name == adapter && info->state != AdapterState::kFailed;
-    });
-    if (!there) {
-      return absl::NotFoundError(absl::StrCat("adapter: ", adapter, "; limit: a loaded one; load it first"));
-    }
-    if (auto own = OwnTokenizerOf(adapter, *snapshot)) tokenizer = std::move(own);
+  RETURN_IF_ERROR(CheckRequestedAdapter(adapter));
+  const auto own = KnownTokenizerOf(adapter, *backend.engine->snapshot());
+  if (!own.has_value()) {
+    return absl::NotFoundError(absl::StrCat("adapter: ", adapter, "; limit: a loaded one; load it first"));
   }
-  if (tokenizer != nullptr) return tokenizer;
+  if (*own != nullptr) return *own;
+  if (backend.tokenizer != nullptr) return backend.tokenizer;
   return absl::FailedPreconditionError("tokenizer: none; limit: a model folder with tokenizer.json or tokenizer.model");
 }
 

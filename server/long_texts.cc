@@ -30,6 +30,14 @@ absl::Status LongTexts::Post(std::function<void()> work) {
   return absl::OkStatus();
 }
 
+void LongTexts::PostAccepted(std::function<void()> work) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    waiting_.push_back(std::move(work));
+  }
+  wake_.notify_one();
+}
+
 void LongTexts::Run() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {

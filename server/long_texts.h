@@ -12,10 +12,11 @@
 namespace lorad {
 
 // Where long texts are tokenised, one at a time: a megabyte takes a second and 250 MiB, and gRPC has as few as two
-// threads for everybody's calls. Short ones are done where they come in.
+// threads for everybody's calls. Short ones are done where they come in, but for those of accepted requests that
+// awaited their adapter's tokenizer.
 //
-// Threads  Post from any; the work runs on the one thread of this.
-// Errors   ResourceExhausted: kMaxWaiting texts wait already.
+// Threads  Post and PostAccepted from any; the work runs on the one thread of this.
+// Errors   Post: ResourceExhausted: kMaxWaiting texts wait already.
 class LongTexts final {
  public:
   static constexpr size_t kLongBytes = size_t{64} << 10;
@@ -25,6 +26,7 @@ class LongTexts final {
   ~LongTexts();  // does what was posted, then joins
 
   absl::Status Post(std::function<void()> work);
+  void PostAccepted(std::function<void()> work);  // the engine's queue bounds these
 
  private:
   void Run();

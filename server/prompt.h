@@ -16,7 +16,7 @@ namespace lorad {
 
 // What calls that compute a prompt have in common.
 
-// The adapter's own tokenizer as far as it is known, else the base's; null: neither has one.
+// The adapter's own tokenizer, else the base's; null: neither has one. Not of a request that awaits its tokenizer.
 std::shared_ptr<const Tokenizer> TokenizerOf(const Request& request, const Backend& backend);
 
 // A text's tokens, special ones as the tokenizer says. Errors: FailedPrecondition without a tokenizer; InvalidArgument

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -81,7 +82,7 @@ class EngineThreadsTest : public ::testing::Test {
     pages_ = *PagePool::Create(total_pages * kPageBytes, kPageBytes);
     pool_ = std::make_unique<AdapterPool>(pages_.get(), TinyBase());
     executor_ = std::make_unique<FakeExecutor>(pages_.get(), &pool_->slots(), kKvLayout, nullptr);
-    loader_ = std::make_unique<AdapterLoader>(AdapterLoader::Options(), TinyBase(), &files_,
+    loader_ = std::make_unique<AdapterLoader>(loader_options_, TinyBase(), &files_,
                                               [this](LoaderEvent event) { engine_->OnLoaderEvent(std::move(event)); });
     engine_ = std::make_unique<Engine>(config_, Engine::Parts{pages_.get(), pool_.get(), loader_.get(), executor_.get(),
                                                               &observer_, &completions_, &clock_, kKvLayout});
@@ -131,6 +132,7 @@ class EngineThreadsTest : public ::testing::Test {
   EngineConfig config_;
   SteadyClock clock_;
   StuckFiles files_;
+  AdapterLoader::Options loader_options_;
   SilentObserver observer_;
   Completions completions_;
   std::unique_ptr<PagePool> pages_;
@@ -217,6 +219,40 @@ TEST_F(EngineThreadsTest, AFileSourceThatNeverReturnsDelaysNobodyElse) {
   EXPECT_FALSE(std::static_pointer_cast<RecordingSink>(stuck.sink)->finished());
   engine_->Cancel(stuck.id, -1, "enough");
   EXPECT_TRUE(absl::IsCancelled(WaitFor(stuck).finish.status));
+}
+
+TEST_F(EngineThreadsTest, ATokenizerThatIsNeverReadDelaysNobodyElse) {
+  std::promise<void> released;
+  const std::shared_future<void> release = released.get_future().share();
+  loader_options_.read_tokenizer = [release](FileSource&, const std::string& dir) {
+    if (dir.ends_with("/a0")) release.wait();
+    return std::shared_ptr<const Tokenizer>();
+  };
+  Start(64);
+  const auto without_prompt = [this](const std::string& adapter, std::optional<int64_t> deadline_us) {
+    Request request = MakeRequest(adapter, 10, 10);
+    request.deadline_us = deadline_us;
+    Request submitted = request;
+    submitted.awaits_tokenizer = true;
+    submitted.prompt_ids.clear();
+    EXPECT_TRUE(engine_->Submit(std::move(submitted)).ok());
+    return request;
+  };
+  const Request stuck = without_prompt("a0", std::nullopt);
+  const Request late = without_prompt("a0", clock_.NowUs() + 200'000);
+  Request read = without_prompt("a1", std::nullopt);
+  const auto sink = std::static_pointer_cast<RecordingSink>(read.sink);
+  for (int i = 0; i < 60'000 && sink->tokenizers().empty(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  engine_->GivePrompt(read);
+  EXPECT_EQ(WaitFor(read).tokens.size(), 10u);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(Generate(i % 2 == 0 ? "" : "a2", 10, 10).tokens.size(), 10u);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(WaitFor(late).finish.status));
+  EXPECT_FALSE(std::static_pointer_cast<RecordingSink>(stuck.sink)->finished());
+  engine_->Cancel(stuck.id, -1, "enough");
+  EXPECT_TRUE(absl::IsCancelled(WaitFor(stuck).finish.status));
+  released.set_value();
 }
 
 TEST_F(EngineThreadsTest, NamesAndFoldersOfAdapterDirAreChecked) {

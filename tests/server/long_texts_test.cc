@@ -44,6 +44,8 @@ TEST(LongTextsTest, RefusesWhenTooManyWaitAndKeepsNothingOfThem) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_NE(refused.message().find("limit: 16"), absl::string_view::npos) << refused;
   EXPECT_EQ(held.use_count(), 1);
+  texts.PostAccepted([held] {});  // the engine has accepted its request: it waits beyond the limit
+  EXPECT_EQ(held.use_count(), 2);
   go.set_value();
 }
 

@@ -128,7 +128,13 @@ void Simulation::Arrive() {
     const bool in_folder = adapter.name.rfind("folder-", 0) == 0;
     folders.push_back(in_folder ? FakeWorld::PathOf(adapter.name) : "");
   }
-  client.refused = !world_.Submit(request, std::move(folders)).ok();
+  Request submitted = request;
+  if (!name.empty() && Chance(20)) {
+    submitted.awaits_tokenizer = true;
+    submitted.prompt_ids.clear();
+    without_prompt_.push_back(clients_.size());
+  }
+  client.refused = !world_.Submit(std::move(submitted), std::move(folders)).ok();
   client_of_[request.id] = clients_.size();
   clients_.push_back(std::move(client));
 }
@@ -200,6 +206,16 @@ void Simulation::AnswerSomeLoads() {
   }
 }
 
+// As far as they are asked for; some of them after their request was cancelled or has ended.
+void Simulation::GivePrompts(int percent) {
+  std::erase_if(without_prompt_, [&](size_t client) {
+    const Request& request = clients_[client].request;
+    if (FakeWorld::SinkOf(request)->tokenizers().empty() || !Chance(percent)) return false;
+    world_.inbox.Put(PromptCommand{request});
+    return true;
+  });
+}
+
 // A sequence keeps the version that it was accepted on.
 void Simulation::NoteVersions() {
   for (const auto& [id, sequence] : world_.core.state().sequences) {
@@ -240,6 +256,7 @@ void Simulation::Run(int turns) {
     if (Chance(8)) ChangeFolder();
     if (Chance(3)) FailAStep();
     AnswerSomeLoads();
+    GivePrompts(40);
     TakeTurn();
   }
 }
@@ -249,7 +266,12 @@ void Simulation::WindDown() {
   world_.executor.step_error = absl::OkStatus();
   // Reads that hang make way for others after a while.
   for (int i = 0; i < 3; ++i) {
-    world_.Settle();
+    size_t left = 0;
+    do {  // Each that begins may let another's adapter be read.
+      left = without_prompt_.size();
+      world_.Settle();
+      GivePrompts(100);
+    } while (without_prompt_.size() < left);
     world_.clock.Advance(6'000'000);
   }
   for (const auto& [id, sequence] : world_.core.state().sequences) {
@@ -277,6 +299,7 @@ std::vector<std::string> Simulation::Faults() {
           absl::StrCat("request ", request.id, " of '", AnswersAs(request), "', sequence ", i, ": ");
       if (answer.finishes != (client.refused ? 0 : 1))
         faults.push_back(absl::StrCat(who, "final answers: ", answer.finishes));
+      if (FakeWorld::SinkOf(request)->tokenizers().size() > 1) faults.push_back(who + "asked twice for its prompt");
       if (answer.told_after_finish) faults.push_back(who + "told more after its end");
       if (!answer.finish.status.ok() && !answer.tokens.empty()) faults.push_back(who + "a status after tokens");
       const Usage& usage = answer.finish.usage;

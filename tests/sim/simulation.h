@@ -12,9 +12,9 @@
 namespace lorad {
 
 // One seeded run of an engine core under random traffic: arrivals, cancels, deadlines, priorities, loads, replaces,
-// unloads, pins, folders that change, fail and hang, failing steps; by the seed with either order, weights, limits of
-// adapters, a limit on the first token, a prefix cache, and a rope that switches. The invariants are checked after each
-// turn (FakeWorld::Turn).
+// unloads, pins, folders that change, fail and hang, failing steps, prompts that come later; by the seed with either
+// order, weights, limits of adapters, a limit on the first token, a prefix cache, and a rope that switches. The
+// invariants are checked after each turn (FakeWorld::Turn).
 class Simulation final {
  public:
   explicit Simulation(uint64_t seed);
@@ -53,6 +53,7 @@ class Simulation final {
   void ChangeFolder();
   void FailAStep();
   void AnswerSomeLoads();
+  void GivePrompts(int percent);
   void TakeTurn();
   void NoteVersions();
   int64_t StagedImages() const;
@@ -63,6 +64,7 @@ class Simulation final {
   std::vector<Client> clients_;
   std::vector<std::shared_ptr<Reply>> replies_;
   std::map<RequestId, size_t> client_of_;
+  std::vector<size_t> without_prompt_;  // clients whose prompt was not given yet
   uint64_t next_content_ = 1;
   int64_t answered_in_full_ = 0;
   int64_t invoked_ = 0;

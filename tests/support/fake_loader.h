@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,7 +22,14 @@ struct FakeFolder {
   int32_t num_labels = 0;   // of a classifier
   std::vector<int32_t> invocation_tokens = {};
   int64_t vocab_size = 0;  // of an enlarged vocabulary
+  std::shared_ptr<const Tokenizer> tokenizer = nullptr;
 };
+
+// Nothing but an address, which is all that the engine looks at.
+inline std::shared_ptr<const Tokenizer> FakeTokenizer() {
+  const auto owner = std::make_shared<int>();
+  return {owner, reinterpret_cast<const Tokenizer*>(owner.get())};
+}
 
 // One small site, so that the real pool and slot table carry the content.
 inline PackedLayout FakeLayout(int64_t bytes) {
@@ -102,7 +110,8 @@ class FakeLoader final {
       return AdapterLoadFailed{.id = job.id, .status = absl::DataLossError("changed on disk")};
     }
     content_of[job.id] = folder.content;
-    return AdapterStaged{.id = job.id, .image = std::move(image), .layout = FakeLayout(folder.bytes)};
+    return AdapterStaged{
+        .id = job.id, .image = std::move(image), .layout = FakeLayout(folder.bytes), .tokenizer = folder.tokenizer};
   }
 
   std::map<std::string, FakeFolder> folders;

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scheduler/request.h"
@@ -36,16 +38,27 @@ class RecordingSink final : public TokenSink {
     }
   }
 
+  void OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    tokenizers_.push_back(std::move(tokenizer));
+  }
+
   Answer answer(int32_t index = 0) const {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = answers_.find(index);
     return found == answers_.end() ? Answer() : found->second;
   }
   bool finished(int32_t index = 0) const { return answer(index).finishes > 0; }
+  // With which its prompt was asked for.
+  std::vector<std::shared_ptr<const Tokenizer>> tokenizers() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return tokenizers_;
+  }
 
  private:
   mutable std::mutex mutex_;
   std::map<int32_t, Answer> answers_;
+  std::vector<std::shared_ptr<const Tokenizer>> tokenizers_;
 };
 
 }  // namespace lorad
