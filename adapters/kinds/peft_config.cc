@@ -59,7 +59,7 @@ constexpr KnownKey kKnownKeys[] = {
     {"task_name", KeyUse::kInert},
     {"lora_init", KeyUse::kInert},
     {"lora_dropout", KeyUse::kInert},
-    {"fan_in_fan_out", KeyUse::kInert},  // the layout of a weight that is neither merged nor normed here
+    {"fan_in_fan_out", KeyUse::kInert},  // PEFT turns it off on linears, and no base here has a Conv1D
     {"megatron_config", KeyUse::kInert},
     {"megatron_core", KeyUse::kInert},
     {"loftq_config", KeyUse::kInert},

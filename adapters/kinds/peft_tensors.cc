@@ -186,10 +186,22 @@ class Sorter final {
                                                    wanted, "] for the base's ", path));
   }
 
+  // PEFT saves a resized table beside the pair on it, which is as large.
+  absl::Status CheckNotResized(const std::string& path, const ModuleTensors& tensors, const SiteShape& shape) const {
+    if (tensors.table == nullptr) return absl::OkStatus();
+    const std::vector<int64_t>& table = tensors.table->second.shape;
+    const int64_t rows = shape.site == Site::kEmbedTokens ? shape.in_features : shape.out_features;
+    if (table.size() != 2 || table[0] == rows) return absl::OkStatus();
+    return absl::UnimplementedError(absl::StrCat(About(index_, *tensors.table), "shape: ", ShapeText(table),
+                                                 "; rows of the base's ", path, ": ", rows,
+                                                 "; not supported: LoRA on a resized embedding or head"));
+  }
+
   absl::Status CheckPair(const std::string& path, const ModuleTensors& tensors, const TargetedModule& target) const {
     const std::vector<int64_t>& a = tensors.a->second.shape;
     const std::vector<int64_t>& b = tensors.b->second.shape;
     const SiteShape& shape = *target.shape;
+    RETURN_IF_ERROR(CheckNotResized(path, tensors, shape));
     if (a.size() != 2 || a[1] * target.a_blocks != shape.in_features) {
       return absl::InvalidArgumentError(absl::StrCat(About(index_, *tensors.a), "shape: ", ShapeText(a),
                                                      "; wanted: [rank, ", shape.in_features / target.a_blocks,

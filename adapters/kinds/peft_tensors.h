@@ -37,7 +37,8 @@ std::string About(const SafetensorsIndex& index, const FileTensor& tensor);
 
 // Puts every tensor in its place and checks that the file holds exactly what `config` says, in the base's shapes.
 // `targets` are the modules with LoRA. Errors: InvalidArgument for a tensor that fits no module, or that the config
-// does not speak of; Unimplemented for a dtype; DataLoss for what is missing or there twice.
+// does not speak of; Unimplemented for a dtype, or a pair on a resized table; DataLoss for what is missing or there
+// twice.
 absl::StatusOr<PeftTensors> SortPeftTensors(const SafetensorsIndex& index, const PeftLoraConfig& config,
                                             const BaseShape& base,
                                             const std::map<std::string, TargetedModule>& targets);

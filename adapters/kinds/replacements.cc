@@ -134,11 +134,10 @@ class Finder final {
   absl::Status CheckResized(const std::string& what, const std::string& path, int64_t more,
                             const TargetedModule& module) const {
     if (more == 0) return absl::OkStatus();
-    const char* const why = more < 0                               ? "a vocabulary smaller than the base's"
-                            : more > kMostOwnTokens                ? "more tokens of its own than 1048576"
-                            : tensors_.modules.at(path).has_pair() ? "LoRA on a resized embedding or head"
-                            : module.shape->has_bias               ? "a resized head that has a bias"
-                                                                   : nullptr;
+    const char* const why = more < 0                 ? "a vocabulary smaller than the base's"
+                            : more > kMostOwnTokens  ? "more tokens of its own than 1048576"
+                            : module.shape->has_bias ? "a resized head that has a bias"
+                                                     : nullptr;
     if (why == nullptr) return absl::OkStatus();
     return absl::UnimplementedError(
         absl::StrCat(what, "; rows of the base's ", path, ": ", base_.vocab_size, "; not supported: ", why));

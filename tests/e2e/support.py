@@ -2,8 +2,9 @@
 
 import contextlib
 import json
-import re
 import pathlib
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -189,6 +190,14 @@ def longer(model, folder, context):
     (folder / "config.json").unlink()
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
     return folder
+
+
+def write_alora(adapter, folder, invocation):
+    """A copy of a plain LoRA that is active from these tokens on."""
+    shutil.copytree(adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"alora_invocation_tokens": invocation}))
+    return str(folder)
 
 
 def write_mixlora(folder):

@@ -5,7 +5,7 @@ import json
 import grpc
 import pytest
 from lorad.v1 import adapters_pb2, inference_pb2
-from support import WAIT_SECONDS, refusal, request
+from support import WAIT_SECONDS, refusal, request, write_alora
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,17 @@ def test_what_does_not_fit_is_refused_with_its_name(classifying):
     assert code == wrong and "use Generate" in text
     code, text = code_and_text(lambda: classifying.inference.Generate(request([5], adapter="class/q_v", max_tokens=1)))
     assert code == wrong and "use Classify" in text
+
+
+def test_an_alora_classifies_nothing(classifying, golden, tmp_path):
+    path = write_alora(golden / "llama3/adapters/q_v", tmp_path / "alora", [5, 6])
+    loaded = classifying.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="alora", path=path))
+    assert loaded.kind == "alora"
+    error = refusal(lambda: classify(classifying, "alora", [5, 6, 7]))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "use Generate" in error.details()
+    path = write_alora(golden / "llama3/classifiers/q_v", tmp_path / "both", [5, 6])
+    error = refusal(lambda: classifying.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="both", path=path)))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "alora_invocation_tokens" in error.details()
 
 
 def test_adapterctl_classifies(classifying, classifier_cases):

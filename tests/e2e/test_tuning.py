@@ -10,7 +10,7 @@ import time
 import grpc
 import pytest
 from lorad.v1 import adapters_pb2, finetuning_pb2, finetuning_pb2_grpc
-from support import Daemon, generate, refusal, wait_until
+from support import Daemon, generate, refusal, wait_until, write_alora
 
 FINISHED = (finetuning_pb2.JOB_STATE_SUCCEEDED, finetuning_pb2.JOB_STATE_FAILED, finetuning_pb2.JOB_STATE_CANCELLED)
 WAIT_SECONDS = 240
@@ -494,7 +494,7 @@ GONE_ON_FROM = ["all_linear", "dora", "dora_embed_tokens", "rslora_patterns", "s
                 "saved_norms", "trainable_tokens"]
 
 
-def test_a_job_goes_on_from_an_adapter(tuner, golden):
+def test_a_job_goes_on_from_an_adapter(tuner, golden, tmp_path):
     daemon, tuning = tuner()
     ids = json.loads(examples()[1])["input_ids"]
     made = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=2)
@@ -511,6 +511,9 @@ def test_a_job_goes_on_from_an_adapter(tuner, golden):
     made.init_adapter = str(golden / "llama3/adapters/trainable_tokens_of_both")
     error = refusal(lambda: tuning.submit(made))
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "trainable_token_indices of lm_head" in error.details()
+    made.init_adapter = write_alora(golden / "llama3/adapters/all_linear", tmp_path / "alora", [5, 6])
+    error = refusal(lambda: tuning.submit(made))
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "init_adapter: an aLoRA" in error.details()
     made.init_adapter = "nobody"
     assert refusal(lambda: tuning.submit(made)).code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 

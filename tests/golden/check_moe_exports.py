@@ -2,7 +2,8 @@
 """Asks MoE-PEFT 2.0.2 about what lorad wrote in its format.
 
   ninja -C build/release rewrite_adapter
-  "$(scripts/golden-moe-env)" tests/golden/check_moe_exports.py build/release
+  "$(scripts/golden-moe-env)" tests/golden/check_moe_exports.py build/release             # all bases
+  "$(scripts/golden-moe-env)" tests/golden/check_moe_exports.py build/release phi mistral  # some
 
 Each adapter of moe_peft/<base>, and each classifier of MoE-PEFT's, is written anew by its kind's writer. MoE-PEFT must
 take the config, and answer as it did with its own folder (cases.json); of a classifier it must find the same tensors. A
@@ -58,7 +59,10 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     routed = [(path.parts[-3], path) for path in sorted(HERE.glob("moe_peft/*/adapters/*"))]
     plain = [(path.parts[-3], path) for path in sorted(HERE.glob("*/classifiers/moe_peft"))]
+    bases = sys.argv[2:] or {base for base, _ in routed + plain}
     for base, adapter in routed + plain:
+        if base not in bases:
+            continue
         with tempfile.TemporaryDirectory() as work:
             written = pathlib.Path(work) / "written"
             write(build, base, adapter, written)

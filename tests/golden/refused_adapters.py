@@ -132,6 +132,11 @@ CONFIGS = [
     Flaw("alora_on_embedding", UNIMPLEMENTED, ["alora_invocation_tokens", "embedding"], both(
         config(target_modules=["q_proj", "v_proj", "embed_tokens"], alora_invocation_tokens=[5]),
         put(EMBED + ".lora_embedding_A", (RANK, VOCAB)), put(EMBED + ".lora_embedding_B", (HIDDEN, RANK)))),
+    Flaw("alora_with_classifier", UNIMPLEMENTED, ["alora_invocation_tokens", "modules_to_save"], both(
+        config(task_type="SEQ_CLS", modules_to_save=["classifier", "score"], alora_invocation_tokens=[5]),
+        put("base_model.model.score.weight", (3, HIDDEN)))),
+    Flaw("alora_with_classifier_unsaid", UNIMPLEMENTED, ["alora_invocation_tokens", "classifier head"], both(
+        config(task_type="SEQ_CLS", alora_invocation_tokens=[5]), put("base_model.model.score.weight", (3, HIDDEN)))),
     Flaw("alora_of_unknown_token", INVALID, ["alora_invocation_tokens", str(VOCAB)], config(alora_invocation_tokens=[5, VOCAB])),
     Flaw("alora_of_strings", INVALID, ["alora_invocation_tokens"], config(alora_invocation_tokens=["a"])),
     Flaw("init_pissa_of_no_scale", INVALID, ["init_lora_weights", "scale: 0"], config(init_lora_weights="pissa", lora_alpha=0)),
@@ -264,7 +269,8 @@ ACCEPTED = [
     Flaw("keys_without_effect", OK, [], config(
         lora_dropout=0.3, inference_mode=False, revision="main", task_type=None, loftq_config={"loftq_bits": 4},
         auto_mapping={"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"},
-        megatron_core="megatron.core", base_model_name_or_path="elsewhere/other-name", init_lora_weights="gaussian")),
+        megatron_core="megatron.core", base_model_name_or_path="elsewhere/other-name", init_lora_weights="gaussian",
+        fan_in_fan_out=True)),
     Flaw("init_eva", OK, [], config(init_lora_weights="eva", eva_config={"rho": 2.0, "tau": 0.99})),
     Flaw("init_orthogonal", OK, [], config(init_lora_weights="orthogonal")),
     Flaw("init_false", OK, [], config(init_lora_weights=False)),

@@ -243,6 +243,19 @@ TEST_F(CompositionTest, AClassifierClassifiesAndWritesNoText) {
   }
 }
 
+TEST_F(CompositionTest, AnAloraClassifiesNothing) {
+  Make({1});
+  world().loader.folders[FakeWorld::PathOf("a")].invocation_tokens = {3};
+  for (const bool known : {false, true}) {
+    Request request = world().MakeRequest("a", 20, 1);
+    request.classify = true;
+    const auto sink = Submit(request);
+    world().Settle();
+    EXPECT_EQ(sink->answer().finish.status.code(), absl::StatusCode::kInvalidArgument) << known;
+    EXPECT_THAT(std::string(sink->answer().finish.status.message()), HasSubstr("one with a classifier head"));
+  }
+}
+
 TEST_F(CompositionTest, AClassifyThatIsGivenUpHalfwayEndsWithTheReasonAsItsStatus) {
   Make({1}, {.config = {.max_batch_tokens = 16}});
   world().loader.folders[FakeWorld::PathOf("a")].num_labels = 3;
