@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/component/alone.h"
 #include "tests/component/answer.h"
@@ -19,11 +19,12 @@ namespace {
 
 constexpr uint64_t kBatchesPerBase = 150;
 
-// All variants that peft wrote for the base, but for one that a server may refuse.
+// All that peft and MoE-PEFT wrote for the base.
 std::vector<std::string> Folders(const std::string& base) {
   std::vector<std::string> folders;
-  for (const auto& entry : std::filesystem::directory_iterator(AdapterDir(base, ""))) {
-    if (!absl::StrContains(entry.path().string(), "ensure_weight_tying")) folders.push_back(entry.path().string());
+  for (const std::string& dir : {AdapterDir(base, ""), AdapterDir("moe_peft/" + base, "")}) {
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(dir, none)) folders.push_back(entry.path().string());
   }
   std::sort(folders.begin(), folders.end());
   return folders;

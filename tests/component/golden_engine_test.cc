@@ -1,8 +1,12 @@
-// transformers' and peft's answers through the whole engine, on its own thread: every case of a base submitted at once.
+// transformers', peft's and MoE-PEFT's answers through the whole engine, on its own thread: every case of a base, of
+// all kinds of adapters that there are of it, submitted at once.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +20,31 @@ namespace lorad {
 namespace {
 
 constexpr double kTolerance = 5e-4;
+constexpr std::string_view kMoePeft = "moe/";  // before the names of MoE-PEFT's adapters
+
+std::vector<GoldenCase> CasesOf(const std::string& base) {
+  std::vector<GoldenCase> cases = ReadGoldenCases(GoldenDir(base) + "/cases.json");
+  for (GoldenCase& golden : ReadGoldenCompositions(GoldenDir(base))) cases.push_back(std::move(golden));
+  const std::string of_moe_peft = GoldenDir("moe_peft/" + base) + "/cases.json";
+  if (!std::filesystem::exists(of_moe_peft)) return cases;
+  for (GoldenCase& golden : ReadGoldenCases(of_moe_peft)) {
+    golden.adapter.insert(0, kMoePeft);
+    cases.push_back(std::move(golden));
+  }
+  return cases;
+}
+
+void LoadAdapters(const std::string& base, const std::vector<GoldenCase>& cases, ThreadedEngine* engine) {
+  std::set<std::string> loaded;
+  for (const GoldenCase& golden : cases) {
+    if (golden.adapter.empty() || !loaded.insert(golden.adapter).second) continue;
+    const bool is_moe_peft = golden.adapter.starts_with(kMoePeft);
+    const std::string folder = is_moe_peft ? AdapterDir("moe_peft/" + base, golden.adapter.substr(kMoePeft.size()))
+                                           : AdapterDir(base, golden.adapter);
+    const absl::Status status = engine->Load(golden.adapter, folder);
+    ASSERT_TRUE(status.ok()) << golden.adapter << ": " << status;
+  }
+}
 
 std::vector<double> Values(const std::vector<TokenLogprob>& logprobs, size_t from) {
   std::vector<double> values;
@@ -46,15 +75,10 @@ Request RequestOf(const GoldenCase& golden) {
 class GoldenEngineTest : public testing::TestWithParam<std::string> {
  protected:
   void ExpectGoldenAnswers(const EngineSetup& setup) {
-    std::vector<GoldenCase> cases = ReadGoldenCases(GoldenDir(GetParam()) + "/cases.json");
-    for (GoldenCase& golden : ReadGoldenCompositions(GoldenDir(GetParam()))) cases.push_back(std::move(golden));
+    const std::vector<GoldenCase> cases = CasesOf(GetParam());
     ThreadedEngine engine(&GoldenBase(GetParam()), GoldenDir(GetParam()) + "/model", setup);
-    std::set<std::string> loaded;
-    for (const GoldenCase& golden : cases) {
-      if (golden.adapter.empty() || !loaded.insert(golden.adapter).second) continue;
-      const absl::Status status = engine.Load(golden.adapter, AdapterDir(GetParam(), golden.adapter));
-      ASSERT_TRUE(status.ok()) << golden.adapter << ": " << status;
-    }
+    LoadAdapters(GetParam(), cases, &engine);
+    if (HasFatalFailure()) return;
     std::vector<std::shared_ptr<Recording>> recordings;
     for (const GoldenCase& golden : cases) recordings.push_back(engine.Submit(RequestOf(golden)));
     for (size_t i = 0; i < cases.size(); ++i) {
@@ -80,7 +104,7 @@ TEST_P(GoldenEngineTest, AllCasesAtOnceInSmallStepsAndLittleMemory) {
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenEngineTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
                          [](const auto& info) { return info.param; });
 
-// Classifications and generations in one batch, each as peft answers it.
+// Classifications and generations in one batch, of the base and of all its adapters, each as peft answers it.
 class GoldenClassifierTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(GoldenClassifierTest, ClassLogitsAreThoseOfPeftInOneBatchWithGenerations) {
@@ -93,20 +117,22 @@ TEST_P(GoldenClassifierTest, ClassLogitsAreThoseOfPeftInOneBatchWithGenerations)
   for (const nlohmann::json& item : cases) {
     const std::string adapter = item["adapter"];
     if (!loaded.insert(adapter).second) continue;
-    const absl::Status status = engine.Load(adapter, dir + "/classifiers/" + adapter);
+    const absl::Status status = engine.Load("class/" + adapter, dir + "/classifiers/" + adapter);
     ASSERT_TRUE(status.ok()) << adapter << ": " << status;
   }
   std::vector<std::shared_ptr<Recording>> recordings, generations;
-  std::vector<GoldenCase> golden = ReadGoldenCases(dir + "/cases.json");
-  std::erase_if(golden, [](const GoldenCase& g) { return !g.adapter.empty(); });
-  for (size_t i = 0; i < cases.size(); ++i) {
+  const std::vector<GoldenCase> golden = CasesOf(GetParam());
+  LoadAdapters(GetParam(), golden, &engine);
+  if (HasFatalFailure()) return;
+  for (size_t i = 0; i < std::max(cases.size(), golden.size()); ++i) {
+    if (i < golden.size()) generations.push_back(engine.Submit(RequestOf(golden[i])));
+    if (i >= cases.size()) continue;
     Request request;
-    request.adapter = cases[i]["adapter"];
+    request.adapter = "class/" + cases[i]["adapter"].get<std::string>();
     request.classify = true;
     request.prompt_ids = cases[i]["prompt"].get<std::vector<int32_t>>();
     request.sampling.max_tokens = 1;
     recordings.push_back(engine.Submit(std::move(request)));
-    if (i < golden.size()) generations.push_back(engine.Submit(RequestOf(golden[i])));
   }
   for (size_t i = 0; i < cases.size(); ++i) {
     SCOPED_TRACE(cases[i]["name"].get<std::string>());
