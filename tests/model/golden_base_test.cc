@@ -105,7 +105,9 @@ TEST_P(GoldenBaseTest, Bf16IsLooselyNear) {
   }
   EXPECT_LT(sum / static_cast<double>(count), kBf16MeanTolerance);
   // Where two experts are nearly as good, bf16 may send a row to the other one.
-  if ((*model)->config().routed.layers.empty()) EXPECT_LT(largest, kBf16Tolerance);
+  if ((*model)->config().routed.layers.empty()) {
+    EXPECT_LT(largest, kBf16Tolerance);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenBaseTest, testing::ValuesIn(GoldenBases(kGolden)),

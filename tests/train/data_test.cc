@@ -104,7 +104,9 @@ TEST_F(TextExampleTest, ACompletionIsLearntWithItsEndAndThePromptIsWhatGenerateS
   const Example& example = read->example;
   ASSERT_GT(example.token_ids.size(), prompt.size());
   for (size_t i = 0; i < example.token_ids.size(); ++i) {
-    if (i < prompt.size()) EXPECT_EQ(example.token_ids[i], prompt[i]);
+    if (i < prompt.size()) {
+      EXPECT_EQ(example.token_ids[i], prompt[i]);
+    }
     EXPECT_EQ(example.labels[i], i < prompt.size() ? kNotTrained : example.token_ids[i]);
   }
   EXPECT_EQ(example.labels.back(), eos_);
@@ -287,7 +289,9 @@ TEST(RandomOrderTest, IsAPermutationThatDependsOnTheSeed) {
       seen[place] = true;
       differs = differs || place != other.At(i);
     }
-    if (count > 5) EXPECT_TRUE(differs) << count;
+    if (count > 5) {
+      EXPECT_TRUE(differs) << count;
+    }
   }
 }
 

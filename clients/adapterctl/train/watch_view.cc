@@ -66,7 +66,9 @@ std::vector<std::string> LossPlot(const std::vector<double>& losses, size_t colu
 
 std::string ProgressBar(uint32_t done, uint32_t total, size_t columns) {
   const size_t filled = total == 0 ? 0 : std::min<size_t>(columns, columns * done / total);
-  return "[" + std::string(filled, '#') + std::string(columns - filled, '-') + "]";
+  std::string bar = "[";
+  bar.append(filled, '#').append(columns - filled, '-').push_back(']');
+  return bar;
 }
 
 WatchView::WatchView(bool json, uint32_t total_steps)
