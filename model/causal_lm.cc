@@ -26,7 +26,7 @@ namespace {
 constexpr int64_t kMaxConfigBytes = int64_t{16} << 20;
 
 // Hashing gigabytes at every start would cost seconds: three samples of each tensor tell checkpoints apart.
-std::string CheckpointDigest(const std::string& config_text, const Checkpoint& checkpoint) {
+std::string DigestOf(const std::string& config_text, const Checkpoint& checkpoint, Quantization quantization) {
   constexpr int64_t kSampleBytes = 4096;
   Sha256 hash;
   const auto add_text = [&](absl::string_view text) {
@@ -43,6 +43,7 @@ std::string CheckpointDigest(const std::string& config_text, const Checkpoint& c
     const int64_t last = tensor.size_bytes - sample;
     for (const int64_t at : {int64_t{0}, last / 2, last}) hash.Update(tensor.data + at, static_cast<size_t>(sample));
   }
+  if (quantization != Quantization::kNone) add_text(std::string(Name(quantization)));  // it answers as another model
   return hash.HexDigest();
 }
 
@@ -97,6 +98,7 @@ struct CausalLm::Impl {
       : config(std::move(model_config)),
         shape(BaseShapeOf(config)),
         dtype(options.dtype),
+        quantization(options.quantization),
         rope(config.rope, config.rope_switch, config.max_context_tokens, ToScalarType(dtype)),
         local_rope(config.local_rope.value_or(config.rope), config.rope_switch, config.max_context_tokens,
                    ToScalarType(dtype)),
@@ -125,6 +127,7 @@ struct CausalLm::Impl {
   const ModelConfig config;
   const BaseShape shape;
   const DType dtype;
+  const Quantization quantization;
   Rope rope;
   Rope local_rope;  // of the layers with a window
   const EmbeddingLayer embed;
@@ -162,9 +165,9 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
   ASSIGN_OR_RETURN(MatchedWeights matched, MatchWeights(architecture->weights(config), config.num_layers, checkpoint));
   if (config.tied_embeddings) RETURN_IF_ERROR(CheckTiedHead(matched));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<CausalLm>> {
-    WeightLoader weights(std::move(matched), ToScalarType(options.dtype), options.progress);
+    WeightLoader weights(std::move(matched), ToScalarType(options.dtype), options.quantization, options.progress);
     auto impl = std::make_unique<Impl>(std::move(config), options, weights);
-    impl->digest = CheckpointDigest(config_text, checkpoint);
+    impl->digest = DigestOf(config_text, checkpoint, options.quantization);
     return std::unique_ptr<CausalLm>(new CausalLm(std::move(impl)));
   });
 }
@@ -172,6 +175,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
 const ModelConfig& CausalLm::config() const { return impl_->config; }
 const BaseShape& CausalLm::base_shape() const { return impl_->shape; }
 DType CausalLm::dtype() const { return impl_->dtype; }
+Quantization CausalLm::quantization() const { return impl_->quantization; }
 int64_t CausalLm::weight_bytes() const { return impl_->weight_bytes; }
 const std::string& CausalLm::digest() const { return impl_->digest; }
 

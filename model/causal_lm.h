@@ -12,12 +12,14 @@
 #include "model/config.h"
 #include "model/forward_batch.h"
 #include "model/kv/kv_layout.h"
+#include "model/quantization.h"
 #include "model/sites.h"
 
 namespace lorad {
 
 struct LoadOptions {
   DType dtype = DType::kF32;  // kF32 or kBF16; the daemon resolves "auto"
+  Quantization quantization = Quantization::kNone;
   // Bytes of weights read so far and in all; called now and then on the loading thread.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress = nullptr;
 };
@@ -43,8 +45,10 @@ class CausalLm final {
   const BaseShape& base_shape() const;
   KvLayout kv_layout() const;  // in the model's dtype
   DType dtype() const;
+  Quantization quantization() const;
   int64_t weight_bytes() const;
-  // Of config.json and the sizes, names and dtypes of every tensor and a sample of each one's bytes; hex.
+  // Of config.json and the sizes, names and dtypes of every tensor, a sample of each one's bytes, and the quantisation
+  // if there is one; hex.
   const std::string& digest() const;
 
   // Writes k and v of the batch's rows; logits [L, >= vocab] fp32 of batch.logit_rows, adapters' own tokens behind.

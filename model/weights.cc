@@ -77,8 +77,12 @@ at::ScalarType ToScalarType(DType dtype) {
   return at::kFloat;
 }
 
-WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Progress progress)
-    : weights_(std::move(weights)), dtype_(dtype), progress_(std::move(progress)), memory_(BytesIn(dtype, weights_)) {
+WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Quantization quantization, Progress progress)
+    : weights_(std::move(weights)),
+      dtype_(dtype),
+      quantization_(quantization),
+      progress_(std::move(progress)),
+      memory_(BytesIn(dtype, weights_)) {
   for (const auto& [key, tensor] : weights_) total_bytes_ += tensor.size_bytes;
 }
 
@@ -108,22 +112,44 @@ at::Tensor WeightLoader::LoadIfAny(WeightName name, int32_t layer) {
 
 at::Tensor WeightLoader::LoadStacked(std::initializer_list<WeightName> parts, int32_t layer) {
   if (!Has(*parts.begin(), layer)) return at::Tensor();
-  std::vector<int64_t> shape = Find(*parts.begin(), layer).shape;
-  shape[0] = 0;
-  int64_t stored_bytes = 0;
-  for (const WeightName part : parts) {
-    shape[0] += Find(part, layer).shape[0];
-    stored_bytes += Find(part, layer).size_bytes;
-  }
-  at::Tensor stacked = memory_.Empty(shape, dtype_);
-  int64_t first_row = 0;
-  for (const WeightName part : parts) {
-    const StoredTensor& stored = Find(part, layer);
-    ConvertInto(stored, stacked.narrow(0, first_row, stored.shape[0]));
-    first_row += stored.shape[0];
-  }
-  Count(stored_bytes, stacked);
+  at::Tensor stacked = memory_.Empty(StackedShape(parts, layer, /*expert=*/-1), dtype_);
+  Count(ConvertStacked(parts, layer, /*expert=*/-1, stacked), stacked);
   return stacked;
+}
+
+LinearWeight WeightLoader::LoadMatrix(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert) {
+  const std::vector<int64_t> shape = StackedShape(parts, layer, expert);
+  if (quantization_ == Quantization::kNone) {
+    at::Tensor stacked = memory_.Empty(shape, dtype_);
+    Count(ConvertStacked(parts, layer, expert, stacked), stacked);
+    return LinearWeight::Pack(std::move(stacked));
+  }
+  at::Tensor wide = at::empty(shape, at::kFloat);
+  const int64_t stored_bytes = ConvertStacked(parts, layer, expert, wide);
+  const LinearWeight made = LinearWeight::Quantize(wide, quantization_);
+  at::Tensor panels = memory_.Empty(made.weight().sizes(), at::kByte).copy_(made.weight());
+  Count(stored_bytes, panels);
+  return LinearWeight::FromStored(std::move(panels), made.out_features(), made.in_features(), quantization_);
+}
+
+std::vector<int64_t> WeightLoader::StackedShape(std::initializer_list<WeightName> parts, int32_t layer,
+                                                int32_t expert) const {
+  std::vector<int64_t> shape = Find(*parts.begin(), layer, expert).shape;
+  shape[0] = 0;
+  for (const WeightName part : parts) shape[0] += Find(part, layer, expert).shape[0];
+  return shape;
+}
+
+int64_t WeightLoader::ConvertStacked(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert,
+                                     at::Tensor& to) const {
+  int64_t first_row = 0, stored_bytes = 0;
+  for (const WeightName part : parts) {
+    const StoredTensor& stored = Find(part, layer, expert);
+    ConvertInto(stored, to.narrow(0, first_row, stored.shape[0]));
+    first_row += stored.shape[0];
+    stored_bytes += stored.size_bytes;
+  }
+  return stored_bytes;
 }
 
 }  // namespace lorad

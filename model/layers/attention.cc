@@ -24,9 +24,9 @@ SiteGroup QkvGroup(const ModelConfig& config, int layer) {
   return {layer, -1, {{Site::kQProj, 0, q}, {Site::kKProj, q, kv}, {Site::kVProj, q + kv, kv}}};
 }
 
-at::Tensor QkvWeight(const ModelConfig& config, int layer, WeightLoader& weights) {
-  if (config.fused_projections) return weights.Load(WeightName::kQkvProj, layer);
-  return weights.LoadStacked({WeightName::kQProj, WeightName::kKProj, WeightName::kVProj}, layer);
+LinearWeight QkvWeight(const ModelConfig& config, int layer, WeightLoader& weights) {
+  if (config.fused_projections) return weights.LoadMatrix({WeightName::kQkvProj}, layer);
+  return weights.LoadMatrix({WeightName::kQProj, WeightName::kKProj, WeightName::kVProj}, layer);
 }
 
 at::Tensor RowsOf(const at::Tensor& all, int64_t first, int64_t count) {
@@ -51,7 +51,7 @@ AttentionLayer::AttentionLayer(const ModelConfig& config, int layer, WeightLoade
            QkvGroup(config, layer)),
       q_norm_(NormWeightAsApplied(config.norm, weights.LoadIfAny(WeightName::kQNorm, layer))),
       k_norm_(NormWeightAsApplied(config.norm, weights.LoadIfAny(WeightName::kKNorm, layer))),
-      o_(weights.Load(WeightName::kOProj, layer), weights.LoadIfAny(WeightName::kOBias, layer),
+      o_(weights.LoadMatrix({WeightName::kOProj}, layer), weights.LoadIfAny(WeightName::kOBias, layer),
          {layer, -1, {{Site::kOProj, 0, config.hidden_size}}}) {}
 
 std::vector<AttentionLayer::HeadNorms> AttentionLayer::HeadNormsOf(int64_t rows, const StepContext& step) const {

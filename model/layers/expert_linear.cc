@@ -14,7 +14,7 @@ ExpertLinearLayer::ExpertLinearLayer(std::initializer_list<WeightName> parts, Si
   for (const WeightName part : parts) {
     std::vector<LinearWeight>& of_part = parts_.emplace_back();
     for (int32_t expert = 0; expert < experts; ++expert) {
-      of_part.push_back(LinearWeight::Pack(weights.Load(part, layer, expert)));
+      of_part.push_back(weights.LoadMatrix({part}, layer, expert));
     }
     out_features_ += of_part.front().out_features();
   }

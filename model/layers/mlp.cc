@@ -22,14 +22,14 @@ constexpr float kRoundingOfWeights = 1e-5f;  // in a sum that is one
 LinearLayer LoadUp(const ModelConfig& config, int layer, WeightLoader& weights) {
   const int64_t width = config.intermediate_size;
   if (!config.gated_ffn) {
-    return LinearLayer(weights.Load(WeightName::kUpProj, layer), weights.LoadIfAny(WeightName::kUpBias, layer),
+    return LinearLayer(weights.LoadMatrix({WeightName::kUpProj}, layer), weights.LoadIfAny(WeightName::kUpBias, layer),
                        {layer, -1, {{Site::kUpProj, 0, width}}});
   }
   if (config.fused_projections) {
-    return LinearLayer(weights.Load(WeightName::kGateUpProj, layer), at::Tensor(),
+    return LinearLayer(weights.LoadMatrix({WeightName::kGateUpProj}, layer), at::Tensor(),
                        {layer, -1, {{Site::kGateUpProj, 0, 2 * width}}});
   }
-  return LinearLayer(weights.LoadStacked({WeightName::kGateProj, WeightName::kUpProj}, layer),
+  return LinearLayer(weights.LoadMatrix({WeightName::kGateProj, WeightName::kUpProj}, layer),
                      weights.LoadStacked({WeightName::kGateBias, WeightName::kUpBias}, layer),
                      {layer, -1, {{Site::kGateProj, 0, width}, {Site::kUpProj, width, width}}});
 }
@@ -48,7 +48,7 @@ MlpLayer::MlpLayer(const ModelConfig& config, int layer, WeightLoader& weights)
       activation_(config.activation),
       gated_(config.gated_ffn),
       up_(LoadUp(config, layer, weights)),
-      down_(weights.Load(WeightName::kDownProj, layer), weights.LoadIfAny(WeightName::kDownBias, layer),
+      down_(weights.LoadMatrix({WeightName::kDownProj}, layer), weights.LoadIfAny(WeightName::kDownBias, layer),
             {layer, -1, {{Site::kDownProj, 0, config.hidden_size}}}) {}
 
 at::Tensor MlpLayer::Activated(const at::Tensor& up, Activation activation) const {

@@ -10,12 +10,12 @@ namespace lorad {
 SharedExpertLayer::SharedExpertLayer(const ModelConfig& config, int layer, WeightLoader& weights)
     : intermediate_size_(config.routed.shared_intermediate_size),
       activation_(config.activation),
-      gate_up_(weights.LoadStacked({WeightName::kSharedGateProj, WeightName::kSharedUpProj}, layer), at::Tensor(),
+      gate_up_(weights.LoadMatrix({WeightName::kSharedGateProj, WeightName::kSharedUpProj}, layer), at::Tensor(),
                {layer,
                 -1,
                 {{Site::kSharedGateProj, 0, intermediate_size_},
                  {Site::kSharedUpProj, intermediate_size_, intermediate_size_}}}),
-      down_(weights.Load(WeightName::kSharedDownProj, layer), at::Tensor(),
+      down_(weights.LoadMatrix({WeightName::kSharedDownProj}, layer), at::Tensor(),
             {layer, -1, {{Site::kSharedDownProj, 0, config.hidden_size}}}),
       gate_(weights.Load(WeightName::kSharedGate, layer), at::Tensor(), {layer, -1, {{Site::kSharedGate, 0, 1}}}) {}
 

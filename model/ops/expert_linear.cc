@@ -11,7 +11,7 @@
 namespace lorad {
 namespace {
 
-// All weights are packed, or none.
+// All weights are packed in one way, or none.
 absl::Status CheckWeight(const ArgCheck& check, const ExpertLinearArgs& args, int64_t columns,
                          const LinearWeight& weight) {
   const at::Tensor& stored = weight.weight();
@@ -19,8 +19,9 @@ absl::Status CheckWeight(const ArgCheck& check, const ExpertLinearArgs& args, in
   if (!args.parts[0].weights[0].packed()) {
     return check.Contiguous("weight", stored, args.x.scalar_type(), {columns, args.x.size(1)});
   }
-  if (weight.packed() && stored.scalar_type() == args.x.scalar_type() && weight.out_features() == columns &&
-      weight.in_features() == args.x.size(1)) {
+  const bool multiplies_x = weight.quantized() || stored.scalar_type() == args.x.scalar_type();
+  if (weight.packed() && weight.quantization() == args.parts[0].weights[0].quantization() && multiplies_x &&
+      weight.out_features() == columns && weight.in_features() == args.x.size(1)) {
     return absl::OkStatus();
   }
   return check.Error("weight",

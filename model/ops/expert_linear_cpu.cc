@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "model/ops/cpu/dot_kernels.h"
-#include "model/ops/cpu/panel_kernels.h"
+#include "model/ops/cpu/panels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
 
@@ -37,7 +37,8 @@ class Job final {
       : args_(args),
         in_(args.x.size(1)),
         panels_(args.parts[0].weights[0].packed()),
-        packed_stride_(panels_ ? PanelRowFloats(in_) : PackedFloats(in_)),
+        panel_weight_{args.parts[0].weights[0].quantization(), in_},
+        packed_stride_(panels_ ? RowFloats(panel_weight_) : PackedFloats(in_)),
         x_stride_(args.x.stride(0)),
         y_stride_(args.y.stride(0)),
         x_(static_cast<const T*>(args.x.const_data_ptr())),
@@ -82,14 +83,12 @@ class Job final {
       }
     }
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (in_ == packed_stride_) return {rows, stride};
+      if (!panels_ && in_ == packed_stride_) return {rows, stride};
     }
     float* const own = packed + first * packed_stride_;
-    if constexpr (sizeof(T) == sizeof(uint16_t)) {
-      if (panels_) {
-        PackPanelRows(rows, stride, count, in_, own);
-        return {own, packed_stride_};
-      }
+    if (panels_) {
+      PackRows(panel_weight_, rows, stride, count, own);
+      return {own, packed_stride_};
     }
     PackTiles(rows, stride, count, in_, 0, RowTiles(count), own, packed_stride_);
     return {own, packed_stride_};
@@ -110,20 +109,21 @@ class Job final {
   void Compute(const Task& task) const {
     const PackedRows& x = packed_[task.expert];
     const int64_t rows = RowsOf(task.expert);
-    const T* w = static_cast<const T*>(task.part->weights[task.expert].weight().const_data_ptr());
+    const void* const stored = task.part->weights[task.expert].weight().const_data_ptr();
     T* const y = y_ + args_.starts[task.expert] * y_stride_ + task.part->first_column + task.first_column;
-    if constexpr (sizeof(T) == sizeof(uint16_t)) {
-      if (panels_) {
-        const T* first = w + task.first_column / kPanelColumns * PanelElements(in_);
-        return PanelDot({x.rows, rows, in_, first, task.columns, y_stride_}, y);
-      }
+    if (panels_) {
+      PanelWeight weight = panel_weight_;
+      weight.panels = stored;
+      return DotColumns(weight, x.rows, rows, task.first_column, task.columns, y_stride_, y);
     }
-    Dot({x.rows, x.stride, rows, in_, task.columns, in_, y_stride_}, w + task.first_column * in_, y);
+    Dot({x.rows, x.stride, rows, in_, task.columns, in_, y_stride_},
+        static_cast<const T*>(stored) + task.first_column * in_, y);
   }
 
   const ExpertLinearArgs& args_;
   const int64_t in_;
-  const bool panels_;  // the weights are packed
+  const bool panels_;               // the weights are packed
+  const PanelWeight panel_weight_;  // without its panels, which are each expert's
   const int64_t packed_stride_;
   const int64_t x_stride_;
   const int64_t y_stride_;

@@ -1,13 +1,16 @@
 #include "model/ops/linear.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <ATen/ops/empty.h>
 
+#include "model/base/check.h"
 #include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
 #include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/cpu/parallel.h"
+#include "model/ops/cpu/quantized_panels.h"
 #include "model/ops/cpu_ops.h"
 #include "model/ops/cuda_table.h"
 
@@ -32,16 +35,36 @@ LinearWeight LinearWeight::Pack(at::Tensor weight) {
   return FromStored(std::move(panels), out, in);
 }
 
-LinearWeight LinearWeight::FromStored(at::Tensor stored, int64_t out_features, int64_t in_features) {
+LinearWeight LinearWeight::Quantize(const at::Tensor& weight, Quantization quantization) {
+  LORAD_CHECK(weight.is_cpu() && weight.scalar_type() == at::kFloat && weight.is_contiguous());
+  const int64_t out = weight.size(0), in = weight.size(1), panels = cpu::Panels(out);
+  const int64_t panel_bytes = cpu::QuantizedPanelBytes(quantization, in);
+  at::Tensor stored = at::empty({panels, QuantizedGroups(in), cpu::BlockBytes(quantization)}, at::kByte);
+  const auto* const rows = weight.const_data_ptr<float>();
+  auto* const blocks = static_cast<std::byte*>(stored.mutable_data_ptr());
+  cpu::ParallelFor(panels, 1, [&](int64_t panel, int64_t end) {
+    for (; panel < end; ++panel) {
+      const int64_t first = panel * cpu::kPanelColumns;
+      cpu::QuantizePanel(quantization, rows + first * in, std::min(cpu::kPanelColumns, out - first), in,
+                         blocks + panel * panel_bytes);
+    }
+  });
+  return FromStored(std::move(stored), out, in, quantization);
+}
+
+LinearWeight LinearWeight::FromStored(at::Tensor stored, int64_t out_features, int64_t in_features,
+                                      Quantization quantization) {
   LinearWeight weight;
   weight.stored_ = std::move(stored);
   weight.out_features_ = out_features;
   weight.in_features_ = in_features;
+  weight.quantization_ = quantization;
   return weight;
 }
 
 at::Tensor LinearWeight::RowMajor() const {
   if (!packed()) return stored_;
+  if (quantized()) return Dequantized();
   at::Tensor matrix = at::empty({out_features_, in_features_}, stored_.options());
   const uint16_t* const panels = static_cast<const uint16_t*>(stored_.const_data_ptr());
   uint16_t* const rows = static_cast<uint16_t*>(matrix.mutable_data_ptr());
@@ -51,15 +74,30 @@ at::Tensor LinearWeight::RowMajor() const {
   return matrix;
 }
 
+at::Tensor LinearWeight::Dequantized() const {
+  at::Tensor matrix = at::empty({out_features_, in_features_}, at::kFloat);
+  const auto* const blocks = static_cast<const std::byte*>(stored_.const_data_ptr());
+  const int64_t panel_bytes = cpu::QuantizedPanelBytes(quantization_, in_features_);
+  float* const rows = matrix.mutable_data_ptr<float>();
+  cpu::ParallelFor(out_features_, cpu::kPanelColumns, [&](int64_t r, int64_t end) {
+    for (; r < end; ++r) {
+      cpu::DequantizePanelColumn(quantization_, blocks + r / cpu::kPanelColumns * panel_bytes, r % cpu::kPanelColumns,
+                                 in_features_, rows + r * in_features_);
+    }
+  });
+  return matrix;
+}
+
 absl::Status Linear(const LinearArgs& args) {
   const ArgCheck check("Linear");
   const at::Tensor& w = args.weight.weight();
-  RETURN_IF_ERROR(check.Floating("weight", w));
+  RETURN_IF_ERROR(args.weight.quantized() ? check.Floating("x", args.x) : check.Floating("weight", w));
+  const at::ScalarType dtype = args.weight.quantized() ? args.x.scalar_type() : w.scalar_type();
   if (!args.weight.packed()) {
-    RETURN_IF_ERROR(check.Contiguous("weight", w, w.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
+    RETURN_IF_ERROR(check.Contiguous("weight", w, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
   }
-  RETURN_IF_ERROR(check.Tensor("x", args.x, w.scalar_type(), {ArgCheck::kAny, args.weight.in_features()}));
-  RETURN_IF_ERROR(check.Tensor("y", args.y, w.scalar_type(), {args.x.size(0), args.weight.out_features()}));
+  RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {ArgCheck::kAny, args.weight.in_features()}));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {args.x.size(0), args.weight.out_features()}));
   RETURN_IF_ERROR(check.SameDevice(w, "x", args.x));
   RETURN_IF_ERROR(check.SameDevice(w, "y", args.y));
   return Dispatch("Linear", w, &cpu::Linear, InstalledCudaOps().linear, args);

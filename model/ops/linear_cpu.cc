@@ -7,7 +7,7 @@
 #include <ATen/ops/linear.h>
 
 #include "model/ops/cpu/dot_kernels.h"
-#include "model/ops/cpu/panel_kernels.h"
+#include "model/ops/cpu/panels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu_ops.h"
 
@@ -56,26 +56,30 @@ void Run(const LinearArgs& args, const T* x, const T* w, T* y) {
   });
 }
 
-void RunPanels(const LinearArgs& args, const uint16_t* x, const uint16_t* panels, uint16_t* y) {
+template <typename T>
+void RunPanels(const LinearArgs& args, const T* x, T* y) {
   constexpr int64_t kColumnsOfUnit = 2 * kPanelColumns;
   const int64_t rows = args.x.size(0), in = args.weight.in_features(), out = args.weight.out_features();
-  const int64_t x_stride = args.x.stride(0), y_stride = args.y.stride(0), packed_stride = PanelRowFloats(in);
+  const PanelWeight weight = {args.weight.quantization(), in, args.weight.weight().const_data_ptr()};
+  const int64_t x_stride = args.x.stride(0), y_stride = args.y.stride(0), packed_stride = RowFloats(weight);
   float* const packed = ThreadScratch(Scratch::kRows, rows * packed_stride);
   ParallelFor(rows, kElementsPerRange / in + 1, [&](int64_t begin, int64_t end) {
-    PackPanelRows(x + begin * x_stride, x_stride, end - begin, in, packed + begin * packed_stride);
+    PackRows(weight, x + begin * x_stride, x_stride, end - begin, packed + begin * packed_stride);
   });
   const int64_t units = (out + kColumnsOfUnit - 1) / kColumnsOfUnit;
   const int64_t grain = kProductsPerRange / (rows * in * kColumnsOfUnit) + 1;
   ParallelFor(units, grain, [&](int64_t begin, int64_t end) {
     const int64_t c = begin * kColumnsOfUnit;
-    const PanelDotArgs dot = {.x = packed,
-                              .rows = rows,
-                              .in = in,
-                              .panels = panels + c / kPanelColumns * PanelElements(in),
-                              .columns = std::min(end * kColumnsOfUnit, out) - c,
-                              .y_stride = y_stride};
-    PanelDot(dot, y + c);
+    DotColumns(weight, packed, rows, c, std::min(end * kColumnsOfUnit, out) - c, y_stride, y + c);
   });
+}
+
+template <typename T>
+void RunEither(const LinearArgs& args) {
+  const T* const x = static_cast<const T*>(args.x.const_data_ptr());
+  T* const y = static_cast<T*>(args.y.mutable_data_ptr());
+  if (args.weight.packed()) return RunPanels(args, x, y);
+  Run(args, x, static_cast<const T*>(args.weight.weight().const_data_ptr()), y);
 }
 
 }  // namespace
@@ -91,19 +95,14 @@ bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows) {
 
 absl::Status Linear(const LinearArgs& args) {
   if (args.x.size(0) == 0 || args.weight.out_features() == 0) return absl::OkStatus();
-  if (LinearGoesToOneDnn(args.x.scalar_type(), args.x.size(0))) {
+  if (!args.weight.quantized() && LinearGoesToOneDnn(args.x.scalar_type(), args.x.size(0))) {
     args.y.copy_(at::linear(args.x, args.weight.weight()));
     return absl::OkStatus();
   }
-  const void* x = args.x.const_data_ptr();
-  const void* w = args.weight.weight().const_data_ptr();
-  void* y = args.y.mutable_data_ptr();
   if (args.x.scalar_type() == at::kFloat) {
-    Run(args, static_cast<const float*>(x), static_cast<const float*>(w), static_cast<float*>(y));
-  } else if (args.weight.packed()) {
-    RunPanels(args, static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(w), static_cast<uint16_t*>(y));
+    RunEither<float>(args);
   } else {
-    Run(args, static_cast<const uint16_t*>(x), static_cast<const uint16_t*>(w), static_cast<uint16_t*>(y));
+    RunEither<uint16_t>(args);
   }
   return absl::OkStatus();
 }

@@ -130,6 +130,9 @@ TEST(CausalLmTest, SaysWhatItLoaded) {
   ASSERT_THAT(other, IsOk());
   EXPECT_NE((*other)->digest(), (*model)->digest());
   EXPECT_EQ((*CausalLm::Load(kGolden + "llama2/model", {}))->digest(), (*other)->digest());
+  // What answers otherwise is another model.
+  EXPECT_NE((*CausalLm::Load(kGolden + "llama2/model", {.quantization = Quantization::kInt8}))->digest(),
+            (*other)->digest());
 }
 
 TEST(CausalLmTest, RefusesWhatItCannotLoad) {

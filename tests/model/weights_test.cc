@@ -63,7 +63,7 @@ TEST_F(WeightsTest, LoadsConvertsAndStacks) {
   const absl::StatusOr<MatchedWeights> matched = MatchWeights(kRows, 1, checkpoint);
   ASSERT_THAT(matched, IsOk());
   int64_t done = 0, total = 0;
-  WeightLoader weights(*matched, at::kFloat, [&](int64_t d, int64_t t) { done = d, total = t; });
+  WeightLoader weights(*matched, at::kFloat, Quantization::kNone, [&](int64_t d, int64_t t) { done = d, total = t; });
   const at::Tensor q = weights.Load(WeightName::kQProj, 0);
   EXPECT_TRUE(at::equal(q, at::tensor({1.0f, 2.0f, 3.0f, 4.0f}).view({2, 2})));
   EXPECT_TRUE(at::equal(weights.Load(WeightName::kFinalNorm), at::tensor({1.0f, -0.5f})));
@@ -81,7 +81,7 @@ TEST_F(WeightsTest, ATensorOutlivesCheckpointFileAndLoader) {
   {
     const absl::StatusOr<MatchedWeights> matched = MatchWeights(kRows, 1, Write(Fitting()));
     ASSERT_THAT(matched, IsOk());
-    q = WeightLoader(*matched, at::kFloat, nullptr).Load(WeightName::kQProj, 0);
+    q = WeightLoader(*matched, at::kFloat, Quantization::kNone, nullptr).Load(WeightName::kQProj, 0);
     WriteFile(dir_.File("model.safetensors"), "");  // a mapping of it would fault now
   }
   EXPECT_TRUE(at::equal(q, at::tensor({1.0f, 2.0f, 3.0f, 4.0f}).view({2, 2})));
@@ -91,7 +91,7 @@ TEST_F(WeightsTest, WeightsLieSideBySideOnCacheLines) {
   const Checkpoint checkpoint = Write(Fitting());
   const absl::StatusOr<MatchedWeights> matched = MatchWeights(kRows, 1, checkpoint);
   ASSERT_THAT(matched, IsOk());
-  WeightLoader weights(*matched, at::kFloat, nullptr);
+  WeightLoader weights(*matched, at::kFloat, Quantization::kNone, nullptr);
   const at::Tensor q = weights.Load(WeightName::kQProj, 0), k = weights.Load(WeightName::kKProj, 0);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(q.const_data_ptr()) % 64, 0u);
   EXPECT_EQ(static_cast<const char*>(k.const_data_ptr()) - static_cast<const char*>(q.const_data_ptr()), 64);
@@ -102,7 +102,7 @@ TEST_F(WeightsTest, WhatNoLongerFitsIsStillRight) {
   const Checkpoint checkpoint = Write(Fitting());
   const absl::StatusOr<MatchedWeights> matched = MatchWeights(kRows, 1, checkpoint);
   ASSERT_THAT(matched, IsOk());
-  WeightLoader weights(*matched, at::kFloat, nullptr);
+  WeightLoader weights(*matched, at::kFloat, Quantization::kNone, nullptr);
   std::vector<at::Tensor> all;
   for (int i = 0; i < 8; ++i) all.push_back(weights.Load(WeightName::kQProj, 0));
   for (const at::Tensor& q : all) EXPECT_TRUE(at::equal(q, at::tensor({1.0f, 2.0f, 3.0f, 4.0f}).view({2, 2})));
@@ -117,10 +117,11 @@ TEST_F(WeightsTest, ATensorMayLieMisaligned) {
   const absl::StatusOr<Checkpoint> checkpoint = OpenCheckpoint(dir_.path());
   ASSERT_THAT(checkpoint, IsOk());
   const MatchedWeights matched = {{{WeightName::kFinalNorm}, checkpoint->at("norm")}};
-  EXPECT_TRUE(
-      at::equal(WeightLoader(matched, at::kFloat, nullptr).Load(WeightName::kFinalNorm), at::tensor({5.0f, 6.0f})));
-  EXPECT_TRUE(at::equal(WeightLoader(matched, at::kBFloat16, nullptr).Load(WeightName::kFinalNorm).to(at::kFloat),
+  EXPECT_TRUE(at::equal(WeightLoader(matched, at::kFloat, Quantization::kNone, nullptr).Load(WeightName::kFinalNorm),
                         at::tensor({5.0f, 6.0f})));
+  EXPECT_TRUE(at::equal(
+      WeightLoader(matched, at::kBFloat16, Quantization::kNone, nullptr).Load(WeightName::kFinalNorm).to(at::kFloat),
+      at::tensor({5.0f, 6.0f})));
 }
 
 TEST_F(WeightsTest, ListsWhatIsMissingUnexpectedAndWrongShapedInOneMessage) {

@@ -146,12 +146,15 @@ struct LinearFunction : Function<LinearFunction> {
     context->saved_data["weight"] = weight.weight();
     context->saved_data["out"] = weight.out_features();
     context->saved_data["in"] = weight.in_features();
+    context->saved_data["quantization"] = static_cast<int64_t>(weight.quantization());
     return ComputeLinear(x, weight);
   }
   static variable_list backward(AutogradContext* context, const variable_list& g) {
-    const auto weight = LinearWeight::FromStored(context->saved_data["weight"].toTensor(),
-                                                 context->saved_data["out"].toInt(), context->saved_data["in"].toInt());
-    return {LinearBackward(g[0], weight.RowMajor()), at::Tensor()};
+    const auto weight = LinearWeight::FromStored(
+        context->saved_data["weight"].toTensor(), context->saved_data["out"].toInt(), context->saved_data["in"].toInt(),
+        static_cast<Quantization>(context->saved_data["quantization"].toInt()));
+    // A quantised one is f32 when it is unpacked; matmuls want one dtype.
+    return {LinearBackward(g[0], weight.RowMajor().to(g[0].scalar_type())), at::Tensor()};
   }
 };
 

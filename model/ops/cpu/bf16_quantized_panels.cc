@@ -1,0 +1,266 @@
+#include "model/ops/cpu/bf16_quantized_panels.h"
+
+#include "model/base/check.h"
+#include "model/ops/cpu/parallel.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+// Behind the includes, so that nothing shared with other sources is compiled for these processors alone.
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+
+namespace lorad::cpu {
+namespace {
+
+constexpr int64_t kWordElements = 2;
+constexpr int64_t kQuads = kGroupWords / kQuadWords;
+constexpr int64_t kLineBytes = 64;
+constexpr int64_t kAheadBytes = 4096;  // weights are fetched so long before they are read
+
+__m512bh BroadcastWord(const uint16_t* word) {
+  int32_t both;
+  std::memcpy(&both, word, sizeof(both));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+}
+
+// GCC 12 takes the forms without a mask for reads of what was not initialised; with this one the code is the same.
+constexpr __mmask16 kAll16 = 0xFFFF;
+constexpr __mmask32 kAll32 = 0xFFFFFFFF;
+
+__m512 Floats(const __m128i* bytes) {
+  return _mm512_maskz_cvtepi32_ps(kAll16, _mm512_maskz_cvtepi8_epi32(kAll16, _mm_loadu_si128(bytes)));
+}
+
+// The words of one quad of a panel as bf16, word kWord of it.
+struct Int8Words {
+  static constexpr Quantization kQuantization = Quantization::kInt8;
+  static constexpr int64_t kQuadBytes = QuadBytes(kQuantization);
+  template <int kWord>
+  static __m512bh Word(const std::byte* quad) {
+    const auto* const halves = reinterpret_cast<const __m128i*>(quad) + 2 * kWord;
+    return _mm512_cvtne2ps_pbh(Floats(halves + 1), Floats(halves));
+  }
+};
+struct Int4Words {
+  static constexpr Quantization kQuantization = Quantization::kInt4;
+  static constexpr int64_t kQuadBytes = QuadBytes(kQuantization);
+  // The lowest 5 bits of each 16 choose: whatever the fifth is, the four below it say the number.
+  static __m512i Numbers() {
+    alignas(64) static constexpr uint16_t kNumbers[32] = {
+        0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80,   // -8 .. -1
+        0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0,   // 0 .. 7
+        0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80,   //
+        0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};  //
+    return _mm512_load_si512(kNumbers);
+  }
+  template <int kWord>
+  static __m512bh Word(const std::byte* quad) {
+    const __m512i nibbles = _mm512_maskz_srli_epi16(kAll32, _mm512_loadu_si512(quad), 4 * kWord);
+    return reinterpret_cast<__m512bh>(_mm512_maskz_permutexvar_epi16(kAll32, nibbles, Numbers()));
+  }
+};
+struct Bf16Words {  // of a group that was expanded
+  static constexpr int64_t kQuadBytes = kQuadWords * kLineBytes;
+  template <int kWord>
+  static __m512bh Word(const std::byte* quad) {
+    return reinterpret_cast<__m512bh>(_mm512_loadu_si512(quad + kWord * kLineBytes));
+  }
+};
+
+// One group of R rows against C panels: totals[r][c][16] += the sums of the group with their factors.
+struct GroupArgs {
+  const uint16_t* x;  // the group's elements of the first row
+  int64_t x_stride;
+  const float* x_sum;  // of the group's elements
+  int64_t x_sum_stride;
+  const std::byte* words;  // of the first panel
+  int64_t words_stride;    // bytes from panel to panel
+  const std::byte* factors;
+  int64_t factors_stride;
+  float* totals;
+};
+
+template <class Words, int kWord, int R, int C>
+[[gnu::always_inline]] inline void AddWord(const GroupArgs& a, const uint16_t* x, const std::byte* quad,
+                                           __m512 (&acc)[R][C]) {
+  __m512bh columns[C];
+  for (int c = 0; c < C; ++c) columns[c] = Words::template Word<kWord>(quad + c * a.words_stride);
+#pragma GCC unroll 24  // more rows than the compiler would unroll, and then the sums were in memory
+  for (int r = 0; r < R; ++r) {
+    const __m512bh word = BroadcastWord(x + r * a.x_stride + kWord * kWordElements);
+    for (int c = 0; c < C; ++c) acc[r][c] = _mm512_dpbf16_ps(acc[r][c], columns[c], word);
+  }
+}
+
+template <Quantization kQuantization>
+__m512 Scales(const std::byte* factors) {
+  if constexpr (kQuantization == Quantization::kInt8) return _mm512_loadu_ps(factors);
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll16, _mm512_loadu_si512(factors), 16));
+}
+__m512 Zeros(const std::byte* factors) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int32_t>(0xFFFF0000u));
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(factors), upper));
+}
+
+// The sums of R rows and C panels stay in registers: at most 24. kFetch: the words lie in a stream of weights.
+template <Quantization kQuantization, class Words, bool kFetch, int R, int C>
+void Group(const GroupArgs& a) {
+  __m512 acc[R][C];
+#pragma GCC unroll 24
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) acc[r][c] = _mm512_setzero_ps();
+  const uint16_t* x = a.x;
+  const std::byte* quad = a.words;
+  for (int64_t q = 0; q < kQuads; ++q, x += kQuadWords * kWordElements, quad += Words::kQuadBytes) {
+    if constexpr (kFetch) {
+      for (int c = 0; c < C; ++c)
+        for (int64_t line = 0; line < Words::kQuadBytes; line += kLineBytes)
+          _mm_prefetch(reinterpret_cast<const char*>(quad + c * a.words_stride + kAheadBytes + line), _MM_HINT_T0);
+    }
+    AddWord<Words, 0>(a, x, quad, acc);
+    AddWord<Words, 1>(a, x, quad, acc);
+    AddWord<Words, 2>(a, x, quad, acc);
+    AddWord<Words, 3>(a, x, quad, acc);
+  }
+  for (int c = 0; c < C; ++c) {
+    const std::byte* const factors = a.factors + c * a.factors_stride;
+    const __m512 scale = Scales<kQuantization>(factors), zero = Zeros(factors);
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r) {
+      float* const total = a.totals + (r * C + c) * kPanelColumns;
+      __m512 sum = _mm512_fmadd_ps(acc[r][c], scale, _mm512_load_ps(total));
+      if constexpr (kQuantization == Quantization::kInt4) {
+        sum = _mm512_fmadd_ps(_mm512_set1_ps(a.x_sum[r * a.x_sum_stride]), zero, sum);
+      }
+      _mm512_store_ps(total, sum);
+    }
+  }
+}
+
+using GroupFn = void (*)(const GroupArgs&);
+template <Quantization kQuantization, class Words, bool kFetch, int C, int... R>
+void RunGroup(int64_t rows, const GroupArgs& a, std::integer_sequence<int, R...>) {
+  static constexpr GroupFn kGroups[] = {&Group<kQuantization, Words, kFetch, R + 1, C>...};
+  kGroups[rows - 1](a);
+}
+
+// As many panels go with some rows as leave enough sums to hide the instruction's latency.
+constexpr int kMostSums = 24;
+constexpr int RowsOf(int panels) { return kMostSums / panels; }
+int PanelsTogether(int64_t rows) { return rows <= RowsOf(4) ? 4 : rows <= RowsOf(2) || rows > RowsOf(1) ? 2 : 1; }
+
+template <Quantization kQuantization, class Words, bool kFetch>
+void GroupOf(int64_t rows, int panels, const GroupArgs& a) {
+  switch (panels) {
+    case 4:
+      return RunGroup<kQuantization, Words, kFetch, 4>(rows, a, std::make_integer_sequence<int, RowsOf(4)>());
+    case 2:
+      return RunGroup<kQuantization, Words, kFetch, 2>(rows, a, std::make_integer_sequence<int, RowsOf(2)>());
+    default:
+      return RunGroup<kQuantization, Words, kFetch, 1>(rows, a, std::make_integer_sequence<int, RowsOf(1)>());
+  }
+}
+
+// The words of some panels as bf16, kExpandedBytes a group.
+constexpr int64_t kExpandedBytes = kGroupWords * kLineBytes;
+template <class Words>
+const std::byte* Expand(const std::byte* block, int64_t groups) {
+  auto* const expanded = reinterpret_cast<std::byte*>(
+      ThreadScratch(Scratch::kWeights, groups * kExpandedBytes / static_cast<int64_t>(sizeof(float))));
+  std::byte* to = expanded;
+  for (int64_t g = 0; g < groups; ++g, block += BlockBytes(Words::kQuantization)) {
+    const std::byte* quad = block + kFactorBytes;
+    for (int64_t q = 0; q < kQuads; ++q, quad += Words::kQuadBytes, to += Bf16Words::kQuadBytes) {
+      const auto put = [&](int64_t word, __m512bh v) {
+        _mm512_store_si512(to + word * kLineBytes, reinterpret_cast<__m512i>(v));
+      };
+      put(0, Words::template Word<0>(quad));
+      put(1, Words::template Word<1>(quad));
+      put(2, Words::template Word<2>(quad));
+      put(3, Words::template Word<3>(quad));
+    }
+  }
+  return expanded;
+}
+
+// y [rows, columns] of one tile of packed rows; `expanded`: the panels' words as bf16, or nullptr.
+template <class Words>
+void Tile(const QuantizedDotArgs& a, const float* x, int64_t rows, const std::byte* panel, int panels,
+          const std::byte* expanded, int64_t columns, uint16_t* y) {
+  constexpr Quantization kQuantization = Words::kQuantization;
+  alignas(64) float totals[kMostSums * kPanelColumns];
+  std::fill_n(totals, rows * panels * kPanelColumns, 0.0f);
+  const int64_t row_floats = QuantizedRowFloats(a.in), panel_stride = QuantizedPanelBytes(kQuantization, a.in);
+  GroupArgs group = {.x = reinterpret_cast<const uint16_t*>(x),
+                     .x_stride = row_floats * 2,  // a float's place holds two
+                     .x_sum = x + QuantizedRowElements(a.in),
+                     .x_sum_stride = row_floats,
+                     .words = expanded == nullptr ? panel + kFactorBytes : expanded,
+                     .words_stride = expanded == nullptr ? panel_stride : QuantizedGroups(a.in) * kExpandedBytes,
+                     .factors = panel,
+                     .factors_stride = panel_stride,
+                     .totals = totals};
+  for (int64_t g = 0; g < QuantizedGroups(a.in); ++g) {
+    if (expanded == nullptr) {
+      GroupOf<kQuantization, Words, /*kFetch=*/true>(rows, panels, group);
+    } else {
+      GroupOf<kQuantization, Bf16Words, /*kFetch=*/false>(rows, panels, group);
+    }
+    group.x += kQuantizedGroup;
+    ++group.x_sum;
+    group.words += expanded == nullptr ? BlockBytes(kQuantization) : kExpandedBytes;
+    group.factors += BlockBytes(kQuantization);
+  }
+  const __mmask16 last = static_cast<__mmask16>((1u << (columns - (panels - 1) * kPanelColumns)) - 1);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int c = 0; c < panels; ++c) {
+      const __m512 sum = _mm512_load_ps(totals + (r * panels + c) * kPanelColumns);
+      _mm256_mask_storeu_epi16(y + r * a.y_stride + c * kPanelColumns, c + 1 < panels ? kAll16 : last,
+                               reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sum)));
+    }
+  }
+}
+
+template <class Words>
+void DotT(const QuantizedDotArgs& a, uint16_t* y) {
+  for (int64_t c = 0; c < a.columns;) {
+    int panels = PanelsTogether(a.rows);
+    while ((panels - 1) * kPanelColumns >= a.columns - c) panels /= 2;
+    const int64_t columns = std::min(a.columns - c, panels * kPanelColumns);
+    const std::byte* const panel = a.panels + c / kPanelColumns * QuantizedPanelBytes(Words::kQuantization, a.in);
+    const int64_t tiles = (a.rows + RowsOf(panels) - 1) / RowsOf(panels);
+    const std::byte* const expanded = tiles == 1 ? nullptr : Expand<Words>(panel, panels * QuantizedGroups(a.in));
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t r = a.rows * t / tiles, rows = a.rows * (t + 1) / tiles - r;
+      Tile<Words>(a, a.x + r * QuantizedRowFloats(a.in), rows, panel, panels, expanded, columns,
+                  y + r * a.y_stride + c);
+    }
+    c += columns;
+  }
+}
+
+}  // namespace
+
+void QuantizedDotBf16Products(const QuantizedDotArgs& args, uint16_t* y) {
+  if (args.quantization == Quantization::kInt8) return DotT<Int8Words>(args, y);
+  DotT<Int4Words>(args, y);
+}
+
+}  // namespace lorad::cpu
+#pragma GCC pop_options
+
+#else
+
+namespace lorad::cpu {
+
+void QuantizedDotBf16Products(const QuantizedDotArgs&, uint16_t*) { LORAD_CHECK(false); }
+
+}  // namespace lorad::cpu
+
+#endif
