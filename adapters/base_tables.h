@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "model/base/dtype.h"
@@ -10,19 +11,22 @@
 
 namespace lorad {
 
-// A tensor of the base as its checkpoint stores it, row-major, in host memory for as long as the base lives: a weight
-// [rows, columns] (of an embedding [vocabulary, hidden]), or a bias or a norm's weight [rows, 1].
+// A tensor of the base as its checkpoint stores it, or W' where the base is quantised (model/quantization.h):
+// row-major, in host memory for as long as the base lives or `owner`, if there is one: a weight [rows, columns] (of an
+// embedding [vocabulary, hidden]), or a bias or a norm's weight [rows, 1].
 struct BaseTable {
   DType dtype = DType::kF32;  // f32, bf16 or f16
   int64_t rows = 0;
   int64_t columns = 0;
   const std::byte* data = nullptr;
+  std::shared_ptr<const void> owner = nullptr;
 };
 
 struct BaseTableName {
   Site site = Site::kEmbedTokens;
   int32_t layer = -1;  // -1: not in a layer
   bool bias = false;
+  bool as_stored = false;  // the checkpoint's weight, also where the base is quantised
 };
 
 // Gives the base's tensors (of a tied head: the embedding). PEFT saves a copy of embedding and head beside LoRA that

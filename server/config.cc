@@ -31,6 +31,7 @@ constexpr int64_t kMaxDefaultMemoryBytes = int64_t{16} << 30;
 struct RawFlags {
   std::string device = "auto";
   std::string dtype = "auto";
+  std::string quantize = "none";
   std::string log_level = "info";
   std::string memory_bytes;
   std::string prefix_cache = "on";
@@ -66,6 +67,19 @@ absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
   return absl::OkStatus();
 }
 
+absl::Status CheckQuantize(const RawFlags& raw, ServerConfig* config) {
+  if (raw.quantize == "fp8") {
+    return FlagError("--quantize", raw.quantize, "none, int8, int4 on the CPU",
+                     "no CPU multiplies 8-bit floats; int8 is as small and nearer to the weights");
+  }
+  for (const Quantization choice : {Quantization::kNone, Quantization::kInt8, Quantization::kInt4}) {
+    if (raw.quantize != Name(choice)) continue;
+    config->quantization = choice;
+    return absl::OkStatus();
+  }
+  return FlagError("--quantize", raw.quantize, "none, int8, int4", "none computes with the checkpoint's weights");
+}
+
 absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
   if (raw.dtype == "auto") {
     config->dtype = DTypeChoice::kAuto;
@@ -78,6 +92,7 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
   } else {
     return FlagError("--dtype", raw.dtype, "auto, float32, bfloat16, float16", "auto takes what the checkpoint has");
   }
+  RETURN_IF_ERROR(CheckQuantize(raw, config));
   if (raw.log_level == "debug") {
     config->log_level = LogLevel::kDebug;
   } else if (raw.log_level == "info") {
@@ -192,6 +207,9 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
       ->capture_default_str();
   app->add_option("--device", raw->device, "auto, cpu or cuda")->capture_default_str();
   app->add_option("--dtype", raw->dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
+  app->add_option("--quantize", raw->quantize,
+                  "none, int8 or int4: how the base's matrices are kept in memory; adapters stay what they are")
+      ->capture_default_str();
   app->add_option("--adapter", raw->adapters, "NAME=PATH of an adapter to load at start; repeatable")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "model/base/dtype.h"
+#include "model/quantization.h"
 #include "scheduler/account.h"
 #include "server/log.h"
 
@@ -27,6 +28,7 @@ struct ServerConfig {
   std::string listen = "127.0.0.1:50051";
   std::string metrics = "127.0.0.1:9090";  // "" = no HTTP
   DTypeChoice dtype = DTypeChoice::kAuto;
+  Quantization quantization = Quantization::kNone;
   std::vector<AdapterFlag> adapters;
   std::string adapter_dir;
   std::string adapter_root;

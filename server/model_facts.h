@@ -15,6 +15,7 @@ struct ModelFacts {
   std::string digest;
   std::string dtype;
   std::string device;
+  std::string quantization;  // "": none
   int64_t max_context_tokens = 0;
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;

@@ -76,6 +76,7 @@ ModelFacts FactsOf(const ServerConfig& config, const CausalLm& model) {
   facts.digest = model.digest();
   facts.dtype = model.dtype() == DType::kBF16 ? "bfloat16" : "float32";
   facts.device = "cpu";
+  if (model.quantization() != Quantization::kNone) facts.quantization = Name(model.quantization());
   facts.max_context_tokens = shape.max_context_tokens;
   facts.vocab_size = shape.vocab_size;
   facts.hidden_size = shape.hidden_size;
@@ -134,6 +135,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, 
   ASSIGN_OR_RETURN(const ModelConfig shape, ReadModelConfig(config.model_dir));
   LoadOptions options;
   ASSIGN_OR_RETURN(options.dtype, ResolveDType(config.dtype, shape.checkpoint_dtype));
+  options.quantization = config.quantization;
   LoadProgress progress;
   options.progress = [&](int64_t done_bytes, int64_t total_bytes) { progress.Show(done_bytes, total_bytes); };
   const auto began = std::chrono::steady_clock::now();
@@ -141,6 +143,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   log->Info("model_loaded", {{"architecture", shape.architecture},
                              {"dtype", options.dtype == DType::kBF16 ? "bfloat16" : "float32"},
+                             {"quantization", std::string(Name(model->quantization()))},
                              {"weight_bytes", model->weight_bytes()},
                              {"seconds", seconds}});
   return model;
@@ -263,7 +266,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
                                       FileSource& files, const std::string& dir) {
     return tokenizers->Read(files, dir);
   };
-  ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape));
+  ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape, config.quantization));
   ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
   parts.files = AdapterFiles(config, engine_config.adapter_dir);
   parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files, [&parts](LoaderEvent event) {

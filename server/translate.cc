@@ -287,6 +287,7 @@ v1::ModelInfo ToProto(const ModelFacts& facts) {
   out.set_digest(facts.digest);
   out.set_dtype(facts.dtype);
   out.set_device(facts.device);
+  out.set_quantization(facts.quantization);
   out.set_max_context_tokens(static_cast<uint32_t>(facts.max_context_tokens));
   out.set_vocab_size(static_cast<uint32_t>(facts.vocab_size));
   out.set_hidden_size(static_cast<uint32_t>(facts.hidden_size));

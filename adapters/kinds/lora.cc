@@ -129,7 +129,9 @@ absl::Status AddInitialPair(const std::string& path, PeftInit init, bool saved_t
     return absl::UnimplementedError(
         absl::StrCat(path, ": init_lora_weights: the base's weights, of which it is made, are not at hand"));
   }
-  ASSIGN_OR_RETURN(const BaseTable weight, options.base_tables({.site = slot->site, .layer = slot->layer}));
+  // What it was made of when training began, whatever this base computes with.
+  ASSIGN_OR_RETURN(const BaseTable weight,
+                   options.base_tables({.site = slot->site, .layer = slot->layer, .as_stored = true}));
   return TakeInitialPairOff(weight, init, slot);
 }
 

@@ -52,7 +52,9 @@ void BeginFromWeight(LeafInit init, const at::Tensor& weight, int64_t rank, Leaf
 
 at::Tensor WeightOf(const BaseTable& table) {
   void* data = const_cast<std::byte*>(table.data);  // LibTorch has no const tensors; nothing writes it.
-  return at::from_blob(data, {table.rows, table.columns}, at::TensorOptions().dtype(ToScalarType(table.dtype)));
+  return at::from_blob(
+      data, {table.rows, table.columns}, [owner = table.owner](void*) {},
+      at::TensorOptions().dtype(ToScalarType(table.dtype)));
 }
 
 at::Tensor AsLeaf(const at::Tensor& of_base) {
@@ -66,11 +68,15 @@ absl::Status AddPair(const TargetedModule& target, const TrainConfig& config, ui
   // As peft, an embedding never begins from its weights.
   const bool from_weight = TakesOffBase(config.init) && !embedding;
   if (config.adapter.use_dora || from_weight) {
-    ASSIGN_OR_RETURN(const BaseTable table, base_tables({.site = module->site, .layer = module->layer}));
-    module->base_weight = embedding ? WeightOf(table).t() : WeightOf(table);
+    const BaseTableName name = {.site = module->site, .layer = module->layer};
+    RETURN_IF_ERROR(base_tables(name).status());
+    module->base_weight = [base_tables, name, embedding] {
+      const at::Tensor weight = WeightOf(base_tables(name).value());
+      return embedding ? weight.t() : weight;
+    };
   }
   if (from_weight) {
-    BeginFromWeight(config.init, module->base_weight.to(at::kFloat), target.rank, module);
+    BeginFromWeight(config.init, module->base_weight().to(at::kFloat), target.rank, module);
   } else if (embedding) {  // As peft: the other way round.
     module->a = at::zeros({target.rank, in}, kLeafOptions);
     module->b = NormalB(out, target.rank, seed);
@@ -83,7 +89,7 @@ absl::Status AddPair(const TargetedModule& target, const TrainConfig& config, ui
     module->initial_b = module->b.clone();
   }
   if (config.adapter.use_dora) {
-    module->magnitude = at::linalg_vector_norm(module->base_weight.to(at::kFloat), 2, at::IntArrayRef{1});
+    module->magnitude = at::linalg_vector_norm(module->base_weight().to(at::kFloat), 2, at::IntArrayRef{1});
     module->magnitude.set_requires_grad(true);
   }
   module->a.set_requires_grad(true);

@@ -225,7 +225,7 @@ void AdapterLeaves::UpdateNorms() {
   for (LeafModule& module : modules_) {
     if (!module.magnitude.defined()) continue;
     at::Tensor merged =
-        at::addmm(module.base_weight.to(at::kFloat), module.b, module.a, /*beta=*/1, /*alpha=*/module.scale);
+        at::addmm(module.base_weight().to(at::kFloat), module.b, module.a, /*beta=*/1, /*alpha=*/module.scale);
     if (module.initial_a.defined()) {
       merged = at::addmm(merged, module.initial_b, module.initial_a, /*beta=*/1, /*alpha=*/-module.scale);
     }

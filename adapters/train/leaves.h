@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,11 +23,12 @@ struct LeafModule {
   int32_t layer = -1;
   float scale = 1.0f;
   // Each may be undefined: not trained.
-  at::Tensor a;            // [rank, in]
-  at::Tensor b;            // [out, rank]
-  at::Tensor magnitude;    // [out]: DoRA
-  at::Tensor base_weight;  // [out, in] as stored: DoRA
-  at::Tensor initial_a;    // PiSSA, OLoRA: the pair that was taken off the base's weight
+  at::Tensor a;          // [rank, in]
+  at::Tensor b;          // [out, rank]
+  at::Tensor magnitude;  // [out]: DoRA
+  // DoRA: -> [out, in] as stored, or W' made anew where the base is quantised. Empty: not needed.
+  std::function<at::Tensor()> base_weight;
+  at::Tensor initial_a;  // PiSSA, OLoRA: the pair that was taken off the base's weight
   at::Tensor initial_b;
   at::Tensor norm;  // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
   // What begins as the base's and is trained instead of it.

@@ -49,7 +49,7 @@ at::Tensor WithDora(const MicroBatchPart& own, const LeafModule& module, const a
   const at::Tensor factor = module.magnitude / module.norm, base = WithoutInitialPair(module, x, y);
   if (own.dropout == 0.0) return at::mul(at::add(base, delta), factor);
   const at::Tensor of_dropped =
-      WithoutInitialPair(module, dropped, at::linear(dropped, module.base_weight.to(dropped.scalar_type())));
+      WithoutInitialPair(module, dropped, at::linear(dropped, module.base_weight().to(dropped.scalar_type())));
   return at::add(base, at::add(at::mul(of_dropped, at::sub(factor, 1.0)), at::mul(delta, factor)));
 }
 

@@ -22,6 +22,7 @@ Verb AddInfo(CLI::App& app) {
             PrintTable({{"model", info.name()},
                         {"architecture", info.architecture()},
                         {"dtype", info.dtype()},
+                        {"quantization", info.quantization().empty() ? "none" : info.quantization()},
                         {"device", info.device()},
                         {"context", std::to_string(info.max_context_tokens()) + " tokens"},
                         {"vocabulary", std::to_string(info.vocab_size())},

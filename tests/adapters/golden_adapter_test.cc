@@ -37,7 +37,10 @@ const std::string kGolden = SourceDir() + "/tests/golden/";
 std::string BaseOf(const std::string& folder) { return folder.substr(folder.find('/') + 1); }
 
 // MoE-PEFT's adapters and answers, beside peft's and the base's own.
-std::vector<GoldenCase> CasesOf(const std::string& folder) {
+std::vector<GoldenCase> CasesOf(const std::string& folder, Quantization quantization) {
+  if (quantization != Quantization::kNone) {
+    return ReadGoldenCases(kGolden + folder + "/cases_" + std::string(Name(quantization)) + ".json");
+  }
   std::vector<GoldenCase> cases = ReadGoldenCases(kGolden + folder + "/cases.json");
   if (folder == BaseOf(folder)) return cases;
   for (const GoldenCase& golden : ReadGoldenCases(kGolden + BaseOf(folder) + "/cases.json")) cases.push_back(golden);
@@ -47,13 +50,16 @@ std::vector<GoldenCase> CasesOf(const std::string& folder) {
 // A base with all its golden adapters in the pool.
 class Served final {
  public:
-  explicit Served(const std::string& folder, DType dtype = DType::kF32)
-      : cases_(CasesOf(folder)),
-        model_(CausalLm::Load(kGolden + BaseOf(folder) + "/model", {.dtype = dtype}).value()),
+  explicit Served(const std::string& folder, DType dtype = DType::kF32, Quantization quantization = Quantization::kNone)
+      : cases_(CasesOf(folder, quantization)),
+        model_(CausalLm::Load(kGolden + BaseOf(folder) + "/model", {.dtype = dtype, .quantization = quantization})
+                   .value()),
         pages_(PagePool::Create(int64_t{256} << 20, 64 << 10).value()),
         pool_(std::make_unique<AdapterPool>(pages_.get(), model_->base_shape())),
-        tables_(OpenBaseTables(kGolden + BaseOf(folder) + "/model", model_->base_shape()).value()) {
-    for (GoldenCase& golden : ReadGoldenCompositions(kGolden + folder)) cases_.push_back(std::move(golden));
+        tables_(OpenBaseTables(kGolden + BaseOf(folder) + "/model", model_->base_shape(), quantization).value()) {
+    if (quantization == Quantization::kNone) {
+      for (GoldenCase& golden : ReadGoldenCompositions(kGolden + folder)) cases_.push_back(std::move(golden));
+    }
     for (const GoldenCase& golden : cases_) {
       for (const auto& [name, scale] : AdaptersOf(golden)) {
         if (!leases_.contains(name)) Load(folder, name, dtype);
@@ -183,6 +189,31 @@ std::vector<std::string> Bf16Bases() {
   });
   return bases;
 }
+
+// transformers and peft on a model with W' in the place of its matrices: LoRA, DoRA (whose norms are of W'), fused
+// projections, experts, alone and in one batch.
+class QuantizedBaseTest : public testing::TestWithParam<std::tuple<std::string, Quantization>> {};
+
+TEST_P(QuantizedBaseTest, AnswersAsTheModelWithRoundedWeights) {
+  const auto& [base, quantization] = GetParam();
+  Served served(base, DType::kF32, quantization);
+  EXPECT_EQ(served.model().quantization(), quantization);
+  EXPECT_LT(served.model().weight_bytes(), CausalLm::Load(kGolden + base + "/model", {}).value()->weight_bytes());
+  SlotSeam seam(served.slots());
+  for (const GoldenSchedule& schedule : {GoldenSchedule{.join_every_steps = -1}, GoldenSchedule{.chunk_tokens = 5}}) {
+    const auto answers = RunGolden(
+        served.model(), seam, served.cases(), [&](const GoldenCase& c) { return served.TermsOf(c); }, schedule);
+    ASSERT_THAT(answers, IsOk());
+    for (size_t i = 0; i < answers->size(); ++i) ExpectGolden(served.cases()[i], (*answers)[i], kTolerance);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, QuantizedBaseTest,
+                         testing::Combine(testing::Values("llama3", "phi3", "qwen2_moe"),
+                                          testing::Values(Quantization::kInt8, Quantization::kInt4)),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) + "_" + std::string(Name(std::get<1>(info.param)));
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Bases, Bf16AdapterTest, testing::ValuesIn(Bf16Bases()),
                          [](const auto& info) { return info.param; });

@@ -40,6 +40,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--metrics=",
                                       "--device=cpu",
                                       "--dtype=bfloat16",
+                                      "--quantize=int4",
                                       "--adapter=a=/x",
                                       "--adapter=b/c=/y=z",
                                       "--adapter-dir=/d",
@@ -66,6 +67,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.metrics, "");
   EXPECT_EQ(config.drain_seconds, 0);
   EXPECT_EQ(config.dtype, DTypeChoice::kBFloat16);
+  EXPECT_EQ(config.quantization, Quantization::kInt4);
   ASSERT_EQ(config.adapters.size(), 2u);
   EXPECT_EQ(config.adapters[1].name, "b/c");
   EXPECT_EQ(config.adapters[1].path, "/y=z");
@@ -139,6 +141,10 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--listen=h:70000"}).text, HasSubstr("65535"));
   EXPECT_THAT(Refused({"--model=/m", "--max-sequences=0"}).text, HasSubstr("--max-sequences: 0; limit: 1 to"));
   EXPECT_THAT(Refused({"--model=/m", "--dtype=int8"}).text, HasSubstr("--dtype: int8; limit: auto, float32"));
+  EXPECT_THAT(Refused({"--model=/m", "--quantize=int3"}).text,
+              HasSubstr("--quantize: int3; limit: none, int8, int4; "));
+  EXPECT_THAT(Refused({"--model=/m", "--quantize=fp8"}).text,
+              HasSubstr("--quantize: fp8; limit: none, int8, int4 on the CPU; "));
   EXPECT_THAT(Refused({"--model=/m", "--adapter=sql"}).text, HasSubstr("NAME=PATH"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter=a=/x", "--adapter=a=/y"}).text, HasSubstr("each name once"));
   EXPECT_THAT(Refused({"--model=/m", "--device=cuda"}).text, HasSubstr("--device: cuda; limit: cpu"));
