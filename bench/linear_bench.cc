@@ -5,8 +5,13 @@
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/_convert_weight_to_int4pack_for_cpu.h>
+#include <ATen/ops/_weight_int4pack_mm_for_cpu.h>
+#include <ATen/ops/_weight_int8pack_mm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 
 #include <benchmark/benchmark.h>
@@ -63,6 +68,42 @@ void RunTorch(benchmark::State& state, const Weights& w, int64_t rows) {
   Finish(state, w, rows);
 }
 
+// Weights that are quantised, ours and LibTorch's packed ones (whose numbers are any: only time is looked at).
+struct QuantizedWeights {
+  std::vector<LinearWeight> int8, int4;
+  std::vector<at::Tensor> torch_int8, torch_int4;
+  at::Tensor int8_scales = at::ones({kOut}).to(at::kBFloat16);
+  at::Tensor int4_factors = at::ones({kIn / 64, kOut, 2}).to(at::kBFloat16);
+  QuantizedWeights() {
+    for (int64_t i = 0; i < kWeights; ++i) {
+      const at::Tensor w = at::randn({kOut, kIn});
+      int8.push_back(LinearWeight::Quantize(w, Quantization::kInt8));
+      int4.push_back(LinearWeight::Quantize(w, Quantization::kInt4));
+      torch_int8.push_back(at::randint(-127, 128, {kOut, kIn}).to(at::kChar));
+      torch_int4.push_back(at::_convert_weight_to_int4pack_for_cpu(at::randint(0, 16, {kOut, kIn}).to(at::kInt), 1));
+    }
+  }
+};
+
+void RunQuantized(benchmark::State& state, const std::vector<LinearWeight>& w, int64_t rows) {
+  const at::Tensor x = at::randn({rows, kIn}).to(at::kBFloat16);
+  at::Tensor y = at::empty({rows, kOut}, x.options());
+  size_t next = 0;
+  for (auto _ : state) {
+    LORAD_CHECK(Linear({x, w[next++ % kWeights], y}).ok());
+  }
+}
+
+template <typename Multiply>
+void RunTorchQuantized(benchmark::State& state, int64_t rows, const Multiply& multiply) {
+  const at::Tensor x = at::randn({rows, kIn}).to(at::kBFloat16);
+  size_t next = 0;
+  for (auto _ : state) {
+    at::Tensor y = multiply(x, next++ % kWeights);
+    benchmark::DoNotOptimize(y.const_data_ptr());
+  }
+}
+
 // Reads each weight once: eight independent sums over 64-bit words on every thread.
 void RunRead(benchmark::State& state, const Weights& w) {
   size_t next = 0;
@@ -105,6 +146,30 @@ int main(int argc, char** argv) {
       if (w == &bf16 && rows > 32) continue;  // LibTorch takes seconds where the processor has no bf16 instructions
       add("torch " + r, [w, rows](benchmark::State& s) { RunTorch(s, *w, rows); });
       ratios.push_back({on + " rows " + r + ": Linear / at::linear", on + "ours " + r, on + "torch " + r});
+    }
+  }
+  const QuantizedWeights quantized;
+  const auto add = [](const std::string& name, auto fn) {
+    benchmark::RegisterBenchmark(name.c_str(), fn)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(1);
+  };
+  for (const int64_t rows : {1, 4, 16, 32, 64, 256}) {
+    const std::string r = std::to_string(rows);
+    add("int8/ours " + r, [&quantized, rows](benchmark::State& s) { RunQuantized(s, quantized.int8, rows); });
+    add("int4/ours " + r, [&quantized, rows](benchmark::State& s) { RunQuantized(s, quantized.int4, rows); });
+    add("int8/torch " + r, [&quantized, rows](benchmark::State& s) {
+      RunTorchQuantized(s, rows, [&](const at::Tensor& x, size_t i) {
+        return at::_weight_int8pack_mm(x, quantized.torch_int8[i], quantized.int8_scales);
+      });
+    });
+    add("int4/torch " + r, [&quantized, rows](benchmark::State& s) {
+      RunTorchQuantized(s, rows, [&](const at::Tensor& x, size_t i) {
+        return at::_weight_int4pack_mm_for_cpu(x, quantized.torch_int4[i], 64, quantized.int4_factors);
+      });
+    });
+    for (const std::string form : {"int8", "int4"}) {
+      ratios.push_back({form + " rows " + r + ": Linear / bf16 Linear", form + "/ours " + r, "bf16/ours " + r});
+      ratios.push_back(
+          {form + " rows " + r + ": Linear / LibTorch's packed", form + "/ours " + r, form + "/torch " + r});
     }
   }
   return RunAndPrintRatios(argc, argv, ratios);

@@ -197,8 +197,8 @@ void CompareDown(const ModelShape& shape, int rounds) {
   config.intermediate_size = shape.inner;
   config.activation = Activation::kSilu;
   config.gated_ffn = true;
-  WeightLoader weights(FfnWeights(shape), at::kBFloat16, nullptr);
-  WeightLoader same_weights(FfnWeights(shape), at::kBFloat16, nullptr);
+  WeightLoader weights(FfnWeights(shape), at::kBFloat16, Quantization::kNone, nullptr);
+  WeightLoader same_weights(FfnWeights(shape), at::kBFloat16, Quantization::kNone, nullptr);
   const MlpLayer once(config, 0, weights);
   const LiteralMlp literal(config, same_weights);
 

@@ -86,9 +86,10 @@ std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed) {
   return values;
 }
 
-StepModel::StepModel(const ModelShape& shape) {
+StepModel::StepModel(const ModelShape& shape, Quantization quantization) {
   const ModelFolder folder(shape);
-  absl::StatusOr<std::unique_ptr<CausalLm>> model = CausalLm::Load(folder.path(), {DType::kBF16});
+  absl::StatusOr<std::unique_ptr<CausalLm>> model =
+      CausalLm::Load(folder.path(), {.dtype = DType::kBF16, .quantization = quantization});
   LORAD_CHECK(model.ok());
   model_ = *std::move(model);
   const KvLayout layout = model_->kv_layout();

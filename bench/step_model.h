@@ -29,7 +29,7 @@ class StepModel final {
  public:
   static constexpr int64_t kBlocks = 640;  // of KV
 
-  explicit StepModel(const ModelShape& shape);
+  explicit StepModel(const ModelShape& shape, Quantization quantization = Quantization::kNone);
   CausalLm& model() { return *model_; }
   PagePool* pages() { return pages_.get(); }
   const KvView& kv() const { return kv_; }
