@@ -34,18 +34,21 @@ struct RoutedRows {
   std::vector<int32_t> rows;       // [Q], the routed rows, ascending
   std::vector<int32_t> row_pairs;  // [Q, k], by ascending expert; -1 behind a row's last
   std::vector<float> weights;      // [Q, k]
+  at::Tensor pair_weights;         // [P] the same by pair, where a gradient is to go through them; else undefined
   bool scales_down = false;        // an adapter multiplies down's base too (DoRA beside experts): it is no plain sum
   struct OtherActivation {
     int32_t first_pair, end_pair;
     Activation activation;
   };
   std::vector<OtherActivation> activations;  // of pairs whose adapter names one, ascending; the others have the base's
+  at::Tensor passed;                         // [R, hidden] to be added to what the FFN gives; undefined: nothing
 };
 
 // Rows for the FFN of one layer. Without a routed adapter in the step it is the identity: `rows` are the step's own.
 struct RowRouting {
   const RowSegments* rows;
   std::shared_ptr<const RoutedRows> routed = nullptr;  // holds `rows` if there are any
+  at::Tensor noisy_input = {};                         // stands for x from here on; undefined: x itself does
 };
 
 // What stands in for a norm's weight and bias in some rows, ascending.

@@ -2,6 +2,7 @@
 
 #include <re2/re2.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,13 @@ bool IsOfFfn(Site site) {
 bool IsOfAttention(Site site) {
   return site == Site::kQProj || site == Site::kKProj || site == Site::kVProj || site == Site::kOProj ||
          site == Site::kQkvProj;
+}
+
+const SiteShape* FindMoeTarget(const BaseShape& base, const std::string& name) {
+  const auto found = std::find_if(base.sites.begin(), base.sites.end(), [&](const SiteShape& shape) {
+    return (IsOfFfn(shape.site) || IsOfAttention(shape.site)) && LastName(shape.module_path) == name;
+  });
+  return found == base.sites.end() ? nullptr : &*found;
 }
 
 std::string LastName(const std::string& module_path) { return module_path.substr(module_path.rfind('.') + 1); }

@@ -15,6 +15,9 @@ inline constexpr char kMoeClassifier[] = "classifier";  // the tensor of a SEQ_C
 bool IsOfFfn(Site site);
 bool IsOfAttention(Site site);
 
+// The module of the base that takes LoRA and has this last name; nullptr: none.
+const SiteShape* FindMoeTarget(const BaseShape& base, const std::string& name);
+
 // "q_proj" of "model.layers.{}.self_attn.q_proj"
 std::string LastName(const std::string& module_path);
 

@@ -55,15 +55,12 @@ class MoeReader final {
   // The modules that the config names.
   absl::Status FindTargets() {
     for (const std::string& target : config_.targets) {
-      const auto is_meant = [&](const SiteShape& shape) {
-        return (IsOfFfn(shape.site) || IsOfAttention(shape.site)) && LastName(shape.module_path) == target;
-      };
-      const auto found = std::find_if(base_.sites.begin(), base_.sites.end(), is_meant);
-      if (found == base_.sites.end()) {
+      const SiteShape* found = FindMoeTarget(base_, target);
+      if (found == nullptr) {
         return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: target_modules: ", Printable(target),
                                                        "; matches no module of the base that takes LoRA"));
       }
-      if (std::find(targets_.begin(), targets_.end(), &*found) == targets_.end()) targets_.push_back(&*found);
+      if (std::find(targets_.begin(), targets_.end(), found) == targets_.end()) targets_.push_back(found);
     }
     if (base_.Find(Site::kRouter) != nullptr) {
       return absl::UnimplementedError(absl::StrCat("adapter_config.json: ", config_.name,

@@ -10,9 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "adapters/kinds/kind.h"
 #include "adapters/kinds/lora_writer.h"
-#include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/tensor_writer.h"
 #include "model/base/check.h"
@@ -24,7 +22,6 @@ namespace {
 
 using Json = AdapterConfigJson;
 
-constexpr double kNoDropout = 1e-30;
 constexpr int64_t kDefaultCapacity = 32;  // of mixlora-switch
 
 // r, lora_alpha and use_rslora of a rank and a scale. MoE-PEFT takes whole numbers for alpha; a scale that neither of
@@ -43,7 +40,7 @@ Json RankOf(int64_t rank, float scale) {
 Json ConfigOf(const char* peft_type, const Json& rank, const std::vector<std::string>& targets) {
   Json config = {{"bias", "none"}, {"peft_type", peft_type}};
   config.update(rank);
-  config["lora_dropout"] = kNoDropout;
+  config["lora_dropout"] = kNoMoeDropout;
   config["target_modules"] = targets;
   config["base_model_name_or_path"] = "";
   config["task_type"] = "CAUSAL_LM";
@@ -99,13 +96,7 @@ class MoeWriter final {
 
   absl::Status Write(const NewFolder& folder) {
     RETURN_IF_ERROR(WriteTorchFile(folder.PathOf("adapter_model.bin"), ToWrite(&tensors_)));
-    const Json& rank = lora_.is_null() ? expert_ : lora_;
-    Json config = ConfigOf(MoePeftType(strategy_.kind), rank.is_null() ? RankOf(1, 1.0f) : rank, image_.targets);
-    if (strategy_.kind == MoeKind::kMixLora && !expert_.is_null() && expert_ != rank) {
-      config["expert_lora"] = expert_;
-      config["expert_lora"]["lora_dropout"] = kNoDropout;
-    }
-    PutRouting(strategy_, image_.routing, experts_, &config);
+    const Json config = MoeConfigJson(strategy_, image_.routing, experts_, lora_, expert_, image_.targets);
     return folder.Write("adapter_config.json", config.dump(2) + "\n");
   }
 
@@ -118,7 +109,7 @@ class MoeWriter final {
     const bool routed = IsOfFfn(slot.site) || slot.site == Site::kFfn || strategy_.kind == MoeKind::kMola;
     if (routed) experts_ = slot.experts;
     if (slot.rank == 0) return;
-    (routed ? expert_ : lora_) = RankOf(slot.rank, slot.scale);
+    (routed ? expert_ : lora_) = MoeRank{slot.rank, slot.scale};
     for (int32_t expert = 0; expert < slot.experts; ++expert) {
       const std::string pair = routed ? absl::StrCat(path, ".experts.", expert) : path;
       const int64_t first = int64_t{expert} * slot.rank;
@@ -132,11 +123,24 @@ class MoeWriter final {
   const MoeStrategy& strategy_;
   std::vector<NamedTensor> tensors_;
   int64_t experts_;
-  Json lora_;  // of what is not routed; null: nothing is
-  Json expert_;
+  std::optional<MoeRank> lora_, expert_;  // of what is not routed, and of what is
 };
 
 }  // namespace
+
+Json MoeConfigJson(const MoeStrategy& strategy, const RoutingRule& rule, int64_t experts,
+                   const std::optional<MoeRank>& lora, const std::optional<MoeRank>& expert,
+                   const std::vector<std::string>& targets) {
+  const auto rank_of = [](const MoeRank& rank) { return RankOf(rank.rank, rank.scale); };
+  const Json rank = rank_of(lora.has_value() ? *lora : expert.value_or(MoeRank{1, 1.0f}));
+  Json config = ConfigOf(MoePeftType(strategy.kind), rank, targets);
+  if (strategy.kind == MoeKind::kMixLora && expert.has_value() && rank_of(*expert) != rank) {
+    config["expert_lora"] = rank_of(*expert);
+    config["expert_lora"]["lora_dropout"] = kNoMoeDropout;
+  }
+  PutRouting(strategy, rule, experts, &config);
+  return config;
+}
 
 absl::Status WriteMoePeft(const AdapterImage& image, const BaseShape& base, const BaseTables&,
                           const NewFolder& folder) {

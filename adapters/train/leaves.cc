@@ -16,6 +16,7 @@
 #include "adapters/float_convert.h"
 #include "adapters/train/fresh_leaves.h"
 #include "adapters/train/random_order.h"
+#include "adapters/train/routed_leaves.h"
 #include "adapters/train/trained_modules.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
@@ -31,7 +32,8 @@ int64_t FirstLayerOf(const LeafModule& module, int64_t num_layers) {
 
 // A module's leaves under PEFT's names, with this pair.
 void AppendNamed(const LeafModule& module, const at::Tensor& a, const at::Tensor& b, std::vector<NamedLeaf>* named) {
-  const std::string prefix = absl::StrCat("base_model.model.", module.path);
+  const std::string prefix =
+      module.saved_path.empty() ? absl::StrCat("base_model.model.", module.path) : module.saved_path;
   const auto add = [&](const char* ending, const at::Tensor& tensor) -> NamedLeaf& {
     return named->emplace_back(NamedLeaf{absl::StrCat(prefix, ending), tensor});
   };
@@ -51,6 +53,7 @@ void AppendNamed(const LeafModule& module, const at::Tensor& a, const at::Tensor
   if (module.token_rows.defined() && !module.tokens_are_tied) {
     add(".token_adapter.trainable_tokens_delta", module.token_rows);
   }
+  if (module.router.defined()) add(".moe_gate.weight", module.router);
 }
 
 at::Tensor InF32(const HostTensor& from) {
@@ -120,6 +123,12 @@ absl::Status CopySlot(const ImageSlot& slot, LeafModule* module) {
 
 absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, const BaseShape& base,
                                                     const BaseTables& base_tables) {
+  if (config.routed.has_value()) {
+    AdapterLeaves leaves;
+    leaves.routed_ = config.routed;
+    ASSIGN_OR_RETURN(leaves.modules_, MakeRoutedLeaves(config, base));
+    return leaves;
+  }
   using Selected = std::map<std::string, TrainedModule>;
   ASSIGN_OR_RETURN(const Selected selected, SelectTrained(config, base));
   AdapterLeaves leaves;
@@ -147,6 +156,7 @@ void AdapterLeaves::TieTokens() {
 }
 
 absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
+  if (routed_.has_value()) return CopyRoutedLeaves(image, &modules_);
   const at::NoGradGuard frozen;
   if (!image.invocation_tokens.empty()) {
     return absl::UnimplementedError("init_adapter: an aLoRA, active from its invocation on; training knows no such");
@@ -173,9 +183,9 @@ absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
   return absl::OkStatus();
 }
 
-const LeafModule* AdapterLeaves::Find(Site site, int32_t layer) const {
+const LeafModule* AdapterLeaves::Find(Site site, int32_t layer, int32_t expert) const {
   for (const LeafModule& module : modules_) {
-    if (module.site == site && module.layer == layer) return &module;
+    if (module.site == site && module.layer == layer && module.expert == expert) return &module;
   }
   return nullptr;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,11 @@ namespace lorad {
 
 // What is trained at one module: f32 master weights that require a gradient.
 struct LeafModule {
-  std::string path;  // HF's: "model.layers.0.self_attn.q_proj"
+  std::string path;             // HF's: "model.layers.0.self_attn.q_proj"
+  std::string saved_path = "";  // of its tensors in a saved folder; "": PEFT's, of `path`
   Site site = Site::kQProj;
   int32_t layer = -1;
+  int32_t expert = -1;  // whose the pair is; -1: every row's
   float scale = 1.0f;
   // Each may be undefined: not trained.
   at::Tensor a;          // [rank, in]
@@ -30,7 +33,8 @@ struct LeafModule {
   std::function<at::Tensor()> base_weight;
   at::Tensor initial_a;  // PiSSA, OLoRA: the pair that was taken off the base's weight
   at::Tensor initial_b;
-  at::Tensor norm;  // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
+  at::Tensor router;  // [experts, in]: deals rows to the experts that have pairs here, or of the FFN at Site::kFfn
+  at::Tensor norm;    // [out], ||W + scale B A|| by row, of the weights since UpdateNorms: DoRA
   // What begins as the base's and is trained instead of it.
   at::Tensor bias;               // [out]
   at::Tensor weight;             // of an embedding or a head [vocabulary, width], of a norm [width]
@@ -60,8 +64,10 @@ class AdapterLeaves final {
   absl::Status CopyFrom(const AdapterImage& image);
 
   const std::vector<LeafModule>& modules() const { return modules_; }
-  // Null when the module is not trained.
-  const LeafModule* Find(Site site, int32_t layer) const;
+  // Null when the module is not trained. `expert`: which one, where experts have pairs there.
+  const LeafModule* Find(Site site, int32_t layer, int32_t expert = -1) const;
+  // Those of an adapter with routers; else null.
+  const RoutedTraining* routed() const { return routed_.has_value() ? &*routed_ : nullptr; }
   // Every leaf in a fixed order.
   std::vector<NamedLeaf> Named() const;
   // What never changes and is not in a fresh start's reach to the bit: part of a checkpoint.
@@ -83,6 +89,7 @@ class AdapterLeaves final {
 
   std::vector<LeafModule> modules_;  // by path
   int64_t first_layer_ = 0;
+  std::optional<RoutedTraining> routed_;
 };
 
 }  // namespace lorad

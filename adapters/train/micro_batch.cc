@@ -31,9 +31,19 @@ int64_t LowestLayer(const std::vector<MicroBatchPart>& parts) {
   return lowest;
 }
 
-// About what the backward of a layer keeps of a row: its norms', attention's and FFN's inner values, widened.
-int64_t RecordedBytes(const ModelConfig& config) {
-  return 4 * (16 * config.hidden_size + 6 * config.intermediate_size);
+// About what the backward of a layer keeps: its norms', attention's and FFN's inner values, widened, and of a row with
+// experts its FFN's once more for each of them, or their sums.
+int64_t RecordedBytes(const std::vector<MicroBatchPart>& parts, const ModelConfig& config) {
+  int64_t values = 0;
+  for (const MicroBatchPart& part : parts) {
+    const RoutedTraining* routed = part.leaves->routed();
+    const int64_t experts = routed == nullptr                       ? 0
+                            : routed->moe.kind == MoeKind::kMixLora ? routed->moe.routing.Choices(routed->moe.experts)
+                                                                    : routed->moe.experts;
+    const int64_t of_row = (16 + 4 * experts) * config.hidden_size + (6 + 6 * experts) * config.intermediate_size;
+    for (const TrainSequence& sequence : part.sequences) values += of_row * std::ssize(sequence.token_ids);
+  }
+  return 4 * values;
 }
 
 at::Tensor GradientOf(const at::Tensor& leaf) { return leaf.defined() ? leaf.grad() : at::Tensor(); }
@@ -47,8 +57,7 @@ MicroBatch::MicroBatch(CausalLm* model, std::vector<MicroBatchPart> parts, int64
       rows_(BuildRows(parts_)),
       first_layer_(LowestLayer(parts_)),
       layers_(model->config().num_layers),
-      first_recorded_(layers_ -
-                      kept_bytes / std::max<int64_t>(1, rows_.batch.rows.rows() * RecordedBytes(model->config()))),
+      first_recorded_(layers_ - kept_bytes / std::max<int64_t>(1, RecordedBytes(parts_, model->config()))),
       results_(parts_.size()) {
   for (const TrainedRow& row : rows_.trained) results_[static_cast<size_t>(row.part)].logprobs.push_back(0.0f);
 }
@@ -135,6 +144,11 @@ absl::Status MicroBatch::Head() {
   }));
   next_trained_row_ += count;
   if (next_trained_row_ < rows_.trained.size()) return absl::OkStatus();
+  RETURN_IF_ERROR(Guarded([&]() -> absl::Status {
+    const std::vector<double> router_losses = seam_.router_loss().Values();
+    for (size_t part = 0; part < parts_.size(); ++part) results_[part].router_loss = router_losses[part];
+    return absl::OkStatus();
+  }));
   hidden_ = {GradientOf(hidden_.residual), GradientOf(hidden_.pending)};
   phase_ = kept_.empty() ? Phase::kDone : Phase::kBackward;
   return absl::OkStatus();
@@ -172,6 +186,7 @@ absl::Status MicroBatch::Follow(const HiddenRows& out) {
     };
     add(out.residual, hidden_.residual);
     add(out.pending, hidden_.pending);
+    seam_.router_loss().TakeRoots(static_cast<int32_t>(layer_), &roots, &gradients);
     if (!roots.empty()) torch::autograd::backward(roots, gradients);
     return absl::OkStatus();
   });

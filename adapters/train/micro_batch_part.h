@@ -23,6 +23,10 @@ TrainSequence SequenceOf(const Example& example);
 struct MicroBatchPart {
   const AdapterLeaves* leaves = nullptr;  // outlive the micro-batch
   double dropout = 0.0;
+  double expert_dropout = 0.0;  // of the pairs that belong to experts
+  // Of a training step: the noise of routers and the capacity of experts count. An evaluation has neither.
+  bool is_step = false;
+  double router_loss_scale = 0.0;  // of the routers' loss, where it is followed down; 0: it is not
   // Changes with every micro-batch: the masks of one are a function of it, so that a layer that is computed again for
   // its backward drops the same elements.
   uint64_t dropout_seed = 0;
@@ -33,6 +37,7 @@ struct MicroBatchPart {
 struct PartResult {
   double loss_sum = 0;          // of the trained rows' losses, unscaled
   std::vector<float> logprobs;  // [trained rows] of the targets
+  double router_loss = 0;       // of an adapter with routers, as its coefficients say, unscaled
 };
 
 }  // namespace lorad

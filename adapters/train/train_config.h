@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
+#include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/peft_config.h"
 
 namespace lorad {
@@ -40,9 +42,24 @@ struct ScheduleConfig {
   int64_t warmup_steps = 0;
 };
 
+// An adapter whose rows go to experts of its own. Defaults, formulas and names are MoE-PEFT's.
+struct RoutedTraining {
+  MoeConfig moe;                   // kind, ranks, experts, rule, targets by name; none: every linear
+  double expert_dropout = 0.0;     // of experts; the rest has TrainConfig::dropout
+  double router_init_range = 0.0;  // deviation of MixLoRA's routers; of the others kaiming_uniform's a, squared
+  double aux_loss_coef = 0.0;      // of how unevenly rows are dealt; 0 = not in the loss
+  double z_loss_coef = 0.0;        // of the size of the routers' logits: mixlora-switch
+  double jitter_noise = 0.0;       // inputs of routers are multiplied by 1 - j to 1 + j: MixLoRA
+  int64_t expert_capacity = 0;     // rows of a sequence that an expert takes: mixlora-switch; 0 = any number
+
+  bool is_switch() const { return moe.name == "mixlora-switch"; }
+  bool has_loss() const { return aux_loss_coef > 0 || z_loss_coef > 0; }
+};
+
 // What one job trains and how, resolved: every default is filled in. Torch-free.
 struct TrainConfig {
   PeftLoraConfig adapter;
+  std::optional<RoutedTraining> routed = std::nullopt;  // then `adapter` has no say
   double dropout = 0.0;
   LeafInit init = LeafInit::kDefault;
   OptimizerConfig optimizer;

@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/index_copy.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
@@ -16,25 +14,14 @@
 #include <ATen/ops/tensor.h>
 
 #include "adapters/train/leaves.h"
-#include "adapters/train/random_order.h"
+#include "adapters/train/pair_delta.h"
+#include "adapters/train/trainable_routing.h"
 #include "model/base/check.h"
+#include "model/layers/routed_rows.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
 namespace {
-
-uint64_t MaskSeed(const MicroBatchPart& own, const LeafModule& module) {
-  return MixSeed(own.dropout_seed,
-                 static_cast<uint64_t>(module.layer + 1) * kNumSites + static_cast<uint64_t>(module.site));
-}
-
-// x [R, in] f32
-at::Tensor Dropped(const at::Tensor& x, const MicroBatchPart& own, const LeafModule& module) {
-  if (own.dropout == 0.0) return x;
-  at::Tensor mask = at::empty_like(x.detach());
-  mask.bernoulli_(1.0 - own.dropout, at::detail::createCPUGenerator(MaskSeed(own, module)));
-  return at::mul(x, mask.div_(1.0 - own.dropout));
-}
 
 // y [R, out] of the base's weight without the pair that was taken off it; x [R, in], both in the leaves' type
 at::Tensor WithoutInitialPair(const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
@@ -57,7 +44,7 @@ at::Tensor WithDora(const MicroBatchPart& own, const LeafModule& module, const a
 at::Tensor WithPair(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
   const at::ScalarType wide_type = module.a.scalar_type();  // f32; f64 where a test looks at gradients
   const at::Tensor wide = x.to(wide_type), dropped = Dropped(wide, own, module);
-  const at::Tensor delta = at::mul(at::linear(at::linear(dropped, module.a), module.b), module.scale);
+  const at::Tensor delta = PairDelta(dropped, module);
   if (module.magnitude.defined()) {
     return WithDora(own, module, wide, dropped, y.to(wide_type), delta).to(y.scalar_type());
   }
@@ -106,6 +93,12 @@ at::Tensor Embedded(const LeafModule& module, const at::Tensor& ids, const at::T
   return at::mul(at::add(raw.to(delta.scalar_type()), delta), module.magnitude / module.norm).to(raw.scalar_type());
 }
 
+// What is trained of a linear: a pair of every row or a router, else the expert's pair.
+const LeafModule* ModuleFor(const MicroBatchPart& own, Site site, int layer, int32_t expert) {
+  const LeafModule* module = own.leaves->Find(site, layer);
+  return module == nullptr && own.leaves->routed() != nullptr ? own.leaves->Find(site, layer, expert) : module;
+}
+
 }  // namespace
 
 bool TrainableSeam::TrainsBiases(const SiteGroup& group) const {
@@ -128,17 +121,23 @@ at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
                                        const at::Tensor& base_bias, const RowSegments& rows) {
   // Then each block of columns gets its own; else all get the base's at once.
   const bool trains_biases = base_bias.defined() && TrainsBiases(group);
+  const at::Tensor input = rows.input_rows.empty() ? x : RowsAt(x, rows.input_rows);
   std::vector<at::Tensor> row_blocks;
   for (int64_t g = 0; g < rows.groups(); ++g) {
     const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;
     if (count == 0) continue;
-    const at::Tensor block_x = x.narrow(0, begin, count), block_y = y.narrow(0, begin, count);
+    const at::Tensor block_x = input.narrow(0, begin, count), block_y = y.narrow(0, begin, count);
     const MicroBatchPart* const own = PartOf(g, rows);
     std::vector<at::Tensor> columns;
     for (const SitePart& part : group.parts) {
       const at::Tensor block = block_y.narrow(1, part.first_column, part.columns);
-      const LeafModule* module = own == nullptr ? nullptr : own->leaves->Find(part.site, group.layer);
-      columns.push_back(module == nullptr ? block : Apply(*own, *module, block_x, block));
+      const SlotTerm term = own == nullptr ? SlotTerm{-1, 1.0f} : rows.terms[rows.term_starts[g]];
+      const LeafModule* module = own == nullptr ? nullptr : ModuleFor(*own, part.site, group.layer, term.expert);
+      if (module != nullptr && module->router.defined()) {
+        columns.push_back(AddExperts(*parts_, term.slot, *module, block_x, block, &router_loss_));
+      } else {
+        columns.push_back(module == nullptr ? block : Apply(*own, *module, block_x, block));
+      }
       if (!trains_biases) continue;
       const bool has_bias = module != nullptr && module->bias.defined();
       const at::Tensor bias =
@@ -151,7 +150,9 @@ at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
   return base_bias.defined() && !trains_biases ? at::add(finished, base_bias) : finished;
 }
 
-RowRouting TrainableSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) { return {&rows}; }
+RowRouting TrainableSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) {
+  return RouteTrainedRows(*parts_, layer, x, rows, &router_loss_);
+}
 
 at::Tensor TrainableSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) {
   std::vector<at::Tensor> row_blocks;

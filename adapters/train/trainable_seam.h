@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "adapters/train/micro_batch_part.h"
+#include "adapters/train/router_loss.h"
 #include "model/adapter_seam.h"
 
 namespace lorad {
@@ -21,17 +22,21 @@ namespace lorad {
 //             y += (f - 1) * W x' + f * scale * B A x'; W is without the pair of the beginning
 // bias        a trained one is added instead of the base's
 // weight      of an embedding, a head or a norm: a trained one, or trained rows of it, stand in for the base's
+// routers     as trainable_routing.h says
 class TrainableSeam final : public AdapterSeam {
  public:
   // `dtype`: the model's. `parts` outlive it.
   explicit TrainableSeam(const std::vector<MicroBatchPart>* parts, at::ScalarType dtype = at::kFloat)
-      : parts_(parts), dtype_(dtype) {}
+      : parts_(parts), dtype_(dtype), router_loss_(parts) {}
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
   RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) override;
   at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) override;
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
+
+  // Of the forward that went through this seam.
+  RouterLoss& router_loss() { return router_loss_; }
 
  private:
   bool TrainsBiases(const SiteGroup& group) const;
@@ -41,6 +46,7 @@ class TrainableSeam final : public AdapterSeam {
   const std::vector<MicroBatchPart>* const parts_;
   const at::ScalarType dtype_;
   NormOverride norm_;  // the last one asked for
+  RouterLoss router_loss_;
 };
 
 }  // namespace lorad

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/train/adapter_folder.h"
 #include "adapters/train/evaluation_pass.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
-#include "adapters/train/peft_folder.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/schedule.h"
 #include "adapters/train/shared_batch.h"
@@ -90,6 +90,7 @@ struct Trainer::Impl {
   int64_t micro_batch_index = 0;
   double micro_batch_scale = 0;
   double step_loss = 0;
+  double step_router_loss = 0;
   bool ended_early = false;
   std::unique_ptr<SharedBatch> alone;  // of Advance
 };
@@ -97,7 +98,7 @@ struct Trainer::Impl {
 absl::Status Trainer::Impl::BeginStep() {
   batch.clear();
   step_tokens = step_trained_tokens = micro_batch_index = 0;
-  step_loss = 0;
+  step_loss = step_router_loss = 0;
   for (int64_t i = 0; i < config.batch_size; ++i) {
     ASSIGN_OR_RETURN(std::vector<Example> entry, EntryAt(optimizer.steps() * config.batch_size + i));
     for (const Example& example : entry) {
@@ -138,6 +139,11 @@ MicroBatchPart Trainer::Impl::NextPart() const {
     }
   }
   part.loss.scale = LossScale(trained_tokens);
+  if (const RoutedTraining* routed = leaves.routed(); routed != nullptr) {
+    part.is_step = true;
+    part.expert_dropout = routed->expert_dropout;
+    part.router_loss_scale = 1.0 / static_cast<double>(micro_batches());
+  }
   return part;
 }
 
@@ -146,7 +152,8 @@ absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
   report.loss = step_loss;
   report.tokens = step_tokens;
   report.trained_tokens = step_trained_tokens;
-  if (!std::isfinite(report.loss)) {
+  if (leaves.routed() != nullptr && leaves.routed()->has_loss()) report.router_loss = step_router_loss;
+  if (!std::isfinite(report.loss + step_router_loss)) {
     return absl::DataLossError(absl::StrCat("loss of step ", optimizer.steps() + 1, ": ", report.loss,
                                             "; limit: finite; lower the learning rate"));
   }
@@ -221,6 +228,7 @@ absl::StatusOr<std::optional<StepReport>> Trainer::PutResult(const PartResult& r
     return std::optional<StepReport>({.step = steps(), .eval_loss = loss});
   }
   impl_->step_loss += result.loss_sum * impl_->micro_batch_scale;
+  impl_->step_router_loss += result.router_loss / static_cast<double>(impl_->micro_batches());
   if (++impl_->micro_batch_index < impl_->micro_batches()) return std::optional<StepReport>();
   ASSIGN_OR_RETURN(const StepReport report, impl_->EndStep());
   return std::optional<StepReport>(report);
@@ -259,7 +267,7 @@ absl::Status Trainer::LoadState(const std::string& path) {
 
 absl::Status Trainer::SaveAdapter(const std::string& dir, const std::string& base_name,
                                   const std::map<std::string, std::string>& provenance) const {
-  return WritePeftFolder(dir, impl_->config, impl_->leaves, base_name, provenance);
+  return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name, provenance);
 }
 
 }  // namespace lorad

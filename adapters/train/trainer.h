@@ -30,6 +30,7 @@ struct StepReport {
   int64_t tokens = 0;  // all tokens of the step's sequences
   int64_t trained_tokens = 0;
   std::optional<double> eval_loss = {};
+  std::optional<double> router_loss = {};  // of an adapter with routers: what is added to the loss for them
 };
 
 // Trains one adapter on the base that is served, a slice at a time. Everything that a step draws (order of examples,
@@ -66,8 +67,8 @@ class Trainer final {
   // Before the first Advance. The evaluation that is due behind these steps is done (again). Errors: DataLoss for a
   // file that is not this job's.
   absl::Status LoadState(const std::string& path);
-  // The adapter as PEFT would save it: adapter_config.json and adapter_model.safetensors in the folder `dir`, synced.
-  // `provenance` becomes metadata of the latter.
+  // The adapter as PEFT would save it, one with routers as MoE-PEFT: its files in the folder `dir`, synced.
+  // `provenance` becomes metadata.
   absl::Status SaveAdapter(const std::string& dir, const std::string& base_name,
                            const std::map<std::string, std::string>& provenance = {}) const;
 

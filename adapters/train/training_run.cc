@@ -2,9 +2,9 @@
 
 #include <utility>
 
+#include "adapters/train/adapter_folder.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
-#include "adapters/train/peft_folder.h"
 #include "adapters/train/trainer.h"
 #include "adapters/train/training_state.h"
 #include "model/base/guarded.h"
@@ -41,6 +41,7 @@ MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss
   part.leaves = &impl_->leaves;
   part.sequences = std::move(sequences);
   part.loss = std::move(loss);
+  if (impl_->leaves.routed() != nullptr) part.router_loss_scale = 1.0;
   return part;
 }
 
@@ -66,7 +67,7 @@ absl::Status TrainingRun::LoadState(const std::string& path) {
 }
 
 absl::Status TrainingRun::SaveAdapter(const std::string& dir, const std::string& base_name) const {
-  return WritePeftFolder(dir, impl_->config, impl_->leaves, base_name);
+  return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name);
 }
 
 }  // namespace lorad

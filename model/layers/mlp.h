@@ -28,8 +28,8 @@ class MlpLayer final {
   // up's columns [R, 1 or 2 * intermediate] -> [R, intermediate]; may be in place.
   at::Tensor Activated(const at::Tensor& up, Activation activation) const;
   at::Tensor ActivatedPairs(at::Tensor up, const RoutedRows& routed) const;
-  // Adds what the adapters' down matrices make of the pairs' rows to y [T, H], or puts all of down there.
-  void AddDown(const at::Tensor& pairs, const RoutedRows& routed, AdapterSeam& seam, at::Tensor& y) const;
+  // y [T, H] and what the adapters' down matrices make of the pairs' rows, or all of down in its place.
+  at::Tensor WithDown(const at::Tensor& pairs, const RoutedRows& routed, AdapterSeam& seam, at::Tensor y) const;
 
   const int layer_;
   const int64_t intermediate_size_;

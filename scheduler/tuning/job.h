@@ -48,7 +48,8 @@ struct JobEvent {
   int64_t sequence = 0;  // from 1 in each job; the store's
   JobState state = JobState::kQueued;
   int64_t step = 0;
-  std::optional<double> loss;
+  std::optional<double> loss;      // cross entropy
+  std::optional<double> aux_loss;  // the routers', which is added to it
   std::optional<double> grad_norm;
   std::optional<double> learning_rate;
   std::optional<double> tokens_per_second;

@@ -52,6 +52,7 @@ constexpr const char* kMigrations[] = {
          name TEXT PRIMARY KEY,
          revision TEXT NOT NULL) WITHOUT ROWID;)",
     "ALTER TABLE revisions ADD COLUMN eval_loss REAL;",
+    "ALTER TABLE events ADD COLUMN aux_loss REAL;",
 };
 constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
@@ -141,7 +142,8 @@ absl::Status AppendEvent(SqliteDatabase& database, JobEvent* event) {
   event->sequence = last.Int(0) + 1;
   SqliteStatement insert(database,
                          "INSERT INTO events (job_id, sequence, state, step, loss, grad_norm, learning_rate, "
-                         "tokens_per_second, message, at_us, eval_loss) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+                         "tokens_per_second, message, at_us, eval_loss, aux_loss) "
+                         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
   insert.Bind(event->job_id)
       .Bind(event->sequence)
       .Bind(static_cast<int64_t>(event->state))
@@ -152,7 +154,8 @@ absl::Status AppendEvent(SqliteDatabase& database, JobEvent* event) {
       .Bind(event->tokens_per_second)
       .Bind(event->message)
       .Bind(event->at_us)
-      .Bind(event->eval_loss);
+      .Bind(event->eval_loss)
+      .Bind(event->aux_loss);
   return insert.Run();
 }
 
@@ -310,9 +313,10 @@ absl::StatusOr<std::vector<JobEvaluation>> JobStore::Evaluations(const std::stri
 absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, int64_t after_sequence,
                                                        int64_t limit) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  SqliteStatement query(impl_->database,
-                        "SELECT sequence, state, step, loss, grad_norm, learning_rate, tokens_per_second, message, "
-                        "at_us, eval_loss FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?");
+  SqliteStatement query(
+      impl_->database,
+      "SELECT sequence, state, step, loss, grad_norm, learning_rate, tokens_per_second, message, "
+      "at_us, eval_loss, aux_loss FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?");
   query.Bind(id).Bind(after_sequence).Bind(limit);
   std::vector<JobEvent> events;
   while (true) {
@@ -330,6 +334,7 @@ absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, in
     event.message = query.Text(7);
     event.at_us = query.Int(8);
     event.eval_loss = query.OptionalReal(9);
+    event.aux_loss = query.OptionalReal(10);
     events.push_back(std::move(event));
   }
 }

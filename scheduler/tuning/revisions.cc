@@ -18,6 +18,13 @@ namespace {
 
 constexpr size_t kDigestCharacters = 12;
 
+// The weights of an adapter's folder, in PEFT's format or MoE-PEFT's.
+std::string WeightsIn(const std::string& folder) {
+  const std::string of_peft = absl::StrCat(folder, "/adapter_model.safetensors");
+  std::error_code error;
+  return std::filesystem::exists(of_peft, error) ? of_peft : absl::StrCat(folder, "/adapter_model.bin");
+}
+
 }  // namespace
 
 struct Revisions::Impl {
@@ -52,7 +59,7 @@ std::string Revisions::Folder(const std::string& revision) const { return absl::
 
 absl::StatusOr<std::string> Revisions::Take(const std::string& name, const std::string& from,
                                             std::optional<double> eval_loss) {
-  ASSIGN_OR_RETURN(const std::string digest, FileDigest(absl::StrCat(from, "/adapter_model.safetensors")));
+  ASSIGN_OR_RETURN(const std::string digest, FileDigest(WeightsIn(from)));
   const std::string revision = absl::StrCat(name, "@", digest.substr(0, kDigestCharacters));
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   std::error_code error;

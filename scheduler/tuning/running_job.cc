@@ -109,6 +109,7 @@ absl::Status RunningJob::Record(const StepReport& report) {
   job_.trained_tokens += report.trained_tokens;
   JobEvent event = EventOf(job_, "");
   event.loss = report.loss;
+  event.aux_loss = report.router_loss;
   event.grad_norm = report.grad_norm;
   event.learning_rate = report.learning_rate;
   tokens_per_second_ = static_cast<double>(report.tokens) / std::chrono::duration<double>(now - step_began_).count();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct TuningStats {
     double grad_norm = 0;  // before clipping
     double learning_rate = 0;
     double tokens_per_second = 0;
+    std::optional<double> router_loss = {};
   };
   std::vector<RunningJob> jobs;
   int64_t queued = 0;

@@ -329,8 +329,8 @@ void TuningWorker::Impl::CountStep(const RunningJob& job, const StepReport& repo
   const std::lock_guard<std::mutex> lock(mutex);
   ++totals.steps;
   totals.tokens += report.tokens;
-  running[job.job().id].last_step = {job.job().id,     job.job().name,       report.loss,
-                                     report.grad_norm, report.learning_rate, job.tokens_per_second()};
+  running[job.job().id].last_step = {job.job().id,         job.job().name,          report.loss,       report.grad_norm,
+                                     report.learning_rate, job.tokens_per_second(), report.router_loss};
 }
 
 TuningStats TuningWorker::stats() const {

@@ -55,6 +55,9 @@ std::string TuningMetricsText(const TuningStats& stats, const std::string& model
   for (const TuningStats::RunningJob& job : stats.jobs) {
     const Labels labels = {{"job", job.id}, {"adapter", job.adapter}};
     page.Gauge("lorad_tuning_loss", "Loss of a running job's last step", labels, job.loss);
+    if (job.router_loss.has_value()) {
+      page.Gauge("lorad_tuning_router_loss", "What is added to that loss for the routers", labels, *job.router_loss);
+    }
     page.Gauge("lorad_tuning_gradient_norm", "Of that step, before clipping", labels, job.grad_norm);
     page.Gauge("lorad_tuning_learning_rate", "Of that step", labels, job.learning_rate);
     page.Gauge("lorad_tuning_tokens_per_second", "Of that step", labels, job.tokens_per_second);

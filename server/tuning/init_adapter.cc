@@ -10,11 +10,13 @@
 #include "absl/strings/str_replace.h"
 #include "adapters/float_convert.h"
 #include "adapters/kinds/kind.h"
+#include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/lora_writer.h"
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/names.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
+#include "model/causal_lm.h"
 
 namespace lorad {
 namespace {
@@ -24,6 +26,31 @@ std::string FolderOf(const std::string& name_or_path, const Backend& backend) {
     if (info->name == name_or_path) return info->path;
   }
   return name_or_path;
+}
+
+// The shape of an adapter with routers; what only its training knows keeps its defaults.
+v1::AdapterSpec RoutedSpecOf(const AdapterImage& image) {
+  v1::AdapterSpec spec, experts;
+  spec.set_kind(absl::StrReplaceAll(image.kind, {{"-", "_"}}));
+  spec.mutable_targets()->Assign(image.targets.begin(), image.targets.end());
+  for (const ImageSlot& slot : image.slots) {
+    if (slot.router.present()) spec.set_num_experts(static_cast<uint32_t>(slot.experts));
+    if (slot.rank == 0) continue;
+    const bool of_experts = IsOfFfn(slot.site) || image.kind == "mola";
+    v1::AdapterSpec* of_slot = of_experts ? &experts : &spec;
+    of_slot->set_rank(static_cast<uint32_t>(slot.rank));
+    of_slot->set_alpha(slot.scale * static_cast<float>(slot.rank));
+  }
+  if (!spec.has_rank()) spec.MergeFrom(experts);  // nothing is beside them
+  const bool differ = experts.has_rank() && (experts.rank() != spec.rank() || experts.alpha() != spec.alpha());
+  if (differ) *spec.mutable_expert_lora() = experts;
+  if (image.routing.choice == RoutingRule::Choice::kTopP) {
+    spec.set_top_p(image.routing.top_p);
+    spec.set_router_temperature(image.routing.temperature);
+  } else if (image.routing.renormalise) {
+    spec.set_top_k(static_cast<uint32_t>(image.routing.top_k));
+  }
+  return spec;
 }
 
 // The spec with which training makes an adapter as the image.
@@ -118,15 +145,21 @@ class SpecMaker final {
 }  // namespace
 
 absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& name_or_path, const Backend& backend,
-                                                            const BaseShape& base, const BaseTables& base_tables,
+                                                            const CausalLm& model, const BaseTables& base_tables,
                                                             v1::AdapterSpec* spec) {
   if (name_or_path.empty()) return std::optional<AdapterImage>();
   v1::AdapterSpec own = *spec;
   own.clear_dropout();
+  own.clear_router_aux_loss_coef();
+  own.clear_router_z_loss_coef();
+  own.clear_jitter_noise();
+  own.clear_expert_capacity();
   if (own.ByteSizeLong() > 0) {
     return absl::InvalidArgumentError(
-        "adapter: set with init_adapter; limit: dropout alone, the rest is init_adapter's");
+        "adapter: set with init_adapter; limit: dropout, router_aux_loss_coef, router_z_loss_coef, jitter_noise, "
+        "expert_capacity; the rest is init_adapter's");
   }
+  const BaseShape& base = model.base_shape();
   ASSIGN_OR_RETURN(const std::string folder, JoinAdapterPath(FolderOf(name_or_path, backend), backend.adapter_roots));
   const std::unique_ptr<FileSource> files =
       backend.adapter_roots.empty() ? LocalFiles() : RootedFiles(backend.adapter_roots[0]);
@@ -134,9 +167,15 @@ absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& n
   if (!image.ok()) {
     return absl::Status(image.status().code(), absl::StrCat("init_adapter: ", image.status().message()));
   }
-  ASSIGN_OR_RETURN(v1::AdapterSpec made, SpecMaker(*image, base, base_tables).Make());
-  if (spec->has_dropout()) made.set_dropout(spec->dropout());
-  *spec = std::move(made);
+  const bool routed = image->routing.choice != RoutingRule::Choice::kNone;
+  if (routed && image->routing.activation.value_or(model.config().activation) != model.config().activation) {
+    return absl::UnimplementedError("init_adapter: act_fn: another one than the base's; not supported");
+  }
+  absl::StatusOr<v1::AdapterSpec> made = RoutedSpecOf(*image);
+  if (!routed) made = SpecMaker(*image, base, base_tables).Make();
+  RETURN_IF_ERROR(made.status());
+  made->MergeFrom(*spec);
+  *spec = *std::move(made);
   return std::optional<AdapterImage>(*std::move(image));
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/example_sets.h"
+#include "adapters/train/routed_places.h"
 #include "adapters/train/trained_modules.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
@@ -43,6 +44,11 @@ std::map<std::string, std::string> ProvenanceOf(const Job& job, const v1::FineTu
           {"lorad.init_adapter", spec.init_adapter()}};
 }
 
+absl::Status CheckTargets(const TrainConfig& train, const BaseShape& base) {
+  if (train.routed.has_value()) return SelectRoutedPlaces(train.routed->moe, base).status();
+  return SelectTrained(train, base).status();
+}
+
 std::string SummaryText(const DatasetSummary& summary, const ExampleSets& sets, const TrainConfig& train) {
   std::string text =
       absl::StrCat("examples: ", summary.examples, "; tokens: ", summary.tokens,
@@ -61,12 +67,11 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
                                        const std::string& folder, const std::function<absl::Status()>& go_on) const {
   const ModelFacts& facts = backend->model;
   v1::FineTuneSpec wanted = request.spec();
-  ASSIGN_OR_RETURN(
-      const std::optional<AdapterImage> init,
-      TakeInitAdapter(wanted.init_adapter(), *backend, model->base_shape(), base_tables, wanted.mutable_adapter()));
+  ASSIGN_OR_RETURN(const std::optional<AdapterImage> init,
+                   TakeInitAdapter(wanted.init_adapter(), *backend, *model, base_tables, wanted.mutable_adapter()));
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(wanted, facts));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(wanted.dataset(), facts));
-  RETURN_IF_ERROR(SelectTrained(spec.train, model->base_shape()).status());
+  RETURN_IF_ERROR(CheckTargets(spec.train, model->base_shape()));
   RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
   RETURN_IF_ERROR(MakeFolders(folder));
   const TextParts text{*backend, *chat_template, go_on};

@@ -109,9 +109,13 @@ absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, co
   *spec.mutable_adapter() = request.adapter();
   spec.set_seed(request.seed());
   ASSIGN_OR_RETURN(const TuningSpec translated, TranslateSpec(spec, model));
-  // Masks are functions of a step's number, which a caller's own loop does not have.
-  if (translated.train.dropout == 0) return translated.train;
-  return absl::UnimplementedError("adapter.dropout: not supported in a run; leave it out");
+  // Masks and noise are functions of a step's number, which a caller's own loop does not have.
+  const auto refuse = [](const char* field) {
+    return absl::UnimplementedError(absl::StrCat(field, ": not supported in a run; leave it out"));
+  };
+  if (request.adapter().jitter_noise() > 0) return refuse("adapter.jitter_noise");
+  if (request.adapter().expert_lora().dropout() > 0) return refuse("adapter.expert_lora.dropout");
+  return translated.train.dropout == 0 ? absl::StatusOr<TrainConfig>(translated.train) : refuse("adapter.dropout");
 }
 
 absl::StatusOr<RunOp> TranslateOp(const v1::ForwardBackwardRequest& request, const ModelFacts& model) {

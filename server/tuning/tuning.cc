@@ -118,6 +118,7 @@ v1::JobEvent ToProto(const JobEvent& event) {
   proto.set_state(static_cast<v1::JobState>(event.state));
   proto.set_step(static_cast<uint32_t>(event.step));
   if (event.loss.has_value()) proto.set_loss(*event.loss);
+  if (event.aux_loss.has_value()) proto.set_aux_loss(*event.aux_loss);
   if (event.grad_norm.has_value()) proto.set_grad_norm(*event.grad_norm);
   if (event.learning_rate.has_value()) proto.set_learning_rate(*event.learning_rate);
   if (event.tokens_per_second.has_value()) proto.set_tokens_per_second(*event.tokens_per_second);
@@ -261,7 +262,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::st
 
 absl::StatusOr<RunBeginning> Tuning::Impl::BeginRun(v1::CreateRunRequest request) const {
   RunBeginning beginning;
-  ASSIGN_OR_RETURN(beginning.weights, TakeInitAdapter(request.init_adapter(), *parts.backend, parts.model->base_shape(),
+  ASSIGN_OR_RETURN(beginning.weights, TakeInitAdapter(request.init_adapter(), *parts.backend, *parts.model,
                                                       parts.base_tables, request.mutable_adapter()));
   beginning.spec = request.SerializeAsString();
   return beginning;

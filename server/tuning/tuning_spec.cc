@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
+#include "server/tuning/routed_spec.h"
 
 namespace lorad {
 namespace {
@@ -50,20 +51,11 @@ absl::Status CheckCount(absl::string_view field, int64_t value, int64_t low, int
 }
 
 absl::Status RefuseOfAdapter(const v1::AdapterSpec& spec) {
-  if (!spec.kind().empty() && spec.kind() != "lora" && spec.kind() != "dora") {
-    return absl::UnimplementedError(
-        absl::StrCat("adapter.kind: ", spec.kind().substr(0, 40), "; not supported: limit: lora, dora"));
+  if (!spec.kind().empty() && spec.kind() != "lora" && spec.kind() != "dora" && !IsRoutedKind(spec.kind())) {
+    return Limit("adapter.kind", spec.kind().substr(0, 40),
+                 "lora, dora, mixlora, mixlora_dynamic, mixlora_switch, loramoe, mola");
   }
-  return RefuseSet({{spec.has_num_experts(), "adapter.num_experts"},
-                    {spec.has_top_k(), "adapter.top_k"},
-                    {spec.has_top_p(), "adapter.top_p"},
-                    {spec.has_router_temperature(), "adapter.router_temperature"},
-                    {spec.has_router_aux_loss_coef(), "adapter.router_aux_loss_coef"},
-                    {spec.has_router_z_loss_coef(), "adapter.router_z_loss_coef"},
-                    {spec.has_router_init_range(), "adapter.router_init_range"},
-                    {spec.has_jitter_noise(), "adapter.jitter_noise"},
-                    {spec.has_expert_capacity(), "adapter.expert_capacity"},
-                    {spec.has_expert_lora(), "adapter.expert_lora"}});
+  return CheckRoutedFields(spec);
 }
 
 absl::Status TranslateTargets(const v1::AdapterSpec& spec, PeftLoraConfig* config) {
@@ -130,6 +122,7 @@ absl::Status TranslateAdapter(const v1::AdapterSpec& spec, TrainConfig* train) {
   } else if (!spec.bias().empty() && spec.bias() != "none") {
     return Limit("adapter.bias", spec.bias().substr(0, 40), "none, all, lora_only");
   }
+  if (IsRoutedKind(spec.kind())) return TranslateRouted(spec, train);
   RETURN_IF_ERROR(TranslatePatterns(spec, &config));
   RETURN_IF_ERROR(TranslateReplaced(spec, &config));
   return TranslateTargets(spec, &config);

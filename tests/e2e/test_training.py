@@ -15,9 +15,9 @@ from support import generate, refusal
 class Run:
     """A run and its next sequence number."""
 
-    def __init__(self, daemon, name, seed=3, sequence=1, rank=4):
+    def __init__(self, daemon, name, seed=3, sequence=1, rank=4, kind="lora"):
         self.stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
-        self.request = pb.CreateRunRequest(name=name, seed=seed, sequence=sequence, adapter=pb.AdapterSpec(rank=rank))
+        self.request = pb.CreateRunRequest(name=name, seed=seed, sequence=sequence, adapter=pb.AdapterSpec(kind=kind, rank=rank))
         made = self.stub.CreateRun(self.request, timeout=60)
         self.id, self.sequence = made.run_id, made.last_sequence
 
@@ -50,8 +50,9 @@ def daemon(start_daemon, tmp_path):
     return start_daemon(f"--state-dir={tmp_path / 'state'}")
 
 
-def test_a_loop_learns_and_what_it_made_is_served(daemon):
-    run, data = Run(daemon, "loop"), draw_data(1)
+@pytest.mark.parametrize("kind", ["lora", "mixlora", "mixlora_switch"])
+def test_a_loop_learns_and_what_it_made_is_served(daemon, kind):
+    run, data = Run(daemon, "loop", kind=kind), draw_data(1)
     first = run.learn(data)
     assert [len(scores.logprobs) for scores in first.scores] == [len(datum.token_ids) for datum in data]
     expected = -sum(w * s for d, scores in zip(data, first.scores) for w, s in zip(d.weights, scores.logprobs))

@@ -106,6 +106,15 @@ TRAINED = {
     "all_biases_behind_one_norm": ("phi", {"targets": ["q_proj"], "bias": "all"}),
     "tokens": ("llama3", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
     "tokens_of_a_tied_base": ("gemma", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
+    "mixlora": ("llama3", {"kind": "mixlora", "router_aux_loss_coef": 1.0}),
+    "mixlora_with_biases": ("opt", {"kind": "mixlora", "num_experts": 3}),
+    "mixlora_of_fused_modules": ("phi3", {"kind": "mixlora", "num_experts": 3, "top_k": 1}),
+    "mixlora_behind_other_norms": ("gemma2", {"kind": "mixlora", "targets": ["down_proj", "o_proj"]}),
+    "mixlora_dynamic": ("llama3", {"kind": "mixlora_dynamic", "top_p": 0.4}),
+    "mixlora_dynamic_with_biases": ("phi", {"kind": "mixlora_dynamic", "num_experts": 3, "top_p": 0.4}),
+    "mixlora_switch": ("llama3", {"kind": "mixlora_switch", "jitter_noise": 0.0}),
+    "loramoe": ("qwen2", {"kind": "loramoe", "num_experts": 3}),
+    "mola": ("mistral", {"kind": "mola", "num_experts": 3, "router_aux_loss_coef": 1.0}),
 }
 
 
@@ -360,13 +369,18 @@ def test_wrong_data_are_refused_with_their_lines(tuner):
 
 
 UNSUPPORTED = {
-    "adapter.kind": lambda s: setattr(s.adapter, "kind", "mixlora"),
     "adapter.modules_to_save: v_proj": lambda s: s.adapter.modules_to_save.append("v_proj"),
     "adapter.trainable_token_ids: with model.embed_tokens": lambda s: (
         s.adapter.modules_to_save.append("embed_tokens"), s.adapter.trainable_token_ids.append(3)),
-    "adapter.num_experts": lambda s: setattr(s.adapter, "num_experts", 4),
+    "adapter.bias": lambda s: (setattr(s.adapter, "bias", "all"), setattr(s.adapter, "kind", "mixlora")),
+    "adapter.expert_lora.kind": lambda s: (setattr(s.adapter.expert_lora, "kind", "dora"), setattr(s.adapter, "kind", "mixlora")),
 }
 INVALID = {
+    "adapter.kind": lambda s: setattr(s.adapter, "kind", "vera"),
+    "adapter.num_experts": lambda s: setattr(s.adapter, "num_experts", 4),
+    "adapter.top_k": lambda s: (setattr(s.adapter, "top_k", 9), setattr(s.adapter, "kind", "mola")),
+    "adapter.top_p": lambda s: (setattr(s.adapter, "top_p", 0.5), setattr(s.adapter, "kind", "mixlora")),
+    "adapter.expert_lora": lambda s: (setattr(s.adapter.expert_lora, "num_experts", 2), setattr(s.adapter, "kind", "mixlora_switch")),
     "adapter.targets": lambda s: s.adapter.targets.append("no_such_proj"),
     "adapter.rank": lambda s: setattr(s.adapter, "rank", 100000),
     "optimizer.name": lambda s: setattr(s.optimizer, "name", "lion"),
@@ -580,6 +594,39 @@ def test_the_written_adapter_tells_where_it_comes_from(tuner, tmp_path):
     assert (told["lorad.seed"], told["lorad.step"], told["lorad.parent_revision"]) == ("5", "3", parent)
     assert json.loads(told["lorad.hyperparameters"])["adapter"]["rank"] == 4
     assert len(told["lorad.base_digest"]) == len(told["lorad.data_digest"]) == 64 and told["lorad.version"]
+
+
+def test_an_adapter_with_routers_learns_and_is_written_in_moe_pefts_format(tuner, tmp_path):
+    daemon, tuning = tuner()
+    made = spec("routed", max_steps=40)
+    made.optimizer.learning_rate = 0.005
+    made.adapter.MergeFrom(finetuning_pb2.AdapterSpec(
+        kind="mixlora", num_experts=4, router_aux_loss_coef=0.02, expert_lora=finetuning_pb2.AdapterSpec(rank=2, alpha=6)))
+    other = spec("plain", max_steps=40)
+    jobs = [tuning.submit(made).id, tuning.submit(other).id]  # side by side
+    (job, events), (plain, _) = [tuning.finish(job_id) for job_id in jobs]
+    assert job.state == plain.state == finetuning_pb2.JOB_STATE_SUCCEEDED, (job.reason, plain.reason)
+    by_step = losses(events)
+    assert sum(by_step[s] for s in range(36, 41)) < 0.8 * sum(by_step[s] for s in range(1, 6))
+    aux = [event.aux_loss for event in events if event.HasField("aux_loss")]
+    assert len(aux) == 40 and all(0.03 < value < 0.1 for value in aux)  # even: coefficient x 2
+    folder = tmp_path / "state/revisions" / job.revision
+    assert {file.name for file in folder.iterdir()} == {"adapter_model.bin", "adapter_config.json", "provenance.json"}
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["routing_strategy"], config["num_experts"], config["top_k"]) == ("mixlora", 4, 2)
+    assert (config["r"], config["lora_alpha"], config["expert_lora"]["r"]) == (4, 8, 2)
+    assert config["router_aux_loss_coef"] == 0.02
+    told = json.loads((folder / "provenance.json").read_text())
+    assert told["lorad.step"] == "40" and len(told["lorad.data_digest"]) == 64
+
+    ids = json.loads(examples()[1])["input_ids"]
+    more = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=1, init_adapter="routed")
+    more.ClearField("adapter")
+    more.adapter.router_aux_loss_coef = 0.5
+    more.batch_size = more.micro_batch_size = 1
+    _, events = tuning.finish(tuning.submit(more).id)
+    scores = generate(daemon, ids, adapter="routed", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
+    assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
 
 
 def test_preview_shows_what_is_learnt(tuner):

@@ -157,6 +157,7 @@ TEST_F(JobStoreTest, AnEvaluationThatWasDoneAgainCountsAsItCameOutLast) {
     job.step = step;
     JobEvent event = EventOf(job);
     event.eval_loss = loss;
+    event.aux_loss = loss / 8;
     ASSERT_THAT(store_->Update(job, &event), IsOk());
   };
   for (const auto& [step, loss] : {std::pair<int64_t, double>{5, 3.0}, {10, 2.0}, {5, 2.5}, {10, 1.5}}) {
@@ -169,6 +170,7 @@ TEST_F(JobStoreTest, AnEvaluationThatWasDoneAgainCountsAsItCameOutLast) {
   EXPECT_EQ((*found)[1].step, 10);
   EXPECT_EQ((*found)[1].loss, 1.5);
   EXPECT_EQ((*store_->Events("a", 1, 1))[0].eval_loss, 3.0);
+  EXPECT_EQ((*store_->Events("a", 1, 1))[0].aux_loss, 0.375);
 }
 
 TEST_F(JobStoreTest, AFileOfTheFirstVersionIsBroughtUp) {
@@ -176,7 +178,7 @@ TEST_F(JobStoreTest, AFileOfTheFirstVersionIsBroughtUp) {
   store_.reset();
   constexpr const char* kTakeBack =
       "DROP TABLE IF EXISTS revisions; DROP TABLE IF EXISTS aliases; ALTER TABLE events DROP COLUMN eval_loss; "
-      "PRAGMA user_version = 1";
+      "ALTER TABLE events DROP COLUMN aux_loss; PRAGMA user_version = 1";
   ASSERT_THAT(SqliteDatabase::Open(path_)->Execute(kTakeBack), IsOk());
   Open();
   const auto events = store_->Events("a", 0, 10);

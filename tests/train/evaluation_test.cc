@@ -55,6 +55,21 @@ std::vector<int64_t> EvaluatedSteps(const std::vector<StepReport>& reports) {
   return steps;
 }
 
+TEST_F(EvaluationTest, KnowsNoLossNoiseOrCapacityOfRouters) {
+  TrainConfig config = Config(2, 1);
+  config.optimizer.learning_rate = 0.0;  // what is evaluated is the start
+  config.routed = SmallRouting("mixlora-switch");
+  const std::vector<StepReport> calm = Finish(*Make(config, examples_, eval_));
+  config.routed->aux_loss_coef = 100.0;
+  config.routed->jitter_noise = 0.5;
+  config.routed->expert_capacity = 1;
+  config.routed->expert_dropout = 0.5;
+  const std::vector<StepReport> noisy = Finish(*Make(config, examples_, eval_));
+  ASSERT_EQ(calm.size(), noisy.size());
+  for (size_t i = 0; i < calm.size(); ++i) EXPECT_EQ(calm[i].eval_loss, noisy[i].eval_loss) << i;
+  EXPECT_NE(calm[0].loss, noisy[0].loss);
+}
+
 TEST_F(EvaluationTest, ARunWithEvaluationsHasTheBitsOfOneWithout) {
   const std::vector<StepReport> plain = Finish(*Make(Config(7, 3), examples_));
   const std::vector<StepReport> evaluated = Finish(*Make(Config(7, 3), examples_, eval_));

@@ -11,12 +11,13 @@
 #include "model/causal_lm.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
+#include "tests/train/train_fixture.h"
 
 namespace lorad {
 namespace {
 
 // A trainer on the golden Llama, with dropout, shuffled data and momentum of every kind in its state.
-class ResumeTest : public testing::TestWithParam<bool> {
+class ResumeTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     const std::string dir = absl::StrCat(SourceDir(), "/tests/golden/llama3/model");
@@ -37,8 +38,12 @@ class ResumeTest : public testing::TestWithParam<bool> {
     TrainConfig config;
     config.adapter.rank = 4;
     config.adapter.all_linear = true;
-    config.adapter.use_dora = GetParam();
-    config.dropout = GetParam() ? 0.0 : 0.2;
+    config.adapter.use_dora = GetParam() == "Dora";
+    config.dropout = config.adapter.use_dora ? 0.0 : 0.2;
+    if (GetParam() == "MixLoraWithNoise") {
+      config.routed = SmallRouting("mixlora");
+      config.routed->expert_dropout = config.routed->jitter_noise = 0.1;
+    }
     config.optimizer.learning_rate = 5e-3;
     config.total_steps = 8;
     config.batch_size = 4;
@@ -92,8 +97,8 @@ TEST_P(ResumeTest, AStateOfAnotherShapeIsRefused) {
   EXPECT_FALSE(trainer->LoadState(absl::StrCat(SourceDir(), "/tests/golden/llama3/model/model.safetensors")).ok());
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Bool(),
-                         [](const auto& info) { return info.param ? "Dora" : "LoraWithDropout"; });
+INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Values("LoraWithDropout", "Dora", "MixLoraWithNoise"),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace lorad

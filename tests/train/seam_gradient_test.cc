@@ -1,6 +1,3 @@
-#include <torch/csrc/autograd/autograd.h>
-
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,13 +11,12 @@
 #include "adapters/train/leaves.h"
 #include "adapters/train/trainable_seam.h"
 #include "tests/support/status_matchers.h"
+#include "tests/train/finite_differences.h"
 #include "tests/train/train_fixture.h"
 
 namespace lorad {
 namespace {
 
-constexpr double kStep = 1e-5;
-constexpr double kTolerance = 1e-7;  // of central differences of what is at most cubic here, in f64
 constexpr int64_t kRows = 5;
 
 TrainConfig ConfigOf(bool dora, const std::vector<std::string>& targets) {
@@ -42,27 +38,6 @@ AdapterLeaves LeavesInF64(const TrainBase& base, const TrainConfig& config) {
     tensor.set_data(tensor.to(at::kDouble));
   }
   return *std::move(leaves);
-}
-
-// Each derivative of loss() by an element of `leaf` against the difference of its values beside it.
-void ExpectGradient(const std::string& name, at::Tensor leaf, const std::function<at::Tensor()>& loss) {
-  leaf.mutable_grad() = at::Tensor();
-  torch::autograd::backward({loss()}, {});
-  ASSERT_TRUE(leaf.grad().defined()) << name;
-  const at::Tensor gradient = leaf.grad().contiguous();
-  const at::NoGradGuard frozen;
-  auto* const values = leaf.mutable_data_ptr<double>();
-  for (int64_t i = 0; i < leaf.numel(); i += 1 + leaf.numel() / 40) {
-    const double value = values[i];
-    values[i] = value + kStep;
-    const double above = loss().item<double>();
-    values[i] = value - kStep;
-    const double below = loss().item<double>();
-    values[i] = value;
-    const double difference = (above - below) / (2 * kStep);
-    EXPECT_NEAR(gradient.const_data_ptr<double>()[i], difference, kTolerance * std::max(1.0, std::abs(difference)))
-        << name << "[" << i << "]";
-  }
 }
 
 class SeamGradientTest : public testing::TestWithParam<bool> {};

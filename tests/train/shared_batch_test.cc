@@ -38,6 +38,13 @@ std::vector<JobCase> DifferentJobs() {
   jobs.back().config.schedule = {ScheduleKind::kCosine, 3};
   jobs.back().config.normalization = LossNormalization::kMicroBatchMean;
   jobs.back().config.optimizer.max_grad_norm = 0.05;
+  for (const char* kind : {"mixlora", "mixlora-switch", "mola"}) {
+    jobs.push_back({SmallConfig(2, 8), RandomExamples(6, 11, 5)});
+    jobs.back().config.routed = SmallRouting(kind);
+    jobs.back().config.routed->expert_dropout = jobs.back().config.routed->jitter_noise = 0.1;
+    jobs.back().config.batch_size = 4;
+    jobs.back().config.micro_batch_size = 2;
+  }
   return jobs;
 }
 
@@ -92,6 +99,7 @@ TEST(SharedBatchTest, TrainingTogetherGivesTheLossesOfTrainingAlone) {
     for (size_t s = 0; s < alone.size(); ++s) {
       EXPECT_NEAR(together[j][s].loss, alone[s].loss, 1e-5 * std::abs(alone[s].loss)) << "job " << j << " step " << s;
       EXPECT_NEAR(together[j][s].grad_norm, alone[s].grad_norm, 1e-3 * alone[s].grad_norm);
+      EXPECT_NEAR(together[j][s].router_loss.value_or(0.0), alone[s].router_loss.value_or(0.0), 1e-5);
       EXPECT_EQ(together[j][s].learning_rate, alone[s].learning_rate);
       EXPECT_EQ(together[j][s].trained_tokens, alone[s].trained_tokens);
     }
@@ -107,6 +115,28 @@ TEST(SharedBatchTest, AloneItGivesTheSameBitsEachTime) {
   for (size_t s = 0; s < first.size(); ++s) {
     EXPECT_EQ(first[s].loss, second[s].loss);
     EXPECT_EQ(first[s].grad_norm, second[s].grad_norm);
+  }
+}
+
+TEST(SharedBatchTest, WithLayersComputedAgainItGivesTheSameBits) {
+  const TrainBase base = LoadTrainBase("llama3");
+  const JobCase job = DifferentJobs()[4];  // with routers
+  const std::vector<StepReport> kept = TrainAlone(base, job);
+  const std::unique_ptr<Trainer> trainer = MakeTrainer(base, job.config, job.examples);
+  std::vector<StepReport> reports;
+  while (!trainer->done()) {
+    SharedBatch batch(base.model.get(), {trainer.get()}, {}, /*kept_bytes=*/0);
+    absl::StatusOr<bool> ended = false;
+    while (ended.ok() && !*ended) ended = batch.Advance();
+    ASSERT_THAT(ended, IsOk());
+    ASSERT_THAT(batch.results()[0].report, IsOk());
+    if (batch.results()[0].report->has_value()) reports.push_back(**batch.results()[0].report);
+  }
+  ASSERT_EQ(reports.size(), kept.size());
+  for (size_t s = 0; s < kept.size(); ++s) {
+    EXPECT_EQ(reports[s].loss, kept[s].loss);
+    EXPECT_EQ(reports[s].router_loss, kept[s].router_loss);
+    EXPECT_EQ(reports[s].grad_norm, kept[s].grad_norm);
   }
 }
 

@@ -20,6 +20,7 @@
 #include "tests/support/golden_runner.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
+#include "tests/train/train_fixture.h"
 
 namespace lorad {
 namespace {
@@ -38,16 +39,6 @@ std::vector<std::string> Traces() {
     names.push_back(entry.path().filename().string());
   }
   return names;
-}
-
-std::vector<Example> ReadExamples(const std::string& path) {
-  std::vector<Example> examples;
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    const ordered_json json = ordered_json::parse(line);
-    examples.push_back({json["input_ids"].get<std::vector<int32_t>>(), json["labels"].get<std::vector<int32_t>>()});
-  }
-  return examples;
 }
 
 ScheduleKind ScheduleOf(const std::string& name) {
@@ -150,12 +141,13 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
   const auto tables = OpenBaseTables(base_dir, (*model)->base_shape());
   ASSERT_THAT(tables, IsOk());
 
-  const std::vector<Example> examples = ReadExamples(folder + "/data.jsonl");
-  const ExampleSource source = {static_cast<int64_t>(examples.size()),
-                                [&](int64_t i) { return examples[static_cast<size_t>(i)]; }};
+  const ExampleSource source = FileExamples(folder + "/data.jsonl");
   // Evaluated behind the last step, on tokens that all count.
-  std::vector<Example> judged(examples.begin(), examples.begin() + 4);
-  for (Example& example : judged) example.labels = example.token_ids;
+  std::vector<Example> judged;
+  for (int64_t i = 0; i < 4; ++i) {
+    judged.push_back(*source.get(i));
+    judged.back().labels = judged.back().token_ids;
+  }
   const ExampleSource judged_source = {static_cast<int64_t>(judged.size()),
                                        [&](int64_t i) { return judged[static_cast<size_t>(i)]; }};
   TrainConfig config = ConfigOf(trace["spec"], static_cast<int64_t>(trace["steps"].size()));

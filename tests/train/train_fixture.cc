@@ -1,8 +1,11 @@
 #include "tests/train/train_fixture.h"
 
+#include <fstream>
 #include <random>
+#include <utility>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/checkpoint_tables.h"
@@ -43,6 +46,37 @@ ExampleSource RandomExamples(int64_t count, int64_t longest, uint64_t seed) {
     examples->push_back(std::move(example));
   }
   return {count, [examples](int64_t i) { return (*examples)[static_cast<size_t>(i)]; }};
+}
+
+ExampleSource FileExamples(const std::string& path) {
+  auto examples = std::make_shared<std::vector<Example>>();
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json json = nlohmann::json::parse(line);
+    examples->push_back({json["input_ids"].get<std::vector<int32_t>>(), json["labels"].get<std::vector<int32_t>>()});
+  }
+  return {std::ssize(*examples), [examples](int64_t i) { return (*examples)[static_cast<size_t>(i)]; }};
+}
+
+RoutedTraining SmallRouting(const std::string& name) {
+  const MoeStrategy& strategy = *FindMoeStrategy(name);
+  RoutedTraining routed;
+  routed.moe = {.kind = strategy.kind,
+                .name = strategy.name,
+                .prefix = strategy.prefix,
+                .lora = {2, 2.0f},
+                .expert = {3, 1.5f},
+                .experts = 4};
+  RoutingRule& rule = routed.moe.routing;
+  rule = {.choice = RoutingRule::Choice::kTopK, .top_k = 2, .renormalise = true};
+  if (name == "mixlora-dynamic") rule = {.choice = RoutingRule::Choice::kTopP, .top_p = 0.6f, .temperature = 1.25f};
+  if (routed.is_switch() || name == "loramoe") {
+    rule = {.choice = RoutingRule::Choice::kTopK, .top_k = routed.is_switch() ? 1 : routed.moe.experts};
+  }
+  routed.router_init_range = 0.5;
+  routed.aux_loss_coef = name == "loramoe" ? 0.0 : 0.05;
+  routed.z_loss_coef = routed.is_switch() ? 0.02 : 0.0;
+  return routed;
 }
 
 TrainConfig SmallConfig(int64_t rank, int64_t steps) {

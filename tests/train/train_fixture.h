@@ -21,8 +21,15 @@ TrainBase LoadTrainBase(const std::string& name);
 // `count` examples of random tokens whose second halves are learnt; between 2 and `longest` tokens each.
 ExampleSource RandomExamples(int64_t count, int64_t longest, uint64_t seed);
 
+// Of a file with lines of {"input_ids": [], "labels": []}.
+ExampleSource FileExamples(const std::string& path);
+
 // LoRA of this rank on all linears, AdamW, for so many steps.
 TrainConfig SmallConfig(int64_t rank, int64_t steps);
+
+// One of MoE-PEFT's kinds by its name, as "mixlora-dynamic": experts of rank 3, four of them; all linears, a loss for
+// its routers where the kind has one, no noise.
+RoutedTraining SmallRouting(const std::string& name);
 
 std::unique_ptr<Trainer> MakeTrainer(const TrainBase& base, const TrainConfig& config, const ExampleSource& source);
 

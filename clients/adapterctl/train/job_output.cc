@@ -77,6 +77,7 @@ nlohmann::ordered_json ToJson(const v1::JobEvent& event) {
                                  {"state", NameOf(event.state())}, {"step", event.step()},
                                  {"message", event.message()},     {"at", Time(event.at())}};
   if (event.has_loss()) json["loss"] = event.loss();
+  if (event.has_aux_loss()) json["aux_loss"] = event.aux_loss();
   if (event.has_grad_norm()) json["grad_norm"] = event.grad_norm();
   if (event.has_learning_rate()) json["learning_rate"] = event.learning_rate();
   if (event.has_tokens_per_second()) json["tokens_per_second"] = event.tokens_per_second();

@@ -27,7 +27,8 @@ void Add(CLI::App* command, const char* flag, const Set& set, const char* help) 
 
 void AddAdapterFlags(CLI::App* command, v1::AdapterSpec* adapter) {
   Add<std::string>(
-      command, "--kind", [adapter](const std::string& v) { adapter->set_kind(v); }, "lora (default) or dora");
+      command, "--kind", [adapter](const std::string& v) { adapter->set_kind(v); },
+      "lora (default), dora, mixlora, mixlora_dynamic, mixlora_switch, loramoe or mola");
   Add<uint32_t>(
       command, "--rank", [adapter](uint32_t v) { adapter->set_rank(v); }, "16");
   Add<float>(
@@ -43,6 +44,13 @@ void AddAdapterFlags(CLI::App* command, v1::AdapterSpec* adapter) {
   Add<std::string>(
       command, "--init", [adapter](const std::string& v) { adapter->set_init(v); },
       "default, gaussian, pissa or olora");
+  Add<uint32_t>(
+      command, "--experts", [adapter](uint32_t v) { adapter->set_num_experts(v); }, "Of a kind with routers (8)");
+  Add<uint32_t>(
+      command, "--top-k", [adapter](uint32_t v) { adapter->set_top_k(v); }, "Experts of a row: mixlora, mola (2)");
+  Add<float>(
+      command, "--router-aux-loss-coef", [adapter](float v) { adapter->set_router_aux_loss_coef(v); },
+      "Of the loss for uneven routing (0.001; mola: 0)");
   command->add_flag_callback(
       "--rslora", [adapter] { adapter->set_use_rslora(true); }, "Scale by alpha / sqrt(rank)");
 }

@@ -22,9 +22,11 @@ size_t TerminalColumns() {
 }
 
 std::string Numbers(const v1::JobEvent& event, uint32_t total_steps) {
-  char text[160];
-  std::snprintf(text, sizeof(text), "step %u/%u  loss %.4f  lr %.2e  norm %.2f  %.0f tokens/s", event.step(),
-                total_steps, event.loss(), event.learning_rate(), event.grad_norm(), event.tokens_per_second());
+  char text[192], routers[32] = "";
+  if (event.has_aux_loss()) std::snprintf(routers, sizeof(routers), " + routers' %.4f", event.aux_loss());
+  std::snprintf(text, sizeof(text), "step %u/%u  loss %.4f%s  lr %.2e  norm %.2f  %.0f tokens/s", event.step(),
+                total_steps, event.loss(), routers, event.learning_rate(), event.grad_norm(),
+                event.tokens_per_second());
   return text;
 }
 

@@ -1,0 +1,57 @@
+#include "adapters/train/router_loss.h"
+
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
+
+#include "adapters/train/leaves.h"
+
+namespace lorad {
+
+void RouterLoss::Put(int32_t part, Site site, int32_t layer, RouterSums sums) {
+  if (parts_[static_cast<size_t>(part)].leaves->routed()->has_loss()) sums_[{layer, part, site}] = std::move(sums);
+}
+
+std::vector<double> RouterLoss::Values() {
+  totals_.assign(parts_.size(), {});
+  for (const auto& [place, sums] : sums_) {
+    Totals& totals = totals_[static_cast<size_t>(std::get<1>(place))];
+    const at::Tensor chosen = sums.chosen.to(at::kDouble), mean = sums.probabilities.detach().to(at::kDouble);
+    totals.rows += sums.rows;
+    totals.chosen = totals.chosen.defined() ? totals.chosen + chosen : chosen;
+    totals.probabilities = totals.probabilities.defined() ? totals.probabilities + mean : mean;
+    totals.squares += sums.squares.item<double>();
+  }
+  std::vector<double> values(parts_.size(), 0.0);
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    const Totals& totals = totals_[part];
+    if (totals.rows == 0) continue;
+    const RoutedTraining& routed = *parts_[part].leaves->routed();
+    const auto rows = static_cast<double>(totals.rows);
+    const double balance = (totals.chosen * totals.probabilities).sum().item<double>() / (rows * rows);
+    values[part] = routed.aux_loss_coef * routed.moe.experts * balance + routed.z_loss_coef * totals.squares / rows;
+  }
+  return values;
+}
+
+void RouterLoss::TakeRoots(int32_t layer, std::vector<at::Tensor>* roots, std::vector<at::Tensor>* gradients) {
+  const auto first = sums_.lower_bound({layer, 0, Site{}}), end = sums_.lower_bound({layer + 1, 0, Site{}});
+  for (auto entry = first; entry != end; ++entry) {
+    const auto index = static_cast<size_t>(std::get<1>(entry->first));
+    const MicroBatchPart& part = parts_[index];
+    const RouterSums& sums = entry->second;
+    if (part.router_loss_scale == 0.0 || !sums.probabilities.requires_grad()) continue;
+    const RoutedTraining& routed = *part.leaves->routed();
+    const auto rows = static_cast<double>(totals_[index].rows);
+    const double by_share = part.router_loss_scale * routed.aux_loss_coef * routed.moe.experts / (rows * rows);
+    roots->push_back(sums.probabilities);
+    gradients->push_back((totals_[index].chosen * by_share).to(sums.probabilities.scalar_type()));
+    if (routed.z_loss_coef == 0.0) continue;
+    roots->push_back(sums.squares);
+    gradients->push_back(at::full_like(sums.squares.detach(), part.router_loss_scale * routed.z_loss_coef / rows));
+  }
+  sums_.erase(first, end);
+}
+
+}  // namespace lorad

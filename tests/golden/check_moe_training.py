@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Asks MoE-PEFT 2.0.2 about what lorad trained. Run by scripts/golden-moe-env's python.
+
+  ninja -C build/release moe_trace_test
+  "$(scripts/golden-moe-env)" tests/golden/check_moe_training.py build/release
+
+lorad trains each trace of moe_training/ and writes the adapter; MoE-PEFT trains it too. MoE-PEFT must take lorad's config,
+find each tensor there with its own weights after twenty steps, and answer alike with both. A line for each trace, and exit
+code 1 if one differs.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+
+import torch
+import transformers
+from moe_peft.adapters import lora_config_factory
+
+from files import read_json
+from generate_moe import Oracle, load_adapter
+from moe_train_traces import draw_examples, forward, train
+
+HERE = pathlib.Path(__file__).parent
+TOLERANCE = 1e-4  # Of a weight, against the largest of its tensor.
+LOSS_TOLERANCE = 1e-4
+
+
+def check(name: str, trained: pathlib.Path) -> str:
+    folder = HERE / "moe_training" / name
+    spec = read_json(folder / "trace.json")["spec"]
+    lora_config_factory(read_json(trained / "adapter_config.json"))  # Checks the config.
+    theirs = Oracle(spec["base"])
+    theirs.init(spec["adapter"], torch.load(folder / "adapter/adapter_model.bin", weights_only=False))
+    examples = draw_examples(theirs.config.vocab_size)
+    train(theirs, spec, examples)
+    ours = load_adapter(spec["base"], trained)
+    pairs = [(key, theirs.weights()[key], tensor) for key, tensor in ours.weights().items()]
+    if theirs.weights().keys() != torch.load(trained / "adapter_model.bin", weights_only=False).keys():
+        return "other tensors"
+    distance, key = max((float((a - b).abs().max() / a.abs().max()), key) for key, a, b in pairs)
+    if not distance < TOLERANCE:
+        return f"{key}: {distance:.6f} apart"
+    for oracle in (theirs, ours):
+        oracle.loss = forward(oracle, examples[:1]).loss.item()
+    return "" if abs(ours.loss - theirs.loss) < LOSS_TOLERANCE * theirs.loss else f"loss {ours.loss}, not {theirs.loss}"
+
+
+def main() -> int:
+    build, failed = pathlib.Path(sys.argv[1]), False
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as work:
+        subprocess.run([build / "tests/moe_trace_test"], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"TEST_TMPDIR": work})
+        for folder in sorted((HERE / "moe_training").iterdir()):
+            problem = check(folder.name, pathlib.Path(work) / f"moe_trained_{folder.name}")
+            print(f"{folder.name}: {problem or 'the same weights and loss'}", flush=True)
+            failed |= bool(problem)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
