@@ -47,6 +47,7 @@ absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
 
 // The same for an embedding: x is one-hot, so that x A^T is a column of A [rank, V].
 //   y[r] = f * (y[r] + t.scale * w.scale * A[:, ids[r]]^T B^T)        ids [R] int32, y [R, columns]
+// Its slots have one pair and no router.
 struct SegmentedEmbeddingArgs {
   const at::Tensor& ids;
   at::Tensor& y;

@@ -55,6 +55,26 @@ TEST_P(SegmentedEmbeddingTest, RefusesAnIdOutsideTheVocabularyInAdaptedRowsOnly)
   EXPECT_INVALID(SegmentedEmbedding({Ints({0}), y, &slot, 1, 10, rows}), "y: ");
 }
 
+TEST_P(SegmentedEmbeddingTest, NamesASlotOfSeveralExpertsOrWithARouter) {
+  Numbers numbers(3);
+  const at::Tensor a = Random(GetParam(), {4, 10}, numbers), b_t = Random(GetParam(), {4, 8}, numbers);
+  const float router[10] = {};
+  SlotWeights slot = {static_cast<const std::byte*>(a.const_data_ptr()),
+                      static_cast<const std::byte*>(b_t.const_data_ptr()), 2, 1.0f};
+  RowSegments rows = {{0, 1}, {0, 1}, {{0, 1.0f}}};
+  at::Tensor y = Random(GetParam(), {1, 8}, numbers);
+  slot.experts = 2;
+  EXPECT_INVALID(SegmentedEmbedding({Ints({0}), y, &slot, 1, 10, rows}), "slots: 2 experts in slot 0; limit: 1");
+  slot.experts = 1;
+  slot.router = router;
+  EXPECT_INVALID(SegmentedEmbedding({Ints({0}), y, &slot, 1, 10, rows}), "slots: a router in slot 0; limit: none");
+  slot.router = nullptr;
+  rows.terms[0].expert = 1;
+  EXPECT_INVALID(SegmentedEmbedding({Ints({0}), y, &slot, 1, 10, rows}), "rows.terms: expert 1; limit: 0 to 0");
+  rows.terms[0].expert = 0;
+  EXPECT_OK(SegmentedEmbedding({Ints({0}), y, &slot, 1, 10, rows}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, SegmentedEmbeddingTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);
 
 }  // namespace
