@@ -9,7 +9,7 @@ namespace lorad {
 
 inline constexpr int64_t kKvBlockTokens = 16;
 
-// Inside one KV block: [layer][k, v][kv_head][kKvBlockTokens][head_dim], in `dtype`.
+// Inside a KV block: [layer][k, v][kv_head][kKvBlockTokens][head_dim]; the CPU's keys in panels (ops/cpu/key_panels.h).
 struct KvLayout {
   int64_t num_layers = 0;
   int64_t num_kv_heads = 0;

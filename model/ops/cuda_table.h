@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "absl/status/status.h"
 
@@ -65,7 +66,10 @@ template <typename Args>
 absl::Status Dispatch(std::string_view op, const at::Tensor& on, absl::Status (*cpu)(const Args&),
                       absl::Status (*cuda)(const Args&), const Args& args) {
   if (on.is_cpu()) return cpu(args);
-  if (on.is_cuda() && cuda != nullptr) return cuda(args);
+  if (on.is_cuda() && cuda != nullptr) {
+    const c10::DeviceGuard current(on.device());  // launches go to the current device
+    return cuda(args);
+  }
   return absl::UnimplementedError(std::string(op) + ": device: " + on.device().str() +
                                   "; limit: cpu; no CUDA operators are loaded");
 }

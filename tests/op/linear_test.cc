@@ -1,5 +1,8 @@
 #include "model/ops/linear.h"
 
+#include <ATen/ops/from_blob.h>
+#include <c10/core/impl/FakeGuardImpl.h>
+
 #include "model/ops/cpu_ops.h"
 #include "model/ops/cuda_table.h"
 #include "model/ops/cpu/parallel.h"
@@ -123,6 +126,29 @@ TEST(OpDispatchTest, WithoutCudaOperatorsTheAnswerIsUnimplemented) {
   const absl::Status status = Linear({meta, LinearWeight::Prepare(at::empty({3, 4}, meta.options())), y});
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(InstalledCudaOps().linear, nullptr);
+}
+
+using FakeDevices = c10::impl::FakeGuardImpl<at::kCUDA>;
+struct SeeCurrentDevice {
+  c10::DeviceIndex* current;
+};
+absl::Status See(const SeeCurrentDevice& args) {
+  *args.current = FakeDevices::getDeviceIndex();
+  return absl::OkStatus();
+}
+TEST(OpDispatchTest, TheTensorsDeviceIsTheCurrentOneWhileACudaOperatorRuns) {
+  const c10::impl::DeviceGuardImplRegistrar registered(at::kCUDA, new FakeDevices);  // for good
+  FakeDevices::setDeviceIndex(0);
+  float element = 0;
+  const at::Device second(at::kCUDA, 1);
+  const at::Tensor on = at::for_blob(&element, {1})
+                            .options(at::TensorOptions().dtype(at::kFloat).device(second))
+                            .target_device(second)
+                            .make_tensor();
+  c10::DeviceIndex current = -1;
+  EXPECT_OK(Dispatch("See", on, &See, &See, SeeCurrentDevice{&current}));
+  EXPECT_EQ(current, 1);
+  EXPECT_EQ(FakeDevices::getDeviceIndex(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, LinearTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);

@@ -14,12 +14,17 @@ __device__ inline T* TokenOf(const KvLayer& kv, int64_t block, bool value, int64
   return reinterpret_cast<T*>(at) + token * kv.head_dim;
 }
 
+template <typename T>
+__device__ inline bool InTable(const RopeRows<T>& rows, int32_t position) {
+  return position >= 0 && position < rows.max_positions;
+}
+
 // Norms, if there is a weight, and rotates one head; a warp's work. `to` may be `from`: a lane writes the columns that
 // it alone reads.
 template <typename T, typename W>
 __device__ void RotateHead(const T* from, const RopeRows<T>& rows, int32_t position, const W* weight, T* to) {
   const int64_t width = rows.kv.head_dim, half = rows.half;
-  const bool known = position >= 0 && position < rows.max_positions;
+  const bool known = InTable(rows, position);
   float factor = 1.0f;
   if (weight != nullptr) {
     float squares = 0.0f;
@@ -53,7 +58,7 @@ __global__ void RopeKvWriteKernel(RopeRows<T> rows, const W* q_norm, const W* k_
       RotateHead(head, rows, position, q_norm, head);
       continue;
     }
-    if (slot < 0) continue;
+    if (slot < 0 || !InTable(rows, position)) continue;
     const bool value = h >= rows.heads + kv_heads;
     const int64_t kv_head = h - rows.heads - (value ? kv_heads : 0);
     T* to = TokenOf<T>(rows.kv, slot / kKvBlockTokens, value, kv_head, slot % kKvBlockTokens);
@@ -63,6 +68,31 @@ __global__ void RopeKvWriteKernel(RopeRows<T> rows, const W* q_norm, const W* k_
       RotateHead(head, rows, position, k_norm, to);
     }
   }
+}
+
+// The sequence that has row r, or -1.
+template <typename T>
+__device__ inline int64_t SequenceOf(const AttentionRows<T>& rows, int64_t r) {
+  for (int64_t s = 0; s < rows.sequences; ++s) {
+    if (rows.cu_rows[s] <= r && r < rows.cu_rows[s + 1]) return s;
+  }
+  return -1;
+}
+
+template <typename T>
+__device__ inline const int32_t* TableOf(const AttentionRows<T>& rows, int64_t sequence) {
+  return rows.block_table + sequence * rows.blocks_per_sequence;
+}
+
+// Whether there is a block for each of these positions; the same in all lanes.
+template <typename T>
+__device__ inline bool HasBlocks(const AttentionRows<T>& rows, int64_t sequence, int64_t oldest, int64_t position) {
+  const int64_t last = position / kKvBlockTokens;
+  if (sequence < 0 || position < 0 || last >= rows.blocks_per_sequence) return false;
+  const int32_t* table = TableOf(rows, sequence);
+  bool missing = false;
+  for (int64_t b = oldest / kKvBlockTokens + Lane(); b <= last; b += kWarp) missing = missing || table[b] < 0;
+  return __ballot_sync(kAllLanes, missing) == 0;
 }
 
 // Attention of one row and one head: a block of kAttentionWarps warps, each with every kAttentionWarps-th run of 32
@@ -80,12 +110,15 @@ __global__ void PagedAttentionKernel(AttentionRows<T> rows) {
   const int64_t r = blockIdx.x, h = blockIdx.y, width = rows.kv.head_dim;
   const int64_t kv_head = h / (rows.heads / rows.kv.kv_heads);
   const int warp = WarpOfBlock(), lane = Lane();
-  int64_t sequence = 0;
-  while (sequence + 1 < rows.sequences && rows.cu_rows[sequence + 1] <= r) ++sequence;
-  const int32_t* table = rows.block_table + sequence * rows.blocks_per_sequence;
-  const int64_t position = rows.positions[r];
+  const int64_t sequence = SequenceOf(rows, r), position = rows.positions[r];
   const int64_t oldest =
       rows.window_tokens > 0 && position >= rows.window_tokens ? position - rows.window_tokens + 1 : 0;
+  // The same in all threads: none waits for those that leave.
+  if (!HasBlocks(rows, sequence, oldest, position)) {
+    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) Put(NotANumber(), rows.y.row(r) + h * width + i);
+    return;
+  }
+  const int32_t* table = TableOf(rows, sequence);
 
   for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
     q[static_cast<int>(i)] = Widen(rows.q.row(r)[h * width + i]);

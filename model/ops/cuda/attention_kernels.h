@@ -27,7 +27,7 @@ struct RopeRows {
   int64_t rows;
   int64_t heads;
   Rows<T> qkv;
-  const int32_t* positions;  // [rows]; one outside the table makes the row's q and k NaN
+  const int32_t* positions;  // [rows]; one outside the table makes q NaN and writes no KV
   int64_t max_positions;
   int64_t half;             // of the rotated columns of a head
   const T* cos;             // [max_positions, half]
@@ -46,10 +46,11 @@ struct AttentionRows {
   int64_t heads;
   Rows<const T> q;
   Rows<T> y;
+  // A row that no sequence has, or that needs a block that its table does not have, becomes NaN.
   const int32_t* positions;  // [rows]
   const int32_t* cu_rows;    // [sequences + 1]
   int64_t sequences;
-  const int32_t* block_table;  // [sequences, blocks_per_sequence]
+  const int32_t* block_table;  // [sequences, blocks_per_sequence]; negative: no block
   int64_t blocks_per_sequence;
   int64_t window_tokens;
   float scale;

@@ -33,9 +33,10 @@ class Upload final {
   void Send(const at::Tensor& beside) {
     const auto bytes = at::TensorOptions().dtype(at::kByte);
     const int64_t size = static_cast<int64_t>(bytes_.size());
+    device_ = at::empty({size}, bytes.device(beside.device()));
+    if (size == 0) return;  // neither side has an address
     const at::Tensor host = at::empty({size}, bytes.pinned_memory(beside.is_cuda()));
     std::memcpy(host.mutable_data_ptr(), bytes_.data(), bytes_.size());
-    device_ = at::empty({size}, bytes.device(beside.device()));
     device_.copy_(host, /*non_blocking=*/true);
   }
   template <typename T>
