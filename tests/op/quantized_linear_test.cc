@@ -7,7 +7,10 @@
 #include <tuple>
 #include <vector>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 
 #include "model/ops/autograd/row_ops.h"
 #include "model/ops/cpu/parallel.h"
@@ -204,6 +207,23 @@ TEST_P(QuantizedLinearTest, TheGradientOfXIsThatOfRoundedWeights) {
   }
   // bf16: W' is rounded to it once more, each of 40 products by half of 1/256.
   ExpectClose(x.grad().contiguous(), expected, dtype() == at::kFloat ? 4e-6 : 1e-2, Epsilon(dtype()));
+}
+
+// A large weight, quantised or not, is unpacked part by part.
+TEST_P(QuantizedLinearTest, TheGradientOfXOfALargeWeightIsThatOfAllItsParts) {
+  Numbers numbers(11);
+  constexpr int64_t kOut = 4099, kIn = 2050;
+  const at::Tensor stored = Weights(kOut, kIn, numbers), g = Random(dtype(), {3, kOut}, numbers);
+  const at::Tensor narrow = stored.to(at::kBFloat16);
+  const auto expect = [&](const LinearWeight& w, const at::Tensor& numbers_of_w) {
+    at::Tensor x = at::zeros({3, kIn}, g.options()).set_requires_grad(true);
+    LinearOf(x, w).backward(g);
+    const at::Tensor expected = at::mm(g.to(at::kDouble), numbers_of_w.to(dtype()).to(at::kDouble));
+    const double off = (x.grad().to(at::kDouble) - expected).abs().max().item<double>();
+    EXPECT_LT(off / expected.abs().max().item<double>(), dtype() == at::kFloat ? 1e-6 : 1e-2);
+  };
+  expect(LinearWeight::Quantize(stored, quantization()), Rounded(quantization(), stored));
+  if (dtype() == at::kBFloat16) expect(LinearWeight::Pack(narrow.clone()), narrow);
 }
 
 TEST_P(QuantizedLinearTest, NamesTheBadArgument) {

@@ -17,9 +17,11 @@
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/silu_backward.h>
+#include <ATen/ops/zeros.h>
 
 #include "model/base/guarded.h"
 #include "model/ops/activate.h"
+#include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/gated_activation.h"
 #include "model/ops/layer_norm.h"
 #include "model/ops/pieces.h"
@@ -62,6 +64,25 @@ at::Tensor LinearBackward(const at::Tensor& g, const at::Tensor& weight) {
   at::Tensor dx = at::empty({g.size(0), weight.size(1)}, g.options());
   InPieces(g, dx, [&](const at::Tensor& from, at::Tensor& to) { at::mm_out(to, from, weight); });
   return dx;
+}
+
+// The same for a weight that has to be unpacked: a few MiB of it at a time, and a piece each.
+at::Tensor LinearBackward(const at::Tensor& g, const LinearWeight& weight) {
+  constexpr int64_t kUnpackedElements = int64_t{8} << 20;
+  const at::Tensor& stored = weight.weight();
+  const int64_t out = weight.out_features(), in = weight.in_features();
+  // A quantised one is f32 when it is unpacked; matmuls want one dtype.
+  const auto rows_of = [&](const LinearWeight& some) { return some.RowMajor().to(g.scalar_type()); };
+  if (!weight.packed() || out * in <= kUnpackedElements) return LinearBackward(g, rows_of(weight));
+  const int64_t most = std::max<int64_t>(1, kUnpackedElements / (cpu::kPanelColumns * in));
+  at::Tensor dx = at::zeros({g.size(0), in}, g.options().dtype(at::kFloat));
+  for (int64_t panel = 0; panel < stored.size(0); panel += most) {
+    const int64_t panels = std::min(most, stored.size(0) - panel);
+    const int64_t first = panel * cpu::kPanelColumns, columns = std::min(panels * cpu::kPanelColumns, out - first);
+    const auto some = LinearWeight::FromStored(stored.narrow(0, panel, panels), columns, in, weight.quantization());
+    dx.add_(LinearBackward(g.narrow(1, first, columns), rows_of(some)));
+  }
+  return dx.to(g.scalar_type());
 }
 
 at::Tensor ComputeRmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
@@ -153,8 +174,7 @@ struct LinearFunction : Function<LinearFunction> {
     const auto weight = LinearWeight::FromStored(
         context->saved_data["weight"].toTensor(), context->saved_data["out"].toInt(), context->saved_data["in"].toInt(),
         static_cast<Quantization>(context->saved_data["quantization"].toInt()));
-    // A quantised one is f32 when it is unpacked; matmuls want one dtype.
-    return {LinearBackward(g[0], weight.RowMajor().to(g[0].scalar_type())), at::Tensor()};
+    return {LinearBackward(g[0], weight), at::Tensor()};
   }
 };
 
