@@ -133,7 +133,9 @@ def test_the_loss_is_minus_the_mean_logprob_that_generate_gives(start_daemon, go
     made.name, made.max_steps = "two", 2
     job, events = tuning.finish(tuning.submit(made).id)
     assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not job.reason, job.reason
-    for step, adapter in ((1, ""), (2, "one")):
+    # A fresh adapter answers as the base, but where its routing weights do not add up to one.
+    fresh = () if kind.startswith(("mixlora_dynamic", "mixlora_switch")) else ((1, ""),)
+    for step, adapter in (*fresh, (2, "one")):
         answer = generate(daemon, ids, adapter=adapter, prompt_logprobs=0, max_tokens=1)
         scores = [p.logprob for p in answer.prompt_logprobs[0][1:]]
         tolerance = 1e-4 if "pissa" in kind else 1e-5  # its file holds a pair more, which is taken off again

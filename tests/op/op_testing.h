@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -78,7 +79,7 @@ inline at::Tensor Random(at::ScalarType dtype, std::vector<int64_t> shape, Numbe
 inline at::Tensor Ints(const std::vector<int32_t>& values, std::vector<int64_t> shape = {}) {
   if (shape.empty()) shape = {static_cast<int64_t>(values.size())};
   at::Tensor t = at::empty(shape, at::TensorOptions().dtype(at::kInt));
-  std::memcpy(t.mutable_data_ptr(), values.data(), values.size() * sizeof(int32_t));
+  std::copy(values.begin(), values.end(), static_cast<int32_t*>(t.mutable_data_ptr()));
   return t;
 }
 
