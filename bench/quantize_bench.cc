@@ -5,12 +5,9 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <ATen/Parallel.h>
 
 #include "adapters/apply.h"
 #include "bench/step_model.h"
@@ -73,13 +70,9 @@ void Run(std::vector<std::unique_ptr<StepModel>>& models, int64_t sequences, int
 
 int main(int argc, char** argv) {
   using namespace lorad::bench;
-  const ModelShape* shape = FindModelShape(argc > 1 ? argv[1] : "smollm");
-  const int rounds = argc > 2 ? std::atoi(argv[2]) : 30;
-  if (shape == nullptr || rounds < 1) {
-    std::fprintf(stderr, "quantize_bench [smollm|tinyllama] [rounds]\n");
-    return 2;
-  }
-  at::set_num_threads(lorad::cpu::ComputeThreads());
+  const auto args = ReadStepBenchArgs(argc, argv, /*least_rounds=*/1);
+  if (!args.has_value()) return 2;
+  const auto [shape, rounds] = *args;
   std::vector<std::unique_ptr<StepModel>> models;
   std::printf("%s, bf16, %d threads; weights of none, int8, int4:", shape->name, lorad::cpu::ComputeThreads());
   for (const lorad::Quantization form : kForms) {

@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -16,7 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/randn.h>
@@ -27,7 +25,6 @@
 #include "model/base/guarded.h"
 #include "model/layers/mlp.h"
 #include "model/ops/autograd/row_ops.h"
-#include "model/ops/cpu/parallel.h"
 #include "model/ops/expert_linear.h"
 #include "model/safetensors_writer.h"
 #include "scheduler/model_executor.h"
@@ -234,14 +231,9 @@ void CompareDown(const ModelShape& shape, int rounds) {
 
 int main(int argc, char** argv) {
   using namespace lorad::bench;
-  const ModelShape* shape = FindModelShape(argc > 1 ? argv[1] : "smollm");
-  const int rounds = argc > 2 ? std::atoi(argv[2]) : 30;
-  if (shape == nullptr || rounds < 10) {
-    std::fprintf(stderr, "routed_bench [smollm|tinyllama] [rounds, 10 at the least]\n");
-    return 2;
-  }
-  at::set_num_threads(lorad::cpu::ComputeThreads());
-  CompareDown(*shape, rounds);
-  CompareSteps(*shape, rounds);
+  const auto args = ReadStepBenchArgs(argc, argv, /*least_rounds=*/10);
+  if (!args.has_value()) return 2;
+  CompareDown(*args->shape, args->rounds);
+  CompareSteps(*args->shape, args->rounds);
   return 0;
 }

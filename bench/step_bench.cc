@@ -4,13 +4,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <ATen/Parallel.h>
 #include <benchmark/benchmark.h>
 
 #include "adapters/apply.h"
@@ -172,14 +170,9 @@ double ReadBandwidth() {
 int main(int argc, char** argv) {
   using namespace lorad::bench;
   using lorad::Site;
-  const std::string name = argc > 1 ? argv[1] : "smollm";
-  const int steps = argc > 2 ? std::atoi(argv[2]) : 30;
-  const ModelShape* shape = FindModelShape(name);
-  if (shape == nullptr || steps < 1) {
-    std::fprintf(stderr, "step_bench [smollm|tinyllama] [steps] [part of a case's name]\n");
-    return 2;
-  }
-  at::set_num_threads(lorad::cpu::ComputeThreads());
+  const auto args = ReadStepBenchArgs(argc, argv, /*least_rounds=*/1);
+  if (!args.has_value()) return 2;
+  const auto [shape, steps] = *args;
   Bench bench(*shape, argc > 3 ? argv[3] : "");
   const std::vector<Site> attention = {Site::kQProj, Site::kKProj, Site::kVProj, Site::kOProj};
   std::vector<Site> linears = attention;

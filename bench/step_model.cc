@@ -3,12 +3,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <utility>
 
+#include <ATen/Parallel.h>
+
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
+#include "model/ops/cpu/parallel.h"
 #include "model/safetensors_writer.h"
 
 namespace lorad::bench {
@@ -70,10 +75,17 @@ class ModelFolder final {
 
 }  // namespace
 
-const ModelShape* FindModelShape(const std::string& name) {
-  const auto* found =
-      std::find_if(std::begin(kShapes), std::end(kShapes), [&](const ModelShape& shape) { return shape.name == name; });
-  return found == std::end(kShapes) ? nullptr : found;
+std::optional<StepBenchArgs> ReadStepBenchArgs(int argc, char** argv, int least_rounds) {
+  const std::string name = argc > 1 ? argv[1] : kShapes[0].name;
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 30;
+  const auto* shape =
+      std::find_if(std::begin(kShapes), std::end(kShapes), [&](const ModelShape& each) { return each.name == name; });
+  if (shape == std::end(kShapes) || rounds < least_rounds) {
+    std::fprintf(stderr, "%s [smollm|tinyllama] [rounds, at least %d]\n", argv[0], least_rounds);
+    return std::nullopt;
+  }
+  at::set_num_threads(cpu::ComputeThreads());
+  return StepBenchArgs{shape, rounds};
 }
 
 std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,14 @@ struct ModelShape {
   int64_t hidden, layers, heads, kv_heads, inner, vocab;
   bool tied;
 };
-const ModelShape* FindModelShape(const std::string& name);  // "smollm", "tinyllama"; nullptr: another
+
+// What the benches of a step take: [smollm|tinyllama] [rounds], smollm and 30 without. Says on stderr what is wrong,
+// and nothing then. Has LibTorch use as many threads as our kernels.
+struct StepBenchArgs {
+  const ModelShape* shape;
+  int rounds;
+};
+std::optional<StepBenchArgs> ReadStepBenchArgs(int argc, char** argv, int least_rounds);
 
 // Small random bf16 numbers.
 std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed);

@@ -9,6 +9,12 @@
 #include "server/log.h"
 #include "server/signals.h"
 
+// jemalloc's options. Its own thread gives back what a burst left, also when nobody allocates any more.
+extern "C" {
+extern const char* const malloc_conf;
+const char* const malloc_conf = "background_thread:true";
+}
+
 int main(int argc, char** argv) {
   std::variant<lorad::ServerConfig, lorad::ConfigExit> outcome = lorad::ParseConfig(argc, argv);
   if (const auto* exit = std::get_if<lorad::ConfigExit>(&outcome)) {

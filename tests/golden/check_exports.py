@@ -17,10 +17,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import warnings
 
-import torch
-import transformers
 from peft import PeftModel
 
 import classifiers
@@ -153,10 +150,7 @@ def check_base(build: pathlib.Path, base: str) -> list:
 
 def main() -> int:
     build = pathlib.Path(sys.argv[1])
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     bases = sys.argv[2:] or sorted(path.parent.name for path in HERE.glob("*/adapters") if path.parent.name != "moe_peft")
     return 1 if [problem for base in bases for problem in check_base(build, base)] else 0
 

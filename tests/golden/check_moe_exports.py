@@ -14,10 +14,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import warnings
 
 import torch
-import transformers
 from moe_peft.adapters import lora_config_factory
 
 import oracle
@@ -53,10 +51,7 @@ def check_classifier(adapter: pathlib.Path, written: pathlib.Path) -> str:
 
 def main() -> int:
     build, failed = pathlib.Path(sys.argv[1]), False
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     routed = [(path.parts[-3], path) for path in sorted(HERE.glob("moe_peft/*/adapters/*"))]
     plain = [(path.parts[-3], path) for path in sorted(HERE.glob("*/classifiers/moe_peft"))]
     bases = sys.argv[2:] or {base for base, _ in routed + plain}

@@ -14,12 +14,11 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import warnings
 
 import torch
-import transformers
 from moe_peft.adapters import lora_config_factory
 
+import oracle
 from files import read_json
 from generate_moe import Oracle, load_adapter
 from moe_train_traces import draw_examples, forward, train
@@ -44,17 +43,14 @@ def check(name: str, trained: pathlib.Path) -> str:
     distance, key = max((float((a - b).abs().max() / a.abs().max()), key) for key, a, b in pairs)
     if not distance < TOLERANCE:
         return f"{key}: {distance:.6f} apart"
-    for oracle in (theirs, ours):
-        oracle.loss = forward(oracle, examples[:1]).loss.item()
+    for trained_by in (theirs, ours):
+        trained_by.loss = forward(trained_by, examples[:1]).loss.item()
     return "" if abs(ours.loss - theirs.loss) < LOSS_TOLERANCE * theirs.loss else f"loss {ours.loss}, not {theirs.loss}"
 
 
 def main() -> int:
     build, failed = pathlib.Path(sys.argv[1]), False
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     with tempfile.TemporaryDirectory() as work:
         subprocess.run([build / "tests/moe_trace_test"], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"TEST_TMPDIR": work})
         for folder in sorted((HERE / "moe_training").iterdir()):

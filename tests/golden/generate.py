@@ -13,13 +13,11 @@ import os
 import pathlib
 import shutil
 import sys
-import warnings
 
 if os.environ.get("PYTHONHASHSEED") != "0":  # peft writes target_modules from a set.
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"PYTHONHASHSEED": "0", "HF_HUB_OFFLINE": "1"})
 
 import torch
-import transformers
 
 import bases
 import classifiers
@@ -124,10 +122,7 @@ def main() -> None:
     parser.add_argument("--refused", action="store_true")
     args = parser.parse_args()
     everything = not args.base and not args.refused and not args.compositions and not args.classifiers
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     for base in bases.BASES:
         if everything or base.name in args.base:
             write_base(base)

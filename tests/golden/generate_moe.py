@@ -17,17 +17,16 @@ import pathlib
 import shutil
 import tempfile
 import types
-import warnings
 import zlib
 
 import moe_peft
 import torch
-import transformers
 from moe_peft.adapters import lora_config_factory
 from moe_peft.common import LLMBatchConfig, LLMModelInput
 from safetensors.torch import save_file
 
 import moe_models
+import oracle
 from files import read_json, write_cases, write_json
 from search import find_case, require_shift
 
@@ -268,10 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", action="append", default=[], choices=list(BY_BASE))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     for base in BY_BASE:
         if not args.base or base in args.base:
             write_base(base)

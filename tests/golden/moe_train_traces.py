@@ -15,14 +15,13 @@ import json
 import pathlib
 import random
 import shutil
-import warnings
 
 import torch
-import transformers
 from moe_peft.adapters import lora_config_factory
 from moe_peft.common import LLMBatchConfig, LLMModelInput
 from transformers import get_scheduler
 
+import oracle
 from files import write_json
 from generate_moe import ATTENTION, MLP, NO_DROPOUT, Oracle, draw_weights, lora, mixlora
 
@@ -140,10 +139,7 @@ def write_trace(name: str, spec: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trace", action="append", choices=TRACES)
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     for name in parser.parse_args().trace or TRACES:
         write_trace(name, DEFAULTS | TRACES[name])
 

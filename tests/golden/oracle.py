@@ -7,8 +7,10 @@ daemon is compared with. End-of-sequence tokens do not stop it.
 import dataclasses
 import json
 import pathlib
+import warnings
 
 import torch
+import transformers
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +25,14 @@ class Answer:
     top: list
     prompt_logprobs: list
     min_margin: float
+
+
+def one_quiet_thread() -> None:
+    """For scripts: the same sums on every machine, and no progress bars between a script's own lines."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
 
 
 def load(model_dir: pathlib.Path, adapter_dir: pathlib.Path | None = None, dtype=torch.float32, config=None, vocabulary=None):

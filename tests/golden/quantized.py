@@ -11,10 +11,8 @@ peft then sees a model with W', as it does on a quantised base: DoRA's norms are
 
 import pathlib
 import sys
-import warnings
 
 import torch
-import transformers
 
 import oracle
 from files import write_cases
@@ -91,10 +89,7 @@ def cases_of(name: str, bits: int) -> list:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore")
+    oracle.one_quiet_thread()
     for name in sys.argv[1:] or ADAPTERS:
         for bits in (8, 4):
             write_cases(HERE / name / f"cases_int{bits}.json", cases_of(name, bits))

@@ -15,6 +15,7 @@
 #include "adapters/train/trainer.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
 #include "tests/train/train_fixture.h"
 
 namespace lorad {
@@ -27,14 +28,6 @@ constexpr double kLossTolerance = 1e-5;
 constexpr double kNormTolerance = 1e-3;
 
 std::string TracesDir() { return absl::StrCat(SourceDir(), "/tests/golden/moe_training"); }
-
-std::vector<std::string> Traces() {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(TracesDir())) {
-    names.push_back(entry.path().filename().string());
-  }
-  return names;
-}
 
 TrainConfig ConfigOf(const ordered_json& spec, const MoeConfig& moe, int64_t steps) {
   const ordered_json& adapter = spec["adapter"];
@@ -106,7 +99,7 @@ TEST_P(MoeTraceTest, LossesAndGradientsAreMoePeftsForTwentySteps) {
   EXPECT_THAT(MakeTrainer(base, config, FileExamples(folder + "/data.jsonl"))->CopyFrom(*saved), IsOk());
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, MoeTraceTest, testing::ValuesIn(Traces()),
+INSTANTIATE_TEST_SUITE_P(Golden, MoeTraceTest, testing::ValuesIn(ListDir(TracesDir())),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

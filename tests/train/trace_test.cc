@@ -20,6 +20,7 @@
 #include "tests/support/golden_runner.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
 #include "tests/train/train_fixture.h"
 
 namespace lorad {
@@ -32,14 +33,6 @@ constexpr double kLossTolerance = 1e-5;
 constexpr double kNormTolerance = 1e-3;
 
 std::string GoldenDir() { return absl::StrCat(SourceDir(), "/tests/golden"); }
-
-std::vector<std::string> Traces() {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(GoldenDir() + "/training")) {
-    names.push_back(entry.path().filename().string());
-  }
-  return names;
-}
 
 ScheduleKind ScheduleOf(const std::string& name) {
   return name == "linear" ? ScheduleKind::kLinear : name == "cosine" ? ScheduleKind::kCosine : ScheduleKind::kConstant;
@@ -177,7 +170,8 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
   EXPECT_NEAR(evaluation.eval_loss.value_or(0), served, kLossTolerance * served);
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, TraceTest, testing::ValuesIn(Traces()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Golden, TraceTest, testing::ValuesIn(ListDir(GoldenDir() + "/training")),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace lorad
