@@ -10,6 +10,7 @@
 #include <ATen/ops/_weight_int8pack_mm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -18,6 +19,7 @@
 
 #include "bench/ratio_table.h"
 #include "model/base/check.h"
+#include "model/ops/autograd/linear_backward.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/linear.h"
 
@@ -64,6 +66,18 @@ void RunTorch(benchmark::State& state, const Weights& w, int64_t rows) {
   for (auto _ : state) {
     at::Tensor y = at::linear(x, w.stored[next++ % kWeights]);
     benchmark::DoNotOptimize(y.const_data_ptr());
+  }
+  Finish(state, w, rows);
+}
+
+// The gradient of x: ours, or LibTorch's matmul with the weight in rows again.
+void RunBackward(benchmark::State& state, const Weights& w, int64_t rows, bool ours) {
+  const at::Tensor g = at::randn({rows, kOut}).to(w.dtype());
+  size_t next = 0;
+  for (auto _ : state) {
+    const LinearWeight& weight = w.packed[next++ % kWeights];
+    const at::Tensor dx = ours ? LinearBackward(g, weight) : at::mm(g, weight.RowMajor());
+    benchmark::DoNotOptimize(dx.const_data_ptr());
   }
   Finish(state, w, rows);
 }
@@ -147,6 +161,18 @@ int main(int argc, char** argv) {
       add("torch " + r, [w, rows](benchmark::State& s) { RunTorch(s, *w, rows); });
       ratios.push_back({on + " rows " + r + ": Linear / at::linear", on + "ours " + r, on + "torch " + r});
     }
+  }
+  for (const int64_t rows : {32, 128, 512}) {
+    const std::string r = std::to_string(rows);
+    for (const bool ours : {true, false}) {
+      benchmark::RegisterBenchmark(((ours ? "bf16/dx ours " : "bf16/dx unpacked ") + r).c_str(),
+                                   [&bf16, rows, ours](benchmark::State& s) { RunBackward(s, bf16, rows, ours); })
+          ->Unit(benchmark::kMillisecond)
+          ->UseRealTime()
+          ->Iterations(1);
+    }
+    ratios.push_back(
+        {"bf16 rows " + r + ": gradient of x / unpacking and at::mm", "bf16/dx ours " + r, "bf16/dx unpacked " + r});
   }
   const QuantizedWeights quantized;
   const auto add = [](const std::string& name, auto fn) {

@@ -1,9 +1,9 @@
 // Training tokens a second of 1, 4 and 8 jobs in one batch, and of as many one after another.
 //
-//   train_bench MODEL_DIR [--steps=4] [--tokens=32] [--sequences=1] [--rank=8] [--jobs=1,4,8]
+//   train_bench MODEL_DIR [--steps=4] [--tokens=32] [--sequences=1] [--rank=8] [--jobs=1,4,8] [--dtype=f32|bf16]
 //
-// Each job: LoRA on all linears, fp32, AdamW, its own random sequences of so many tokens, all learnt. Prints a line of
-// JSON for each number of jobs. bench/train_compare.py puts peft beside it.
+// Each job: LoRA on all linears, the base in fp32 or bf16, AdamW, its own random sequences of so many tokens, all
+// learnt. Prints a line of JSON for each number of jobs. bench/train_compare.py puts peft beside it.
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -23,6 +23,7 @@ namespace {
 struct Flags {
   int64_t steps = 4, tokens = 32, sequences = 1, rank = 8;
   std::vector<int64_t> jobs = {1, 4, 8};
+  DType dtype = DType::kF32;
 };
 
 ExampleSource RandomSequences(int64_t vocab, int64_t tokens, uint64_t seed) {
@@ -94,6 +95,8 @@ int Main(int argc, char** argv) {
       flags.sequences = std::stoll(value);
     } else if (name == "--rank") {
       flags.rank = std::stoll(value);
+    } else if (name == "--dtype") {
+      flags.dtype = value == "bf16" ? DType::kBF16 : DType::kF32;
     } else if (name == "--jobs") {
       flags.jobs.clear();
       std::istringstream list(value);
@@ -102,7 +105,7 @@ int Main(int argc, char** argv) {
       model_dir = arg;
     }
   }
-  auto model = CausalLm::Load(model_dir, {.dtype = DType::kF32});
+  auto model = CausalLm::Load(model_dir, {.dtype = flags.dtype});
   if (!model.ok()) {
     std::fprintf(stderr, "train_bench: %s\n", model.status().ToString().c_str());
     return 1;

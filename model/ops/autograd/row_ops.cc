@@ -2,8 +2,6 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -12,19 +10,17 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/gt.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/silu_backward.h>
-#include <ATen/ops/zeros.h>
 
 #include "model/base/guarded.h"
 #include "model/ops/activate.h"
-#include "model/ops/cpu/panel_kernels.h"
+#include "model/ops/autograd/in_pieces.h"
+#include "model/ops/autograd/linear_backward.h"
 #include "model/ops/gated_activation.h"
 #include "model/ops/layer_norm.h"
-#include "model/ops/pieces.h"
 #include "model/ops/rms_norm.h"
 
 namespace lorad {
@@ -37,52 +33,10 @@ using torch::autograd::variable_list;
 constexpr const char* kTanh = "tanh";
 constexpr const char* kErf = "none";
 
-// multiply(x's rows, y's rows) in pieces that cover all rows; in one where nobody wants to interrupt.
-template <typename Multiply>
-void InPieces(const at::Tensor& x, at::Tensor& y, const Multiply& multiply) {
-  const int64_t rows = x.size(0), products = x.size(1) * y.size(1), piece = CutsPieces() ? PieceRows(products) : rows;
-  if (piece >= rows) {
-    BeginPiece(rows * products);
-    return multiply(x, y);
-  }
-  for (int64_t first = 0; first < rows; first += piece) {
-    const int64_t count = std::min(piece, rows - first);
-    at::Tensor y_rows = y.narrow(0, first, count);
-    BeginPiece(count * products);
-    multiply(x.narrow(0, first, count), y_rows);
-  }
-}
-
 at::Tensor ComputeLinear(const at::Tensor& x, const LinearWeight& weight) {
   at::Tensor y = at::empty({x.size(0), weight.out_features()}, x.options());
   InPieces(x, y, [&](const at::Tensor& from, at::Tensor& to) { ThrowIfError(Linear({from, weight, to})); });
   return y;
-}
-
-// g [R, out], weight [out, in] -> g W [R, in]
-at::Tensor LinearBackward(const at::Tensor& g, const at::Tensor& weight) {
-  at::Tensor dx = at::empty({g.size(0), weight.size(1)}, g.options());
-  InPieces(g, dx, [&](const at::Tensor& from, at::Tensor& to) { at::mm_out(to, from, weight); });
-  return dx;
-}
-
-// The same for a weight that has to be unpacked: a few MiB of it at a time, and a piece each.
-at::Tensor LinearBackward(const at::Tensor& g, const LinearWeight& weight) {
-  constexpr int64_t kUnpackedElements = int64_t{8} << 20;
-  const at::Tensor& stored = weight.weight();
-  const int64_t out = weight.out_features(), in = weight.in_features();
-  // A quantised one is f32 when it is unpacked; matmuls want one dtype.
-  const auto rows_of = [&](const LinearWeight& some) { return some.RowMajor().to(g.scalar_type()); };
-  if (!weight.packed() || out * in <= kUnpackedElements) return LinearBackward(g, rows_of(weight));
-  const int64_t most = std::max<int64_t>(1, kUnpackedElements / (cpu::kPanelColumns * in));
-  at::Tensor dx = at::zeros({g.size(0), in}, g.options().dtype(at::kFloat));
-  for (int64_t panel = 0; panel < stored.size(0); panel += most) {
-    const int64_t panels = std::min(most, stored.size(0) - panel);
-    const int64_t first = panel * cpu::kPanelColumns, columns = std::min(panels * cpu::kPanelColumns, out - first);
-    const auto some = LinearWeight::FromStored(stored.narrow(0, panel, panels), columns, in, weight.quantization());
-    dx.add_(LinearBackward(g.narrow(1, first, columns), rows_of(some)));
-  }
-  return dx.to(g.scalar_type());
 }
 
 at::Tensor ComputeRmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {

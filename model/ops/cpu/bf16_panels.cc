@@ -28,7 +28,15 @@ __m512bh Broadcast(const uint16_t* word) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 }
 
+void Put(__m512 sums, __mmask16 columns, uint16_t* y) {
+  _mm256_mask_storeu_epi16(y, columns, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sums)));
+}
+void Put(__m512 sums, __mmask16 columns, float* y) {
+  _mm512_mask_storeu_ps(y, columns, _mm512_add_ps(_mm512_maskz_loadu_ps(columns, y), sums));
+}
+
 // `rows` packed rows from x on against C panels from `panels` on; the last has `columns` (kPanelColumns or fewer).
+template <typename Y>
 struct TileArgs {
   const uint16_t* x;
   int64_t x_stride;
@@ -36,12 +44,12 @@ struct TileArgs {
   int64_t words;
   int64_t columns;
   int64_t y_stride;
-  uint16_t* y;
+  Y* y;
 };
 
 // The sums of R rows and C panels stay in registers: at most 24.
-template <int R, int C>
-void Tile(const TileArgs& a) {
+template <int R, int C, typename Y>
+void Tile(const TileArgs<Y>& a) {
   __m512 acc[R][C];
 #pragma GCC unroll 24  // more rows than the compiler would unroll, and then the sums were in memory
   for (int r = 0; r < R; ++r)
@@ -65,16 +73,14 @@ void Tile(const TileArgs& a) {
 #pragma GCC unroll 24
   for (int r = 0; r < R; ++r) {
     for (int c = 0; c < C; ++c) {
-      const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(acc[r][c]));
-      _mm256_mask_storeu_epi16(a.y + r * a.y_stride + c * kPanelColumns, c + 1 < C ? __mmask16{0xFFFF} : last, rounded);
+      Put(acc[r][c], c + 1 < C ? __mmask16{0xFFFF} : last, a.y + r * a.y_stride + c * kPanelColumns);
     }
   }
 }
 
-using TileFn = void (*)(const TileArgs&);
-template <int C, int... R>
-void RunTile(int64_t rows, const TileArgs& a, std::integer_sequence<int, R...>) {
-  static constexpr TileFn kTiles[] = {&Tile<R + 1, C>...};
+template <int C, typename Y, int... R>
+void RunTile(int64_t rows, const TileArgs<Y>& a, std::integer_sequence<int, R...>) {
+  static constexpr void (*kTiles[])(const TileArgs<Y>&) = {&Tile<R + 1, C, Y>...};
   kTiles[rows - 1](a);
 }
 
@@ -85,7 +91,8 @@ int PanelsTogether(int64_t rows) {
   return rows <= kRowsOfFour ? 4 : rows <= kRowsOfTwo || rows > kRowsOfOnePanel ? 2 : 1;
 }
 
-void TileOf(int64_t rows, int panels, const TileArgs& a) {
+template <typename Y>
+void TileOf(int64_t rows, int panels, const TileArgs<Y>& a) {
   switch (panels) {
     case 4:
       return RunTile<4>(rows, a, std::make_integer_sequence<int, kRowsOfFour>());
@@ -117,9 +124,8 @@ template <int Q>
   for (int i = 0; i < Q; ++i) _mm512_storeu_ps(scores + i * a.score_stride, _mm512_add_ps(even[i], odd[i]));
 }
 
-}  // namespace
-
-void PanelDotBf16Products(const PanelDotArgs& a, uint16_t* y) {
+template <typename Y>
+void PanelDotT(const PanelDotArgs& a, Y* y) {
   const int64_t words = PanelWords(a.in), x_stride = PanelRowFloats(a.in) * kWord;
   const int64_t tiles = a.rows <= kRowsOfOnePanel ? 1 : (a.rows + kRowsOfTwo - 1) / kRowsOfTwo;
   for (int64_t c = 0; c < a.columns;) {
@@ -129,17 +135,22 @@ void PanelDotBf16Products(const PanelDotArgs& a, uint16_t* y) {
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t r = a.rows * t / tiles, rows = a.rows * (t + 1) / tiles - r;
       TileOf(rows, together,
-             {.x = reinterpret_cast<const uint16_t*>(a.x) + r * x_stride,
-              .x_stride = x_stride,
-              .panels = a.panels + c * words * kWord,
-              .words = words,
-              .columns = columns - (together - 1) * kPanelColumns,
-              .y_stride = a.y_stride,
-              .y = y + r * a.y_stride + c});
+             TileArgs<Y>{.x = reinterpret_cast<const uint16_t*>(a.x) + r * x_stride,
+                         .x_stride = x_stride,
+                         .panels = a.panels + c * words * kWord,
+                         .words = words,
+                         .columns = columns - (together - 1) * kPanelColumns,
+                         .y_stride = a.y_stride,
+                         .y = y + r * a.y_stride + c});
     }
     c += columns;
   }
 }
+
+}  // namespace
+
+void PanelDotBf16Products(const PanelDotArgs& args, uint16_t* y) { PanelDotT(args, y); }
+void AddPanelDotBf16Products(const PanelDotArgs& args, float* y) { PanelDotT(args, y); }
 
 void ScoreBf16Products(const Bf16ScoreArgs& a, float* scores) {
   const int64_t q_stride = a.words * kWord;
@@ -157,6 +168,7 @@ void ScoreBf16Products(const Bf16ScoreArgs& a, float* scores) {
 namespace lorad::cpu {
 
 void PanelDotBf16Products(const PanelDotArgs&, uint16_t*) { LORAD_CHECK(false); }
+void AddPanelDotBf16Products(const PanelDotArgs&, float*) { LORAD_CHECK(false); }
 void ScoreBf16Products(const Bf16ScoreArgs&, float*) { LORAD_CHECK(false); }
 
 }  // namespace lorad::cpu

@@ -9,6 +9,7 @@ namespace lorad::cpu {
 // Products with panels of bf16 by the processor's own instruction (where HasBf16Products).
 
 void PanelDotBf16Products(const PanelDotArgs& args, uint16_t* y);
+void AddPanelDotBf16Products(const PanelDotArgs& args, float* y);
 
 // Scores of queries against the keys of one KV block, which are a panel (key_panels.h): 16 tokens in place of the
 // columns.

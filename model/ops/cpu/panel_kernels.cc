@@ -20,21 +20,28 @@ namespace HWY_NAMESPACE {
 
 inline constexpr int kTileRows = kLanes >= 16 ? 8 : kLanes == 8 ? 4 : 2;  // whose sums stay in registers
 
+HWY_INLINE void PutColumns(const VF (&sums)[kPanelVectors], int64_t columns, uint16_t* y) {
+  alignas(64) uint32_t rounded[kPanelColumns];  // the bf16 in the upper half
+  for (int v = 0; v < kPanelVectors; ++v) hn::StoreU(RoundToBf16(sums[v]), DU(), rounded + v * kLanes);
+  for (int64_t c = 0; c < columns; ++c) y[c] = static_cast<uint16_t>(rounded[c] >> 16);
+}
+HWY_INLINE void PutColumns(const VF (&sums)[kPanelVectors], int64_t columns, float* y) {
+  alignas(64) float all[kPanelColumns];
+  for (int v = 0; v < kPanelVectors; ++v) hn::StoreU(sums[v], DF(), all + v * kLanes);
+  for (int64_t c = 0; c < columns; ++c) y[c] += all[c];
+}
+
 // R rows against one panel, of which y has `columns`.
-template <int R>
-HWY_INLINE void PanelTile(const PanelDotArgs& a, int64_t r, const uint16_t* panel, int64_t columns, uint16_t* y) {
+template <int R, typename Y>
+HWY_INLINE void PanelTile(const PanelDotArgs& a, int64_t r, const uint16_t* panel, int64_t columns, Y* y) {
   const int64_t stride = PanelRowFloats(a.in);
   VF acc[R][kPanelVectors];
   PanelSums<R>(a.x + r * stride, stride, panel, PanelWords(a.in), acc);
-  for (int i = 0; i < R; ++i) {
-    alignas(64) uint32_t rounded[kPanelColumns];  // the bf16 in the upper half
-    for (int v = 0; v < kPanelVectors; ++v) hn::StoreU(RoundToBf16(acc[i][v]), DU(), rounded + v * kLanes);
-    uint16_t* const out = y + (r + i) * a.y_stride;
-    for (int64_t c = 0; c < columns; ++c) out[c] = static_cast<uint16_t>(rounded[c] >> 16);
-  }
+  for (int i = 0; i < R; ++i) PutColumns(acc[i], columns, y + (r + i) * a.y_stride);
 }
 
-void PanelDotT(const PanelDotArgs& a, uint16_t* y) {
+template <typename Y>
+HWY_INLINE void PanelDotT(const PanelDotArgs& a, Y* y) {
   for (int64_t c = 0; c < a.columns; c += kPanelColumns) {
     const uint16_t* panel = a.panels + c / kPanelColumns * PanelElements(a.in);
     const int64_t columns = std::min(kPanelColumns, a.columns - c);
@@ -43,6 +50,8 @@ void PanelDotT(const PanelDotArgs& a, uint16_t* y) {
     for (; r < a.rows; ++r) PanelTile<1>(a, r, panel, columns, y + c);
   }
 }
+void PanelDotRounded(const PanelDotArgs& a, uint16_t* y) { PanelDotT(a, y); }
+void PanelDotAdded(const PanelDotArgs& a, float* y) { PanelDotT(a, y); }
 
 // f32 in the elements' own order, zeros behind them.
 void PackPanelRowsT(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t in, float* packed) {
@@ -59,7 +68,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lorad::cpu {
 
-HWY_EXPORT(PanelDotT);
+HWY_EXPORT(PanelDotRounded);
+HWY_EXPORT(PanelDotAdded);
 HWY_EXPORT(PackPanelRowsT);
 
 void PackPanels(const uint16_t* w, int64_t out, int64_t in, uint16_t* panels) {
@@ -95,7 +105,11 @@ void PackPanelRows(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t in
 
 void PanelDot(const PanelDotArgs& args, uint16_t* y) {
   if (HasBf16Products()) return PanelDotBf16Products(args, y);
-  HWY_DYNAMIC_DISPATCH(PanelDotT)(args, y);
+  HWY_DYNAMIC_DISPATCH(PanelDotRounded)(args, y);
+}
+void AddPanelDot(const PanelDotArgs& args, float* y) {
+  if (HasBf16Products()) return AddPanelDotBf16Products(args, y);
+  HWY_DYNAMIC_DISPATCH(PanelDotAdded)(args, y);
 }
 
 }  // namespace lorad::cpu

@@ -40,5 +40,6 @@ struct PanelDotArgs {
   int64_t y_stride;
 };
 void PanelDot(const PanelDotArgs& args, uint16_t* y);
+void AddPanelDot(const PanelDotArgs& args, float* y);  // y += the sums as they are
 
 }  // namespace lorad::cpu

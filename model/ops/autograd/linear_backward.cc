@@ -1,0 +1,121 @@
+#include "model/ops/autograd/linear_backward.h"
+
+#include <algorithm>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include "model/ops/autograd/in_pieces.h"
+#include "model/ops/cpu/panel_kernels.h"
+#include "model/ops/cpu/parallel.h"
+#include "model/ops/cpu/transposed_panels.h"
+#include "model/ops/pieces.h"
+
+namespace lorad {
+namespace {
+
+// g [R, out], weight [out, in] -> g W [R, in]
+at::Tensor OfMatrix(const at::Tensor& g, const at::Tensor& weight) {
+  at::Tensor dx = at::empty({g.size(0), weight.size(1)}, g.options());
+  InPieces(g, dx, [&](const at::Tensor& from, at::Tensor& to) { at::mm_out(to, from, weight); });
+  return dx;
+}
+
+// A quantised weight has to be unpacked: a few MiB of it at a time, and a piece each.
+at::Tensor OfQuantized(const at::Tensor& g, const LinearWeight& weight) {
+  constexpr int64_t kUnpackedElements = int64_t{8} << 20;
+  const at::Tensor& stored = weight.weight();
+  const int64_t out = weight.out_features(), in = weight.in_features();
+  // It is f32 when it is unpacked; matmuls want one dtype.
+  const auto rows_of = [&](const LinearWeight& some) { return some.RowMajor().to(g.scalar_type()); };
+  if (out * in <= kUnpackedElements) return OfMatrix(g, rows_of(weight));
+  const int64_t most = std::max<int64_t>(1, kUnpackedElements / (cpu::kPanelColumns * in));
+  at::Tensor dx = at::zeros({g.size(0), in}, g.options().dtype(at::kFloat));
+  for (int64_t panel = 0; panel < stored.size(0); panel += most) {
+    const int64_t panels = std::min(most, stored.size(0) - panel);
+    const int64_t first = panel * cpu::kPanelColumns, columns = std::min(panels * cpu::kPanelColumns, out - first);
+    const auto some = LinearWeight::FromStored(stored.narrow(0, panel, panels), columns, in, weight.quantization());
+    dx.add_(OfMatrix(g.narrow(1, first, columns), rows_of(some)));
+  }
+  return dx.to(g.scalar_type());
+}
+
+// The product of Linear with inputs and outputs exchanged: W^T's panels of some inputs and outputs are made where they
+// stay in L2, and multiply all rows.
+class OfPanels final {
+ public:
+  OfPanels(const at::Tensor& g, const LinearWeight& weight)
+      : g_(g.stride(1) == 1 ? g : g.contiguous()),
+        rows_(g.size(0)),
+        out_(weight.out_features()),
+        in_(weight.in_features()),
+        panels_(static_cast<const uint16_t*>(weight.weight().const_data_ptr())) {}
+
+  at::Tensor Run() {
+    if (rows_ == 0 || out_ == 0) return at::zeros({rows_, in_}, g_.options());
+    if (out_ <= kOutputsAtOnce) {
+      at::Tensor dx = at::empty({rows_, in_}, g_.options());
+      auto* const to = static_cast<uint16_t*>(dx.mutable_data_ptr());
+      MultiplyOutputs(0, out_, [&](const cpu::PanelDotArgs& dot, int64_t input) { cpu::PanelDot(dot, to + input); });
+      return dx;
+    }
+    at::Tensor sums = at::zeros({rows_, in_}, g_.options().dtype(at::kFloat));
+    float* const to = sums.mutable_data_ptr<float>();
+    for (int64_t first = 0; first < out_; first += kOutputsAtOnce) {
+      MultiplyOutputs(first, std::min(kOutputsAtOnce, out_ - first),
+                      [&](const cpu::PanelDotArgs& dot, int64_t input) { cpu::AddPanelDot(dot, to + input); });
+    }
+    return sums.to(g_.scalar_type());
+  }
+
+ private:
+  static constexpr int64_t kOutputsAtOnce = 4096;                   // 128 KiB of a panel of W^T
+  static constexpr int64_t kInputsAtOnce = 2 * cpu::kPanelColumns;  // PanelDot multiplies two panels at once
+  static constexpr int64_t kElementsPerRange = 1 << 14;             // packed by one thread
+  static constexpr int64_t kProductsPerRange = 1 << 17;             // about 10 us of one thread
+
+  // multiply(dot, input) for all inputs: the products with `outputs` outputs from `first` on, for inputs from `input`
+  // on.
+  template <typename Multiply>
+  void MultiplyOutputs(int64_t first, int64_t outputs, const Multiply& multiply) {
+    const int64_t packed_stride = cpu::PanelRowFloats(outputs), g_stride = g_.stride(0);
+    const uint16_t* const g = static_cast<const uint16_t*>(g_.const_data_ptr()) + first;
+    float* const packed = cpu::ThreadScratch(cpu::Scratch::kRows, rows_ * packed_stride);
+    cpu::ParallelFor(rows_, kElementsPerRange / outputs + 1, [&](int64_t r, int64_t end) {
+      cpu::PackPanelRows(g + r * g_stride, g_stride, end - r, outputs, packed + r * packed_stride);
+    });
+    const uint16_t* const panels = panels_ + first / cpu::kPanelColumns * cpu::PanelElements(in_);
+    const int64_t units = (in_ + kInputsAtOnce - 1) / kInputsAtOnce, products = rows_ * outputs * kInputsAtOnce;
+    const int64_t piece = CutsPieces() ? std::min(units, PieceRows(products)) : units;
+    for (int64_t unit = 0; unit < units; unit += piece) {
+      const int64_t count = std::min(piece, units - unit);
+      BeginPiece(count * products);
+      cpu::ParallelFor(count, kProductsPerRange / products + 1, [&](int64_t i, int64_t end) {
+        for (; i < end; ++i) {
+          const int64_t input = (unit + i) * kInputsAtOnce, inputs = std::min(kInputsAtOnce, in_ - input);
+          auto* const transposed = reinterpret_cast<uint16_t*>(
+              cpu::ThreadScratch(cpu::Scratch::kWeights, cpu::Panels(inputs) * cpu::PanelElements(outputs) / 2));
+          cpu::TransposePanels({panels, in_, outputs, input, inputs}, transposed);
+          multiply({packed, rows_, outputs, transposed, inputs, in_}, input);
+        }
+      });
+    }
+  }
+
+  const at::Tensor g_;
+  const int64_t rows_;
+  const int64_t out_;
+  const int64_t in_;
+  const uint16_t* const panels_;
+};
+
+}  // namespace
+
+at::Tensor LinearBackward(const at::Tensor& g, const LinearWeight& weight) {
+  if (!weight.packed()) return OfMatrix(g, weight.weight());
+  if (weight.quantized()) return OfQuantized(g, weight);
+  return OfPanels(g, weight).Run();
+}
+
+}  // namespace lorad

@@ -1,0 +1,104 @@
+#include "model/ops/autograd/linear_backward.h"
+
+#include <ATen/ops/mm.h>
+
+#include "model/ops/cpu/parallel.h"
+#include "model/ops/pieces.h"
+#include "tests/op/op_testing.h"
+
+namespace lorad {
+namespace {
+
+struct Sizes {
+  int64_t rows;
+  int64_t out;
+  int64_t in;
+};
+
+class LinearBackwardTest : public testing::TestWithParam<at::ScalarType> {
+ protected:
+  void SetUp() override { cpu::SetComputeThreads(2); }
+  at::Tensor Gradient(const Sizes& sizes) { return Random(GetParam(), {sizes.rows, sizes.out}, numbers_); }
+  at::Tensor Weight(const Sizes& sizes) {
+    return Random(GetParam(), {sizes.out, sizes.in}, numbers_, 1.0f / std::sqrt(static_cast<float>(sizes.out)));
+  }
+
+ private:
+  Numbers numbers_{21};
+};
+
+// Whole panels and parts of them, words that are half full, and more outputs than are multiplied at once.
+TEST_P(LinearBackwardTest, EqualsTheLoopForOddSizes) {
+  for (const Sizes& sizes : std::vector<Sizes>{{1, 1, 1},
+                                               {2, 3, 7},
+                                               {5, 16, 16},
+                                               {40, 19, 33},
+                                               {13, 32, 64},
+                                               {24, 577, 50},
+                                               {31, 100, 97},
+                                               {3, 4096, 35},
+                                               {27, 4099, 40},
+                                               {1, 8209, 18}}) {
+    const at::Tensor g = Gradient(sizes), w = Weight(sizes);
+    std::vector<double> expected;
+    for (int64_t r = 0; r < sizes.rows; ++r) {
+      for (int64_t k = 0; k < sizes.in; ++k) {
+        double sum = 0;
+        for (int64_t c = 0; c < sizes.out; ++c) {
+          sum += static_cast<double>(At(g, r * sizes.out + c)) * At(w, c * sizes.in + k);
+        }
+        expected.push_back(sum);
+      }
+    }
+    for (const LinearWeight& weight : {LinearWeight::Prepare(w), LinearWeight::Pack(w.clone())}) {
+      const at::Tensor dx = LinearBackward(g, weight);
+      ASSERT_EQ(dx.scalar_type(), GetParam());
+      ExpectClose(dx, expected, 4e-6, Epsilon(GetParam()));
+    }
+  }
+}
+
+TEST_P(LinearBackwardTest, ARowOfAPackedWeightHasTheSameBitsAloneAndAmongOthers) {
+  for (const Sizes& sizes : std::vector<Sizes>{{60, 577, 83}, {26, 4200, 48}}) {
+    const at::Tensor g = Gradient(sizes);
+    const LinearWeight weight = LinearWeight::Pack(Weight(sizes));
+    if (!weight.packed()) GTEST_SKIP() << "a matmul of LibTorch's";
+    const at::Tensor all = LinearBackward(g, weight);
+    for (int64_t r = 0; r < sizes.rows; ++r) {
+      ASSERT_EQ(RowBytes(LinearBackward(g.narrow(0, r, 1), weight), 0), RowBytes(all, r)) << r;
+    }
+  }
+}
+
+// Who interrupts is told of all products, and changes none.
+TEST_P(LinearBackwardTest, PiecesOfAPackedWeightChangeNothing) {
+  const Sizes sizes = {150, 4200, 2080};
+  const at::Tensor g = Gradient(sizes);
+  const LinearWeight weight = LinearWeight::Pack(Weight(sizes));
+  if (!weight.packed()) GTEST_SKIP() << "a matmul of LibTorch's";
+  const at::Tensor whole = LinearBackward(g, weight);
+  int64_t pieces = 0, products = 0;
+  const PieceListener listener([&](int64_t of_piece) {
+    ++pieces;
+    products += of_piece;
+  });
+  EXPECT_TRUE(LinearBackward(g, weight).equal(whole));
+  EXPECT_GT(pieces, 2);
+  EXPECT_EQ(products, sizes.rows * sizes.out * sizes.in);
+}
+
+TEST_P(LinearBackwardTest, AcceptsRowsOfALargerTensorAndNone) {
+  const Sizes sizes = {6, 40, 33};
+  const at::Tensor wide = Gradient({6, 100, 0}), w = Weight(sizes);
+  for (const LinearWeight& weight : {LinearWeight::Prepare(w), LinearWeight::Pack(w.clone())}) {
+    const at::Tensor g = wide.narrow(1, 30, 40);
+    EXPECT_TRUE(LinearBackward(g, weight).equal(LinearBackward(g.contiguous(), weight)));
+    EXPECT_TRUE(LinearBackward(wide.narrow(1, 0, 1).expand({6, 40}), weight).isfinite().all().item<bool>());
+    EXPECT_EQ(LinearBackward(g.narrow(0, 0, 0), weight).sizes(), (std::vector<int64_t>{0, 33}));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, LinearBackwardTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);
+
+}  // namespace
+}  // namespace lorad
