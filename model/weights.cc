@@ -38,12 +38,14 @@ void ConvertInto(const StoredTensor& tensor, at::Tensor out) {
   tensor.file->Drop(tensor.data, tensor.size_bytes);
 }
 
-// What the tensors take in `dtype`, each on a cache line of its own.
+// What the tensors take in `dtype`, each on a cache line of its own, and matrices with room for their panels.
 int64_t BytesIn(at::ScalarType dtype, const MatchedWeights& weights) {
   constexpr int64_t kCacheLineBytes = 64;
   int64_t bytes = 0;
   for (const auto& [key, tensor] : weights) {
-    const int64_t elements = tensor.size_bytes / SizeBytes(tensor.dtype);
+    const bool is_matrix = dtype == at::kBFloat16 && tensor.shape.size() == 2;
+    const int64_t elements = is_matrix ? LinearWeight::PackedElements(tensor.shape[0], tensor.shape[1])
+                                       : tensor.size_bytes / SizeBytes(tensor.dtype);
     bytes += elements * static_cast<int64_t>(c10::elementSize(dtype)) + kCacheLineBytes;
   }
   return bytes;
@@ -118,18 +120,27 @@ at::Tensor WeightLoader::LoadStacked(std::initializer_list<WeightName> parts, in
 }
 
 LinearWeight WeightLoader::LoadMatrix(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert) {
-  const std::vector<int64_t> shape = StackedShape(parts, layer, expert);
-  if (quantization_ == Quantization::kNone) {
-    at::Tensor stacked = memory_.Empty(shape, dtype_);
-    Count(ConvertStacked(parts, layer, expert, stacked), stacked);
-    return LinearWeight::Pack(std::move(stacked));
-  }
-  at::Tensor wide = at::empty(shape, at::kFloat);
+  if (quantization_ == Quantization::kNone) return LoadPacked(parts, layer, expert);
+  at::Tensor wide = at::empty(StackedShape(parts, layer, expert), at::kFloat);
   const int64_t stored_bytes = ConvertStacked(parts, layer, expert, wide);
   const LinearWeight made = LinearWeight::Quantize(wide, quantization_);
   at::Tensor panels = memory_.Empty(made.weight().sizes(), at::kByte).copy_(made.weight());
   Count(stored_bytes, panels);
   return LinearWeight::FromStored(std::move(panels), made.out_features(), made.in_features(), quantization_);
+}
+
+LinearWeight WeightLoader::LoadWhole(WeightName name) { return LoadPacked({name}, /*layer=*/-1, /*expert=*/-1); }
+
+LinearWeight WeightLoader::LoadPacked(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert) {
+  at::Tensor stacked = EmptyMatrix(StackedShape(parts, layer, expert));
+  Count(ConvertStacked(parts, layer, expert, stacked), stacked);
+  return LinearWeight::Pack(std::move(stacked));
+}
+
+at::Tensor WeightLoader::EmptyMatrix(at::IntArrayRef shape) {
+  if (dtype_ != at::kBFloat16) return memory_.Empty(shape, dtype_);
+  const at::Tensor room = memory_.Empty({LinearWeight::PackedElements(shape[0], shape[1])}, dtype_);
+  return room.narrow(0, 0, shape[0] * shape[1]).view(shape);
 }
 
 std::vector<int64_t> WeightLoader::StackedShape(std::initializer_list<WeightName> parts, int32_t layer,

@@ -32,10 +32,15 @@ class WeightLoader final {
   at::Tensor LoadStacked(std::initializer_list<WeightName> parts, int32_t layer);
   // A matrix of attention or of an FFN (IsQuantized), of one or more parts, as its operator reads it.
   LinearWeight LoadMatrix(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert = -1);
+  // A matrix that is never quantised.
+  LinearWeight LoadWhole(WeightName name);
 
   int64_t loaded_bytes() const { return loaded_bytes_; }  // of the model's tensors
 
  private:
+  // [out, in] with room behind it for its panels.
+  at::Tensor EmptyMatrix(at::IntArrayRef shape);
+  LinearWeight LoadPacked(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert);
   const StoredTensor& Find(WeightName name, int32_t layer, int32_t expert = -1) const;
   // The parts' rows one below the other; and their bytes in the checkpoint.
   std::vector<int64_t> StackedShape(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert) const;

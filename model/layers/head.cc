@@ -14,8 +14,7 @@
 namespace lorad {
 
 HeadLayer::HeadLayer(const ModelConfig& config, const at::Tensor& embed_table, WeightLoader& weights)
-    : lm_head_(config.tied_embeddings ? LinearWeight::Prepare(embed_table)
-                                      : LinearWeight::Pack(weights.Load(WeightName::kLmHead)),
+    : lm_head_(config.tied_embeddings ? LinearWeight::Prepare(embed_table) : weights.LoadWhole(WeightName::kLmHead),
                weights.LoadIfAny(WeightName::kLmHeadBias), {-1, -1, {{Site::kLmHead, 0, config.vocab_size}}}),
       vocab_size_(config.vocab_size),
       softcap_(config.logit_softcap) {

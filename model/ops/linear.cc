@@ -30,9 +30,18 @@ LinearWeight LinearWeight::Pack(at::Tensor weight) {
   at::Tensor panels = at::empty({cpu::Panels(out), cpu::PanelWords(in), 2 * cpu::kPanelColumns}, weight.options());
   cpu::PackPanels(static_cast<const uint16_t*>(weight.const_data_ptr()), out, in,
                   static_cast<uint16_t*>(panels.mutable_data_ptr()));
-  // Into the weight's own memory, which lies in huge pages, if they fit.
-  if (panels.numel() == weight.numel()) panels = weight.view(panels.sizes()).copy_(panels);
+  // Into the weight's own memory, which lies in huge pages, if they fit: what fills no panel wants room behind it.
+  const auto first_byte = static_cast<size_t>(weight.storage_offset() * weight.element_size());
+  if (weight.storage().nbytes() >= first_byte + panels.nbytes()) {
+    at::Tensor own = at::empty({0}, weight.options());
+    own.set_(weight.storage(), weight.storage_offset(), panels.sizes());
+    panels = own.copy_(panels);
+  }
   return FromStored(std::move(panels), out, in);
+}
+
+int64_t LinearWeight::PackedElements(int64_t out_features, int64_t in_features) {
+  return cpu::Panels(out_features) * cpu::PanelElements(in_features);
 }
 
 LinearWeight LinearWeight::Quantize(const at::Tensor& weight, Quantization quantization) {

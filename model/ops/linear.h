@@ -14,8 +14,11 @@ class LinearWeight final {
   LinearWeight() = default;
   // weight [out, in] f32 or bf16, contiguous; shares its storage.
   static LinearWeight Prepare(at::Tensor weight);
-  // Packs bf16 where our kernels compute it: nobody else may use the storage, it is overwritten. Others as Prepare.
+  // Packs bf16 where our kernels compute it: nobody else may use the storage, it is overwritten, and what lies behind
+  // the weight in it, too, as far as PackedElements reach; where the storage ends before, the panels are a copy. Others
+  // as Prepare.
   static LinearWeight Pack(at::Tensor weight);
+  static int64_t PackedElements(int64_t out_features, int64_t in_features);  // of its panels
   // weight [out, in] f32, on the CPU; copied. What is computed with is W' (model/quantization.h), by f32 or bf16 rows.
   static LinearWeight Quantize(const at::Tensor& weight, Quantization quantization);
   static LinearWeight FromStored(at::Tensor stored, int64_t out_features, int64_t in_features,

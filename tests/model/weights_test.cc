@@ -97,6 +97,19 @@ TEST_F(WeightsTest, WeightsLieSideBySideOnCacheLines) {
   EXPECT_EQ(static_cast<const char*>(k.const_data_ptr()) - static_cast<const char*>(q.const_data_ptr()), 64);
 }
 
+// Three rows fill no panel: what panels take more than the rows is kept for them.
+TEST_F(WeightsTest, APackedMatrixLiesAmongTheOthers) {
+  const absl::StatusOr<MatchedWeights> matched = MatchWeights(kRows, 1, Write(Fitting()));
+  ASSERT_THAT(matched, IsOk());
+  WeightLoader weights(*matched, at::kBFloat16, Quantization::kNone, nullptr);
+  const LinearWeight q_k = weights.LoadMatrix({WeightName::kQProj, WeightName::kKProj}, 0);
+  const at::Tensor norm = weights.Load(WeightName::kFinalNorm);
+  EXPECT_TRUE(at::equal(q_k.RowMajor().to(at::kFloat), at::tensor({1.0f, 2.0f, 3.0f, 4.0f, 1.0f, -2.0f}).view({3, 2})));
+  EXPECT_EQ(static_cast<const char*>(norm.const_data_ptr()) - static_cast<const char*>(q_k.weight().const_data_ptr()),
+            64);
+  EXPECT_EQ(weights.loaded_bytes(), 12 + 4);
+}
+
 // More than the rows have: whoever loads a tensor again gets other memory, not somebody else's.
 TEST_F(WeightsTest, WhatNoLongerFitsIsStillRight) {
   const Checkpoint checkpoint = Write(Fitting());

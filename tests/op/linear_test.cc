@@ -73,6 +73,19 @@ TEST_P(LinearTest, APackedWeightGivesItsRowsBack) {
   }
 }
 
+// Of a weight whose last panel lacks columns, or whose last words elements.
+TEST_P(LinearTest, PacksIntoTheRoomBehindAWeight) {
+  Numbers numbers(10);
+  for (const auto& [out, in] : std::vector<std::array<int64_t, 2>>{{17, 64}, {33, 5}, {1, 1}}) {
+    const at::Tensor stored = Random(GetParam(), {out, in}, numbers);
+    const at::Tensor room = at::empty({LinearWeight::PackedElements(out, in)}, stored.options());
+    at::Tensor weight = room.narrow(0, 0, out * in).view({out, in}).copy_(stored);
+    const LinearWeight packed = LinearWeight::Pack(std::move(weight));
+    EXPECT_EQ(packed.weight().const_data_ptr(), room.const_data_ptr());
+    EXPECT_TRUE(packed.RowMajor().equal(stored)) << out << " x " << in;
+  }
+}
+
 TEST_P(LinearTest, ReadsAndWritesColumnsOfLargerTensors) {
   Numbers numbers(5);
   const at::Tensor wide = Random(GetParam(), {6, 100}, numbers);
