@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "server/translate.h"
+#include "server/tuning/job_proto.h"
 
 namespace lorad {
 namespace {

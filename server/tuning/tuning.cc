@@ -1,17 +1,10 @@
 #include "server/tuning/tuning.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <future>
-#include <map>
-#include <mutex>
 #include <random>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,9 +15,13 @@
 #include "scheduler/tuning/revisions.h"
 #include "server/backend.h"
 #include "server/log.h"
+#include "server/tuning/batch_limits.h"
+#include "server/tuning/folder_lock.h"
 #include "server/tuning/init_adapter.h"
 #include "server/tuning/intake.h"
 #include "server/tuning/job_maker.h"
+#include "server/tuning/job_proto.h"
+#include "server/tuning/job_watchers.h"
 #include "server/tuning/probe.h"
 #include "server/tuning/run_translate.h"
 #include "server/tuning/task_thread.h"
@@ -36,47 +33,9 @@ namespace {
 constexpr size_t kWaitingSubmissions = 16;
 constexpr int64_t kDefaultPage = 100, kMaxPage = 1000;
 
-// One daemon a folder: two would run the same jobs.
-class FolderLock final {
- public:
-  static absl::StatusOr<std::unique_ptr<FolderLock>> Take(const std::string& dir) {
-    const int file = open(absl::StrCat(dir, "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (file < 0) return absl::UnavailableError(absl::StrCat("--state-dir: ", dir, ": cannot be written"));
-    if (flock(file, LOCK_EX | LOCK_NB) == 0) return std::unique_ptr<FolderLock>(new FolderLock(file));
-    close(file);
-    return absl::FailedPreconditionError(absl::StrCat("--state-dir: ", dir, ": another daemon uses it"));
-  }
-  ~FolderLock() { close(file_); }
-
- private:
-  explicit FolderLock(int file) : file_(file) {}
-  const int file_;
-};
-
 std::string NewId() {
   std::random_device random;
   return absl::StrFormat("ft-%08x%08x", random(), random());
-}
-
-void SetTime(int64_t us, google::protobuf::Timestamp* time) {
-  time->set_seconds(us / 1'000'000);
-  time->set_nanos(static_cast<int32_t>(us % 1'000'000 * 1000));
-}
-
-v1::Job ToProto(const Job& job) {
-  v1::Job proto;
-  proto.set_id(job.id);
-  proto.mutable_spec()->ParseFromString(job.spec);  // written by us
-  proto.set_state(static_cast<v1::JobState>(job.state));
-  proto.set_reason(job.reason);
-  proto.set_step(static_cast<uint32_t>(job.step));
-  proto.set_total_steps(static_cast<uint32_t>(job.total_steps));
-  proto.set_last_loss(job.last_loss);
-  proto.set_revision(job.revision);
-  proto.set_trained_tokens(static_cast<uint64_t>(job.trained_tokens));
-  SetTime(job.created_us, proto.mutable_created_at());
-  if (job.finished_us > 0) SetTime(job.finished_us, proto.mutable_finished_at());
-  return proto;
 }
 
 absl::StatusOr<v1::Job> ToProto(absl::StatusOr<Job> job) {
@@ -86,17 +45,6 @@ absl::StatusOr<v1::Job> ToProto(absl::StatusOr<Job> job) {
 
 TuningWorker::Reply AsProto(Tuning::JobReply reply) {
   return [reply = std::move(reply)](absl::StatusOr<Job> job) { reply(ToProto(std::move(job))); };
-}
-
-// What a batch may keep while it is computed: half of it inner values of layers, half rows.
-int64_t ActivationBytes(int64_t memory_bytes) { return std::min(memory_bytes / 8, int64_t{1} << 30); }
-
-// Of a batch of several jobs: the input of every layer, twice, and what one layer computes, widened.
-int64_t MaxBatchRows(const CausalLm& model, int64_t bytes) {
-  const ModelConfig& shape = model.config();
-  const int64_t inputs_bytes = 2 * shape.num_layers * shape.hidden_size * (model.dtype() == DType::kBF16 ? 2 : 4);
-  const int64_t layer_bytes = 4 * (12 * shape.hidden_size + 6 * shape.intermediate_size);
-  return std::max<int64_t>(1, bytes / (inputs_bytes + layer_bytes));
 }
 
 }  // namespace
@@ -111,23 +59,6 @@ absl::StatusOr<Tuning*> TuningOrOff(const absl::StatusOr<const Backend*>& backen
 
 std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(state_dir, "/revisions"); }
 
-v1::JobEvent ToProto(const JobEvent& event) {
-  v1::JobEvent proto;
-  proto.set_job_id(event.job_id);
-  proto.set_sequence(static_cast<uint64_t>(event.sequence));
-  proto.set_state(static_cast<v1::JobState>(event.state));
-  proto.set_step(static_cast<uint32_t>(event.step));
-  if (event.loss.has_value()) proto.set_loss(*event.loss);
-  if (event.aux_loss.has_value()) proto.set_aux_loss(*event.aux_loss);
-  if (event.grad_norm.has_value()) proto.set_grad_norm(*event.grad_norm);
-  if (event.learning_rate.has_value()) proto.set_learning_rate(*event.learning_rate);
-  if (event.tokens_per_second.has_value()) proto.set_tokens_per_second(*event.tokens_per_second);
-  if (event.eval_loss.has_value()) proto.set_eval_loss(*event.eval_loss);
-  proto.set_message(event.message);
-  SetTime(event.at_us, proto.mutable_at());
-  return proto;
-}
-
 struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
@@ -137,7 +68,6 @@ struct Tuning::Impl {
   absl::Status Hold(int64_t bytes, std::function<void()> give_back);
   JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template}; }
   absl::Status RemoveStrayFolders();
-  void Notify(const std::string* job_id);
 
   Parts parts;
   std::unique_ptr<FolderLock> folder_lock;
@@ -146,15 +76,8 @@ struct Tuning::Impl {
   std::unique_ptr<TrainingRuns> runs;
   std::unique_ptr<TuningWorker> worker;
   std::unique_ptr<TaskThread> intake;
+  JobWatchers watchers;
   std::atomic<bool> stopping = false;
-
-  struct Watcher {
-    std::string job_id;
-    std::function<void()> notify;
-  };
-  std::mutex watch_mutex;
-  std::map<int64_t, Watcher> watchers;
-  int64_t next_watch = 1;
 };
 
 Tuning::Tuning(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -180,15 +103,15 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                                        .make = [&impl](const std::string& spec) { return impl.MakeRun(spec); },
                                        .publish = publish,
                                        .wake = [&impl] { impl.worker->Wake(); }}));
-  const int64_t activation_bytes = ActivationBytes(impl.parts.memory_bytes);
+  const BatchLimits limits = BatchLimitsOf(*impl.parts.model, impl.parts.memory_bytes);
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),
       .gate = impl.parts.gate,
       .model = impl.parts.model,
       .max_jobs = impl.parts.max_jobs,
-      .max_batch_rows = MaxBatchRows(*impl.parts.model, activation_bytes / 2),
-      .activation_bytes = activation_bytes,
-      .kept_bytes = activation_bytes / 2,
+      .max_batch_rows = limits.max_rows,
+      .activation_bytes = limits.activation_bytes,
+      .kept_bytes = limits.kept_bytes,
       .hold = [&impl](int64_t bytes,
                       std::function<void()> give_back) { return impl.Hold(bytes, std::move(give_back)); },
       .runs = impl.runs.get(),
@@ -198,7 +121,7 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                        .plan =
                            [&impl](const Job& job) { return impl.maker().Plan(job, impl.worker->JobFolder(job.id)); },
                        .publish = publish},
-      .changed = [&impl](const std::string& job_id) { impl.Notify(&job_id); }});
+      .changed = [&impl](const std::string& job_id) { impl.watchers.Notify(job_id); }});
   RETURN_IF_ERROR(impl.RemoveStrayFolders());
   impl.intake = std::make_unique<TaskThread>(kWaitingSubmissions);
   RETURN_IF_ERROR(impl.worker->Start());
@@ -209,7 +132,7 @@ void Tuning::Stop() {
   if (impl_->stopping.exchange(true)) return;  // ends the reading of submissions
   if (impl_->intake) impl_->intake->End();
   if (impl_->worker) impl_->worker->Stop();
-  impl_->Notify(nullptr);
+  impl_->watchers.NotifyAll();
 }
 
 // Of submissions that were killed before they were stored.
@@ -323,13 +246,6 @@ void Tuning::FillRevisions(v1::Adapter* adapter) const {
   }
 }
 
-void Tuning::Impl::Notify(const std::string* job_id) {
-  const std::lock_guard<std::mutex> lock(watch_mutex);
-  for (const auto& [watch, watcher] : watchers) {
-    if (job_id == nullptr || watcher.job_id == *job_id) watcher.notify();
-  }
-}
-
 absl::Status Tuning::Preview(v1::PreviewExampleRequest request, Cancelled cancelled, PreviewReply reply) {
   return impl_->intake->Add(
       [this, request = std::move(request), cancelled = std::move(cancelled), reply = std::move(reply)] {
@@ -365,14 +281,9 @@ absl::Status Tuning::List(const v1::ListJobsRequest& request, v1::ListJobsRespon
 }
 
 int64_t Tuning::Watch(const std::string& job_id, std::function<void()> notify) {
-  const std::lock_guard<std::mutex> lock(impl_->watch_mutex);
-  impl_->watchers[impl_->next_watch] = {job_id, std::move(notify)};
-  return impl_->next_watch++;
+  return impl_->watchers.Add(job_id, std::move(notify));
 }
 
-void Tuning::Unwatch(int64_t watch) {
-  const std::lock_guard<std::mutex> lock(impl_->watch_mutex);
-  impl_->watchers.erase(watch);
-}
+void Tuning::Unwatch(int64_t watch) { impl_->watchers.Remove(watch); }
 
 }  // namespace lorad

@@ -94,6 +94,4 @@ absl::StatusOr<Tuning*> TuningOrOff(const absl::StatusOr<const Backend*>& backen
 // Where revisions lie: NAME@REV is the sub-folder of that name.
 std::string RevisionsDir(const std::string& state_dir);
 
-v1::JobEvent ToProto(const JobEvent& event);
-
 }  // namespace lorad

@@ -1,0 +1,24 @@
+#include "server/tuning/batch_limits.h"
+
+#include <algorithm>
+
+#include "model/causal_lm.h"
+
+namespace lorad {
+namespace {
+
+// The input of every layer, twice, and what one layer computes, widened.
+int64_t RowBytes(const CausalLm& model) {
+  const ModelConfig& shape = model.config();
+  const int64_t inputs_bytes = 2 * shape.num_layers * shape.hidden_size * (model.dtype() == DType::kBF16 ? 2 : 4);
+  return inputs_bytes + 4 * (12 * shape.hidden_size + 6 * shape.intermediate_size);
+}
+
+}  // namespace
+
+BatchLimits BatchLimitsOf(const CausalLm& model, int64_t memory_bytes) {
+  const int64_t bytes = std::min(memory_bytes / 8, int64_t{1} << 30);
+  return {bytes, bytes / 2, std::max<int64_t>(1, bytes / 2 / RowBytes(model))};
+}
+
+}  // namespace lorad
