@@ -6,6 +6,8 @@ namespace lorad {
 
 // A hash of two numbers, for seeds that depend on a seed and a counter. Source: splitmix64.
 uint64_t MixSeed(uint64_t seed, uint64_t counter);
+// Of the seed of a job or a run, what is drawn for different things.
+inline constexpr uint64_t kOrderStream = 1, kDropoutStream = 2;
 
 // A permutation of [0, count) that needs no memory: a Feistel network over the next power of four, walked until it
 // lands inside. The same (count, seed) gives the same order everywhere.

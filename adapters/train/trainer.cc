@@ -29,8 +29,6 @@ int64_t RowsOf(const MicroBatchPart& part) {
   return rows;
 }
 
-constexpr uint64_t kOrderStream = 1, kDropoutStream = 2;  // of the job's seed
-
 }  // namespace
 
 struct Trainer::Impl {

@@ -5,6 +5,7 @@
 #include "adapters/train/adapter_folder.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
+#include "adapters/train/random_order.h"
 #include "adapters/train/trainer.h"
 #include "adapters/train/training_state.h"
 #include "model/base/guarded.h"
@@ -36,13 +37,28 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(const TrainConf
 
 absl::Status TrainingRun::CopyFrom(const AdapterImage& image) { return impl_->leaves.CopyFrom(image); }
 
-MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss loss) const {
+MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const {
   MicroBatchPart part;
   part.leaves = &impl_->leaves;
   part.sequences = std::move(sequences);
   part.loss = std::move(loss);
-  if (impl_->leaves.routed() != nullptr) part.router_loss_scale = 1.0;
+  part.dropout = impl_->config.dropout;
+  part.dropout_seed = MixSeed(MixSeed(impl_->config.seed, kDropoutStream), draw);
+  if (const RoutedTraining* routed = impl_->leaves.routed(); routed != nullptr) {
+    part.expert_dropout = routed->expert_dropout;
+    part.router_loss_scale = 1.0;
+  }
   return part;
+}
+
+bool TrainingRun::draws() const {
+  const RoutedTraining* routed = impl_->leaves.routed();
+  return impl_->config.dropout > 0 || (routed != nullptr && routed->expert_dropout > 0);
+}
+
+bool TrainingRun::has_router_loss() const {
+  const RoutedTraining* routed = impl_->leaves.routed();
+  return routed != nullptr && routed->has_loss();
 }
 
 absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {

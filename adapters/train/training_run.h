@@ -30,8 +30,10 @@ class TrainingRun final {
   // Begins from the weights of `image`. Errors: as AdapterLeaves::CopyFrom.
   absl::Status CopyFrom(const AdapterImage& image);
 
-  // Sequences to be computed with this run's adapter.
-  MicroBatchPart PartOf(std::vector<TrainSequence> sequences, RowLoss loss) const;
+  // Sequences to be computed with this run's adapter. What dropout draws is a function of the run's seed and `draw`.
+  MicroBatchPart PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const;
+  bool draws() const;            // has dropout
+  bool has_router_loss() const;  // whose part in the gradients is MicroBatchPart::router_loss_scale
   // AdamW with the gradients so far, which are then gone; the norm before clipping. Errors: as Optimizer::Step.
   absl::StatusOr<double> OptimStep(const OptimizerConfig& config);
   void DropGradients();

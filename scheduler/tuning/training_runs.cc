@@ -1,7 +1,5 @@
 #include "scheduler/tuning/training_runs.h"
 
-#include <algorithm>
-#include <deque>
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -15,18 +13,10 @@
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/checkpoints.h"
 #include "scheduler/tuning/run_folder.h"
+#include "scheduler/tuning/run_pass.h"
 
 namespace lorad {
 namespace {
-
-constexpr size_t kKeptAnswers = 16, kMaxWaiting = 256;
-
-template <typename T>
-std::vector<T> Slice(const std::vector<T>& of, size_t first, size_t count) {
-  if (of.empty()) return {};
-  const auto begin = of.begin() + static_cast<int64_t>(first);
-  return {begin, begin + static_cast<int64_t>(count)};
-}
 
 // The same for the same name and number, so that a run that was asked for twice is found again.
 std::string IdOf(const std::string& name, int64_t sequence) {
@@ -38,22 +28,15 @@ std::string IdOf(const std::string& name, int64_t sequence) {
 }  // namespace
 
 struct TrainingRuns::Run {
-  struct Waiting {
-    RunOp op;
-    std::vector<Reply> replies;
-  };
-  std::string id;
-  std::string name;
-  std::unique_ptr<TrainingRun> training;  // the trainer's, but for its making
-  int64_t last_sequence = 0;
-  std::map<int64_t, Waiting> waiting;
-  std::deque<std::pair<int64_t, absl::StatusOr<RunResult>>> answers;  // the newest
-  bool deleted = false;
+  Run(std::string run_id, std::string run_name, int64_t last_sequence)
+      : id(std::move(run_id)), name(std::move(run_name)), queue(last_sequence) {}
 
-  // The forward and backward under way; the trainer's.
-  size_t next_datum = 0;
-  size_t next_row = 0;
-  RunResult result;
+  const std::string id;
+  const std::string name;
+  RunQueue queue;  // under the mutex
+  // The trainer's, but for its making.
+  std::unique_ptr<TrainingRun> training;
+  RunPass pass;  // of the forward and backward under way
 };
 
 struct TrainingRuns::Impl {
@@ -66,16 +49,15 @@ struct TrainingRuns::Impl {
   std::shared_ptr<Run> Find(const std::string& id) const;
   // The operation that comes next, or null.
   RunOp* Next(Run* run) const;
-  void Answer(const std::shared_ptr<Run>& run, absl::StatusOr<RunResult> result);
+  void Answer(const std::shared_ptr<Run>& run, const absl::StatusOr<RunResult>& result);
   absl::StatusOr<RunResult> DoAtOnce(Run* run, const RunOp& op);
   absl::StatusOr<RunResult> SaveState(Run* run, const std::string& label);
   absl::StatusOr<RunResult> LoadState(Run* run, const std::string& state_id);
   absl::StatusOr<RunResult> SaveForSampling(Run* run, bool make_current);
-  BatchMember TakePart(const std::shared_ptr<Run>& run, const RunOp& op, int64_t* rows);
   std::vector<std::shared_ptr<Run>> All() const;
 
   const Parts parts;
-  mutable std::mutex mutex;  // of what follows and of what runs hold, but what is the trainer's
+  mutable std::mutex mutex;  // of what follows and of the runs' queues
   std::map<std::string, std::shared_ptr<Run>> runs;
   std::vector<std::shared_ptr<Run>> computing;  // the trainer's: who has a part in the batch
 };
@@ -104,17 +86,14 @@ absl::Status TrainingRuns::Impl::Restore() {
     if (!run.ok()) continue;  // of another base, perhaps: left as it lies
     const absl::StatusOr<int64_t> newest = folder.LoadNewest(identity->sequence, (*run)->training.get());
     if (!newest.ok()) continue;  // the same
-    (*run)->last_sequence = *newest;
+    (*run)->queue = RunQueue(*newest);
     runs[(*run)->id] = *run;
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity) const {
-  auto run = std::make_shared<Run>();
-  run->id = IdOf(identity.name, identity.sequence);
-  run->name = identity.name;
-  run->last_sequence = identity.sequence;
+  auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
   ASSIGN_OR_RETURN(run->training, parts.make(identity.spec));
   return run;
 }
@@ -159,51 +138,37 @@ absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t se
 absl::StatusOr<RunInfo> TrainingRuns::Get(const std::string& run_id) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   const auto found = impl_->runs.find(run_id);
-  if (found != impl_->runs.end()) return RunInfo{run_id, found->second->last_sequence};
+  if (found != impl_->runs.end()) return RunInfo{run_id, found->second->queue.last_sequence()};
   return absl::NotFoundError(absl::StrCat("run: ", run_id.substr(0, 300), "; limit: one that CreateRun gave"));
 }
 
 absl::Status TrainingRuns::Delete(const std::string& run_id) {
   RETURN_IF_ERROR(Get(run_id).status());
-  std::vector<Reply> replies;
+  std::vector<RunQueue::Reply> replies;
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     const auto found = impl_->runs.find(run_id);
     if (found == impl_->runs.end()) return absl::OkStatus();
-    found->second->deleted = true;
-    for (auto& [sequence, waiting] : found->second->waiting) {
-      for (Reply& reply : waiting.replies) replies.push_back(std::move(reply));
-      waiting.replies.clear();
-    }
+    replies = found->second->queue.Close();
     impl_->runs.erase(found);
   }
-  for (const Reply& reply : replies) reply(absl::AbortedError(absl::StrCat("run: ", run_id, "; deleted meanwhile")));
+  const absl::Status deleted = absl::AbortedError(absl::StrCat("run: ", run_id, "; deleted meanwhile"));
+  for (const RunQueue::Reply& reply : replies) reply(deleted);
   return RemoveFolder(impl_->PathOf(run_id));
 }
 
-void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, Reply reply) {
+void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply) {
   const auto queue = [&]() -> std::optional<absl::StatusOr<RunResult>> {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     const auto found = impl_->runs.find(run_id);
-    if (found == impl_->runs.end()) {
-      return absl::NotFoundError(absl::StrCat("run: ", run_id.substr(0, 300), "; limit: one that CreateRun gave"));
+    if (found != impl_->runs.end()) {
+      if (op.router_loss_weight.has_value() && !found->second->training->has_router_loss()) {
+        return absl::InvalidArgumentError(
+            "loss_options: router_loss_weight; limit: a run whose adapter has routers with a loss");
+      }
+      return found->second->queue.Add(sequence, std::move(op), &reply);
     }
-    Run& run = *found->second;
-    for (const auto& [number, answer] : run.answers) {
-      if (number == sequence) return answer;
-    }
-    if (sequence <= run.last_sequence) {
-      return absl::FailedPreconditionError(absl::StrCat("sequence: ", sequence, "; limit: from ", run.last_sequence + 1,
-                                                        " on; its answer is no longer kept"));
-    }
-    if (run.waiting.size() >= kMaxWaiting) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("operations that wait: ", run.waiting.size(), "; limit: ", kMaxWaiting, "; retry later"));
-    }
-    Run::Waiting& waiting = run.waiting[sequence];
-    if (waiting.replies.empty()) waiting.op = std::move(op);
-    waiting.replies.push_back(std::move(reply));
-    return std::nullopt;
+    return absl::NotFoundError(absl::StrCat("run: ", run_id.substr(0, 300), "; limit: one that CreateRun gave"));
   };
   if (const std::optional<absl::StatusOr<RunResult>> answer = queue(); answer.has_value()) {
     reply(*answer);
@@ -214,9 +179,7 @@ void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, Rep
 
 RunOp* TrainingRuns::Impl::Next(Run* run) const {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (run->deleted) return nullptr;
-  const auto next = run->waiting.find(run->last_sequence + 1);
-  return next == run->waiting.end() ? nullptr : &next->second.op;
+  return run->queue.Next();
 }
 
 bool TrainingRuns::has_work() const {
@@ -227,17 +190,13 @@ bool TrainingRuns::has_work() const {
 }
 
 // An operation that failed is done, too: what it would have done has not happened.
-void TrainingRuns::Impl::Answer(const std::shared_ptr<Run>& run, absl::StatusOr<RunResult> result) {
-  std::vector<Reply> replies;
+void TrainingRuns::Impl::Answer(const std::shared_ptr<Run>& run, const absl::StatusOr<RunResult>& result) {
+  std::vector<RunQueue::Reply> replies;
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    const auto done = run->waiting.find(++run->last_sequence);
-    replies = std::move(done->second.replies);
-    run->waiting.erase(done);
-    run->answers.emplace_back(run->last_sequence, result);
-    if (run->answers.size() > kKeptAnswers) run->answers.pop_front();
+    replies = run->queue.Answer(result);
   }
-  for (const Reply& reply : replies) reply(result);
+  for (const RunQueue::Reply& reply : replies) reply(result);
 }
 
 std::vector<BatchMember> TrainingRuns::TakeMembers(int64_t rows) {
@@ -250,55 +209,23 @@ std::vector<BatchMember> TrainingRuns::TakeMembers(int64_t rows) {
       op = impl_->Next(run.get());
     }
     if (op == nullptr || (rows <= 0 && !members.empty())) continue;
-    members.push_back(impl_->TakePart(run, *op, &rows));
+    const auto put = [this, run](const PartResult& part) {
+      const std::optional<RunResult> result = run->pass.Put(part);
+      if (result.has_value()) impl_->Answer(run, *result);
+    };
+    const int64_t sequence = run->queue.last_sequence() + 1;
+    for (MicroBatchPart& part : run->pass.Take(*op, sequence, *run->training, &rows)) {
+      members.push_back({std::move(part), put});
+    }
     impl_->computing.push_back(run);
   }
   return members;
 }
 
-// The next sequences of the operation that fit `rows`, one at least.
-BatchMember TrainingRuns::Impl::TakePart(const std::shared_ptr<Run>& run, const RunOp& op, int64_t* rows) {
-  if (run->next_datum == 0) {
-    run->next_row = 0;
-    run->result = RunResult();
-  }
-  std::vector<TrainSequence> sequences;
-  size_t row_count = 0;
-  while (run->next_datum < op.sequences.size()) {
-    const TrainSequence& next = op.sequences[run->next_datum];
-    const auto tokens = static_cast<int64_t>(next.token_ids.size());
-    if (!sequences.empty() && tokens > *rows) break;
-    sequences.push_back(next);
-    row_count += next.token_ids.size();
-    *rows -= tokens;
-    ++run->next_datum;
-  }
-  RowLoss loss = op.loss;
-  loss.weights = Slice(op.loss.weights, run->next_row, row_count);
-  loss.advantages = Slice(op.loss.advantages, run->next_row, row_count);
-  loss.old_logprobs = Slice(op.loss.old_logprobs, run->next_row, row_count);
-  run->next_row += row_count;
-  std::vector<size_t> lengths;
-  for (const TrainSequence& sequence : sequences) lengths.push_back(sequence.token_ids.size());
-  const bool last = run->next_datum == op.sequences.size();
-  return {run->training->PartOf(std::move(sequences), std::move(loss)),
-          [this, run, last, lengths = std::move(lengths)](const PartResult& part) {
-            run->result.loss += part.loss_sum;
-            size_t first = 0;
-            for (const size_t length : lengths) {
-              run->result.logprobs.push_back(Slice(part.logprobs, first, length));
-              first += length;
-            }
-            if (!last) return;
-            run->next_datum = 0;
-            Answer(run, std::move(run->result));
-          }};
-}
-
 void TrainingRuns::FailMembers(const absl::Status& status) {
   for (const std::shared_ptr<Run>& run : std::exchange(impl_->computing, {})) {
     run->training->DropGradients();
-    run->next_datum = 0;
+    run->pass.Drop();
     impl_->Answer(run,
                   absl::Status(status.code(), absl::StrCat(status.message(), "; the run's gradients are dropped")));
   }
@@ -325,7 +252,7 @@ absl::StatusOr<RunResult> TrainingRuns::Impl::DoAtOnce(Run* run, const RunOp& op
 
 // An id is RUN/SEQUENCE, with the label behind it for people.
 absl::StatusOr<RunResult> TrainingRuns::Impl::SaveState(Run* run, const std::string& label) {
-  const int64_t sequence = run->last_sequence + 1;
+  const int64_t sequence = run->queue.last_sequence() + 1;
   RETURN_IF_ERROR(FolderOf(run->id).SaveState(sequence, *run->training));
   RunResult result;
   result.id = absl::StrCat(run->id, "/", sequence, label.empty() ? "" : ":", label);

@@ -13,29 +13,10 @@
 #include "adapters/train/shared_batch.h"
 #include "adapters/train/training_run.h"
 #include "scheduler/tuning/revisions.h"
+#include "scheduler/tuning/run_op.h"
+#include "scheduler/tuning/run_queue.h"
 
 namespace lorad {
-
-enum class RunOpKind : uint8_t { kForwardBackward, kOptimStep, kSaveState, kLoadState, kSaveForSampling };
-
-// One operation on a run. Every row of `sequences` is trained; the loss's vectors are over the rows of all of them.
-struct RunOp {
-  RunOpKind kind = RunOpKind::kForwardBackward;
-  std::vector<TrainSequence> sequences;
-  RowLoss loss;
-  OptimizerConfig optimizer;
-  std::string label;     // kSaveState; "" = none
-  std::string state_id;  // kLoadState
-  bool make_current = false;
-};
-
-// What an operation answers; the fields of its kind.
-struct RunResult {
-  double loss = 0;
-  std::vector<std::vector<float>> logprobs;  // by sequence, of its targets
-  double grad_norm = 0;
-  std::string id;  // of the state, or the revision
-};
 
 // What a new run begins as.
 struct RunBeginning {
@@ -75,8 +56,7 @@ class TrainingRuns final {
   using BeginFn = std::function<absl::StatusOr<RunBeginning>()>;
   absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin);
   // `reply` is called once, before the call returns or on the trainer's thread.
-  using Reply = std::function<void(absl::StatusOr<RunResult>)>;
-  void Do(const std::string& run_id, int64_t sequence, RunOp op, Reply reply);
+  void Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply);
   absl::StatusOr<RunInfo> Get(const std::string& run_id) const;
   absl::Status Delete(const std::string& run_id);
 

@@ -2,10 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -14,41 +10,33 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/train/shared_batch.h"
 #include "model/base/status_macros.h"
+#include "scheduler/tuning/batch_turns.h"
 #include "scheduler/tuning/checkpoints.h"
+#include "scheduler/tuning/interrupted_jobs.h"
+#include "scheduler/tuning/job_desk.h"
 #include "scheduler/tuning/job_log.h"
+#include "scheduler/tuning/training_memory.h"
 #include "scheduler/tuning/training_pace.h"
 
 namespace lorad {
 namespace {
 
 constexpr std::chrono::seconds kRetry(1);  // a disk or a memory that is full now may not be later
-constexpr std::chrono::seconds kMaxMemoryRetry(30);
 
-constexpr const char* kStartedAgain = "the daemon was started again";
-constexpr int64_t kMaxRestarts = 10;  // without a new step: the job is what kills the daemon
-
-absl::Status StateForbids(const Job& job, const char* allowed) {
-  return absl::FailedPreconditionError(
-      absl::StrCat("job ", job.id, ": state: ", NameOf(job.state), "; limit: ", allowed));
-}
-
-// What others want of a job that runs, and who waits for it.
-enum class Wish : uint8_t { kNone, kPause, kCancel };
-struct Wanted {
-  Wish wish = Wish::kNone;
-  std::vector<TuningWorker::Reply> replies;
-  std::optional<TuningStats::RunningJob> last_step;
-};
+using Wish = JobDesk::Wish;
 
 }  // namespace
 
 struct TuningWorker::Impl {
-  explicit Impl(Parts given) : parts(std::move(given)), log(parts.store, parts.changed) {}
+  explicit Impl(Parts given)
+      : parts(std::move(given)),
+        log(parts.store, parts.changed),
+        desk(&log, parts.gate),
+        memory(parts.hold, [this] { desk.Wake(); }) {}
 
   void Run();
   bool AwaitJobs();
   void BeginJob(Job job);
-  std::vector<RunningJob*> PickMembers(int64_t* room_rows);
   void ComputeBatch();
   void TakeResult(RunningJob* job, const absl::StatusOr<std::optional<StepReport>>& report);
   void GrantWishes();
@@ -57,32 +45,21 @@ struct TuningWorker::Impl {
   void EndJob(RunningJob* job, JobState state, std::string reason);
   void EndOrFail(RunningJob* job, const absl::Status& status, JobState state, std::string reason);
   bool Leave(RunningJob* job);
-  void Change(const std::string& id, JobState to, const char* allowed, bool (*may)(JobState state), Wish if_running,
-              Reply reply);
-  Wish WishOf(const std::string& id);
   void CountStep(const RunningJob& job, const StepReport& report);
   bool MustStop(const std::vector<RunningJob*>& members, bool others);
   void FailBatch(const std::vector<RunningJob*>& members, bool others, const absl::Status& status);
 
   const Parts parts;
   const JobLog log;
+  JobDesk desk;
 
   // The worker thread's.
   TrainingPace pace{parts.gate};
   std::vector<std::unique_ptr<RunningJob>> jobs;
   std::vector<std::unique_ptr<RunningJob>> unstored;  // ended, but the store could not take it yet
-  std::deque<std::string> to_try_alone;               // after a batch of several that failed
-  size_t next_member = 0;
-  int64_t held_bytes = 0;
-  std::chrono::steady_clock::time_point no_begin_before;  // memory was short
-  std::chrono::seconds memory_retry = kRetry;
+  BatchTurns turns;
+  TrainingMemory memory;
 
-  std::mutex mutex;  // of what follows, and of every change of a job that does not run
-  std::condition_variable wake;
-  std::map<std::string, Wanted> running;  // by id
-  TuningStats totals;                     // what counts from the start
-  bool stopping = false;
-  bool give_back = false;  // serving cannot do without the memory that training holds
   std::thread thread;
 };
 
@@ -94,16 +71,7 @@ std::string TuningWorker::JobFolder(const std::string& id) const {
 }
 
 absl::Status TuningWorker::Start() {
-  ASSIGN_OR_RETURN(std::vector<Job> interrupted, impl_->parts.store->InState(JobState::kRunning));
-  for (Job& job : interrupted) {
-    RETURN_IF_ERROR(impl_->log.MoveTo(&job, JobState::kQueued, kStartedAgain));
-    ASSIGN_OR_RETURN(const int64_t restarts, impl_->parts.store->CountSinceProgress(job.id, kStartedAgain));
-    if (restarts < kMaxRestarts) continue;
-    RETURN_IF_ERROR(impl_->log.MoveTo(
-        &job, JobState::kFailed,
-        absl::StrCat("the daemon died ", restarts, " times while it ran, at step ", job.step, "; limit: ", kMaxRestarts,
-                     "; it may need more memory than there is: a smaller micro_batch_size or max_length takes less")));
-  }
+  RETURN_IF_ERROR(RequeueInterrupted(impl_->log));
   const JobSurroundings& surroundings = impl_->parts.surroundings;
   ASSIGN_OR_RETURN(const std::vector<Revisions::Alias> aliases, surroundings.revisions->Aliases());
   for (const auto& [name, revision] : aliases) {
@@ -115,76 +83,21 @@ absl::Status TuningWorker::Start() {
 }
 
 void TuningWorker::Stop() {
-  {
-    const std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->stopping = true;
-  }
-  impl_->parts.gate->Hurry(true);
-  impl_->wake.notify_all();
+  impl_->desk.Stop();
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
-void TuningWorker::Wake() {
-  { const std::lock_guard<std::mutex> lock(impl_->mutex); }  // else the thread may look before and sleep after
-  impl_->wake.notify_all();
-}
-
 absl::Status TuningWorker::Accept(Job job, std::string message) {
-  job.state = JobState::kQueued;
-  job.created_us = UnixUs();
-  JobEvent event = EventOf(job, std::move(message));
-  {
-    const std::lock_guard<std::mutex> lock(impl_->mutex);  // else the thread may look before and sleep after
-    RETURN_IF_ERROR(impl_->parts.store->Insert(job, &event));
-  }
-  impl_->log.Tell(job.id);
-  impl_->wake.notify_all();
-  return absl::OkStatus();
+  return impl_->desk.Accept(std::move(job), std::move(message));
 }
 
-void TuningWorker::Impl::Change(const std::string& id, JobState to, const char* allowed, bool (*may)(JobState state),
-                                Wish if_running, Reply reply) {
-  const auto change = [&]() -> absl::StatusOr<Job> {
-    ASSIGN_OR_RETURN(Job job, parts.store->Get(id));
-    if (job.state == to) return job;
-    if (!may(job.state)) return StateForbids(job, allowed);
-    RETURN_IF_ERROR(log.MoveTo(&job, to, "on request"));
-    return job;
-  };
-  std::unique_lock<std::mutex> lock(mutex);
-  if (const auto runs = running.find(id); runs != running.end() && if_running != Wish::kNone) {
-    runs->second.wish = std::max(runs->second.wish, if_running);
-    runs->second.replies.push_back(std::move(reply));
-    parts.gate->Hurry(true);
-    return;
-  }
-  absl::StatusOr<Job> changed = change();
-  lock.unlock();
-  wake.notify_all();
-  reply(std::move(changed));
-}
-
-void TuningWorker::Cancel(const std::string& id, Reply reply) {
-  const auto may = [](JobState state) { return !IsFinished(state); };
-  impl_->Change(id, JobState::kCancelled, "not finished", may, Wish::kCancel, std::move(reply));
-}
-
-void TuningWorker::Pause(const std::string& id, Reply reply) {
-  const auto may = [](JobState state) { return state == JobState::kQueued; };
-  impl_->Change(id, JobState::kPaused, "queued or running", may, Wish::kPause, std::move(reply));
-}
-
-void TuningWorker::Resume(const std::string& id, Reply reply) {
-  const auto may = [](JobState state) { return state == JobState::kPaused; };
-  impl_->Change(id, JobState::kQueued, "paused", may, Wish::kNone, std::move(reply));
-}
+void TuningWorker::Cancel(const std::string& id, Reply reply) { impl_->desk.Cancel(id, std::move(reply)); }
+void TuningWorker::Pause(const std::string& id, Reply reply) { impl_->desk.Pause(id, std::move(reply)); }
+void TuningWorker::Resume(const std::string& id, Reply reply) { impl_->desk.Resume(id, std::move(reply)); }
+void TuningWorker::Wake() { impl_->desk.Wake(); }
 
 absl::Status TuningWorker::Delete(const std::string& id) {
-  const std::lock_guard<std::mutex> lock(impl_->mutex);
-  ASSIGN_OR_RETURN(const Job job, impl_->parts.store->Get(id));
-  if (!IsFinished(job.state)) return StateForbids(job, "succeeded, failed or cancelled; cancel it first");
-  RETURN_IF_ERROR(impl_->parts.store->Delete(id));
-  impl_->log.Tell(id);
+  RETURN_IF_ERROR(impl_->desk.Delete(id));
   return RemoveFolder(JobFolder(id));
 }
 
@@ -200,31 +113,20 @@ void TuningWorker::Impl::Run() {
 
 // Begins queued jobs while there is room. False: the daemon ends.
 bool TuningWorker::Impl::AwaitJobs() {
-  std::unique_lock<std::mutex> lock(mutex);
-  while (!stopping) {
-    lock.unlock();
+  while (!desk.stopping()) {
     for (auto& job : std::exchange(unstored, {})) {
       if (!Leave(job.get())) unstored.push_back(std::move(job));
     }
-    lock.lock();
-    const bool waits = std::chrono::steady_clock::now() < no_begin_before;
-    const bool room = static_cast<int64_t>(running.size()) < parts.max_jobs && !waits;
+    const bool waits = !memory.may_grow();
     absl::StatusOr<std::optional<Job>> queued;
-    if (room) queued = parts.store->NextQueued();
-    const bool found = room && queued.ok() && queued->has_value();
-    if (found && running.count((*queued)->id) == 0) {  // else one of the unstored
-      running[(*queued)->id];
-      lock.unlock();
+    if (!waits) queued = desk.TakeQueued(parts.max_jobs);
+    if (!waits && queued.ok() && queued->has_value()) {
       BeginJob(**std::move(queued));
-      lock.lock();
       continue;
     }
     if (!jobs.empty() || (parts.runs != nullptr && parts.runs->has_work())) return true;
-    if (queued.ok() && unstored.empty() && !waits) {
-      wake.wait(lock);
-    } else {
-      wake.wait_for(lock, kRetry);
-    }
+    const bool in_vain = waits || !queued.ok() || !unstored.empty();  // now, but perhaps not for long
+    desk.Await(in_vain ? std::optional(kRetry) : std::nullopt);
   }
   return false;
 }
@@ -237,8 +139,7 @@ void TuningWorker::Impl::BeginJob(Job job) {
   if (status.ok()) {
     status = HoldMemory();
     if (absl::IsResourceExhausted(status)) {
-      no_begin_before = std::chrono::steady_clock::now() + memory_retry;
-      memory_retry = std::min(2 * memory_retry, kMaxMemoryRetry);  // each try is an event
+      memory.WasShort();
       return EndJob(begun, JobState::kQueued, absl::StrCat("waits for memory: ", status.message()));
     }
   }
@@ -246,43 +147,16 @@ void TuningWorker::Impl::BeginJob(Job job) {
   if (begun->trainer()->done()) TakeResult(begun, std::optional<StepReport>());
 }
 
-// The jobs whose next micro-batches fit one batch, in turn; always one at least. Takes their rows off `room_rows`.
-std::vector<RunningJob*> TuningWorker::Impl::PickMembers(int64_t* room_rows) {
-  while (!to_try_alone.empty()) {
-    const std::string id = std::move(to_try_alone.front());
-    to_try_alone.pop_front();
-    for (const auto& job : jobs) {
-      if (job->job().id == id) return {job.get()};
-    }
-  }
-  std::vector<RunningJob*> members;
-  const size_t first = next_member, count = jobs.size();
-  for (size_t i = 0; i < count; ++i) {
-    RunningJob* const job = jobs[(first + i) % count].get();
-    const absl::StatusOr<int64_t> more = job->trainer()->NextRows();
-    // Examples that cannot be read fail their job when it is alone.
-    if (!more.ok() || (!members.empty() && *more > *room_rows)) {
-      if (members.empty()) return {job};
-      next_member = (first + i) % count;
-      break;
-    }
-    members.push_back(job);
-    *room_rows -= *more;
-  }
-  return members;
-}
-
 // The daemon ends, or the only job of the batch is to let go.
 bool TuningWorker::Impl::MustStop(const std::vector<RunningJob*>& members, bool others) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  return stopping || (give_back && !others) ||
-         (members.size() == 1 && !others && running[members[0]->job().id].wish != Wish::kNone);
+  return desk.stopping() || (memory.wanted_back() && !others) ||
+         (members.size() == 1 && !others && desk.WishOf(members[0]->job().id) != Wish::kNone);
 }
 
 void TuningWorker::Impl::ComputeBatch() {
-  const bool alone = !to_try_alone.empty();
+  const bool alone = turns.tries_alone();
   int64_t room_rows = parts.max_batch_rows;
-  const std::vector<RunningJob*> members = PickMembers(&room_rows);
+  const std::vector<RunningJob*> members = turns.Pick(jobs, &room_rows);
   std::vector<Trainer*> trainers;
   for (const RunningJob* job : members) trainers.push_back(job->trainer());
   std::vector<BatchMember> parts_of_runs;
@@ -309,7 +183,7 @@ void TuningWorker::Impl::FailBatch(const std::vector<RunningJob*>& members, bool
   // One of them, or all together: each shows by itself.
   for (RunningJob* const job : members) {
     job->trainer()->DropStep();
-    to_try_alone.push_back(job->job().id);
+    turns.TryAlone(job->job().id);
   }
 }
 
@@ -326,27 +200,13 @@ void TuningWorker::Impl::TakeResult(RunningJob* job, const absl::StatusOr<std::o
 }
 
 void TuningWorker::Impl::CountStep(const RunningJob& job, const StepReport& report) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  ++totals.steps;
-  totals.tokens += report.tokens;
-  running[job.job().id].last_step = {job.job().id,         job.job().name,          report.loss,       report.grad_norm,
-                                     report.learning_rate, job.tokens_per_second(), report.router_loss};
+  desk.CountStep({job.job().id, job.job().name, report.loss, report.grad_norm, report.learning_rate,
+                  job.tokens_per_second(), report.router_loss},
+                 report.tokens);
 }
 
 TuningStats TuningWorker::stats() const {
-  TuningStats stats;
-  {
-    const std::lock_guard<std::mutex> lock(impl_->mutex);
-    stats = impl_->totals;
-    stats.running = static_cast<int64_t>(impl_->running.size());
-    for (const auto& [id, wanted] : impl_->running) {
-      if (wanted.last_step.has_value()) stats.jobs.push_back(*wanted.last_step);
-    }
-  }
-  const absl::StatusOr<std::vector<Job>> queued = impl_->parts.store->InState(JobState::kQueued);
-  const absl::StatusOr<std::vector<Job>> paused = impl_->parts.store->InState(JobState::kPaused);
-  stats.queued = queued.ok() ? static_cast<int64_t>(queued->size()) : 0;
-  stats.paused = paused.ok() ? static_cast<int64_t>(paused->size()) : 0;
+  TuningStats stats = impl_->desk.stats();
   const ComputeGate::Shares shares = impl_->parts.gate->shares();
   stats.serving_us = shares.serving_us;
   stats.training_us = shares.training_us;
@@ -355,16 +215,13 @@ TuningStats TuningWorker::stats() const {
 }
 
 void TuningWorker::Impl::GrantWishes() {
-  {
-    const std::lock_guard<std::mutex> lock(mutex);  // a wish that comes later hurries anew
-    parts.gate->Hurry(stopping);
-  }
+  desk.CalmGate();
   std::vector<RunningJob*> leaving;
   for (const auto& job : jobs) {
-    if (WishOf(job->job().id) != Wish::kNone) leaving.push_back(job.get());
+    if (desk.WishOf(job->job().id) != Wish::kNone) leaving.push_back(job.get());
   }
   for (RunningJob* const job : leaving) {
-    if (WishOf(job->job().id) == Wish::kCancel) {
+    if (desk.WishOf(job->job().id) == Wish::kCancel) {
       EndJob(job, JobState::kCancelled, "on request");
     } else {
       EndOrFail(job, job->Save(), JobState::kPaused, "on request");
@@ -376,34 +233,16 @@ void TuningWorker::Impl::GrantWishes() {
 absl::Status TuningWorker::Impl::HoldMemory() {
   int64_t bytes = jobs.empty() ? 0 : parts.activation_bytes;
   for (const auto& job : jobs) bytes += job->trainer() == nullptr ? 0 : job->trainer()->state_bytes();
-  if (!parts.hold || bytes == held_bytes) return absl::OkStatus();
-  RETURN_IF_ERROR(parts.hold(bytes, [this] {
-    const std::lock_guard<std::mutex> lock(mutex);
-    give_back = true;
-    wake.notify_all();
-  }));
-  if (bytes > held_bytes) memory_retry = kRetry;
-  held_bytes = bytes;
-  return absl::OkStatus();
+  return memory.Hold(bytes);
 }
 
 // Where serving asked for it, every job goes back into the queue, to go on from where it is when there is room again.
 void TuningWorker::Impl::GiveMemoryBack() {
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (!std::exchange(give_back, false)) return;
-  }
-  no_begin_before = std::chrono::steady_clock::now() + kRetry;
+  if (!memory.TakeWantedBack()) return;
   while (!jobs.empty()) {
     RunningJob* const job = jobs.back().get();
     EndOrFail(job, job->Save(), JobState::kQueued, "gave its memory to requests; goes on when there is room");
   }
-}
-
-Wish TuningWorker::Impl::WishOf(const std::string& id) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto runs = running.find(id);
-  return runs == running.end() ? Wish::kNone : runs->second.wish;
 }
 
 void TuningWorker::Impl::EndOrFail(RunningJob* job, const absl::Status& status, JobState state, std::string reason) {
@@ -415,7 +254,7 @@ void TuningWorker::Impl::EndJob(RunningJob* job, JobState state, std::string rea
   const auto place = std::find_if(jobs.begin(), jobs.end(), [&](const auto& owned) { return owned.get() == job; });
   std::unique_ptr<RunningJob> owned = std::move(*place);
   jobs.erase(place);
-  next_member = 0;
+  turns.Restart();
   owned->LeaveAs(state, std::move(reason));
   (void)HoldMemory();  // less than before
   if (!Leave(owned.get())) unstored.push_back(std::move(owned));
@@ -425,13 +264,7 @@ void TuningWorker::Impl::EndJob(RunningJob* job, JobState state, std::string rea
 // first.
 bool TuningWorker::Impl::Leave(RunningJob* job) {
   if (!job->StoreLeaving().ok()) return false;
-  Wanted wanted;
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    wanted = std::move(running[job->job().id]);
-    running.erase(job->job().id);
-  }
-  for (const Reply& reply : wanted.replies) reply(job->job());
+  desk.Leave(job->job());
   return true;
 }
 

@@ -9,8 +9,10 @@
 #include "absl/status/statusor.h"
 #include "scheduler/compute_gate.h"
 #include "scheduler/tuning/job.h"
+#include "scheduler/tuning/job_desk.h"
 #include "scheduler/tuning/job_store.h"
 #include "scheduler/tuning/running_job.h"
+#include "scheduler/tuning/training_memory.h"
 #include "scheduler/tuning/training_runs.h"
 #include "scheduler/tuning/tuning_stats.h"
 
@@ -36,10 +38,8 @@ class TuningWorker final {
     int64_t max_batch_rows = 1;                    // of a batch of several jobs; a job alone may have more
     int64_t activation_bytes = 0;                  // held while any job runs
     int64_t kept_bytes = SharedBatch::kKeptBytes;  // of them, as SharedBatch
-    // Holds so many bytes in all of the memory shared with serving, or says why not (ResourceExhausted: not now); fewer
-    // always works. `give_back` is called when serving cannot do without them. Empty: nobody counts.
-    std::function<absl::Status(int64_t bytes, std::function<void()> give_back)> hold;
-    TrainingRuns* runs = nullptr;  // share the batches; null: none
+    TrainingMemory::HoldFn hold;                   // of the memory shared with serving; empty: nobody counts
+    TrainingRuns* runs = nullptr;                  // share the batches; null: none
     JobSurroundings surroundings;
     // An event of the job was stored, or the job deleted; from any thread, must not block.
     std::function<void(const std::string& job_id)> changed;
@@ -55,7 +55,7 @@ class TuningWorker final {
   // The job's folder, with its data, is there already. Stores it as queued.
   absl::Status Accept(Job job, std::string message);
   // `reply` is called once: before the call returns, or on the worker's thread when a job that runs has let go.
-  using Reply = std::function<void(absl::StatusOr<Job>)>;
+  using Reply = JobDesk::Reply;
   void Cancel(const std::string& id, Reply reply);
   void Pause(const std::string& id, Reply reply);
   void Resume(const std::string& id, Reply reply);

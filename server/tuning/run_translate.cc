@@ -11,6 +11,7 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kMaxRowsOfACall = 1 << 20;
+constexpr double kMaxRouterLossWeight = 1e3;
 
 absl::Status Limit(const std::string& field, const std::string& value, const std::string& limit) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
@@ -23,16 +24,23 @@ absl::StatusOr<LossKind> KindOf(const std::string& name) {
   return Limit("loss", name.substr(0, 40), "cross_entropy, importance_sampling, ppo");
 }
 
-absl::Status TranslateOptions(const v1::ForwardBackwardRequest& request, RowLoss* loss) {
+absl::Status TranslateOptions(const v1::ForwardBackwardRequest& request, RunOp* op) {
+  RowLoss* const loss = &op->loss;
   for (const auto& [name, value] : request.loss_options()) {
     const bool of_ppo = loss->kind == LossKind::kPpo;
     if (of_ppo && name == "clip_low_threshold") {
       loss->clip_low = value;
     } else if (of_ppo && name == "clip_high_threshold") {
       loss->clip_high = value;
+    } else if (name == "router_loss_weight") {
+      if (!(value >= 0 && value <= kMaxRouterLossWeight)) {
+        return Limit("loss_options.router_loss_weight", absl::StrCat(value),
+                     absl::StrCat("0 to ", kMaxRouterLossWeight));
+      }
+      op->router_loss_weight = value;
     } else {
       return Limit("loss_options", name.substr(0, 40),
-                   of_ppo ? "clip_low_threshold, clip_high_threshold" : "none for this loss");
+                   of_ppo ? "clip_low_threshold, clip_high_threshold, router_loss_weight" : "router_loss_weight");
     }
   }
   if (loss->clip_low >= 0 && loss->clip_low <= loss->clip_high && std::isfinite(loss->clip_high)) {
@@ -109,20 +117,18 @@ absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, co
   *spec.mutable_adapter() = request.adapter();
   spec.set_seed(request.seed());
   ASSIGN_OR_RETURN(const TuningSpec translated, TranslateSpec(spec, model));
-  // Masks and noise are functions of a step's number, which a caller's own loop does not have.
-  const auto refuse = [](const char* field) {
-    return absl::UnimplementedError(absl::StrCat(field, ": not supported in a run; leave it out"));
-  };
-  if (request.adapter().jitter_noise() > 0) return refuse("adapter.jitter_noise");
-  if (request.adapter().expert_lora().dropout() > 0) return refuse("adapter.expert_lora.dropout");
-  return translated.train.dropout == 0 ? absl::StatusOr<TrainConfig>(translated.train) : refuse("adapter.dropout");
+  // What a run scores is what is served, but for dropout, which is asked for.
+  if (request.adapter().jitter_noise() > 0) {
+    return absl::UnimplementedError("adapter.jitter_noise: not supported in a run; leave it out");
+  }
+  return translated.train;
 }
 
 absl::StatusOr<RunOp> TranslateOp(const v1::ForwardBackwardRequest& request, const ModelFacts& model) {
   RunOp op;
   op.kind = RunOpKind::kForwardBackward;
   ASSIGN_OR_RETURN(op.loss.kind, KindOf(request.loss()));
-  RETURN_IF_ERROR(TranslateOptions(request, &op.loss));
+  RETURN_IF_ERROR(TranslateOptions(request, &op));
   if (request.data().empty()) return Limit("data", "none", "at least one");
   int64_t rows = 0;
   for (int i = 0; i < request.data_size(); ++i) {

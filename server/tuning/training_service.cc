@@ -65,6 +65,7 @@ grpc::ServerUnaryReactor* TrainingService::ForwardBackward(Context* context, con
       context, *readiness_, *request, [&](const ModelFacts& model) { return TranslateOp(*request, model); },
       [response](const RunResult& result) {
         response->set_loss(result.loss);
+        if (result.router_loss.has_value()) response->set_aux_loss(*result.router_loss);
         for (const std::vector<float>& logprobs : result.logprobs) {
           response->add_scores()->mutable_logprobs()->Add(logprobs.begin(), logprobs.end());
         }

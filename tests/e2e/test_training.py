@@ -15,9 +15,9 @@ from support import generate, refusal
 class Run:
     """A run and its next sequence number."""
 
-    def __init__(self, daemon, name, seed=3, sequence=1, rank=4, kind="lora"):
+    def __init__(self, daemon, name, seed=3, sequence=1, rank=4, kind="lora", **adapter):
         self.stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
-        self.request = pb.CreateRunRequest(name=name, seed=seed, sequence=sequence, adapter=pb.AdapterSpec(kind=kind, rank=rank))
+        self.request = pb.CreateRunRequest(name=name, seed=seed, sequence=sequence, adapter=pb.AdapterSpec(kind=kind, rank=rank, **adapter))
         made = self.stub.CreateRun(self.request, timeout=60)
         self.id, self.sequence = made.run_id, made.last_sequence
 
@@ -73,6 +73,63 @@ def test_a_loop_learns_and_what_it_made_is_served(daemon, kind):
     newer = run.call("SaveForSampling", pb.SaveForSamplingRequest(make_current=True)).adapter
     assert newer != saved
     assert scores_of("loop") == scores_of(newer) != scores_of(saved)
+
+
+def learnt(run, steps, data):
+    """The losses of so many steps."""
+    losses = []
+    for _ in range(steps):
+        losses.append(run.learn(data).loss)
+        run.step()
+    return losses
+
+
+@pytest.mark.parametrize("kind", ["lora", "mixlora"])
+def test_dropout_is_drawn_by_seed_and_number(start_daemon, tmp_path, kind):
+    flag = f"--state-dir={tmp_path / 'state'}"
+    daemon, data = start_daemon(flag), draw_data(6, count=4)
+    make = lambda name, seed=3: Run(daemon, name, kind=kind, seed=seed, dropout=0.3)
+    run = make("first")
+    losses = learnt(run, 4, data)
+    assert learnt(make("again"), 4, data) == losses  # to the bit
+    assert learnt(make("other", seed=4), 4, data)[1:] != losses[1:]
+    one, two = run.learn(data), run.learn(data)
+    assert one.loss != two.loss  # the same weights, other masks
+    assert run.learn(data, at=run.sequence) == two
+
+    # Beside another one its masks are the same.
+    beside = Run(daemon, "beside", rank=7)
+    thread = threading.Thread(target=learnt, args=(beside, 12, draw_data(7, count=9)))
+    thread.start()
+    assert learnt(make("together"), 4, data) == pytest.approx(losses, rel=1e-5)
+    thread.join()
+
+    run = make("kept")
+    learnt(run, 2, data)
+    run.call("SaveState", pb.SaveStateRequest())
+    expected = learnt(run, 2, data)
+    daemon.kill()
+    daemon = start_daemon(flag)
+    assert learnt(make("kept"), 2, data) == expected
+
+
+def test_the_routers_loss_is_told_and_has_the_callers_weight(daemon):
+    data = draw_data(8)
+    norms, told = {}, {}
+    for weight in (None, 0.0, 1.0, 100.0):
+        run = Run(daemon, f"weighted-{weight}", kind="mixlora", router_aux_loss_coef=0.5)
+        options = {} if weight is None else {"loss_options": {"router_loss_weight": weight}}
+        answer = run.learn(data, **options)
+        told[weight], norms[weight] = answer.aux_loss, run.step()
+    assert told[None] == told[1.0] > 0 and told[0.0] == 0
+    assert told[100.0] == pytest.approx(100 * told[1.0], rel=1e-6)
+    assert norms[None] == norms[1.0] and norms[100.0] > norms[1.0] != norms[0.0]
+    plain = Run(daemon, "plain")
+    assert not plain.learn(data).HasField("aux_loss")
+    error = refusal(lambda: plain.learn(data, at=plain.sequence + 1, loss_options={"router_loss_weight": 2.0}))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "router_loss_weight; limit: a run" in error.details()
+    error = refusal(lambda: plain.learn(data, at=plain.sequence + 1, loss_options={"router_loss_weight": -1.0}))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "loss_options.router_loss_weight: -1" in error.details()
 
 
 def test_the_same_number_is_done_once_and_answers_the_same(daemon):

@@ -77,7 +77,7 @@ struct Replay {
       Append(datum, "advantages", &loss.advantages);
       Append(datum, "old_logprobs", &loss.old_logprobs);
     }
-    return run->PartOf(std::move(sequences), std::move(loss));
+    return run->PartOf(std::move(sequences), std::move(loss), /*draw=*/0);
   }
 
   void Expect(const json& call, const PartResult& result) const {
@@ -125,6 +125,53 @@ TEST(TrainingRunTest, LossesLogprobsAndGradientsAreTorchsInOneBatchWithOthers) {
       const double expected = replay.golden["steps"][step]["grad_norm"];
       EXPECT_NEAR(*norm, expected, 1e-3 * expected) << replay.golden["loss"] << " step " << step;
     }
+  }
+}
+
+// The caller's loop does what peft's trainer did, mask by mask.
+TEST(TrainingRunTest, WithDropoutLossesAndGradientsArePefts) {
+  const std::string folder = GoldenDir() + "/training/llama3_dropout";
+  std::ifstream file(folder + "/trace.json");
+  const json trace = json::parse(file), &spec = trace["spec"];
+  ASSERT_EQ(spec["micro_batch_size"], 1);
+  ASSERT_EQ(spec["normalization"], "token_mean");
+  const TrainBase base = LoadTrainBase("llama3");
+  TrainConfig config = SmallConfig(spec["rank"], /*steps=*/0);
+  config.dropout = spec["dropout"];
+  config.seed = spec["seed"];
+  const auto run = TrainingRun::Create(config, base.model.get(), base.tables);
+  ASSERT_THAT(run, IsOk());
+  EXPECT_TRUE((*run)->draws());
+  const auto begin = ReadAdapter(folder + "/adapter", base.model->base_shape(), *LocalFiles());
+  ASSERT_THAT(begin, IsOk());
+  ASSERT_THAT((*run)->CopyFrom(*begin), IsOk());
+  const ExampleSource examples = FileExamples(folder + "/data.jsonl");
+  const int64_t batch_size = spec["batch_size"];
+  int64_t draw = 0;
+  for (const json& expected : trace["steps"]) {
+    int64_t tokens = 0;
+    const auto example_at = [&](int64_t i) { return *examples.get(i % examples.count); };
+    for (int64_t i = draw; i < draw + batch_size; ++i) tokens += TrainedTokens(example_at(i));
+    double loss = 0;
+    for (const int64_t end = draw + batch_size; draw < end; ++draw) {
+      RowLoss row_loss;
+      row_loss.scale = 1.0 / static_cast<double>(tokens);
+      MicroBatchPart part =
+          (*run)->PartOf({SequenceOf(example_at(draw))}, std::move(row_loss), static_cast<uint64_t>(draw));
+      std::vector<BatchMember> members;
+      members.push_back({std::move(part), [&](const PartResult& result) { loss += result.loss_sum; }});
+      SharedBatch batch(base.model.get(), {}, std::move(members));
+      absl::StatusOr<bool> ended = false;
+      while (ended.ok() && !*ended) ended = batch.Advance();
+      ASSERT_THAT(ended, IsOk());
+    }
+    loss /= static_cast<double>(tokens);
+    EXPECT_NEAR(loss, expected["loss"].get<double>(), 1e-5 * loss) << draw;
+    OptimizerConfig optimizer = OptimizerOf(spec);
+    optimizer.learning_rate = expected["learning_rate"];
+    const auto norm = (*run)->OptimStep(optimizer);
+    ASSERT_THAT(norm, IsOk());
+    EXPECT_NEAR(*norm, expected["grad_norm"].get<double>(), 1e-3 * *norm) << draw;
   }
 }
 

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "scheduler/tuning/running_job.h"
+
+namespace lorad {
+
+// Which running jobs share the next batch: all whose next micro-batches fit it, else they take turns.
+//
+// Threads  the worker's.
+class BatchTurns final {
+ public:
+  // Of `jobs`, one at least where there is any. Takes their rows off `room_rows`.
+  std::vector<RunningJob*> Pick(const std::vector<std::unique_ptr<RunningJob>>& jobs, int64_t* room_rows);
+  // After a batch of several that failed: each job is tried once with nobody beside it.
+  void TryAlone(const std::string& id) { to_try_alone_.push_back(id); }
+  bool tries_alone() const { return !to_try_alone_.empty(); }
+  // The jobs are others now.
+  void Restart() { next_ = 0; }
+
+ private:
+  size_t next_ = 0;  // whose turn it is to be first
+  std::deque<std::string> to_try_alone_;
+};
+
+}  // namespace lorad
