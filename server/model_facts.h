@@ -22,6 +22,7 @@ struct ModelFacts {
   int64_t num_layers = 0;
   int64_t weight_bytes = 0;
   std::vector<int32_t> eos_token_ids;
+  int32_t padding_token = -1;  // as ReadPaddingToken
   ModelConfig::GenerationDefaults generation;
 };
 

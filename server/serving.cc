@@ -21,6 +21,7 @@
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
+#include "model/padding_token.h"
 #include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/text/chat_template.h"
@@ -68,7 +69,7 @@ int64_t PageBytes(const KvLayout& layout) {
   return std::min(kMaxPageBytes, (layout.block_bytes() + kPageStepBytes - 1) / kPageStepBytes * kPageStepBytes);
 }
 
-ModelFacts FactsOf(const ServerConfig& config, const CausalLm& model) {
+absl::StatusOr<ModelFacts> FactsOf(const ServerConfig& config, const CausalLm& model) {
   const ModelConfig& shape = model.config();
   ModelFacts facts;
   facts.name = NameOfModel(config.model_dir);
@@ -83,6 +84,7 @@ ModelFacts FactsOf(const ServerConfig& config, const CausalLm& model) {
   facts.num_layers = shape.num_layers;
   facts.weight_bytes = model.weight_bytes();
   facts.eos_token_ids = shape.eos_token_ids;
+  ASSIGN_OR_RETURN(facts.padding_token, ReadPaddingToken(config.model_dir, shape));
   facts.generation = shape.generation;
   return facts;
 }
@@ -276,7 +278,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
       engine_config, Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(), parts.executor.get(),
                                    metrics, &parts.completions, &parts.clock, layout});
   parts.backend.engine = parts.engine.get();
-  parts.backend.model = FactsOf(config, *parts.model);
+  ASSIGN_OR_RETURN(parts.backend.model, FactsOf(config, *parts.model));
   parts.backend.adapter_roots = AdapterRoots(config);
   parts.backend.pump = &parts.pump;
   parts.backend.long_texts = &parts.long_texts;

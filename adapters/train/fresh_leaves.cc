@@ -1,5 +1,6 @@
 #include "adapters/train/fresh_leaves.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -114,6 +115,14 @@ absl::Status AddCopies(const TrainedModule& trained, const BaseTables& base_tabl
   return absl::OkStatus();
 }
 
+// Of an embedding: which row of what is trained of it is the padding token's.
+int64_t PaddingRowOf(const TrainedModule& trained, int32_t padding_token) {
+  if (trained.module.shape->site != Site::kEmbedTokens || padding_token < 0) return -1;
+  if (trained.tokens.empty()) return padding_token;
+  const auto found = std::find(trained.tokens.begin(), trained.tokens.end(), padding_token);
+  return found == trained.tokens.end() ? -1 : found - trained.tokens.begin();
+}
+
 }  // namespace
 
 absl::StatusOr<LeafModule> FreshLeaves(const std::string& path, const TrainedModule& trained, const TrainConfig& config,
@@ -123,6 +132,7 @@ absl::StatusOr<LeafModule> FreshLeaves(const std::string& path, const TrainedMod
   module.site = trained.module.shape->site;
   module.layer = trained.module.layer;
   module.scale = trained.module.scale;
+  module.padding_row = PaddingRowOf(trained, config.padding_token);
   const absl::Status status = Guarded([&]() -> absl::Status {
     if (trained.pair) RETURN_IF_ERROR(AddPair(trained.module, config, seed, base_tables, &module));
     return AddCopies(trained, base_tables, &module);

@@ -41,6 +41,8 @@ struct LeafModule {
   at::Tensor token_rows;         // [n, width]: rows of an embedding or a head
   at::Tensor token_ids;          // [n] int64, ascending: which
   bool tokens_are_tied = false;  // of a tied head: token_rows are the embedding's, and named there
+  // Of an embedding: the row of weight, token_rows or A's columns that learns nothing where it is looked up; -1: none.
+  int64_t padding_row = -1;
 };
 
 struct NamedLeaf {

@@ -6,8 +6,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
 #include <ATen/ops/index_copy.h>
-#include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sub.h>
@@ -34,7 +34,7 @@ at::Tensor WithoutInitialPair(const LeafModule& module, const at::Tensor& x, con
 at::Tensor WithDora(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& dropped,
                     const at::Tensor& y, const at::Tensor& delta) {
   const at::Tensor factor = module.magnitude / module.norm, base = WithoutInitialPair(module, x, y);
-  if (own.dropout == 0.0) return at::mul(at::add(base, delta), factor);
+  if (DropoutOf(own, module) == 0.0) return at::mul(at::add(base, delta), factor);
   const at::Tensor of_dropped =
       WithoutInitialPair(module, dropped, at::linear(dropped, module.base_weight().to(dropped.scalar_type())));
   return at::add(base, at::add(at::mul(of_dropped, at::sub(factor, 1.0)), at::mul(delta, factor)));
@@ -60,10 +60,14 @@ at::Tensor Multiplied(const at::Tensor& x, const at::Tensor& weight) {
 // What a module makes of x [R, in] for the rows of one adapter, without its bias; y [R, out] is the base's.
 at::Tensor Apply(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
   if (module.weight.defined()) return Multiplied(x, module.weight);
-  if (module.token_rows.defined()) {
-    return at::index_copy(y, 1, module.token_ids, Multiplied(x, module.token_rows));
-  }
-  return module.a.defined() ? WithPair(own, module, x, y) : y;
+  const at::Tensor base =
+      module.token_rows.defined() ? at::index_copy(y, 1, module.token_ids, Multiplied(x, module.token_rows)) : y;
+  return module.a.defined() ? WithPair(own, module, x, base) : base;
+}
+
+// Rows [R, columns] of what is trained of an embedding, by `ids` [R]; as in torch, the padding's gets no gradient.
+at::Tensor LookedUp(const LeafModule& module, const at::Tensor& table, const at::Tensor& ids) {
+  return at::embedding(table, ids, module.padding_row);
 }
 
 // raw [R, width] with the trained rows in the place of the base's; ids [R] int32
@@ -79,15 +83,15 @@ at::Tensor WithTokenRows(const LeafModule& module, const at::Tensor& ids, const 
     of_tokens.push_back(found - first);
   }
   if (rows.empty()) return raw;
-  const at::Tensor trained = at::index_select(module.token_rows, 0, at::tensor(of_tokens));
+  const at::Tensor trained = LookedUp(module, module.token_rows, at::tensor(of_tokens));
   return at::index_copy(raw, 0, at::tensor(rows), trained.to(raw.scalar_type()));
 }
 
 // raw [R, width] are the base's rows of ids [R] int32
 at::Tensor Embedded(const LeafModule& module, const at::Tensor& ids, const at::Tensor& raw) {
-  if (module.weight.defined()) return at::index_select(module.weight, 0, ids).to(raw.scalar_type());
+  if (module.weight.defined()) return LookedUp(module, module.weight, ids).to(raw.scalar_type());
   if (module.token_rows.defined()) return WithTokenRows(module, ids, raw);
-  const at::Tensor columns = at::index_select(module.a, 1, ids).t();  // no dropout, as peft
+  const at::Tensor columns = LookedUp(module, module.a.t(), ids);  // [R, rank]; no dropout, as peft
   const at::Tensor delta = at::mul(at::linear(columns, module.b), module.scale);
   if (!module.magnitude.defined()) return at::add(raw, delta.to(raw.scalar_type()));
   return at::mul(at::add(raw.to(delta.scalar_type()), delta), module.magnitude / module.norm).to(raw.scalar_type());

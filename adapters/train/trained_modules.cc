@@ -76,24 +76,30 @@ class Selector final {
       const std::string& path = shape->module_path;
       const std::vector<int32_t>* tokens = config_.adapter.TokensOf(path, shape == embedding);
       if (tokens == nullptr) continue;
+      const char* const field = shape == embedding ? "adapter.trainable_token_ids" : "adapter.trainable_head_token_ids";
       TrainedModule& entry = Entry(path);
-      if (entry.pair || entry.weight) {
-        return absl::UnimplementedError(absl::StrCat("adapter.trainable_token_ids: with ", path, " in adapter.",
-                                                     entry.pair ? "targets" : "modules_to_save", "; leave one out"));
-      }
+      if (entry.pair || entry.weight) return OnOneTable(field, path, entry);
       entry.tokens = *tokens;
       std::sort(entry.tokens.begin(), entry.tokens.end());
-      RETURN_IF_ERROR(CheckTokens(entry.tokens));
+      RETURN_IF_ERROR(CheckTokens(field, entry.tokens));
     }
     return base_.tied_embeddings ? TieTokens(embedding->module_path, head->module_path) : absl::OkStatus();
   }
 
-  absl::Status CheckTokens(const std::vector<int32_t>& sorted) const {
+  // As PEFT, which takes neither: its trained tokens wrap an embedding or a linear of the base, none with LoRA around
+  // it.
+  static absl::Status OnOneTable(const char* field, const std::string& path, const TrainedModule& entry) {
+    return absl::UnimplementedError(absl::StrCat(field, ": with ", path, " in adapter.",
+                                                 entry.pair ? "targets" : "modules_to_save",
+                                                 "; limit: one of the two, as in PEFT"));
+  }
+
+  absl::Status CheckTokens(const char* field, const std::vector<int32_t>& sorted) const {
     for (size_t i = 0; i < sorted.size(); ++i) {
       const bool twice = i > 0 && sorted[i] == sorted[i - 1];
       if (sorted[i] >= 0 && sorted[i] < base_.vocab_size && !twice) continue;
-      return absl::InvalidArgumentError(absl::StrCat("adapter.trainable_token_ids: ", sorted[i], twice ? " twice" : "",
-                                                     "; limit: 0 to ", base_.vocab_size - 1, ", each once"));
+      return absl::InvalidArgumentError(absl::StrCat(field, ": ", sorted[i], twice ? " twice" : "", "; limit: 0 to ",
+                                                     base_.vocab_size - 1, ", each once"));
     }
     return absl::OkStatus();
   }
@@ -104,10 +110,9 @@ class Selector final {
     if (tokens == selected_.end() || tokens->second.tokens.empty()) return absl::OkStatus();
     TrainedModule& tied = Entry(head);
     if (!tied.tokens.empty() && tied.tokens != tokens->second.tokens) return absl::OkStatus();
-    if (tied.pair || tied.weight) {
-      return absl::UnimplementedError(absl::StrCat("adapter.trainable_token_ids: with the tied ", head, " in adapter.",
-                                                   tied.pair ? "targets" : "modules_to_save", "; leave one out"));
-    }
+    // PEFT has plain LoRA on a tied head, around its rows; what DoRA's norms and PiSSA's pairs would be of is unclear.
+    const bool is_plain = !config_.adapter.use_dora && !TakesOffBase(config_.init);
+    if (tied.weight || (tied.pair && !is_plain)) return OnOneTable("adapter.trainable_token_ids", head, tied);
     tied.tokens = tokens->second.tokens;
     tied.tokens_are_tied = true;
     return absl::OkStatus();

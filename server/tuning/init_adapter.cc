@@ -62,6 +62,7 @@ class SpecMaker final {
   }
 
   absl::StatusOr<v1::AdapterSpec> Make() {
+    if (!image_.invocation_tokens.empty()) return Refuse("invocation tokens");
     if (image_.vocab_size > 0) return Refuse("tokens of its own");
     if (image_.num_labels > 0) return Refuse("a classifier head");
     if (bias_ != PeftBias::kNone) spec_.set_bias(bias_ == PeftBias::kAll ? "all" : "lora_only");
@@ -83,10 +84,12 @@ class SpecMaker final {
     if (slot.delta_bias.present()) return Refuse(absl::StrCat("lora_bias, of ", path));
     if (IsNorm(slot.site)) return AddNorm(path, slot);
     if (slot.rank > 0) {
-      if (slot.rows.present()) return Refuse(absl::StrCat("a replaced weight below LoRA, of ", path));
+      if (slot.rows.present() && !HasTiedTokens(slot)) {
+        return Refuse(absl::StrCat("a replaced weight below LoRA, of ", path));
+      }
       AddPair(path, slot);
     } else if (slot.rows.present() && !slot.whole_module) {
-      return AddTokens(path, slot);
+      AddTokens(slot);
     } else if (slot.rows.present() || bias_ != PeftBias::kAll) {  // a bias alone is of a module that was saved
       spec_.add_modules_to_save(path);
     }
@@ -107,17 +110,22 @@ class SpecMaker final {
     if (alpha != spec_.alpha()) (*spec_.mutable_alpha_pattern())[expression] = alpha;
   }
 
-  // One list of tokens: the embedding's, and a tied head's with it.
-  absl::Status AddTokens(const std::string& path, const ImageSlot& slot) {
+  // Slots are ordered by site, the embedding's first.
+  bool HasTiedTokens(const ImageSlot& slot) const {
+    const auto& tokens = spec_.trainable_token_ids();
+    return slot.site == Site::kLmHead && base_.tied_embeddings && !slot.whole_module &&
+           std::equal(slot.row_ids.begin(), slot.row_ids.end(), tokens.begin(), tokens.end(),
+                      [](int32_t x, uint32_t y) { return static_cast<uint32_t>(x) == y; });
+  }
+
+  // The embedding's, and a tied head's with them; else a head has a list of its own.
+  void AddTokens(const ImageSlot& slot) {
     if (slot.site == Site::kEmbedTokens) {
       spec_.mutable_trainable_token_ids()->Add(slot.row_ids.begin(), slot.row_ids.end());
-      return absl::OkStatus();
+      return;
     }
-    const auto& tokens = spec_.trainable_token_ids();  // slots are ordered by site, the embedding's first
-    const bool tied =
-        base_.tied_embeddings && std::equal(slot.row_ids.begin(), slot.row_ids.end(), tokens.begin(), tokens.end(),
-                                            [](int32_t x, uint32_t y) { return static_cast<uint32_t>(x) == y; });
-    return tied ? absl::OkStatus() : Refuse(absl::StrCat("trainable_token_indices of ", path, " alone"));
+    if (HasTiedTokens(slot)) return;
+    spec_.mutable_trainable_head_token_ids()->Add(slot.row_ids.begin(), slot.row_ids.end());
   }
 
   // With all biases trained, a norm is saved where its weight is not the base's.

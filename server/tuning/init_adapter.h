@@ -18,7 +18,7 @@ class CausalLm;
 // replaced parts that the adapter has.
 //
 // Errors   as ReadAdapter; InvalidArgument for a spec that says more; Unimplemented for an adapter that has what is not
-//          trained, as tokens of its own.
+//          trained, as tokens of its own or invocation tokens.
 absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& name_or_path, const Backend& backend,
                                                             const CausalLm& model, const BaseTables& base_tables,
                                                             v1::AdapterSpec* spec);

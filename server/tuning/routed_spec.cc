@@ -79,7 +79,8 @@ absl::Status RefuseOfPeft(const v1::AdapterSpec& spec, const TrainConfig& train)
       {train.adapter.bias != PeftBias::kNone, "adapter.bias"},
       {train.init != LeafInit::kDefault && train.init != LeafInit::kGaussian, "adapter.init"},
       {spec.modules_to_save_size() > 0, "adapter.modules_to_save"},
-      {spec.trainable_token_ids_size() > 0, "adapter.trainable_token_ids"}};
+      {spec.trainable_token_ids_size() > 0, "adapter.trainable_token_ids"},
+      {spec.trainable_head_token_ids_size() > 0, "adapter.trainable_head_token_ids"}};
   for (const auto& [set, name] : fields) {
     if (set) return absl::UnimplementedError(absl::StrCat(name, ": not supported with kind ", spec.kind()));
   }

@@ -69,20 +69,26 @@ absl::Status TranslateTargets(const v1::AdapterSpec& spec, PeftLoraConfig* confi
   return absl::OkStatus();
 }
 
+// `module`: the end of its path, "" is the embedding.
+absl::Status AddTokens(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& ids,
+                       const char* module, PeftLoraConfig* config) {
+  if (ids.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckCount(field, ids.size(), 0, static_cast<int64_t>(kMaxTrainableTokens)));
+  std::vector<int32_t>& tokens = config->trainable_tokens.emplace_back(module, std::vector<int32_t>()).second;
+  for (const uint32_t id : ids) {
+    RETURN_IF_ERROR(CheckCount(field, id, 0, std::numeric_limits<int32_t>::max()));
+    tokens.push_back(static_cast<int32_t>(id));
+  }
+  return absl::OkStatus();
+}
+
 // Which of them the base has is SelectTrained's to say.
 absl::Status TranslateReplaced(const v1::AdapterSpec& spec, PeftLoraConfig* config) {
   constexpr auto kMostModules = static_cast<int64_t>(kMaxConfigEntries);
-  constexpr auto kMostTokens = static_cast<int64_t>(kMaxTrainableTokens);
   RETURN_IF_ERROR(CheckCount("adapter.modules_to_save", spec.modules_to_save_size(), 0, kMostModules));
-  RETURN_IF_ERROR(CheckCount("adapter.trainable_token_ids", spec.trainable_token_ids_size(), 0, kMostTokens));
   config->modules_to_save.assign(spec.modules_to_save().begin(), spec.modules_to_save().end());
-  if (spec.trainable_token_ids().empty()) return absl::OkStatus();
-  std::vector<int32_t>& tokens = config->trainable_tokens.emplace_back().second;  // of the embedding
-  for (const uint32_t token : spec.trainable_token_ids()) {
-    RETURN_IF_ERROR(CheckCount("adapter.trainable_token_ids", token, 0, std::numeric_limits<int32_t>::max()));
-    tokens.push_back(static_cast<int32_t>(token));
-  }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(AddTokens("adapter.trainable_token_ids", spec.trainable_token_ids(), "", config));
+  return AddTokens("adapter.trainable_head_token_ids", spec.trainable_head_token_ids(), "lm_head", config);
 }
 
 // A map has no order, so the patterns are tried by name, as peft does with what it saved.
@@ -243,6 +249,7 @@ absl::StatusOr<TuningSpec> TranslateSpec(const v1::FineTuneSpec& spec, const Mod
   out.packing = spec.dataset().packing();
   RETURN_IF_ERROR(TranslateDataset(spec.dataset(), model).status());
   out.train.seed = spec.seed();
+  out.train.padding_token = model.padding_token;
   out.train.shuffle = !spec.dataset().has_shuffle() || spec.dataset().shuffle();
   if (spec.loss_normalization() == "micro_batch_mean") {
     out.train.normalization = LossNormalization::kMicroBatchMean;

@@ -30,7 +30,7 @@ DEFAULTS = {
     "rank_pattern": {}, "alpha_pattern": {}, "optimizer": "adamw", "learning_rate": 2e-3, "betas": [0.9, 0.999],
     "epsilon": 1e-8, "weight_decay": 0.01, "max_grad_norm": 1.0, "momentum": 0.0, "lora_plus_ratio": 1.0,
     "schedule": "linear", "warmup_steps": 3, "batch_size": 4, "micro_batch_size": 2, "normalization": "token_mean",
-    "init": "given", "dropout": 0.0, "seed": 5, "bias": "none", "modules_to_save": [], "trainable_tokens": [],
+    "init": "given", "dropout": 0.0, "seed": 5, "bias": "none", "modules_to_save": [], "trainable_tokens": [], "pad_token": -1,
 }
 TOKENS = [77, 5, 41, 40, 17]  # in no order, as a user may list them
 TRACES = {
@@ -87,6 +87,15 @@ TRACES = {
     "qwen2_tokens": {"base": "qwen2", "targets": ["q_proj"], "trainable_tokens": TOKENS},
     "gemma_tokens": {"base": "gemma", "targets": ["q_proj"], "trainable_tokens": TOKENS},
     "opt_post_tokens": {"base": "opt_post", "targets": ["q_proj", "project_in"], "trainable_tokens": TOKENS},
+    "llama3_tokens_of_head": {"targets": ["k_proj"], "trainable_tokens": {"lm_head": [8, 90, 5]}},
+    "qwen2_tokens_of_head": {"base": "qwen2", "targets": ["q_proj"], "trainable_tokens": {"lm_head": [17, 77, 31]}},
+    "qwen2_tokens_below_head_pair": {"base": "qwen2", "targets": ["q_proj", "lm_head"], "trainable_tokens": TOKENS},
+    # A token of the data is the padding's, whose row torch gives no gradient where it is looked up.
+    "llama3_padding_pair": {"targets": ["q_proj", "embed_tokens"], "pad_token": 42},
+    "llama3_padding_dora": {"targets": ["v_proj", "embed_tokens"], "dora": True, "pad_token": 42},
+    "llama3_padding_saved": {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"], "pad_token": 42},
+    "llama3_padding_tokens": {"targets": ["q_proj"], "trainable_tokens": TOKENS, "pad_token": 40},
+    "gemma_padding_tokens": {"base": "gemma", "targets": ["q_proj"], "trainable_tokens": TOKENS, "pad_token": 40},
     "opt_lora_only": {"base": "opt", "bias": "lora_only", "dora": True},
     "llama3_dropout": {"dropout": 0.2, "micro_batch_size": 1},
     "llama3_dora_dropout": {"dora": True, "dropout": 0.2, "micro_batch_size": 1},
@@ -224,7 +233,8 @@ def train(model, spec: dict, examples: list) -> list:
 
 
 def load_base(spec: dict):
-    return AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager")
+    padding = {"pad_token_id": spec["pad_token"]} if spec.get("pad_token", -1) >= 0 else {}
+    return AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager", **padding)
 
 
 def write_trace(name: str, spec: dict, folder: pathlib.Path):

@@ -74,6 +74,7 @@ TrainConfig ConfigOf(const ordered_json& spec, int64_t steps) {
   if (bias != "none") config.adapter.bias = bias == "all" ? PeftBias::kAll : PeftBias::kLoraOnly;
   config.adapter.modules_to_save = spec.value("modules_to_save", std::vector<std::string>());
   config.adapter.trainable_tokens = TokensOf(spec.value("trainable_tokens", ordered_json()));
+  config.padding_token = spec.value("pad_token", -1);
   config.dropout = spec.value("dropout", 0.0);
   config.seed = spec.value("seed", 0);
   config.total_steps = steps;

@@ -104,6 +104,29 @@ TEST(SelectTrainedTest, ATiedHeadReadsTheEmbeddingsTokensUnlessItHasItsOwn) {
               ElementsAre("lm_head: 4", "model.embed_tokens: 3 7", "model.layers.0.q_proj: pair"));
 }
 
+TEST(SelectTrainedTest, TokensOfTheHeadAloneAreItsOwnOnATiedBaseToo) {
+  TrainConfig config = OnLayer0();
+  config.adapter.trainable_tokens = {{"lm_head", {7, 3}}};
+  for (const bool tied : {false, true}) {
+    EXPECT_THAT(Trained(config, TwoLayers(tied)), ElementsAre("lm_head: 3 7", "model.layers.0.q_proj: pair"));
+  }
+}
+
+TEST(SelectTrainedTest, TokensBesideLoraOnTheSameTableAreRefusedAsInPeft) {
+  TrainConfig config = OnLayer0();
+  config.adapter.trainable_tokens = {{"", {3}}};
+  config.adapter.target_names = {"embed_tokens"};
+  EXPECT_THAT(Refusal(config), HasSubstr("adapter.trainable_token_ids: with model.embed_tokens in adapter.targets"));
+  config.adapter.target_names = {"lm_head"};
+  EXPECT_THAT(Trained(config, TwoLayers(true)), ElementsAre("lm_head: pair 3 tied", "model.embed_tokens: 3"));
+  config.adapter.use_dora = true;
+  EXPECT_THAT(Refusal(config, TwoLayers(true)),
+              HasSubstr("adapter.trainable_token_ids: with lm_head in adapter.targets"));
+  config.adapter.use_dora = false;
+  config.adapter.trainable_tokens = {{"lm_head", {3}}};
+  EXPECT_THAT(Refusal(config), HasSubstr("adapter.trainable_head_token_ids: with lm_head in adapter.targets"));
+}
+
 TEST(SelectTrainedTest, WhatCannotBeIsRefusedByName) {
   TrainConfig config = OnLayer0();
   config.adapter.modules_to_save = {"k_proj"};
