@@ -37,9 +37,7 @@ int64_t RecordedBytes(const std::vector<MicroBatchPart>& parts, const ModelConfi
   int64_t values = 0;
   for (const MicroBatchPart& part : parts) {
     const RoutedTraining* routed = part.leaves->routed();
-    const int64_t experts = routed == nullptr                       ? 0
-                            : routed->moe.kind == MoeKind::kMixLora ? routed->moe.routing.Choices(routed->moe.experts)
-                                                                    : routed->moe.experts;
+    const int64_t experts = routed == nullptr ? 0 : routed->moe.routing.Choices(routed->moe.experts);
     const int64_t of_row = (16 + 4 * experts) * config.hidden_size + (6 + 6 * experts) * config.intermediate_size;
     for (const TrainSequence& sequence : part.sequences) values += of_row * std::ssize(sequence.token_ids);
   }

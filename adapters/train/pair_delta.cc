@@ -20,8 +20,12 @@ uint64_t MaskSeed(const MicroBatchPart& own, const LeafModule& module) {
 
 }  // namespace
 
+double DropoutOf(const MicroBatchPart& own, const LeafModule& module) {
+  return module.expert < 0 ? own.dropout : own.expert_dropout;
+}
+
 at::Tensor Dropped(const at::Tensor& x, const MicroBatchPart& own, const LeafModule& module) {
-  const double dropout = module.expert < 0 ? own.dropout : own.expert_dropout;
+  const double dropout = DropoutOf(own, module);
   if (dropout == 0.0) return x;
   at::Tensor mask = at::empty_like(x.detach());
   mask.bernoulli_(1.0 - dropout, at::detail::createCPUGenerator(MaskSeed(own, module)));

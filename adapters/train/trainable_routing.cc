@@ -8,6 +8,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_add.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/logsumexp.h>
@@ -53,6 +54,15 @@ at::Tensor WeightsOf(const RoutingRule& rule, const at::Tensor& p, const at::Ten
   if (rule.renormalise) return weights / weights.sum(at::IntArrayRef{1}, /*keepdim=*/true);
   const bool divides = rule.choice == RoutingRule::Choice::kTopP && rule.temperature > 0.0f;
   return divides ? weights / rule.temperature : weights;
+}
+
+// Of a choice [R, experts]: the rows that expert `e` is chosen by.
+std::vector<int64_t> RowsThatChose(const std::vector<float>& mask, int32_t experts, int32_t e) {
+  std::vector<int64_t> rows;
+  for (size_t i = static_cast<size_t>(e); i < mask.size(); i += static_cast<size_t>(experts)) {
+    if (mask[i] != 0.0f) rows.push_back(static_cast<int64_t>(i) / experts);
+  }
+  return rows;
 }
 
 at::Tensor Noisy(const at::Tensor& x, double jitter, uint64_t seed) {
@@ -236,13 +246,20 @@ at::Tensor AddExperts(const std::vector<MicroBatchPart>& parts, int32_t part, co
   }
   out.chosen = MaskOf(mask, out.p);
   loss->Put(part, router.site, router.layer, SumsOf(out));
-  const at::Tensor by_expert = WeightsOf(moe.routing, out.p, out.chosen);
-  at::Tensor sum;
+  const at::Tensor by_expert = WeightsOf(moe.routing, out.p, out.chosen), wide = x.to(out.p.scalar_type());
+  at::Tensor sum = at::zeros({y.size(0), y.size(1)}, wide.options());
   for (int32_t e = 0; e < moe.experts; ++e) {
+    const std::vector<int64_t> rows = RowsThatChose(mask, moe.experts, e);
+    if (rows.empty()) continue;
     const LeafModule& module = *own.leaves->Find(router.site, router.layer, e);
-    const at::Tensor delta =
-        PairDelta(Dropped(x.to(out.p.scalar_type()), own, module), module) * by_expert.narrow(1, e, 1);
-    sum = sum.defined() ? sum + delta : delta;
+    const at::Tensor weights_of_all = by_expert.narrow(1, e, 1);
+    if (std::ssize(rows) == x.size(0)) {
+      sum = sum + PairDelta(Dropped(wide, own, module), module) * weights_of_all;
+      continue;
+    }
+    const at::Tensor index = at::tensor(rows);
+    const at::Tensor delta = PairDelta(Dropped(at::index_select(wide, 0, index), own, module), module);
+    sum = at::index_add(sum, 0, index, delta * at::index_select(weights_of_all, 0, index));
   }
   return y + sum.to(y.scalar_type());
 }

@@ -141,14 +141,14 @@ BY_BASE = {
 class Oracle:
     """MoE-PEFT's model, called as transformers' is."""
 
-    def __init__(self, base: str):
+    def __init__(self, base: str, dtype: torch.dtype = torch.float32):
         with tempfile.TemporaryDirectory() as folder:
             for file in (HERE / base / "model").iterdir():
                 os.symlink(file, pathlib.Path(folder) / file.name)
             config = read_json(HERE / base / "config_v4.json")
             (pathlib.Path(folder) / "config.json").unlink()
             write_json(pathlib.Path(folder) / "config.json", moe_models.readable(config))
-            self.model = moe_models.load(folder, config)
+            self.model = moe_models.load(folder, config, dtype)
         self.config = types.SimpleNamespace(vocab_size=self.model.vocab_size_, rope_parameters=None)
         self.model.init_adapter(moe_peft.AdapterConfig(adapter_name="base"))
         self.adapter = "base"

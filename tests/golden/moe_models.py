@@ -23,10 +23,10 @@ def readable(config: dict) -> dict:
     return config | {"rope_scaling": None} if config["model_type"] == "phi3" else config
 
 
-def load(folder: str, config: dict) -> LLMModel:
+def load(folder: str, config: dict, dtype: torch.dtype = torch.float32) -> LLMModel:
     """The model of a folder that holds readable(config)."""
     kind = config["model_type"]
-    model = LLMModel.from_pretrained(folder, device="cpu", load_dtype=torch.float32, use_sliding_window=kind == "gemma2")
+    model = LLMModel.from_pretrained(folder, device="cpu", load_dtype=dtype, use_sliding_window=kind == "gemma2")
     inner = model.model_
     if kind in ("mistral", "phi3") and config["sliding_window"]:
         inner.causal_mask = functools.partial(windowed, inner.causal_mask, config["sliding_window"])

@@ -3,6 +3,7 @@
 
   moe_train_traces.py                 every trace
   moe_train_traces.py --trace NAME    one (repeatable)
+  moe_train_traces.py --bf16          beside each trace that is there, bf16.json: the losses on the base in bfloat16
 
 The model, its losses and its routers' losses are MoE-PEFT's own; around them is a plain loop in fp32 with torch's AdamW.
 A trace is a folder as train_traces.py makes it: adapter/ is what training began from, as MoE-PEFT exports it and with
@@ -136,12 +137,28 @@ def write_trace(name: str, spec: dict) -> None:
     print(f"{name}: {first:.4f} -> {last:.4f}, routers' {steps[0]['aux_loss']:.4f} -> {steps[-1]['aux_loss']:.4f}")
 
 
+def write_bf16(name: str, spec: dict) -> None:
+    """The same training, from the same start, on the base rounded to bfloat16, computed in it."""
+    folder = HERE / "moe_training" / name
+    torch.manual_seed(7)
+    oracle = Oracle(spec["base"], torch.bfloat16)
+    oracle.init(spec["adapter"], torch.load(folder / "adapter/adapter_model.bin", weights_only=False))
+    examples = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    losses = [step["loss"] for step in train(oracle, spec, examples)]
+    (folder / "bf16.json").write_text(json.dumps({"losses": losses}) + "\n")
+    exact = [step["loss"] for step in json.loads((folder / "trace.json").read_text())["steps"]]
+    print(f"{name}: bf16 is off by {sum(abs(a - b) for a, b in zip(losses, exact)) / len(exact):.5f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trace", action="append", choices=TRACES)
+    parser.add_argument("--bf16", action="store_true")
     oracle.one_quiet_thread()
-    for name in parser.parse_args().trace or TRACES:
-        write_trace(name, DEFAULTS | TRACES[name])
+    arguments = parser.parse_args()
+    write = write_bf16 if arguments.bf16 else write_trace
+    for name in arguments.trace or TRACES:
+        write(name, DEFAULTS | TRACES[name])
 
 
 if __name__ == "__main__":

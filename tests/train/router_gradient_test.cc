@@ -123,6 +123,24 @@ TEST_P(RouterGradientTest, WithNoiseAndACapacityToo) {
   ExpectGradientsOfUp();
 }
 
+class UnchosenExpertTest : public RouterGradientTest {};
+
+TEST_P(UnchosenExpertTest, IsNotComputed) {
+  {
+    const at::NoGradGuard frozen;
+    at::Tensor router = Router().router;
+    router.zero_().select(0, 1).fill_(0.1);
+    router.select(0, 3).fill_(0.05);
+  }
+  const at::Tensor x = (RandomX().detach().abs() + 0.1).set_requires_grad(true);
+  torch::autograd::backward({Up(x).square().sum()}, {});
+  for (const int32_t expert : {0, 1, 2, 3}) {
+    EXPECT_EQ(Module(Site::kUpProj, expert).b.grad().defined(), expert % 2 == 1) << expert;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, UnchosenExpertTest, testing::Values("mixlora", "mola"));
+
 std::string NameOf(const testing::TestParamInfo<std::string>& info) {
   std::string name = info.param;
   std::replace(name.begin(), name.end(), '-', '_');

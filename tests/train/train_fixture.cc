@@ -18,10 +18,10 @@ constexpr int32_t kSmallestVocabulary = 96;  // of the golden bases
 
 }  // namespace
 
-TrainBase LoadTrainBase(const std::string& name) {
+TrainBase LoadTrainBase(const std::string& name, DType dtype) {
   const std::string dir = absl::StrCat(SourceDir(), "/tests/golden/", name, "/model");
   TrainBase base;
-  auto model = CausalLm::Load(dir, {.dtype = DType::kF32});
+  auto model = CausalLm::Load(dir, {.dtype = dtype});
   if (!model.ok()) {
     ADD_FAILURE() << model.status();
     return base;

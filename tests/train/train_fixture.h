@@ -11,12 +11,12 @@
 
 namespace lorad {
 
-// A base of tests/golden in fp32, to train on.
+// A base of tests/golden, to train on.
 struct TrainBase {
   std::unique_ptr<CausalLm> model;
   BaseTables tables;
 };
-TrainBase LoadTrainBase(const std::string& name);
+TrainBase LoadTrainBase(const std::string& name, DType dtype = DType::kF32);
 
 // `count` examples of random tokens whose second halves are learnt; between 2 and `longest` tokens each.
 ExampleSource RandomExamples(int64_t count, int64_t longest, uint64_t seed);
