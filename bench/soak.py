@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The real daemon under more than it can do, while everything else goes on too.
 
-  bench/soak.py --seconds=600
+  bench/soak.py --seconds=600 [--training]
 
 Measures what the daemon can do, then offers 1.3 times that as Gamma arrivals over 100 adapters, some of the requests
 cancelled midway, some with a deadline, while adapters are loaded, replaced and unloaded. Once for fcfs and, where lorad has
@@ -9,11 +9,14 @@ the flag, once with --slo-first-token. Fails (exit code 1) when
 - a request had no proper end, or the daemon's and the client's counts of them differ;
 - the daemon died, does not become idle, or ends badly;
 - its memory grows: the last tenth of the run against the third tenth (the pool is full by then);
+- with --training, fine-tuning jobs come beside all this, some cancelled or paused; and one is lost, fails, or does not end
+  IDLE_SECONDS after the traffic;
 - with --slo-first-token, less than 0.9 of what it can do met the limit: attainment < 0.9 / overload.
 Writes OUT/soak.json.
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -23,6 +26,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -69,6 +73,74 @@ class Churn(Background):
                 self.counts["refused"] += 1
             else:
                 self.problems.append(f"{what} {name}: {done.stderr.strip()}")
+
+
+class Training(Background):
+    """Keeps fine-tuning jobs coming, two at a time, cancels some and pauses others."""
+
+    KINDS = ({"kind": "lora", "rank": 8}, {"kind": "dora", "rank": 4}, {"kind": "lora", "rank": 4, "dropout": 0.1},
+             {"kind": "mixlora", "rank": 4, "num_experts": 4, "targets": ["up_proj", "down_proj"]})
+
+    def __init__(self, build_dir, address, folder, vocab_size, seed=5):
+        super().__init__()
+        self.problems = []
+        self._ctl = [build_dir / "bin/adapterctl", f"--server={address}", "--output=json", "train"]
+        self._folder, self._random = folder, random.Random(seed)
+        self._jobs, self._cancelled = [], set()
+        self._data = folder / "data.jsonl"
+        lines = [[self._random.randrange(3, vocab_size) for _ in range(self._random.randrange(8, 64))] for _ in range(64)]
+        self._data.write_text("".join(json.dumps({"input_ids": ids}) + "\n" for ids in lines))
+
+    def _call(self, *arguments):
+        done = subprocess.run([*self._ctl, *arguments], capture_output=True, text=True)
+        if done.returncode == 0:
+            return json.loads(done.stdout) if done.stdout.strip() else {}
+        if not re.search(r'"code": ?"FAILED_PRECONDITION"', done.stderr):  # it was over before
+            self.problems.append(f"{' '.join(map(str, arguments))}: {done.stderr.strip()}")
+        return None
+
+    def _submit(self):
+        number = len(self._jobs)
+        spec = {"name": f"tuned-{number % 4}", "seed": number, "max_steps": self._random.randrange(3, 12), "batch_size": 4,
+                "micro_batch_size": 2, "adapter": self.KINDS[number % len(self.KINDS)], "dataset": {"path": str(self._data)}}
+        path = self._folder / "spec.json"
+        path.write_text(json.dumps(spec))
+        made = self._call("submit", f"--spec={path}")
+        if made:
+            self._jobs.append(made["id"])
+
+    def _states(self):
+        return {job["id"]: job for job in (self._call("list") or {}).get("jobs", [])}
+
+    def _run(self):
+        while not self._stop.wait(0.5) and not self.problems:
+            running = [job for job, shown in self._states().items() if shown["state"] in ("queued", "running", "paused")]
+            if len(running) < 2:
+                self._submit()
+            elif self._random.random() < 0.05:
+                job = self._random.choice(running)
+                if self._random.random() < 0.5:
+                    self._call("cancel", job)
+                    self._cancelled.add(job)
+                elif self._call("pause", job) is not None:
+                    self._call("resume", job)
+
+    def finish(self):
+        """Once the traffic is over: waits for what still trains; the counts of how jobs ended."""
+        deadline = time.monotonic() + IDLE_SECONDS
+        while time.monotonic() < deadline:
+            jobs = self._states()
+            if all(job["state"] in ("succeeded", "failed", "cancelled") for job in jobs.values()):
+                break
+            time.sleep(1)
+        lost = [job for job in self._jobs if job not in jobs]
+        if lost:
+            self.problems.append(f"jobs lost: {lost}")
+        for job in jobs.values():
+            allowed = ("succeeded", "cancelled") if job["id"] in self._cancelled else ("succeeded",)
+            if job["state"] not in allowed or (job["state"] == "succeeded" and job.get("reason")):
+                self.problems.append(f"job {job['id']}: {job['state']}: {job.get('reason')}")
+        return dict(collections.Counter(job["state"] for job in jobs.values()))
 
 
 class Watch(Background):
@@ -143,19 +215,32 @@ class Soak:
     def run(self, name, rate, *flags):
         """One mode; its report."""
         requests = int(rate * self.arguments.seconds)
-        with self.start(*flags) as server:
-            with Churn(self.arguments.build_dir, server.address, self.adapters) as churn, Watch(server.process.pid) as watch:
+        with contextlib.ExitStack() as stack:
+            training = None
+            if self.arguments.training:
+                folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                flags = (*flags, f"--state-dir={folder / 'state'}", "--tuning-jobs=2")
+            server = stack.enter_context(self.start(*flags))
+            with contextlib.ExitStack() as beside:
+                churn = beside.enter_context(Churn(self.arguments.build_dir, server.address, self.adapters))
+                watch = beside.enter_context(Watch(server.process.pid))
+                if self.arguments.training:
+                    vocab_size = make_model.SHAPES[self.arguments.shape]["vocab_size"]
+                    training = beside.enter_context(Training(self.arguments.build_dir, server.address, folder, vocab_size))
                 report = run_once(self.loadgen, server, [
                     f"--requests={requests}", f"--rate={rate}", "--cv=1", "--cancel-share=0.05", "--deadline-share=0.05",
                     "--deadline=20", *self.flags()], check=False)
             values = become_idle(server)
+            jobs = training.finish() if training else {}
+            if training:
+                self.problems += [f"{name}: {problem}" for problem in training.problems]
             self.check(name, server, report, values, churn, watch)
             server.process.terminate()
             code = server.process.wait(60)
             if code != 0:
                 self.problems.append(f"{name}: exit code {code}")
         del report["samples"]
-        report.update(rate=rate, flags=flags, churn=churn.counts, rss_mib={"start": watch.samples_mib[0], "max": max(watch.samples_mib),
+        report.update(rate=rate, flags=flags, churn=churn.counts, jobs=jobs, rss_mib={"start": watch.samples_mib[0], "max": max(watch.samples_mib),
                       "end": watch.samples_mib[-1], "growth": watch.growth()},
                       evictions=total(values or {}, "lorad_adapter_evictions_total"),
                       preemptions=total(values or {}, "vllm:num_preemptions_total"))
@@ -215,6 +300,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=600, help="of each mode")
     parser.add_argument("--overload", type=float, default=1.3)
     parser.add_argument("--slo", type=float, default=6, help="seconds to the first token")
+    parser.add_argument("--training", action="store_true", help="fine-tuning jobs beside it")
     parser.add_argument("--run-under", default="", help="as in bench/peer_vllm/compare.py")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
