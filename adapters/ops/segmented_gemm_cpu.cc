@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "adapters/expert_load.h"
 #include "adapters/ops/cpu/column_terms.h"
 #include "adapters/ops/cpu/expand_kernels.h"
+#include "adapters/ops/cpu/weigh_experts.h"
 #include "adapters/ops/cpu_ops.h"
 #include "model/ops/cpu/bf16.h"
 #include "model/ops/cpu/dot_kernels.h"
@@ -41,8 +41,7 @@ class Job final {
         y_stride_(args.y.stride(0)),
         x_(static_cast<const T*>(args.x.const_data_ptr())),
         y_(static_cast<T*>(args.y.mutable_data_ptr())),
-        packed_stride_(PackedFloats(in_)),
-        in_place_(sizeof(T) == sizeof(float) && packed_stride_ == in_) {}
+        packed_stride_(PackedFloats(in_)) {}
 
   void Run() {
     const int64_t threads = ComputeThreads();
@@ -79,8 +78,8 @@ class Job final {
     const SlotTerm* term;
     int64_t first_rank;  // in the block's rows
     int64_t ranks;
-    int64_t first_of_a;  // row of the slot's A and B^T
-    const float* bias;   // [part->columns], to be added with this pair: it is the part's last
+    const T* a;    // [ranks, in]
+    const T* b_t;  // [ranks, columns of the part]
   };
   template <typename Fn>
   void ForEachPair(const RowBlock& block, const Fn& fn) const {
@@ -91,14 +90,18 @@ class Job final {
         const SlotWeights& w = part.slots[term.slot];
         if (!w.adds() || part.columns == 0) continue;
         const int64_t ranks = w.ranks_of_a_row();
-        const int64_t first_of_a = w.routes() ? 0 : int64_t{term.expert} * w.rank;
-        fn(Pair{&w, &part, &term, rank, ranks, first_of_a, BiasAfter(block, t, part)});
+        const int64_t first = w.routes() ? 0 : int64_t{term.expert} * w.rank;  // row of the slot's A and B^T
+        fn(Pair{&w, &part, &term, rank, ranks, reinterpret_cast<const T*>(w.a) + first * in_,
+                reinterpret_cast<const T*>(w.b_t) + first * part.columns});
         rank += ranks;
       }
     }
   }
-  // What replaces the base's bias, if no later term touches the part: of a composition, it waits for all factors.
-  const float* BiasAfter(const RowBlock& block, int32_t t, const SegmentedGemmPart& part) const {
+  // [part->columns] what replaces the base's bias, if no later term touches the part: of a composition, it waits for
+  // all factors.
+  const float* BiasAfter(const RowBlock& block, const Pair& pair) const {
+    const SegmentedGemmPart& part = *pair.part;
+    int32_t t = static_cast<int32_t>(pair.term - args_.rows.terms.data());
     const auto weights = [&](int32_t term) -> const SlotWeights& { return part.slots[args_.rows.terms[term].slot]; };
     for (int32_t later = t + 1; later < block.end_term; ++later) {
       if (weights(later).adds()) return nullptr;
@@ -115,6 +118,7 @@ class Job final {
       if (rows.term_starts[g + 1] > rows.term_starts[g]) adapted += rows.starts[g + 1] - rows.starts[g];
     }
     const int64_t size = std::clamp<int64_t>((adapted + threads - 1) / threads, 1, kRowsPerBlock);
+    blocks_.reserve(static_cast<size_t>(rows.groups() + adapted / size));
     for (int64_t g = 0; g < rows.groups(); ++g) {
       RowBlock block = {0, 0, rows.term_starts[g], rows.term_starts[g + 1], 0, 0};
       int64_t per_row = 0;
@@ -134,17 +138,16 @@ class Job final {
 
   // The block's rows of x as the dot kernel reads them: x itself or `scratch`.
   const float* Packed(const RowBlock& block, float* scratch, int64_t& stride) const {
-    const T* x = x_ + block.first_row * x_stride_;
-    int64_t x_stride = x_stride_;
-    if (!args_.rows.input_rows.empty()) {
-      x = Gathered(block, in_place_ ? scratch : ThreadScratch(Scratch::kColumns, block.rows * in_));
-      x_stride = in_;
+    const T* x = RowOfX(block.first_row);
+    const bool gathered = !args_.rows.input_rows.empty();
+    const bool in_place = IsPacked(x, block.rows, in_);
+    if (gathered && block.rows > 1) {
+      x = Gathered(block, in_place ? scratch : ThreadScratch(Scratch::kColumns, block.rows * in_));
     }
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (in_place_) {
-        stride = x_stride;
-        return x;
-      }
+    const int64_t x_stride = gathered ? in_ : x_stride_;
+    if (in_place) {
+      stride = x_stride;
+      return reinterpret_cast<const float*>(x);
     }
     PackTiles(x, x_stride, block.rows, in_, 0, RowTiles(block.rows), scratch, packed_stride_);
     stride = packed_stride_;
@@ -156,43 +159,21 @@ class Job final {
     return rows;
   }
   int64_t PackedSize(const RowBlock& block) const {
-    return in_place_ && args_.rows.input_rows.empty() ? 0 : block.rows * packed_stride_;
+    const bool where_they_are = args_.rows.input_rows.empty() || block.rows == 1;
+    return where_they_are && IsPacked(x_, block.rows, in_) ? 0 : block.rows * packed_stride_;
   }
 
   void Shrink(const RowBlock& block, const Pair& pair, const float* x, int64_t x_stride, int64_t first_rank,
               int64_t ranks, float* h) const {
     if (ranks == 0) return;
     const DotArgs dot = {x, x_stride, block.rows, in_, ranks, in_, block.sum_of_ranks};
-    const int64_t first = pair.first_of_a + first_rank;
-    Dot(dot, reinterpret_cast<const T*>(pair.weights->a) + first * in_, h + pair.first_rank + first_rank);
+    Dot(dot, pair.a + first_rank * in_, h + pair.first_rank + first_rank);
   }
-  // Multiplies what each expert made of a row by its weight, if the slot routes: logits in f32.
-  void WeighExperts(const RowBlock& block, const Pair& pair, float* h) const {
-    const SlotWeights& w = *pair.weights;
-    if (!w.routes() || pair.ranks == 0) return;
-    const int64_t experts = w.experts;
-    float* const packed = ThreadScratch(Scratch::kColumns, block.rows * (packed_stride_ + in_ + experts));
-    float* const rows = packed + block.rows * packed_stride_;
-    float* const logits = rows + block.rows * in_;
+  void Weigh(const RowBlock& block, const Pair& pair, float* h) const {
+    if (!pair.weights->routes() || pair.ranks == 0) return;
+    float* const rows = ThreadScratch(Scratch::kColumns, block.rows * in_);
     for (int64_t i = 0; i < block.rows; ++i) WidenRow(RowOfX(block.first_row + i), in_, rows + i * in_);
-    PackTiles(rows, in_, block.rows, in_, 0, RowTiles(block.rows), packed, packed_stride_);
-    Dot({packed, packed_stride_, block.rows, in_, experts, in_, experts}, w.router, logits);
-    const RoutingRule rule = {.choice = RoutingRule::Choice::kTopK, .top_k = w.router_top_k, .renormalise = true};
-    std::vector<int32_t> chosen(static_cast<size_t>(w.router_top_k));
-    std::vector<float> weights(chosen.size()), of_all(static_cast<size_t>(experts));
-    ExpertTally tally(experts);
-    for (int64_t i = 0; i < block.rows; ++i) {
-      ChooseExperts(rule, {logits + i * experts, static_cast<size_t>(experts)}, absl::MakeSpan(chosen),
-                    absl::MakeSpan(weights));
-      tally.Count(chosen);
-      std::fill(of_all.begin(), of_all.end(), 0.0f);
-      for (size_t j = 0; j < chosen.size(); ++j) of_all[static_cast<size_t>(chosen[j])] = weights[j];
-      float* value = h + i * block.sum_of_ranks + pair.first_rank;
-      for (const float weight : of_all) {
-        for (int32_t r = 0; r < w.rank; ++r) *value++ *= weight;
-      }
-    }
-    tally.AddTo(w.expert_rows);
+    WeighExperts(*pair.weights, rows, block.rows, in_, h + pair.first_rank, block.sum_of_ranks);
   }
   const T* RowOfX(int64_t row) const {
     return x_ + (args_.rows.input_rows.empty() ? row : args_.rows.input_rows[row]) * x_stride_;
@@ -213,9 +194,8 @@ class Job final {
         .columns = columns,
         .y_stride = y_stride_,
         .scale = pair.term->scale * w.scale,
-        .terms = ColumnTerms(w, pair.bias, pair.part->columns, pair.term->scale, first_column, columns)};
-    Expand(expand, reinterpret_cast<const T*>(w.b_t) + pair.first_of_a * pair.part->columns + first_column,
-           y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
+        .terms = ColumnTerms(w, BiasAfter(block, pair), pair.part->columns, pair.term->scale, first_column, columns)};
+    Expand(expand, pair.b_t + first_column, y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
 
   // Several blocks shrink before they expand: the processor need not wait for the sums of one.
@@ -236,7 +216,7 @@ class Job final {
         const float* x = Packed(block, scratch, x_stride);
         ForEachPair(block, [&](const Pair& pair) {
           Shrink(block, pair, x, x_stride, 0, pair.ranks, h);
-          WeighExperts(block, pair, h);
+          Weigh(block, pair, h);
         });
         h += block.rows * block.sum_of_ranks;
       }
@@ -294,7 +274,7 @@ class Job final {
     });
     if (!routed.empty()) {
       ParallelTasks(std::ssize(routed), [&](int64_t i) {
-        WeighExperts(blocks_[routed[i].block], routed[i].pair, h + h_offsets[routed[i].block]);
+        Weigh(blocks_[routed[i].block], routed[i].pair, h + h_offsets[routed[i].block]);
       });
     }
     ParallelTasks(static_cast<int64_t>(expands.size()), [&](int64_t i) {
@@ -314,7 +294,6 @@ class Job final {
   const T* const x_;
   T* const y_;
   const int64_t packed_stride_;
-  const bool in_place_;  // f32 rows need no packing when they fill whole vectors
   std::vector<RowBlock> blocks_;
 };
 

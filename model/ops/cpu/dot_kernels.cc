@@ -91,6 +91,11 @@ void PackTiles(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t elemen
   (x + begin * x_stride, x_stride, end - begin, elements, packed + begin * packed_stride, packed_stride);
 }
 
+bool IsPacked(const float*, int64_t, int64_t elements) { return elements == PackedFloats(elements); }
+bool IsPacked(const uint16_t*, int64_t rows, int64_t elements) {
+  return rows == 1 && HasBf16Products() && elements == PackedFloats(elements);
+}
+
 namespace {
 Bf16DotArgs WithProducts(const DotArgs& a, const uint16_t* w) {
   return {reinterpret_cast<const uint16_t*>(a.x), a.rows, w, a.w_stride, a.columns, a.in, a.y_stride};

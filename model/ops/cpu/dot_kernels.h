@@ -19,9 +19,11 @@ void PackTiles(const float* x, int64_t x_stride, int64_t rows, int64_t elements,
                float* packed, int64_t packed_stride);
 void PackTiles(const uint16_t* x, int64_t x_stride, int64_t rows, int64_t elements, int64_t begin_tile,
                int64_t end_tile, float* packed, int64_t packed_stride);
+// Whether Dot may read the rows where they are, with their own stride: packing would change nothing.
+bool IsPacked(const float* x, int64_t rows, int64_t elements);
+bool IsPacked(const uint16_t* x, int64_t rows, int64_t elements);
 
-// y[r, c] = sum_k x[r, k] w[c, k].   x all packed rows (f32 of whole PackedFloats may be used as it is); w [columns,
-// in]; y [rows, columns].
+// y[r, c] = sum_k x[r, k] w[c, k].   x all packed rows; w [columns, in]; y [rows, columns].
 struct DotArgs {
   const float* x;
   int64_t x_stride;
