@@ -40,7 +40,7 @@ struct ImageSlot {
   HostTensor a = {};  // [experts * rank, in], the experts one after the other
   HostTensor b = {};  // [out, experts * rank]
   // Each may be absent.
-  HostTensor magnitude = {};   // [out]: DoRA
+  HostTensor magnitude = {};   // [out]: DoRA; of experts [experts, out]
   HostTensor delta_bias = {};  // [out]: of B (lora_bias)
   HostTensor bias = {};        // [out], instead of the base's
   // Instead of rows of an embedding or a head [n, width], before anything is added; of a norm: weight [1, width], or
@@ -50,7 +50,7 @@ struct ImageSlot {
   bool whole_module = false;          // the file has all rows, also those that are the base's
   HostTensor router = {};             // [experts, in]: which of them a row goes to
   // As applied, made by the reader from the above and the base.
-  std::vector<float> dora = {};         // [3, out], DoraTerms::values
+  std::vector<float> dora = {};         // [experts, 3, out], DoraTerms::values of each
   std::vector<float> bias_change = {};  // [out], bias minus the base's
 };
 

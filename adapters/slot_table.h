@@ -18,7 +18,7 @@ struct SlotWeights {
   const std::byte* b_t = nullptr;  // [experts, rank, out]
   int32_t rank = 0;                // 0 = no pair
   float scale = 1.0f;
-  const float* dora = nullptr;        // [3, out], see adapters/dora.h
+  const float* dora = nullptr;        // [experts, 3, out], see adapters/dora.h
   const float* delta_bias = nullptr;  // [out], of B (lora_bias)
   const float* bias = nullptr;        // [out], what the adapter's own bias is above the base's
   int32_t experts = 1;                // a term says which of them it means

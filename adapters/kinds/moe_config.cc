@@ -121,11 +121,8 @@ absl::Status ReadRanks(const Json& json, MoeConfig* config) {
     }
     ASSIGN_OR_RETURN(config->expert, ReadRank(merged));
   }
-  ASSIGN_OR_RETURN(const bool dora, Flag(json, "use_dora"));
-  ASSIGN_OR_RETURN(const bool expert_dora, Flag(merged, "use_dora"));
-  if (dora || expert_dora) {
-    config->warnings.push_back(kDoraWithoutMagnitudes);
-  }
+  ASSIGN_OR_RETURN(config->lora.dora, Flag(json, "use_dora"));
+  ASSIGN_OR_RETURN(config->expert.dora, Flag(merged, "use_dora"));
   return absl::OkStatus();
 }
 

@@ -28,10 +28,11 @@ struct MoeStrategy {
 const MoeStrategy* FindMoeStrategy(absl::string_view written);  // nullptr: there is none
 const char* MoePeftType(MoeKind kind);                          // peft_type: "MIXLORA"
 
-// Rank and scale of a LoRA.
+// Rank and scale of a LoRA, and whether it is DoRA.
 struct MoeRank {
   int64_t rank = 0;
   float scale = 1.0f;
+  bool dora = false;
 };
 
 // MoE-PEFT's configuration as far as it changes an answer; every key that is not here was checked to change nothing.

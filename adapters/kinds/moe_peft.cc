@@ -9,11 +9,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "adapters/dora.h"
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/peft_tensors.h"
 #include "adapters/kinds/tensor_reader.h"
+#include "adapters/kinds/tensor_writer.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
@@ -25,6 +27,7 @@ namespace {
 struct Place {
   ImageSlot slot;
   std::vector<const FileTensor*> a, b;
+  std::vector<const FileTensor*> magnitudes;  // of DoRA; MoE-PEFT itself writes none
   const FileTensor* router = nullptr;
 };
 
@@ -41,6 +44,7 @@ class MoeReader final {
       if (config_.kind == MoeKind::kMixLora) RETURN_IF_ERROR(AddFfnRouter(layer, &places));
       for (const SiteShape* shape : targets_) RETURN_IF_ERROR(AddProjection(*shape, layer, &places));
     }
+    if (has_magnitudes_) missing_.insert(missing_.end(), without_magnitude_.begin(), without_magnitude_.end());
     if (!missing_.empty()) return Missing();
     if (!tensors_.empty()) {
       const FileTensor& left = *tensors_.begin()->second;
@@ -106,6 +110,7 @@ class MoeReader final {
       ASSIGN_OR_RETURN(const FileTensor* b, Take(pair + ".lora_B.weight", {shape.out_features, rank.rank}));
       place.a.push_back(a);
       place.b.push_back(b);
+      if (rank.dora) RETURN_IF_ERROR(TakeMagnitude(pair, shape, &place));
     }
     if (routed && config_.kind != MoeKind::kMixLora) RETURN_IF_ERROR(TakeRouter(path, shape.in_features, &place));
     places->push_back(std::move(place));
@@ -114,6 +119,24 @@ class MoeReader final {
 
   absl::Status TakeRouter(const std::string& path, int64_t in, Place* place) {
     ASSIGN_OR_RETURN(place->router, Take(path + ".moe_gate.weight", {config_.experts, in}));
+    return absl::OkStatus();
+  }
+
+  // If the file has it. What DoRA would be where each linear has a router is not said anywhere.
+  absl::Status TakeMagnitude(const std::string& pair, const SiteShape& shape, Place* place) {
+    const std::string name = pair + ".lora_magnitude_vector";
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) {
+      without_magnitude_.push_back(name);
+      return absl::OkStatus();
+    }
+    if (config_.kind != MoeKind::kMixLora) {
+      return absl::UnimplementedError(
+          absl::StrCat(About(index_, *found->second), "DoRA of ", config_.name, ": not supported; limit: MixLoRA"));
+    }
+    ASSIGN_OR_RETURN(const FileTensor* magnitude, Take(name, {shape.out_features}));
+    place->magnitudes.push_back(magnitude);
+    has_magnitudes_ = true;
     return absl::OkStatus();
   }
 
@@ -154,6 +177,9 @@ class MoeReader final {
   std::vector<const SiteShape*> targets_;
   std::map<std::string, const FileTensor*> tensors_;  // by present name; those that no place has taken
   std::vector<std::string> missing_;
+  // MoE-PEFT itself writes no magnitudes; a file that has some has to have all.
+  std::vector<std::string> without_magnitude_;
+  bool has_magnitudes_ = false;
 };
 
 // The experts' matrices [rows, columns] as one: below each other, or side by side.
@@ -177,8 +203,9 @@ HostTensor Together(const std::vector<HostTensor>& parts, bool side_by_side) {
 // The tensors of one place, as applied.
 class PlaceFiller final {
  public:
-  PlaceFiller(const SafetensorsIndex& index, const TensorReader& reader, DType pool_dtype, Sha256* digest)
-      : index_(index), reader_(reader), pool_dtype_(pool_dtype), digest_(*digest) {}
+  PlaceFiller(const SafetensorsIndex& index, const TensorReader& reader, const AdapterReadOptions& options,
+              Sha256* digest)
+      : index_(index), reader_(reader), options_(options), digest_(*digest) {}
 
   absl::Status Fill(const Place& place, ImageSlot* slot) const {
     digest_.UpdateInt(static_cast<int64_t>(slot->site));
@@ -192,10 +219,38 @@ class PlaceFiller final {
     if (place.router != nullptr) {
       ASSIGN_OR_RETURN(slot->router, ReadOne(*place.router, DType::kF32));
     }
-    return absl::OkStatus();
+    return place.magnitudes.empty() ? absl::OkStatus() : AddDora(place, slot);
   }
 
  private:
+  // Magnitudes, and the factors that they come to with the base's weight.
+  absl::Status AddDora(const Place& place, ImageSlot* slot) const {
+    if (options_.base_tables == nullptr) {
+      return absl::UnimplementedError(
+          absl::StrCat(About(index_, *place.magnitudes[0]), "DoRA needs the base's weights, which are not at hand"));
+    }
+    ASSIGN_OR_RETURN(const BaseTable weight, options_.base_tables({.site = slot->site, .layer = slot->layer}));
+    std::vector<HostTensor> magnitudes;
+    for (size_t expert = 0; expert < place.magnitudes.size(); ++expert) {
+      const FileTensor& tensor = *place.magnitudes[expert];
+      ASSIGN_OR_RETURN(HostTensor magnitude, ReadOne(tensor, DType::kF32));
+      magnitude.shape = {1, magnitude.elements()};
+      const int64_t first = static_cast<int64_t>(expert) * slot->rank;
+      const auto terms = ComputeDoraTerms(weight, /*embedding=*/false, RowsOf(slot->a, first, slot->rank),
+                                          ColumnsOf(slot->b, first, slot->rank), magnitude, slot->scale);
+      if (!terms.ok()) {
+        return absl::DataLossError(absl::StrCat(About(index_, tensor), std::string(terms.status().message())));
+      }
+      slot->dora.insert(slot->dora.end(), terms->values.begin(), terms->values.end());
+      if (magnitude.dtype != (magnitudes.empty() ? magnitude : magnitudes[0]).dtype) {
+        return absl::UnimplementedError(absl::StrCat(About(index_, tensor), "other experts have another dtype"));
+      }
+      magnitudes.push_back(std::move(magnitude));
+    }
+    slot->magnitude = Together(magnitudes, /*side_by_side=*/false);
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<HostTensor> Read(const std::vector<const FileTensor*>& tensors, bool side_by_side) const {
     std::vector<HostTensor> parts;
     for (const FileTensor* tensor : tensors) {
@@ -204,7 +259,7 @@ class PlaceFiller final {
                                                      "dtype: ", std::string(Name(tensor->second.dtype)),
                                                      "; other experts have another"));
       }
-      ASSIGN_OR_RETURN(HostTensor part, ReadOne(*tensor, pool_dtype_));
+      ASSIGN_OR_RETURN(HostTensor part, ReadOne(*tensor, options_.pool_dtype));
       parts.push_back(std::move(part));
     }
     if (parts.size() == 1) return parts[0];
@@ -222,7 +277,7 @@ class PlaceFiller final {
 
   const SafetensorsIndex& index_;
   const TensorReader& reader_;
-  const DType pool_dtype_;
+  const AdapterReadOptions& options_;
   Sha256& digest_;
 };
 
@@ -236,6 +291,7 @@ std::vector<ImageSlot> PlannedSlots(const std::vector<Place>& places) {
     if (place.a.empty()) continue;
     slot.a.shape = {slot.experts * slot.rank, place.a[0]->second.shape[1]};
     slot.b.shape = {place.b[0]->second.shape[0], slot.experts * slot.rank};
+    if (!place.magnitudes.empty()) slot.magnitude.shape = {slot.experts, slot.b.shape[0]};
   }
   return slots;
 }
@@ -260,7 +316,7 @@ absl::StatusOr<AdapterImage> ReadMoePeft(const std::string& dir, const AdapterCo
 
   TensorReader reader(files, index.path);
   for (const Place& place : places) {
-    for (const std::vector<const FileTensor*>& tensors : {place.a, place.b}) {
+    for (const std::vector<const FileTensor*>& tensors : {place.a, place.b, place.magnitudes}) {
       for (const FileTensor* tensor : tensors) reader.Want(tensor->second);
     }
     if (place.router != nullptr) reader.Want(place.router->second);
@@ -275,7 +331,10 @@ absl::StatusOr<AdapterImage> ReadMoePeft(const std::string& dir, const AdapterCo
   Sha256 digest;
   digest.Update(config.name);
   AddRule(config.routing, &digest);
-  const PlaceFiller filler(index, reader, options.pool_dtype, &digest);
+  const bool has_magnitudes =
+      std::any_of(places.begin(), places.end(), [](const Place& place) { return !place.magnitudes.empty(); });
+  if ((config.lora.dora || config.expert.dora) && !has_magnitudes) image.warnings.push_back(kDoraWithoutMagnitudes);
+  const PlaceFiller filler(index, reader, options, &digest);
   image.rank_min = kMaxStoredRank;
   for (const Place& place : places) {
     ImageSlot slot = place.slot;

@@ -109,12 +109,16 @@ class MoeWriter final {
     const bool routed = IsOfFfn(slot.site) || slot.site == Site::kFfn || strategy_.kind == MoeKind::kMola;
     if (routed) experts_ = slot.experts;
     if (slot.rank == 0) return;
-    (routed ? expert_ : lora_) = MoeRank{slot.rank, slot.scale};
+    (routed ? expert_ : lora_) = MoeRank{slot.rank, slot.scale, slot.magnitude.present()};
     for (int32_t expert = 0; expert < slot.experts; ++expert) {
       const std::string pair = routed ? absl::StrCat(path, ".experts.", expert) : path;
       const int64_t first = int64_t{expert} * slot.rank;
       tensors_.push_back({pair + ".lora_A.weight", RowsOf(slot.a, first, slot.rank)});
       tensors_.push_back({pair + ".lora_B.weight", ColumnsOf(slot.b, first, slot.rank)});
+      if (!slot.magnitude.present()) continue;
+      HostTensor magnitude = RowsOf(slot.magnitude, expert, 1);
+      magnitude.shape = {magnitude.elements()};
+      tensors_.push_back({pair + ".lora_magnitude_vector", std::move(magnitude)});
     }
   }
 
@@ -131,7 +135,11 @@ class MoeWriter final {
 Json MoeConfigJson(const MoeStrategy& strategy, const RoutingRule& rule, int64_t experts,
                    const std::optional<MoeRank>& lora, const std::optional<MoeRank>& expert,
                    const std::vector<std::string>& targets) {
-  const auto rank_of = [](const MoeRank& rank) { return RankOf(rank.rank, rank.scale); };
+  const auto rank_of = [](const MoeRank& rank) {
+    Json json = RankOf(rank.rank, rank.scale);
+    if (rank.dora) json["use_dora"] = true;
+    return json;
+  };
   const Json rank = rank_of(lora.has_value() ? *lora : expert.value_or(MoeRank{1, 1.0f}));
   Json config = ConfigOf(MoePeftType(strategy.kind), rank, targets);
   if (strategy.kind == MoeKind::kMixLora && expert.has_value() && rank_of(*expert) != rank) {

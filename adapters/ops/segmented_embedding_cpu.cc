@@ -33,7 +33,7 @@ void RunRows(const SegmentedEmbeddingArgs& args, int64_t g, int64_t begin, int64
                                .columns = columns,
                                .y_stride = y_stride,
                                .scale = term.scale * w.scale,
-                               .terms = ColumnTerms(w, nullptr, columns, term.scale, 0, columns)};
+                               .terms = ColumnTerms(w, nullptr, columns, term, 0, columns)};
     Expand(expand, reinterpret_cast<const T*>(w.b_t), y + begin * y_stride);
   }
 }

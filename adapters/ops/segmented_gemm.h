@@ -20,7 +20,7 @@ namespace lorad {
 //     where w routes, A and B^T are those of all experts, one below the other, and (x' A^T) of each is multiplied by
 //     its weight (adapters/slot_table.h)
 //   and then, for part p: y' += w.bias of the last such term that has one
-//   f = DoraFactors(w.dora, t.scale), 1 without; absent vectors are 0
+//   f = DoraFactors(w.dora of t.expert, t.scale), 1 without; absent vectors are 0
 //
 // y [R, >= out], x [R, in], or any number of rows with input_rows: the slots' dtype (f32, bf16), one device, last
 // dimension contiguous; rows.rows() == R.

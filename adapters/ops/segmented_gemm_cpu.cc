@@ -194,7 +194,7 @@ class Job final {
         .columns = columns,
         .y_stride = y_stride_,
         .scale = pair.term->scale * w.scale,
-        .terms = ColumnTerms(w, BiasAfter(block, pair), pair.part->columns, pair.term->scale, first_column, columns)};
+        .terms = ColumnTerms(w, BiasAfter(block, pair), pair.part->columns, *pair.term, first_column, columns)};
     Expand(expand, pair.b_t + first_column, y_ + block.first_row * y_stride_ + pair.part->first_column + first_column);
   }
 

@@ -25,7 +25,9 @@ constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
 // Of those modules that experts have, or all rows.
 std::optional<MoeRank> RankOf(const AdapterLeaves& leaves, bool of_experts) {
   for (const LeafModule& module : leaves.modules()) {
-    if (module.a.defined() && (module.expert >= 0) == of_experts) return MoeRank{module.a.size(0), module.scale};
+    if (module.a.defined() && (module.expert >= 0) == of_experts) {
+      return MoeRank{module.a.size(0), module.scale, module.magnitude.defined()};
+    }
   }
   return std::nullopt;
 }

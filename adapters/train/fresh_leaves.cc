@@ -58,6 +58,11 @@ at::Tensor WeightOf(const BaseTable& table) {
       at::TensorOptions().dtype(ToScalarType(table.dtype)));
 }
 
+// [out] f32, of weight [out, in]
+at::Tensor RowNorms(const at::Tensor& weight) {
+  return at::linalg_vector_norm(weight.to(at::kFloat), 2, at::IntArrayRef{1});
+}
+
 at::Tensor AsLeaf(const at::Tensor& of_base) {
   return of_base.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous().set_requires_grad(true);
 }
@@ -90,8 +95,7 @@ absl::Status AddPair(const TargetedModule& target, const TrainConfig& config, ui
     module->initial_b = module->b.clone();
   }
   if (config.adapter.use_dora) {
-    module->magnitude = at::linalg_vector_norm(module->base_weight().to(at::kFloat), 2, at::IntArrayRef{1});
-    module->magnitude.set_requires_grad(true);
+    module->magnitude = RowNorms(module->base_weight()).set_requires_grad(true);
   }
   module->a.set_requires_grad(true);
   module->b.set_requires_grad(true);
@@ -124,6 +128,14 @@ int64_t PaddingRowOf(const TrainedModule& trained, int32_t padding_token) {
 }
 
 }  // namespace
+
+absl::Status AddMagnitude(const BaseTables& base_tables, LeafModule* module) {
+  const BaseTableName name = {.site = module->site, .layer = module->layer};
+  RETURN_IF_ERROR(base_tables(name).status());
+  module->base_weight = [base_tables, name] { return WeightOf(base_tables(name).value()); };
+  module->magnitude = RowNorms(module->base_weight()).set_requires_grad(true);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<LeafModule> FreshLeaves(const std::string& path, const TrainedModule& trained, const TrainConfig& config,
                                        uint64_t seed, const BaseTables& base_tables) {

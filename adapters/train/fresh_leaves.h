@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adapters/base_tables.h"
 #include "adapters/train/leaves.h"
@@ -16,5 +17,8 @@ namespace lorad {
 // Errors   as `base_tables`; LibTorch's.
 absl::StatusOr<LeafModule> FreshLeaves(const std::string& path, const TrainedModule& trained, const TrainConfig& config,
                                        uint64_t seed, const BaseTables& base_tables);
+
+// DoRA of a linear that has its pair: the base's weight, and a magnitude that begins as the norms of its rows.
+absl::Status AddMagnitude(const BaseTables& base_tables, LeafModule* module);
 
 }  // namespace lorad

@@ -126,7 +126,8 @@ absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, c
   if (config.routed.has_value()) {
     AdapterLeaves leaves;
     leaves.routed_ = config.routed;
-    ASSIGN_OR_RETURN(leaves.modules_, MakeRoutedLeaves(config, base));
+    ASSIGN_OR_RETURN(leaves.modules_, MakeRoutedLeaves(config, base, base_tables));
+    leaves.UpdateNorms();
     return leaves;
   }
   using Selected = std::map<std::string, TrainedModule>;
@@ -156,7 +157,11 @@ void AdapterLeaves::TieTokens() {
 }
 
 absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
-  if (routed_.has_value()) return CopyRoutedLeaves(image, &modules_);
+  if (routed_.has_value()) {
+    RETURN_IF_ERROR(CopyRoutedLeaves(image, &modules_));
+    UpdateNorms();
+    return absl::OkStatus();
+  }
   const at::NoGradGuard frozen;
   if (!image.invocation_tokens.empty()) {
     return absl::UnimplementedError("init_adapter: an aLoRA, active from its invocation on; training knows no such");

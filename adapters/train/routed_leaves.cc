@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/float_convert.h"
 #include "adapters/kinds/tensor_writer.h"
+#include "adapters/train/fresh_leaves.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/routed_places.h"
 #include "model/base/guarded.h"
@@ -59,9 +60,16 @@ absl::Status CopyModule(const ImageSlot& slot, const LeafModule& module) {
   if (module.router.defined()) RETURN_IF_ERROR(Copy(module.path, slot.router, module.router));
   if (!module.a.defined()) return absl::OkStatus();
   const int64_t expert = std::max(0, module.expert);
-  if (slot.rank != module.a.size(0) || slot.magnitude.present() || expert >= slot.experts) {
+  const bool has_magnitude = module.magnitude.defined();
+  if (slot.rank != module.a.size(0) || slot.magnitude.present() != has_magnitude || expert >= slot.experts) {
     return absl::InvalidArgumentError(absl::StrCat("init_adapter: ", module.path, ": rank: ", slot.rank,
-                                                   "; limit: ", module.a.size(0), ", without magnitudes"));
+                                                   "; limit: ", module.a.size(0),
+                                                   has_magnitude ? ", with" : ", without", " magnitudes"));
+  }
+  if (has_magnitude) {
+    HostTensor magnitude = RowsOf(slot.magnitude, expert, 1);
+    magnitude.shape = {magnitude.elements()};
+    RETURN_IF_ERROR(Copy(module.path, magnitude, module.magnitude));
   }
   RETURN_IF_ERROR(Copy(module.path, RowsOf(slot.a, expert * slot.rank, slot.rank), module.a));
   return Copy(module.path, ColumnsOf(slot.b, expert * slot.rank, slot.rank), module.b);
@@ -69,7 +77,8 @@ absl::Status CopyModule(const ImageSlot& slot, const LeafModule& module) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<LeafModule>> MakeRoutedLeaves(const TrainConfig& config, const BaseShape& base) {
+absl::StatusOr<std::vector<LeafModule>> MakeRoutedLeaves(const TrainConfig& config, const BaseShape& base,
+                                                         const BaseTables& base_tables) {
   ASSIGN_OR_RETURN(const std::vector<RoutedPlace> places, SelectRoutedPlaces(config.routed->moe, base));
   return Guarded([&]() -> absl::StatusOr<std::vector<LeafModule>> {
     std::vector<LeafModule> modules;
@@ -90,6 +99,7 @@ absl::StatusOr<std::vector<LeafModule>> MakeRoutedLeaves(const TrainConfig& conf
         module.b = at::zeros({place.out_features, rank}, kLeafOptions);
         module.a.set_requires_grad(true);
         module.b.set_requires_grad(true);
+        if (place.rank.dora) RETURN_IF_ERROR(AddMagnitude(base_tables, &module));
         if (place.of_experts) {
           module.expert = pair;
           absl::StrAppend(&module.saved_path, ".experts.", pair);

@@ -98,7 +98,10 @@ class LeafRouters final : public LayerRouters {
     if (routed == nullptr || routed->moe.kind != MoeKind::kMixLora) return {};
     return {routed->moe.experts, &routed->moe.routing};
   }
-  bool ScalesDown(int32_t) const override { return false; }
+  bool ScalesDown(int32_t slot) const override {
+    const LeafModule* down = parts_[static_cast<size_t>(slot)].leaves->Find(Site::kDownProj, layer_, /*expert=*/0);
+    return down != nullptr && down->magnitude.defined();
+  }
 
   at::Tensor Logits(int32_t slot, int64_t first, int64_t count) override {
     const MicroBatchPart& part = parts_[static_cast<size_t>(slot)];

@@ -40,9 +40,14 @@ v1::AdapterSpec RoutedSpecOf(const AdapterImage& image) {
     v1::AdapterSpec* of_slot = of_experts ? &experts : &spec;
     of_slot->set_rank(static_cast<uint32_t>(slot.rank));
     of_slot->set_alpha(slot.scale * static_cast<float>(slot.rank));
+    if (of_experts && slot.magnitude.present()) of_slot->set_kind("dora");
   }
-  if (!spec.has_rank()) spec.MergeFrom(experts);  // nothing is beside them
-  const bool differ = experts.has_rank() && (experts.rank() != spec.rank() || experts.alpha() != spec.alpha());
+  if (!spec.has_rank() && experts.has_rank()) {  // nothing is beside them
+    spec.set_rank(experts.rank());
+    spec.set_alpha(experts.alpha());
+  }
+  const bool differ = experts.has_rank() &&
+                      (experts.rank() != spec.rank() || experts.alpha() != spec.alpha() || experts.kind() == "dora");
   if (differ) *spec.mutable_expert_lora() = experts;
   if (image.routing.choice == RoutingRule::Choice::kTopP) {
     spec.set_top_p(image.routing.top_p);

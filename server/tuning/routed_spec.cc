@@ -119,11 +119,9 @@ absl::Status TranslateExperts(const v1::AdapterSpec& spec, const TrainConfig& tr
   RETURN_IF_ERROR(TakeNumber("adapter.expert_lora.dropout", own.has_dropout(), own.dropout(), train.dropout, 0.95,
                              &routed->expert_dropout));
   routed->moe.expert = RankOf(rank, alpha, own.use_rslora() || outer.use_rslora);
-  if (own.kind() == "dora") {
-    return absl::UnimplementedError("adapter.expert_lora.kind: dora; not supported; limit: lora");
-  }
-  const bool is_lora = own.kind().empty() || own.kind() == "lora";
-  if (!is_lora) return Limit("adapter.expert_lora.kind", own.kind().substr(0, 40), "lora");
+  routed->moe.expert.dora = own.kind() == "dora";
+  const bool is_known = own.kind().empty() || own.kind() == "lora" || own.kind() == "dora";
+  if (!is_known) return Limit("adapter.expert_lora.kind", own.kind().substr(0, 40), "lora, dora");
   own.clear_kind();
   own.clear_rank();
   own.clear_alpha();

@@ -172,6 +172,39 @@ TEST_F(MoeReaderTest, WhatItWouldServeOtherwiseIsAWarning) {
   EXPECT_THAT(Read(Folder("dora_without_magnitudes")).value().warnings, Contains(HasSubstr("use_dora")));
 }
 
+TEST_F(MoeReaderTest, MagnitudesOfExpertsAreTakenWithUseDoraAllOrNone) {
+  // B's first column, as if it were one.
+  const auto add = [](std::vector<Tensor>& tensors) {
+    const size_t count = tensors.size();
+    for (size_t i = 0; i < count; ++i) {
+      const std::string& name = tensors[i].name;
+      const size_t end = name.find(".lora_B.weight");
+      if (end == std::string::npos || name.find(".experts.") == std::string::npos) continue;
+      Tensor magnitude{name.substr(0, end) + ".lora_magnitude_vector", tensors[i].host};
+      magnitude.host.shape.resize(1);
+      tensors.push_back(std::move(magnitude));
+    }
+  };
+  const auto with_dora = [&](const std::string& key, const json& value) {
+    json config = ReadJsonFile(dir_.File("adapter_config.json"));
+    config[key] = value;
+    WriteFile(dir_.File("adapter_config.json"), config.dump());
+    return Read(dir_.path());
+  };
+  const json of_experts = {{"use_dora", true}};
+  ExpectError(WithTensors("mixlora", add), StatusCode::kInvalidArgument, {"lora_magnitude_vector", "no such place"});
+  ExpectError(with_dora("expert_lora", of_experts), StatusCode::kUnimplemented, {"needs the base's weights"});
+  ExpectError(with_dora("use_dora", true), StatusCode::kDataLoss, {"self_attn", "lora_magnitude_vector"});
+  const auto add_but_one = [&](std::vector<Tensor>& tensors) {
+    add(tensors);
+    tensors.pop_back();
+  };
+  (void)WithTensors("mixlora", add_but_one);
+  ExpectError(with_dora("expert_lora", of_experts), StatusCode::kDataLoss, {"experts", "lora_magnitude_vector"});
+  (void)WithTensors("mola", add);
+  ExpectError(with_dora("use_dora", true), StatusCode::kUnimplemented, {"DoRA of mola", "limit: MixLoRA"});
+}
+
 TEST_F(MoeReaderTest, ConfigurationsThatCannotBeAreRefusedByName) {
   constexpr auto kInvalid = StatusCode::kInvalidArgument;
   constexpr auto kUnimplemented = StatusCode::kUnimplemented;

@@ -127,6 +127,7 @@ class WrittenTest : public testing::TestWithParam<std::string> {
   std::vector<std::string> PeftFolders() const { return FoldersIn(GetParam() + "/adapters"); }
   std::vector<std::string> AllFolders() const {
     std::vector<std::string> folders = PeftFolders();
+    if (GetParam() == "llama2") folders.push_back(kGolden + "/moe_training/mixlora_dora/adapter");
     for (const std::string& more : {GetParam() + "/classifiers", "moe_peft/" + GetParam() + "/adapters"}) {
       for (std::string& folder : FoldersIn(more)) folders.push_back(std::move(folder));
     }

@@ -111,6 +111,8 @@ TRAINED = {
     "tokens_of_both": ("qwen2", {"targets": ["q_proj"], "trainable_token_ids": [5, 7], "trainable_head_token_ids": [30, 12]}),
     "tokens_of_a_tied_base": ("gemma", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
     "mixlora": ("llama3", {"kind": "mixlora", "router_aux_loss_coef": 1.0}),
+    "mixlora_of_dora": ("llama3", {"kind": "mixlora", "num_experts": 3, "expert_lora": {"kind": "dora", "rank": 2}}),
+    "mixlora_of_dora_with_biases": ("phi", {"kind": "mixlora", "num_experts": 3, "expert_lora": {"kind": "dora"}}),
     "mixlora_with_biases": ("opt", {"kind": "mixlora", "num_experts": 3}),
     "mixlora_of_fused_modules": ("phi3", {"kind": "mixlora", "num_experts": 3, "top_k": 1}),
     "mixlora_behind_other_norms": ("gemma2", {"kind": "mixlora", "targets": ["down_proj", "o_proj"]}),
@@ -381,13 +383,13 @@ UNSUPPORTED = {
     "adapter.trainable_token_ids: with model.embed_tokens in adapter.targets": lambda s: (
         s.adapter.targets.append("embed_tokens"), s.adapter.trainable_token_ids.append(3)),
     "adapter.bias": lambda s: (setattr(s.adapter, "bias", "all"), setattr(s.adapter, "kind", "mixlora")),
-    "adapter.expert_lora.kind": lambda s: (setattr(s.adapter.expert_lora, "kind", "dora"), setattr(s.adapter, "kind", "mixlora")),
 }
 INVALID = {
     "adapter.kind": lambda s: setattr(s.adapter, "kind", "vera"),
     "adapter.num_experts": lambda s: setattr(s.adapter, "num_experts", 4),
     "adapter.top_k": lambda s: (setattr(s.adapter, "top_k", 9), setattr(s.adapter, "kind", "mola")),
     "adapter.top_p": lambda s: (setattr(s.adapter, "top_p", 0.5), setattr(s.adapter, "kind", "mixlora")),
+    "adapter.expert_lora.kind": lambda s: (setattr(s.adapter.expert_lora, "kind", "vera"), setattr(s.adapter, "kind", "mixlora")),
     "adapter.expert_lora": lambda s: (setattr(s.adapter.expert_lora, "num_experts", 2), setattr(s.adapter, "kind", "mixlora_switch")),
     "adapter.targets": lambda s: s.adapter.targets.append("no_such_proj"),
     "adapter.rank": lambda s: setattr(s.adapter, "rank", 100000),

@@ -14,7 +14,6 @@ Without noise: the inputs of LoRA are dropped with a chance of next to nothing (
 import argparse
 import json
 import pathlib
-import random
 import shutil
 
 import torch
@@ -25,10 +24,10 @@ from transformers import get_scheduler
 import oracle
 from files import write_json
 from generate_moe import ATTENTION, MLP, NO_DROPOUT, Oracle, draw_weights, lora, mixlora
+from moe_examples import EXAMPLES, draw_examples
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 20
-EXAMPLES = 24
 
 DEFAULTS = {
     "base": "llama2", "strength": 0.3, "learning_rate": 2e-3, "weight_decay": 0.01, "max_grad_norm": 1.0,
@@ -57,16 +56,6 @@ TRACES = {
 }
 # Read by name from a job's config, not from an export's; lorad reads them there as well.
 TRAINING_KEYS = ("router_loss", "router_aux_loss_coef", "router_z_loss_coef", "jitter_noise")
-
-
-def draw_examples(vocab: int) -> list:
-    """Sequences whose second half follows from the first, so that there is something to learn."""
-    draw, examples = random.Random(11), []
-    for _ in range(EXAMPLES):
-        half = draw.randint(2, 14)
-        ids = [draw.randrange(3, vocab) for _ in range(half)]
-        examples.append({"input_ids": ids + ids[::-1], "labels": [-100] * half + ids[::-1]})
-    return examples
 
 
 def forward(oracle: Oracle, batch: list):

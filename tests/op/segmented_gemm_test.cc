@@ -320,6 +320,8 @@ TEST_P(SegmentedGemmTest, ATermMeansAnExpertAndRowsAreReadWhereTheyLie) {
                .ranks = {6, 6, 6, 2},
                .segments = {{each, {{1, 1.0f}}}, {2, {}}, {each, {{0, 0.5f}}}, {3, {{2, 1.0f}, {3, 1.0f}}}}},
               31);
+    for (const size_t slot : {0, 1, 2}) p.AddVectors(slot, /*dora=*/each == 5, /*delta_bias=*/false, /*bias=*/false);
+    std::vector<std::vector<float>> dora(2);  // by part, of all experts
     Problem stacked = p;
     stacked.y = p.y.clone();
     for (size_t part = 0; part < 2; ++part) {
@@ -329,6 +331,12 @@ TEST_P(SegmentedGemmTest, ATermMeansAnExpertAndRowsAreReadWhereTheyLie) {
       stacked.slots[part][0].a = static_cast<const std::byte*>(stacked.a[part][0].const_data_ptr());
       stacked.slots[part][0].b_t = static_cast<const std::byte*>(stacked.b_t[part][0].const_data_ptr());
       stacked.slots[part][0].experts = 3;
+      if (p.slots[part][0].dora == nullptr) continue;
+      for (const size_t slot : {0, 1, 2}) {
+        const float* const of_slot = p.slots[part][slot].dora;
+        dora[part].insert(dora[part].end(), of_slot, of_slot + 3 * p.shape.parts[part].columns);
+      }
+      stacked.slots[part][0].dora = dora[part].data();
     }
     for (SlotTerm& term : stacked.rows.terms) {
       if (term.slot < 3) term = {.slot = 0, .scale = term.scale, .expert = term.slot};

@@ -88,6 +88,7 @@ class RouterGradientTest : public testing::TestWithParam<std::string> {
       if (!module.a.grad().defined()) continue;  // no row chose it
       ExpectGradient(module.saved_path + ".A", module.a, loss);
       ExpectGradient(module.saved_path + ".B", module.b, loss);
+      if (module.magnitude.defined()) ExpectGradient(module.saved_path + ".magnitude", module.magnitude, loss);
     }
   }
 
@@ -107,6 +108,14 @@ class RouterGradientTest : public testing::TestWithParam<std::string> {
 };
 
 TEST_P(RouterGradientTest, OfTheRoutedRowsIsItsFiniteDifferences) { ExpectGradientsOfUp(); }
+
+TEST_P(RouterGradientTest, WithDoraInExpertsToo) {
+  RoutedTraining routed = SmallRouting(GetParam());
+  if (routed.moe.kind != MoeKind::kMixLora) GTEST_SKIP() << "only MixLoRA's experts have it";
+  routed.moe.expert.dora = true;
+  Make(routed);
+  ExpectGradientsOfUp();
+}
 
 TEST_P(RouterGradientTest, WithNoiseAndACapacityToo) {
   RoutedTraining routed = SmallRouting(GetParam());

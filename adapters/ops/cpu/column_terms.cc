@@ -5,16 +5,17 @@
 
 namespace lorad::cpu {
 
-ExpandColumnTerms ColumnTerms(const SlotWeights& weights, const float* bias, int64_t out, float term_scale,
+ExpandColumnTerms ColumnTerms(const SlotWeights& weights, const float* bias, int64_t out, const SlotTerm& term,
                               int64_t first_column, int64_t columns) {
   ExpandColumnTerms terms;
   if (weights.delta_bias != nullptr) terms.delta_bias = weights.delta_bias + first_column;
   if (bias != nullptr) terms.bias = bias + first_column;
   if (weights.dora == nullptr) return terms;
-  terms.factor = weights.dora + first_column;
-  if (term_scale != 1.0f) {
+  const float* const dora = weights.dora + term.expert * 3 * out;
+  terms.factor = dora + first_column;
+  if (term.scale != 1.0f) {
     float* const factors = ThreadScratch(Scratch::kColumns, columns);
-    DoraFactors(weights.dora, out, term_scale, first_column, columns, factors);
+    DoraFactors(dora, out, term.scale, first_column, columns, factors);
     terms.factor = factors;
   }
   return terms;

@@ -137,11 +137,13 @@ __global__ void GatherRanksKernel(SegmentedWork work, const int32_t* ids, int64_
 }
 
 // adapters/dora.h: the factor at the request's scale.
-__device__ inline float FactorOf(const SlotWeights& w, int64_t columns, int64_t c, float scale) {
+__device__ inline float FactorOf(const SlotWeights& w, int64_t columns, int64_t c, const SlotTerm& term) {
   if (w.dora == nullptr) return 1.0f;
-  if (scale == 1.0f) return w.dora[c];
-  const float under = 1.0f + (scale - 1.0f) * w.dora[columns + c] + (scale * scale - 1.0f) * w.dora[2 * columns + c];
-  return w.dora[c] / sqrtf(under);
+  const float* dora = w.dora + term.expert * 3 * columns;
+  const float scale = term.scale;
+  if (scale == 1.0f) return dora[c];
+  const float under = 1.0f + (scale - 1.0f) * dora[columns + c] + (scale * scale - 1.0f) * dora[2 * columns + c];
+  return dora[c] / sqrtf(under);
 }
 
 // What is added with term t: the tile's last bias at this part, unless a later term touches the part.
@@ -206,7 +208,7 @@ __global__ void ExpandKernel(SegmentedWork work, Rows<T> y) {
       }
     }
     if (!ours) return false;
-    const float scale = term.scale * w.scale, factor = FactorOf(w, of.columns, c, term.scale);
+    const float scale = term.scale * w.scale, factor = FactorOf(w, of.columns, c, term);
     const float delta_bias = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c];
     const float* bias = BiasAfter(work, tile, t, part);
     for (int r = 0; r < kRowsPerTile; ++r) {
