@@ -109,14 +109,6 @@ class RouterGradientTest : public testing::TestWithParam<std::string> {
 
 TEST_P(RouterGradientTest, OfTheRoutedRowsIsItsFiniteDifferences) { ExpectGradientsOfUp(); }
 
-TEST_P(RouterGradientTest, WithDoraInExpertsToo) {
-  RoutedTraining routed = SmallRouting(GetParam());
-  if (routed.moe.kind != MoeKind::kMixLora) GTEST_SKIP() << "only MixLoRA's experts have it";
-  routed.moe.expert.dora = true;
-  Make(routed);
-  ExpectGradientsOfUp();
-}
-
 TEST_P(RouterGradientTest, WithNoiseAndACapacityToo) {
   RoutedTraining routed = SmallRouting(GetParam());
   routed.jitter_noise = 0.2;
@@ -158,6 +150,19 @@ std::string NameOf(const testing::TestParamInfo<std::string>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, RouterGradientTest,
                          testing::Values("mixlora", "mixlora-dynamic", "mixlora-switch", "loramoe", "mola"), NameOf);
+
+class ExpertDoraTest : public RouterGradientTest {};
+
+TEST_P(ExpertDoraTest, HasTheGradientsOfItsFiniteDifferences) {
+  RoutedTraining routed = SmallRouting(GetParam());
+  routed.moe.expert.dora = true;
+  Make(routed);
+  ASSERT_TRUE(Module(Site::kUpProj, 0).magnitude.defined());
+  ExpectGradientsOfUp();
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, ExpertDoraTest, testing::Values("mixlora", "mixlora-dynamic", "mixlora-switch"),
+                         NameOf);
 
 class RouterLossTest : public RouterGradientTest {};
 
