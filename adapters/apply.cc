@@ -17,9 +17,12 @@ namespace {
 
 constexpr int kNoLayer = -1;
 
-at::Tensor VectorOf(const std::byte* data, int64_t width, DType dtype) {
+at::Tensor VectorOf(const std::byte* data, int64_t width, DType dtype, at::Device device) {
   const at::ScalarType type = dtype == DType::kF32 ? at::kFloat : at::kBFloat16;
-  return at::from_blob(const_cast<std::byte*>(data), {width}, at::TensorOptions().dtype(type));
+  return at::for_blob(const_cast<std::byte*>(data), {width})
+      .options(at::TensorOptions().dtype(type).device(device))
+      .target_device(device)
+      .make_tensor();
 }
 
 // With room for the logits of adapters' own tokens, 0 where a row has none.
@@ -39,7 +42,7 @@ SlotSeam::Use SlotSeam::UseAt(Site site, int layer, const RowSegments& rows) con
     use.adds |= weights[term.slot].adds();
     use.replaces |= weights[term.slot].replaces();
     use.routes |= weights[term.slot].routes();
-    use.end_of_rows = std::max(use.end_of_rows, weights[term.slot].end_of_rows());
+    use.end_of_rows = std::max(use.end_of_rows, weights[term.slot].end_of_rows);
   }
   return use;
 }
@@ -84,9 +87,9 @@ const NormOverride* SlotSeam::Norm(int layer, Site site, const RowSegments& rows
       const SlotWeights& own = slots[rows.terms[t].slot];
       if (!own.replaces()) continue;
       NormOverride::Rows replaced{.first = first, .count = count, .weight = {}, .bias = {}};
-      replaced.weight = VectorOf(own.rows, own.width, slots_.dtype());
+      replaced.weight = VectorOf(own.rows, own.width, slots_.dtype(), device_);
       if (own.num_rows > 1) {
-        replaced.bias = VectorOf(own.rows + own.width * SizeBytes(slots_.dtype()), own.width, slots_.dtype());
+        replaced.bias = VectorOf(own.rows + own.width * SizeBytes(slots_.dtype()), own.width, slots_.dtype(), device_);
       }
       norm_.rows.push_back(std::move(replaced));
       break;  // a request has one replacement of a module at most

@@ -17,7 +17,8 @@ namespace lorad {
 // Threads  as AdapterSeam; `slots` must not change during a step and must outlive the seam.
 class SlotSeam final : public AdapterSeam {
  public:
-  explicit SlotSeam(const SlotTable& slots) : slots_(slots) {}
+  // `device`: where the slots' weights lie, and the rows of every step.
+  explicit SlotSeam(const SlotTable& slots, at::Device device = at::kCPU) : slots_(slots), device_(device) {}
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
@@ -36,6 +37,7 @@ class SlotSeam final : public AdapterSeam {
   Use UseAt(Site site, int layer, const RowSegments& rows) const;
 
   const SlotTable& slots_;
+  const at::Device device_;
   NormOverride norm_;  // Norm's latest answer
 };
 

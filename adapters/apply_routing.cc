@@ -28,12 +28,14 @@ class SlotRouters final : public LayerRouters {
 
   at::Tensor Logits(int32_t slot, int64_t first, int64_t count) override {
     const SlotWeights& weights = weights_[slot];
-    const at::Tensor gate =
-        at::from_blob(const_cast<float*>(weights.router), {weights.experts, x_.size(1)}, at::kFloat);
+    const at::Tensor gate = at::for_blob(const_cast<float*>(weights.router), {weights.experts, x_.size(1)})
+                                .options(x_.options().dtype(at::kFloat))
+                                .target_device(x_.device())
+                                .make_tensor();
     const at::Tensor rows = x_.narrow(0, first, count).to(at::kFloat);
     at::Tensor logits = at::empty({count, weights.experts}, rows.options());
     ThrowIfError(Linear({rows, LinearWeight::Prepare(gate), logits}));
-    return logits;
+    return logits.cpu();  // rows are dealt there
   }
 
  private:

@@ -10,6 +10,7 @@
 namespace lorad {
 
 struct AdapterImage;
+class PoolMemory;
 
 // How many rows a routed adapter sent to each of its experts, by layer, since it was loaded: of MixLoRA once a layer,
 // of LoRAMoE and MOLA once for each projection that has a router. Rows that are computed again count again.
@@ -18,7 +19,9 @@ struct AdapterImage;
 //          two moments.
 class ExpertLoad final {
  public:
-  ExpertLoad(int64_t layers, int64_t experts);
+  // In `memory`, which whoever routes can write to; null: the host's.
+  ExpertLoad(int64_t layers, int64_t experts, std::shared_ptr<void> memory = nullptr);
+  static int64_t BytesFor(int64_t layers, int64_t experts);
 
   int64_t layers() const { return layers_; }
   int64_t experts() const { return experts_; }
@@ -29,11 +32,12 @@ class ExpertLoad final {
  private:
   const int64_t layers_;
   const int64_t experts_;
-  const std::unique_ptr<std::atomic<int64_t>[]> rows_;  // [layers, experts]
+  const std::shared_ptr<std::atomic<int64_t>[]> rows_;  // [layers, experts]
 };
 
-// nullptr: the adapter has no router.
-std::shared_ptr<ExpertLoad> ExpertLoadFor(const AdapterImage& image);
+// Where the adapter's routers count, in memory that both sides of `pages` write. nullptr: it has no router, or there is
+// no such memory left, and nothing is counted.
+std::shared_ptr<ExpertLoad> ExpertLoadFor(const AdapterImage& image, PoolMemory& pages);
 
 // The largest of the layers' rows of an expert, over their mean: 1 is an even load, `experts` one expert for all. The
 // mean of the layers; 0: no row yet.

@@ -66,6 +66,7 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
   for (const ImageSlot& slot : image.slots) {
     PackedSlot packed{
         .site = slot.site, .layer = slot.layer, .experts = slot.experts, .rank = slot.rank, .scale = slot.scale};
+    packed.begin_bytes = Aligned(layout.total_bytes);
     if (slot.rank > 0) {
       packed.a_offset_bytes = place(slot.a.elements() * SizeBytes(pool_dtype));
       packed.b_offset_bytes = place(slot.b.elements() * SizeBytes(pool_dtype));
@@ -76,6 +77,7 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
     if (slot.rows.present()) {
       packed.num_rows = static_cast<int32_t>(slot.rows.shape[0]);
       packed.width = static_cast<int32_t>(slot.rows.shape[1]);
+      packed.end_of_rows = slot.row_ids.empty() ? packed.num_rows : slot.row_ids.back() + 1;
       // Rows of a tied table are in the file, and in the pool, once.
       const PackedSlot* same = FindSameRows(image, slot, layout);
       packed.rows_offset_bytes =
@@ -83,6 +85,7 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype) {
       if (!slot.row_ids.empty()) packed.row_ids_offset_bytes = place(packed.num_rows * int64_t{sizeof(int32_t)});
     }
     if (slot.router.present()) packed.router_offset_bytes = place_f32(slot.router.elements());
+    packed.end_bytes = std::max(packed.begin_bytes, layout.total_bytes);
     layout.slots.push_back(packed);
   }
   return layout;
@@ -100,27 +103,31 @@ std::vector<std::string> ReplacedTensors(const AdapterImage& image) {
   return replaced;
 }
 
+void PackSlot(const ImageSlot& slot, const PackedSlot& packed, DType dtype, std::byte* destination) {
+  const auto at = [&](int64_t offset) { return destination + (offset - packed.begin_bytes); };
+  const auto copy_f32 = [&](const std::vector<float>& values, int64_t offset) {
+    if (offset >= 0) std::memcpy(at(offset), values.data(), values.size() * sizeof(float));
+  };
+  if (slot.rank > 0) {
+    Copy(slot.a, dtype, at(packed.a_offset_bytes));
+    CopyTransposed(slot.b, dtype, at(packed.b_offset_bytes));
+  }
+  if (slot.rows.present() && packed.rows_offset_bytes >= packed.begin_bytes) {
+    Copy(slot.rows, dtype, at(packed.rows_offset_bytes));
+  }
+  if (packed.row_ids_offset_bytes >= 0) {
+    std::memcpy(at(packed.row_ids_offset_bytes), slot.row_ids.data(), slot.row_ids.size() * sizeof(int32_t));
+  }
+  copy_f32(slot.dora, packed.dora_offset_bytes);
+  copy_f32(slot.bias_change, packed.bias_offset_bytes);
+  if (slot.delta_bias.present()) Copy(slot.delta_bias, DType::kF32, at(packed.delta_bias_offset_bytes));
+  if (slot.router.present()) Copy(slot.router, DType::kF32, at(packed.router_offset_bytes));
+}
+
 void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination) {
   LORAD_CHECK_EQ(image.slots.size(), layout.slots.size());
-  const auto copy_f32 = [&](const std::vector<float>& values, int64_t offset) {
-    if (offset >= 0) std::memcpy(destination + offset, values.data(), values.size() * sizeof(float));
-  };
   for (size_t i = 0; i < image.slots.size(); ++i) {
-    const ImageSlot& slot = image.slots[i];
-    const PackedSlot& packed = layout.slots[i];
-    if (slot.rank > 0) {
-      Copy(slot.a, layout.dtype, destination + packed.a_offset_bytes);
-      CopyTransposed(slot.b, layout.dtype, destination + packed.b_offset_bytes);
-    }
-    if (slot.rows.present()) Copy(slot.rows, layout.dtype, destination + packed.rows_offset_bytes);
-    if (packed.row_ids_offset_bytes >= 0) {
-      std::memcpy(destination + packed.row_ids_offset_bytes, slot.row_ids.data(),
-                  slot.row_ids.size() * sizeof(int32_t));
-    }
-    copy_f32(slot.dora, packed.dora_offset_bytes);
-    copy_f32(slot.bias_change, packed.bias_offset_bytes);
-    if (slot.delta_bias.present()) Copy(slot.delta_bias, DType::kF32, destination + packed.delta_bias_offset_bytes);
-    if (slot.router.present()) Copy(slot.router, DType::kF32, destination + packed.router_offset_bytes);
+    PackSlot(image.slots[i], layout.slots[i], layout.dtype, destination + layout.slots[i].begin_bytes);
   }
 }
 

@@ -88,9 +88,13 @@ struct PackedSlot {
   int64_t bias_offset_bytes = -1;
   int32_t num_rows = 0;  // that replace the base's, [num_rows, width] in the pool's type
   int32_t width = 0;
+  int64_t end_of_rows = 0;  // one past the last row that they replace
   int64_t rows_offset_bytes = -1;
   int64_t row_ids_offset_bytes = -1;  // [num_rows] int32; -1: all, from 0
   int64_t router_offset_bytes = -1;
+  // Of the run's bytes, the slot's own: all of the above, but for rows that another slot has already.
+  int64_t begin_bytes = 0;
+  int64_t end_bytes = 0;
 };
 
 struct PackedLayout {
@@ -106,7 +110,10 @@ PackedLayout PlanLayout(const AdapterImage& image, DType pool_dtype);
 // an FFN. Two adapters on one row must have none in common.
 std::vector<std::string> ReplacedTensors(const AdapterImage& image);
 
-// Writes the image into `destination` (layout.total_bytes) as `layout` says, converting dtypes.
+// Writes one slot's own bytes, which begin at `destination`, converting dtypes.
+void PackSlot(const ImageSlot& slot, const PackedSlot& packed, DType dtype, std::byte* destination);
+
+// Writes the image into `destination` (layout.total_bytes) as `layout` says.
 void Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination);
 
 }  // namespace lorad

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/kinds/kind.h"
+#include "adapters/pack_into.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 
@@ -222,15 +223,20 @@ LoaderEvent AdapterLoader::State::Read(const StageJob& job) const {
 
 void AdapterLoader::State::RunPacker(const std::shared_ptr<State>& state) {
   State& s = *state;
+  AdapterPacker packer(s.options.pool_memory);
   std::unique_lock<std::mutex> lock(s.mutex);
   while (!s.stopping) {
     if (!s.pack_jobs.empty()) {
       PackJob job = std::move(s.pack_jobs.front());
       s.pack_jobs.pop_front();
       lock.unlock();
-      lorad::Pack(*job.image, job.layout, job.destination);
+      const absl::Status packed = packer.Pack(*job.image, job.layout, job.destination);
       job.image.reset();  // before the event: whoever gets it may count on the host copy being gone
-      s.on_event(AdapterPacked{.id = job.id});
+      if (packed.ok()) {
+        s.on_event(AdapterPacked{.id = job.id});
+      } else {
+        s.on_event(AdapterLoadFailed{.id = job.id, .status = packed});
+      }
       lock.lock();
       continue;
     }

@@ -16,6 +16,7 @@
 
 namespace lorad {
 
+class PoolMemory;
 class Tokenizer;
 
 // One loaded version of an adapter; never used again, so that nothing of an old version can be mistaken for a new one.
@@ -41,9 +42,10 @@ using LoaderEvent = std::variant<AdapterStaged, AdapterPacked, AdapterLoadFailed
 // Threads that read adapters from disk and pack them into reserved pages. A loader decides nothing: it answers each
 // job with one event.
 //
-// Packing has a thread of its own, so that a folder that cannot be read (a dead network mount) delays no adapter that
-// has been read; and when every reader has been busy with one folder for `replace_after_ms` while others wait, another
-// reader is started, up to max_readers.
+// Packing has a thread of its own (it alone waits for copies to a device, whose adapter is packed when they are done),
+// so that a folder that cannot be read (a dead network mount) delays no adapter that has been read; and when every
+// reader has been busy with one folder for `replace_after_ms` while others wait, another reader is started, up to
+// max_readers.
 //
 // Threads  Stage, Pack and Cancel from any thread; `on_event` is called on a loader thread and must not block.
 // Errors   Stage and Pack: ResourceExhausted when the queue is full. Everything else arrives as AdapterLoadFailed.
@@ -57,7 +59,8 @@ class AdapterLoader final {
     // The tokenizer of an adapter's folder, or null; none: nobody asks. Called on reader threads.
     std::function<absl::StatusOr<std::shared_ptr<const Tokenizer>>(FileSource& files, const std::string& dir)>
         read_tokenizer = nullptr;
-    int64_t max_pool_bytes = 0;  // a larger adapter is refused before its tensors are read; 0: no limit
+    PoolMemory* pool_memory = nullptr;  // what adapters are packed into; none: the host's
+    int64_t max_pool_bytes = 0;         // a larger adapter is refused before its tensors are read; 0: no limit
     int max_readers = 16;
     int64_t replace_after_ms = 10'000;
     int64_t end_patience_ms = 2000;

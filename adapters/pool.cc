@@ -95,6 +95,7 @@ void AdapterPool::Impl::PutIntoTable(const Entry& entry) {
                .row_ids = reinterpret_cast<const int32_t*>(bytes_at(packed.row_ids_offset_bytes)),
                .num_rows = packed.num_rows,
                .width = packed.width,
+               .end_of_rows = packed.end_of_rows,
                .router = floats_at(packed.router_offset_bytes),
                .router_top_k = entry.layout.routing.top_k,
                .expert_rows = counts ? entry.expert_load->Counters(packed.layer) : nullptr});

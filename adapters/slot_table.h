@@ -12,7 +12,8 @@
 
 namespace lorad {
 
-// What one adapter changes at one site and layer. The vectors are f32 in every pool.
+// What one adapter changes at one site and layer. The vectors are f32 in every pool. Pointers are addresses of the
+// pool's memory: where that is a device's, kernels alone follow them, but for expert_rows, which both sides may.
 struct SlotWeights {
   const std::byte* a = nullptr;    // [experts, rank, in]
   const std::byte* b_t = nullptr;  // [experts, rank, out]
@@ -27,6 +28,7 @@ struct SlotWeights {
   const int32_t* row_ids = nullptr;  // [num_rows] ascending; nullptr: all, from 0
   int32_t num_rows = 0;
   int32_t width = 0;
+  int64_t end_of_rows = 0;  // one past the last row of the table that is replaced: the host's, who reads no row_ids
   // Deals rows to the experts. At a linear all of them act on every row that is the adapter's, each with its weight:
   // the softmax over all, of the likeliest `router_top_k` alone, so that these sum to one.
   const float* router = nullptr;  // [experts, in]
@@ -37,8 +39,6 @@ struct SlotWeights {
   bool adds() const { return rank > 0 || bias != nullptr; }
   bool replaces() const { return num_rows > 0; }
   bool routes() const { return router != nullptr; }
-  // One past the last row of the table that is replaced.
-  int64_t end_of_rows() const { return num_rows == 0 || row_ids == nullptr ? num_rows : row_ids[num_rows - 1] + 1; }
 };
 
 // For every (site, layer): the weights of each resident adapter by slot. Persistent; changes on residency only.

@@ -80,7 +80,7 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
   version->tokenizer = std::move(event.tokenizer);
   version->invocation_tokens = image.invocation_tokens;
   version->replaced = ReplacedTensors(image);
-  if (first) version->expert_load = ExpertLoadFor(image);
+  if (first) version->expert_load = ExpertLoadFor(image, state->parts.pages->memory());
   version->bytes = event.layout.total_bytes;
   version->pages = state->parts.pages->PagesFor(version->bytes);
   version->image = std::move(event.image);

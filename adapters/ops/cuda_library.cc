@@ -1,4 +1,5 @@
 #include "adapters/ops/cuda_ops.h"
+#include "model/memory/cuda_memory.h"
 #include "model/ops/cuda_ops.h"
 #include "model/ops/cuda_table.h"
 
@@ -26,4 +27,5 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .segmented_gemm = &lorad::cuda::SegmentedGemm,
             .segmented_embedding = &lorad::cuda::SegmentedEmbedding,
         },
+    .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},
 };

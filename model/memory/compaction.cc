@@ -2,7 +2,6 @@
 // immovable runs it ends with a single hole between the two sides.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -113,7 +112,7 @@ void PagePool::Relocate(const Relocation& relocation) {
   live_.erase(from);
   GiveHole(from, run.pages);
   TakeHole(relocation.first_page, run.pages);
-  std::memmove(AddressOf(relocation.first_page), AddressOf(from), static_cast<size_t>(run.pages * page_bytes_));
+  memory_->Move(AddressOf(relocation.first_page), AddressOf(from), run.pages * page_bytes_);
   if (run.owner == PageOwner::kAdapter) {
     // A slide upwards overlaps: only what lies below the new place is free.
     GiveBackToSystem(from, std::min(run.pages, relocation.first_page - from));
@@ -125,11 +124,7 @@ void PagePool::Relocate(const Relocation& relocation) {
 void PagePool::SwapRuns(int32_t lower_id, int32_t upper_id) {
   Run& lower = runs_[lower_id];
   Run& upper = runs_[upper_id];
-  std::byte* const begin = AddressOf(lower.first_page);
-  const std::vector<std::byte> upper_bytes(AddressOf(upper.first_page),
-                                           AddressOf(upper.first_page) + upper.pages * page_bytes_);
-  std::memmove(begin + upper_bytes.size(), begin, static_cast<size_t>(lower.pages * page_bytes_));
-  std::memcpy(begin, upper_bytes.data(), upper_bytes.size());
+  memory_->Swap(AddressOf(lower.first_page), lower.pages * page_bytes_, upper.pages * page_bytes_);
   live_.erase(lower.first_page);
   live_.erase(upper.first_page);
   upper.first_page = lower.first_page;

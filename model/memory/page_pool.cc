@@ -1,21 +1,29 @@
 #include "model/memory/page_pool.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
+#include "model/base/status_macros.h"
 
 namespace lorad {
 namespace {
 
 // Vector loads of kernels and the layouts inside a run count on this.
 constexpr int64_t kAlignmentBytes = 64;
+
+absl::Status CheckSizes(int64_t capacity_bytes, int64_t page_bytes) {
+  if (page_bytes <= 0 || page_bytes % kAlignmentBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page size in bytes: ", page_bytes, "; must be a positive multiple of ", kAlignmentBytes));
+  }
+  if (capacity_bytes < page_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("memory for KV and adapters in bytes: ", capacity_bytes,
+                                                   "; at least one page: ", page_bytes, "; raise --memory-bytes"));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -52,35 +60,26 @@ void PageRun::SetMovable(bool movable) {
 }
 
 absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(int64_t capacity_bytes, int64_t page_bytes) {
-  if (page_bytes <= 0 || page_bytes % kAlignmentBytes != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("page size in bytes: ", page_bytes, "; must be a positive multiple of ", kAlignmentBytes));
-  }
-  const int64_t total_pages = capacity_bytes / page_bytes;
-  if (total_pages <= 0) {
-    return absl::InvalidArgumentError(absl::StrCat("memory for KV and adapters in bytes: ", capacity_bytes,
-                                                   "; at least one page: ", page_bytes, "; raise --memory-bytes"));
-  }
-  void* arena = ::mmap(nullptr, static_cast<size_t>(total_pages * page_bytes), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (arena == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot reserve address space in bytes: ", total_pages * page_bytes, ": ", std::strerror(errno),
-                     "; lower --memory-bytes"));
-  }
-  // A step walks through all of it that is in use; where there are no huge pages, small ones serve.
-  ::madvise(arena, static_cast<size_t>(total_pages * page_bytes), MADV_HUGEPAGE);
-  return std::unique_ptr<PagePool>(new PagePool(static_cast<std::byte*>(arena), total_pages, page_bytes));
+  RETURN_IF_ERROR(CheckSizes(capacity_bytes, page_bytes));
+  ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, MapHostMemory(capacity_bytes / page_bytes * page_bytes));
+  return Create(std::move(memory), page_bytes);
 }
 
-PagePool::PagePool(std::byte* arena, int64_t total_pages, int64_t page_bytes)
-    : arena_(arena), page_bytes_(page_bytes), total_pages_(total_pages), free_pages_(total_pages) {
-  holes_[0] = total_pages;
+absl::StatusOr<std::unique_ptr<PagePool>> PagePool::Create(std::unique_ptr<PoolMemory> memory, int64_t page_bytes) {
+  RETURN_IF_ERROR(CheckSizes(memory->bytes(), page_bytes));
+  return std::unique_ptr<PagePool>(new PagePool(std::move(memory), page_bytes));
+}
+
+PagePool::PagePool(std::unique_ptr<PoolMemory> memory, int64_t page_bytes)
+    : memory_(std::move(memory)),
+      page_bytes_(page_bytes),
+      total_pages_(memory_->bytes() / page_bytes),
+      free_pages_(total_pages_) {
+  holes_[0] = total_pages_;
 }
 
 PagePool::~PagePool() {
   LORAD_CHECK(live_.empty());  // a run would free itself into a pool that is gone
-  ::munmap(arena_, static_cast<size_t>(total_pages_ * page_bytes_));
 }
 
 absl::StatusOr<PageRun> PagePool::Reserve(int64_t pages, PageOwner owner) {
@@ -163,9 +162,7 @@ void PagePool::GiveHole(int64_t first_page, int64_t pages) {
 }
 
 void PagePool::GiveBackToSystem(int64_t first_page, int64_t pages) {
-  static const int64_t system_page_bytes = ::sysconf(_SC_PAGESIZE);
-  if (page_bytes_ % system_page_bytes != 0) return;
-  ::madvise(AddressOf(first_page), static_cast<size_t>(pages * page_bytes_), MADV_DONTNEED);
+  memory_->Discard(AddressOf(first_page), pages * page_bytes_);
 }
 
 int64_t PagePool::used_pages(PageOwner owner) const { return used_pages_[static_cast<int>(owner)]; }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/memory/pool_memory.h"
 
 namespace lorad {
 
@@ -28,7 +29,7 @@ class PageRun final {
   bool empty() const { return pool_ == nullptr; }
   int64_t first_page() const;
   int64_t pages() const;
-  std::byte* data() const;
+  std::byte* data() const;  // in the pool's memory, which may be a device's
   // A run that another thread writes into (a loader packing weights) must not be moved.
   void SetMovable(bool movable);
 
@@ -49,8 +50,10 @@ class PageRun final {
 // Source   S-LoRA, arXiv 2311.03285 (unified paging).
 class PagePool final {
  public:
-  // Reserves address space for `capacity_bytes` (rounded down to whole pages); memory is touched on first use.
+  // Host memory for `capacity_bytes` (rounded down to whole pages), touched on first use.
   static absl::StatusOr<std::unique_ptr<PagePool>> Create(int64_t capacity_bytes, int64_t page_bytes);
+  // Pages of this memory, as many as it has whole ones.
+  static absl::StatusOr<std::unique_ptr<PagePool>> Create(std::unique_ptr<PoolMemory> memory, int64_t page_bytes);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -70,7 +73,8 @@ class PagePool final {
   // Stamps for what was used last: one order over both sides, so that whoever needs pages can take the oldest of all.
   int64_t NextUse() { return ++uses_; }
 
-  std::byte* arena() const { return arena_; }
+  PoolMemory& memory() const { return *memory_; }
+  std::byte* arena() const { return memory_->data(); }
   int64_t page_bytes() const { return page_bytes_; }
   int64_t total_pages() const { return total_pages_; }
   int64_t free_pages() const { return free_pages_ - withheld_pages_; }
@@ -97,12 +101,12 @@ class PagePool final {
     int64_t first_page = 0;
     int32_t swap_with = -1;
   };
-  PagePool(std::byte* arena, int64_t total_pages, int64_t page_bytes);
+  PagePool(std::unique_ptr<PoolMemory> memory, int64_t page_bytes);
   void Free(int32_t id);
   void TakeHole(int64_t first_page, int64_t pages);
   void GiveHole(int64_t first_page, int64_t pages);
   void GiveBackToSystem(int64_t first_page, int64_t pages);
-  std::byte* AddressOf(int64_t page) const { return arena_ + page * page_bytes_; }
+  std::byte* AddressOf(int64_t page) const { return arena() + page * page_bytes_; }
 
   std::optional<Relocation> NextRelocation() const;
   std::optional<Relocation> KvIntoLowestHole() const;
@@ -113,7 +117,7 @@ class PagePool final {
   void Relocate(const Relocation& relocation);
   void SwapRuns(int32_t lower, int32_t upper);
 
-  std::byte* arena_;
+  const std::unique_ptr<PoolMemory> memory_;
   int64_t page_bytes_;
   int64_t total_pages_;
   int64_t free_pages_;  // those withheld among them

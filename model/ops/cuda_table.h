@@ -8,6 +8,7 @@
 #include <c10/core/DeviceGuard.h>
 
 #include "absl/status/status.h"
+#include "model/memory/pool_memory.h"
 
 namespace lorad {
 
@@ -53,9 +54,10 @@ struct CudaOps {
 struct CudaLibrary {
   uint64_t version = 0;
   CudaOps ops;
+  DeviceMemory memory;
 };
 inline constexpr char kCudaLibrarySymbol[] = "lorad_cuda_library";
-inline constexpr uint64_t kCudaLibraryVersion = 1000 + sizeof(CudaOps);  // the thousands: of the operators' arguments
+inline constexpr uint64_t kCudaLibraryVersion = 2000 + sizeof(CudaLibrary);  // the thousands: of arguments
 
 // `ops` must outlive every call of an op. Not thread-safe: once, at start.
 void InstallCudaOps(const CudaOps* ops);

@@ -14,27 +14,52 @@ std::string LastError() {
   return text == nullptr ? "no reason given" : text;
 }
 
+// A function of the driver's own interface, so that LibTorch's CUDA parts are not opened for nothing; nullptr without a
+// driver that starts.
+template <typename Function>
+Function* OfDriver(const char* name) {
+  static void* const driver = [] {
+    void* const opened = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (opened == nullptr) return opened;
+    const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(opened, "cuInit"));
+    return init != nullptr && init(0) == 0 ? opened : nullptr;
+  }();
+  return driver == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(driver, name));
+}
+
 }  // namespace
 
 int CountCudaDevices() {
-  // The driver's own interface: LibTorch's CUDA parts are not opened for nothing.
-  void* const driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) return 0;
-  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
-  const auto count = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDeviceGetCount"));
+  const auto count = OfDriver<int(int*)>("cuDeviceGetCount");
   int devices = 0;
-  if (init == nullptr || count == nullptr || init(0) != 0 || count(&devices) != 0) return 0;
-  return devices;
+  return count != nullptr && count(&devices) == 0 ? devices : 0;
 }
 
-absl::Status OpenCudaOps(const std::string& path) {
+std::string CudaDeviceName() {
+  const auto name_of = OfDriver<int(char*, int, int)>("cuDeviceGetName");
+  char name[256] = {};
+  return name_of != nullptr && name_of(name, sizeof(name), 0) == 0 ? name : "unknown";
+}
+
+absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir) {
+  const std::string beside = absl::StrCat(program_dir, "/liblorad_cuda.so");
+  const std::string in_lib = absl::StrCat(program_dir, "/../lib/liblorad_cuda.so");
+  for (const std::string& path : {beside, in_lib}) {
+    if (access(path.c_str(), R_OK) == 0) return path;
+  }
+  return absl::NotFoundError(
+      absl::StrCat("CUDA operators: no ", beside, " and no ", in_lib, "; build the preset cuda and put it there"));
+}
+
+absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path) {
   if (CountCudaDevices() == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
   if (access(path.c_str(), R_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("CUDA operators: no ", path, "; build the preset cuda"));
   }
   // Global: LibTorch's CUDA parts come with it and register themselves.
   void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  if (library == nullptr) return absl::FailedPreconditionError(absl::StrCat("CUDA operators: ", LastError()));
+  if (library == nullptr)
+    return absl::FailedPreconditionError(absl::StrCat("CUDA operators: ", path, ": ", LastError()));
   const auto* const found = static_cast<const CudaLibrary*>(dlsym(library, kCudaLibrarySymbol));
   if (found == nullptr) return absl::FailedPreconditionError(absl::StrCat("CUDA operators: ", LastError()));
   if (found->version != kCudaLibraryVersion) {
@@ -42,7 +67,7 @@ absl::Status OpenCudaOps(const std::string& path) {
                                                       kCudaLibraryVersion, "; build ", path, " with this program"));
   }
   InstallCudaOps(&found->ops);
-  return absl::OkStatus();
+  return found->memory;
 }
 
 }  // namespace lorad

@@ -2,17 +2,22 @@
 
 #include <string>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/memory/pool_memory.h"
 
 namespace lorad {
 
-// Opens liblorad_cuda.so and installs its operators, if the machine has a CUDA device. Torch-free; to be called before
-// the first call of Torch, once: what is open stays open.
+// Opens liblorad_cuda.so and installs its operators, if the machine has a CUDA device; gives the device's memory.
+// Torch-free; to be called before the first call of Torch, once: what is open stays open.
 // Errors: NotFound without a driver or a device (nothing is opened then) or without the file; FailedPrecondition for a
 // library that does not load or is of another version, with the reason.
-absl::Status OpenCudaOps(const std::string& path);
+absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path);
 
-// How many CUDA devices the driver has; 0 without a driver.
+// Where the library is: in `program_dir`, or in lib beside it. Errors: NotFound names both.
+absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir);
+
+// How many CUDA devices the driver has; 0 without a driver. The first one's name, for people.
 int CountCudaDevices();
+std::string CudaDeviceName();
 
 }  // namespace lorad

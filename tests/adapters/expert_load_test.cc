@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "adapters/image.h"
+#include "model/memory/pool_memory.h"
 
 namespace lorad {
 namespace {
@@ -58,10 +59,11 @@ TEST(ExpertLoadTest, ImbalanceIsTheLargestOverTheMeanAndItsMeanOverTheLayersThat
 TEST(ExpertLoadTest, AnAdapterWithoutRoutersHasNone) {
   AdapterImage image;
   image.slots.push_back({.site = Site::kQProj, .layer = 1});
-  EXPECT_EQ(ExpertLoadFor(image), nullptr);
+  const auto pages = MapHostMemory(1 << 16).value();
+  EXPECT_EQ(ExpertLoadFor(image, *pages), nullptr);
   image.slots.push_back({.site = Site::kFfn, .layer = 1, .experts = 5});
   image.slots.back().router.shape = {5, 8};
-  const auto load = ExpertLoadFor(image);
+  const auto load = ExpertLoadFor(image, *pages);
   ASSERT_NE(load, nullptr);
   EXPECT_EQ(load->layers(), 2);
   EXPECT_EQ(load->experts(), 5);

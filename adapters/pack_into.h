@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "adapters/image.h"
+#include "model/memory/pool_memory.h"
+
+namespace lorad {
+
+// Writes adapters into the memory of a pool: where the host writes there itself, in place; into a device's slot by
+// slot, the next one packed while the one before is copied.
+//
+// Threads  one, which waits for the copies.
+// Errors   what the memory's copier answers.
+class AdapterPacker final {
+ public:
+  // `memory` outlives it; nullptr: the host's.
+  explicit AdapterPacker(PoolMemory* memory) : memory_(memory) {}
+
+  // `destination` has room for layout.total_bytes. All of it is there when this returns OK.
+  absl::Status Pack(const AdapterImage& image, const PackedLayout& layout, std::byte* destination);
+
+ private:
+  PoolMemory* const memory_;
+  std::unique_ptr<PieceCopier> copier_;  // kept from one adapter to the next
+};
+
+}  // namespace lorad
