@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,7 @@
 #include "model/base/guarded.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
+#include "model/device_step.h"
 #include "model/layers/block.h"
 #include "model/layers/embedding.h"
 #include "model/layers/head.h"
@@ -99,9 +101,10 @@ struct CausalLm::Impl {
         shape(BaseShapeOf(config)),
         dtype(options.dtype),
         quantization(options.quantization),
-        rope(config.rope, config.rope_switch, config.max_context_tokens, ToScalarType(dtype)),
+        device(options.device),
+        rope(config.rope, config.rope_switch, config.max_context_tokens, TensorsLike()),
         local_rope(config.local_rope.value_or(config.rope), config.rope_switch, config.max_context_tokens,
-                   ToScalarType(dtype)),
+                   TensorsLike()),
         embed(config, weights),
         blocks(LoadBlocks(config, weights)),
         head(config, embed.table(), weights),
@@ -114,13 +117,19 @@ struct CausalLm::Impl {
     return blocks;
   }
 
-  at::Tensor Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+  at::TensorOptions TensorsLike() const { return at::TensorOptions().dtype(ToScalarType(dtype)).device(device); }
+
+  at::Tensor Forward(const ForwardBatch& given, const KvView& kv, AdapterSeam& seam);
+  // The given batch, and the same on the device; logits there.
+  at::Tensor Forward(const ForwardBatch& given, const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
   // Calls fn with the context of a step without a cache.
   template <typename Fn>
   auto WithoutCache(const ForwardBatch& batch, AdapterSeam& seam, const Fn& fn) {
     const KvView no_cache;
-    const RopeRows rope_rows = rope.RowsOf(batch);
-    const RopeRows local_rope_rows = config.local_rope.has_value() ? local_rope.RowsOf(batch) : rope_rows;
+    LORAD_CHECK(device.is_cpu());
+    const RopeRows rope_rows = rope.RowsOf(batch, batch.positions);
+    const RopeRows local_rope_rows =
+        config.local_rope.has_value() ? local_rope.RowsOf(batch, batch.positions) : rope_rows;
     return fn(StepContext{batch, no_cache, seam, rope_rows, local_rope_rows});
   }
 
@@ -128,6 +137,7 @@ struct CausalLm::Impl {
   const BaseShape shape;
   const DType dtype;
   const Quantization quantization;
+  const at::Device device;
   Rope rope;
   Rope local_rope;  // of the layers with a window
   const EmbeddingLayer embed;
@@ -137,9 +147,18 @@ struct CausalLm::Impl {
   std::string digest;
 };
 
-at::Tensor CausalLm::Impl::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
-  const RopeRows rope_rows = rope.RowsOf(batch);
-  const RopeRows local_rope_rows = config.local_rope.has_value() ? local_rope.RowsOf(batch) : rope_rows;
+at::Tensor CausalLm::Impl::Forward(const ForwardBatch& given, const KvView& kv, AdapterSeam& seam) {
+  if (device.is_cpu()) return Forward(given, given, kv, seam);
+  const c10::DeviceGuard current(device);
+  const QuietAtEnd quiet(device);
+  return WithDeviceMemory([&] { return ToHost(Forward(given, BatchOn(device, given), kv, seam)); });
+}
+
+at::Tensor CausalLm::Impl::Forward(const ForwardBatch& given, const ForwardBatch& batch, const KvView& kv,
+                                   AdapterSeam& seam) {
+  const RopeRows rope_rows = rope.RowsOf(given, batch.positions);
+  const RopeRows local_rope_rows =
+      config.local_rope.has_value() ? local_rope.RowsOf(given, batch.positions) : rope_rows;
   const StepContext step{batch, kv, seam, rope_rows, local_rope_rows};
   at::Tensor residual = embed.Forward(batch, seam);
   at::Tensor pending;
@@ -156,6 +175,10 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
     return absl::UnimplementedError(
         absl::StrCat("dtype: ", std::string(name), "; not supported: computes in F32 or BF16"));
   }
+  if (!options.device.is_cpu() && options.quantization != Quantization::kNone) {
+    return absl::UnimplementedError(
+        absl::StrCat("quantization: ", std::string(Name(options.quantization)), "; limit: none on CUDA"));
+  }
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(model_dir));
   ASSIGN_OR_RETURN(const std::string config_text,
                    ReadWholeFile(*LocalFiles(), absl::StrCat(model_dir, "/config.json"), kMaxConfigBytes));
@@ -165,8 +188,9 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
   ASSIGN_OR_RETURN(MatchedWeights matched, MatchWeights(architecture->weights(config), config.num_layers, checkpoint));
   if (config.tied_embeddings) RETURN_IF_ERROR(CheckTiedHead(matched));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<CausalLm>> {
-    WeightLoader weights(std::move(matched), ToScalarType(options.dtype), options.quantization, options.progress);
-    auto impl = std::make_unique<Impl>(std::move(config), options, weights);
+    WeightLoader weights(std::move(matched), ToScalarType(options.dtype), options.quantization, options.progress,
+                         options.device);
+    auto impl = WithDeviceMemory([&] { return std::make_unique<Impl>(std::move(config), options, weights); });
     impl->digest = DigestOf(config_text, checkpoint, options.quantization);
     return std::unique_ptr<CausalLm>(new CausalLm(std::move(impl)));
   });
@@ -175,6 +199,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
 const ModelConfig& CausalLm::config() const { return impl_->config; }
 const BaseShape& CausalLm::base_shape() const { return impl_->shape; }
 DType CausalLm::dtype() const { return impl_->dtype; }
+at::Device CausalLm::device() const { return impl_->device; }
 Quantization CausalLm::quantization() const { return impl_->quantization; }
 int64_t CausalLm::weight_bytes() const { return impl_->weight_bytes; }
 const std::string& CausalLm::digest() const { return impl_->digest; }

@@ -18,7 +18,8 @@
 namespace lorad {
 
 struct LoadOptions {
-  DType dtype = DType::kF32;  // kF32 or kBF16; the daemon resolves "auto"
+  DType dtype = DType::kF32;     // kF32 or kBF16; the daemon resolves "auto"
+  at::Device device = at::kCPU;  // or a CUDA device, whose operators are installed (model/ops/open_cuda.h)
   Quantization quantization = Quantization::kNone;
   // Bytes of weights read so far and in all; called now and then on the loading thread.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress = nullptr;
@@ -45,18 +46,21 @@ class CausalLm final {
   const BaseShape& base_shape() const;
   KvLayout kv_layout() const;  // in the model's dtype
   DType dtype() const;
+  at::Device device() const;
   Quantization quantization() const;
   int64_t weight_bytes() const;
   // Of config.json and the sizes, names and dtypes of every tensor, a sample of each one's bytes, and the quantisation
   // if there is one; hex.
   const std::string& digest() const;
 
-  // Writes k and v of the batch's rows; logits [L, >= vocab] fp32 of batch.logit_rows, adapters' own tokens behind.
+  // Writes k and v of the batch's rows; logits [L, >= vocab] fp32 of batch.logit_rows, adapters' own tokens behind. The
+  // batch and the logits are the host's, the cache and what the seam reads are the model's device's. When this returns
+  // the device is done with the step.
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
 
-  // The same forward in pieces and without a cache, for training: the batch's sequences are whole, its kv_slots and
-  // block_table are not read. Where gradients are enabled, what depends on something that wants one is recorded;
-  // base weights never want one. Inputs are not written.
+  // The same forward in pieces and without a cache, for training, on the CPU alone: the batch's sequences are whole,
+  // its kv_slots and block_table are not read. Where gradients are enabled, what depends on something that wants one is
+  // recorded; base weights never want one. Inputs are not written.
   absl::StatusOr<HiddenRows> Embed(const ForwardBatch& batch, AdapterSeam& seam);
   absl::StatusOr<HiddenRows> RunLayer(int64_t layer, const HiddenRows& in, const ForwardBatch& batch,
                                       AdapterSeam& seam);

@@ -9,7 +9,8 @@
 
 namespace lorad {
 
-// The device input of one step: T rows of S sequences, each row one token. All tensors int32, on the batch's device.
+// The input of one step: T rows of S sequences, each row one token. All tensors int32, on the host as they are made,
+// and on the model's device as layers see them.
 struct ForwardBatch {
   at::Tensor token_ids;    // [T]
   at::Tensor positions;    // [T], from 0 in each sequence

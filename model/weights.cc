@@ -79,12 +79,15 @@ at::ScalarType ToScalarType(DType dtype) {
   return at::kFloat;
 }
 
-WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Quantization quantization, Progress progress)
+WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Quantization quantization, Progress progress,
+                           at::Device device)
     : weights_(std::move(weights)),
       dtype_(dtype),
       quantization_(quantization),
       progress_(std::move(progress)),
-      memory_(BytesIn(dtype, weights_)) {
+      device_(device),
+      memory_(device.is_cpu() ? BytesIn(dtype, weights_) : 0) {
+  LORAD_CHECK(device.is_cpu() || quantization == Quantization::kNone);
   for (const auto& [key, tensor] : weights_) total_bytes_ += tensor.size_bytes;
 }
 
@@ -100,12 +103,18 @@ void WeightLoader::Count(int64_t stored_bytes, const at::Tensor& loaded) {
   if (progress_) progress_(done_bytes_, total_bytes_);
 }
 
+at::Tensor WeightLoader::Empty(at::IntArrayRef shape) {
+  return device_.is_cpu() ? memory_.Empty(shape, dtype_) : at::empty(shape, dtype_);
+}
+
+at::Tensor WeightLoader::Placed(at::Tensor filled) const { return device_.is_cpu() ? filled : filled.to(device_); }
+
 at::Tensor WeightLoader::Load(WeightName name, int32_t layer, int32_t expert) {
   const StoredTensor& stored = Find(name, layer, expert);
-  at::Tensor loaded = memory_.Empty(stored.shape, dtype_);
+  at::Tensor loaded = Empty(stored.shape);
   ConvertInto(stored, loaded);
   Count(stored.size_bytes, loaded);
-  return loaded;
+  return Placed(std::move(loaded));
 }
 
 at::Tensor WeightLoader::LoadIfAny(WeightName name, int32_t layer) {
@@ -114,9 +123,9 @@ at::Tensor WeightLoader::LoadIfAny(WeightName name, int32_t layer) {
 
 at::Tensor WeightLoader::LoadStacked(std::initializer_list<WeightName> parts, int32_t layer) {
   if (!Has(*parts.begin(), layer)) return at::Tensor();
-  at::Tensor stacked = memory_.Empty(StackedShape(parts, layer, /*expert=*/-1), dtype_);
+  at::Tensor stacked = Empty(StackedShape(parts, layer, /*expert=*/-1));
   Count(ConvertStacked(parts, layer, /*expert=*/-1, stacked), stacked);
-  return stacked;
+  return Placed(std::move(stacked));
 }
 
 LinearWeight WeightLoader::LoadMatrix(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert) {
@@ -134,11 +143,11 @@ LinearWeight WeightLoader::LoadWhole(WeightName name) { return LoadPacked({name}
 LinearWeight WeightLoader::LoadPacked(std::initializer_list<WeightName> parts, int32_t layer, int32_t expert) {
   at::Tensor stacked = EmptyMatrix(StackedShape(parts, layer, expert));
   Count(ConvertStacked(parts, layer, expert, stacked), stacked);
-  return LinearWeight::Pack(std::move(stacked));
+  return LinearWeight::Pack(Placed(std::move(stacked)));
 }
 
 at::Tensor WeightLoader::EmptyMatrix(at::IntArrayRef shape) {
-  if (dtype_ != at::kBFloat16) return memory_.Empty(shape, dtype_);
+  if (!device_.is_cpu() || dtype_ != at::kBFloat16) return Empty(shape);
   const at::Tensor room = memory_.Empty({LinearWeight::PackedElements(shape[0], shape[1])}, dtype_);
   return room.narrow(0, 0, shape[0] * shape[1]).view(shape);
 }

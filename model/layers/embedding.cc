@@ -20,7 +20,7 @@ EmbeddingLayer::EmbeddingLayer(const ModelConfig& config, WeightLoader& weights)
     : table_(weights.Load(WeightName::kEmbedTokens)),
       position_table_(weights.LoadIfAny(WeightName::kPositions)),
       position_offset_(config.position_offset),
-      scale_(at::scalar_tensor(config.embedding_scale, table_.options()).item<double>()) {
+      scale_(at::scalar_tensor(config.embedding_scale, table_.scalar_type()).item<double>()) {
   if (!weights.Has(WeightName::kProjectIn)) return;
   project_in_.emplace(weights.Load(WeightName::kProjectIn), at::Tensor(),
                       SiteGroup{-1, -1, {{Site::kProjectIn, 0, config.hidden_size}}});

@@ -20,6 +20,8 @@ ExpertRows Route(const at::Tensor& logits, const RoutedFfnConfig& config) {
   at::Tensor experts = at::empty({rows, k}, logits.options().dtype(at::kInt));
   at::Tensor weights = at::empty({rows, k}, logits.options().dtype(at::kFloat));
   ThrowIfError(RouteTopK({logits, config.renormalise, experts, weights}));
+  experts = experts.cpu();
+  weights = weights.cpu();
   const auto span = [&](const auto* data) { return absl::MakeConstSpan(data, static_cast<size_t>(rows * k)); };
   return GroupByExpert(span(experts.const_data_ptr<int32_t>()), span(weights.const_data_ptr<float>()), rows,
                        config.experts);

@@ -97,9 +97,9 @@ at::Tensor RopeInverseFrequencies(const RopeConfig& config, int64_t variant) {
   return frequencies;
 }
 
-RopeTables::RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, at::ScalarType dtype)
+RopeTables::RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, const at::TensorOptions& like)
     : max_positions_(max_positions),
-      dtype_(dtype),
+      options_(like),
       attention_factor_(config.attention_factor),
       inverse_frequencies_(RopeInverseFrequencies(config, variant)) {
   Reserve(std::min(kFirstPositions, max_positions));
@@ -111,33 +111,33 @@ void RopeTables::Reserve(int64_t positions) {
   const int64_t rows = std::max(std::min(2 * held, max_positions_), positions);
   const c10::InferenceMode recorded(false);  // A forward may grow them, and training's backward reads them.
   const at::Tensor angles = at::outer(at::arange(rows, inverse_frequencies_.options()), inverse_frequencies_);
-  cos_ = at::cos(angles).mul_(attention_factor_).to(dtype_);
-  sin_ = at::sin(angles).mul_(attention_factor_).to(dtype_);
+  cos_ = at::cos(angles).mul_(attention_factor_).to(options_);
+  sin_ = at::sin(angles).mul_(attention_factor_).to(options_);
 }
 
-Rope::Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions, at::ScalarType dtype)
-    : config_(config), switch_(rope_switch), max_positions_(max_positions), dtype_(dtype) {}
+Rope::Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions,
+           const at::TensorOptions& like)
+    : config_(config), switch_(rope_switch), max_positions_(max_positions), options_(like) {}
 
 const RopeTables& Rope::Tables(int64_t variant, int64_t positions) {
-  RopeTables& tables = tables_.try_emplace(variant, config_, variant, max_positions_, dtype_).first->second;
+  RopeTables& tables = tables_.try_emplace(variant, config_, variant, max_positions_, options_).first->second;
   tables.Reserve(positions);
   return tables;
 }
 
-RopeRows Rope::RowsOf(const ForwardBatch& batch) {
+RopeRows Rope::RowsOf(const ForwardBatch& batch, const at::Tensor& on_device) {
   std::vector<int64_t> variants;  // of the sequences
   for (const int64_t tokens : batch.sequence_tokens) variants.push_back(switch_.VariantOf(tokens));
   const int64_t first = variants.empty() ? 0 : variants[0];
   if (std::all_of(variants.begin(), variants.end(), [&](int64_t variant) { return variant == first; })) {
     const RopeTables& tables = Tables(first, batch.max_context_tokens);
-    return {tables.cos(), tables.sin(), batch.positions};
+    return {tables.cos(), tables.sin(), on_device};
   }
   // Lines of several tables, one for each row of the step.
   const int64_t rows = batch.positions.size(0);
-  const at::TensorOptions options = at::TensorOptions().dtype(dtype_);
-  RopeRows mixed = {at::empty({rows, config_.rotary_dim / 2}, options),
-                    at::empty({rows, config_.rotary_dim / 2}, options),
-                    at::arange(rows, at::TensorOptions().dtype(at::kInt))};
+  RopeRows mixed = {at::empty({rows, config_.rotary_dim / 2}, options_),
+                    at::empty({rows, config_.rotary_dim / 2}, options_),
+                    at::arange(rows, at::kInt).to(options_.device())};
   const int32_t* cu_rows = batch.cu_rows.const_data_ptr<int32_t>();
   const int32_t* positions = batch.positions.const_data_ptr<int32_t>();
   for (size_t s = 0; s < variants.size(); ++s) {

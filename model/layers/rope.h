@@ -4,6 +4,7 @@
 #include <map>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 
 #include "model/config.h"
 #include "model/forward_batch.h"
@@ -19,7 +20,7 @@ at::Tensor RopeInverseFrequencies(const RopeConfig& config, int64_t variant = 0)
 // of positions does not pay for them.
 class RopeTables final {
  public:
-  RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, at::ScalarType dtype);
+  RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, const at::TensorOptions& like);
 
   // Makes the tables hold at least `positions` rows (at most max_positions).
   void Reserve(int64_t positions);
@@ -29,14 +30,14 @@ class RopeTables final {
 
  private:
   const int64_t max_positions_;
-  const at::ScalarType dtype_;
+  const at::TensorOptions options_;  // of the tables
   const double attention_factor_;
   at::Tensor inverse_frequencies_;
   at::Tensor cos_;
   at::Tensor sin_;
 };
 
-// What the rows of one step are rotated by.
+// What the rows of one step are rotated by, on the model's device.
 struct RopeRows {
   at::Tensor cos;   // [N, rotary_dim / 2]
   at::Tensor sin;   // [N, rotary_dim / 2]
@@ -46,10 +47,11 @@ struct RopeRows {
 // The rope of all layers that share one: a table for each variant that was met.
 class Rope final {
  public:
-  Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions, at::ScalarType dtype);
+  // `like`: the model's dtype and device.
+  Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions, const at::TensorOptions& like);
 
-  // Valid until the next call.
-  RopeRows RowsOf(const ForwardBatch& batch);
+  // `batch` is the host's, `on_device` [T] its positions on the model's device. Valid until the next call.
+  RopeRows RowsOf(const ForwardBatch& batch, const at::Tensor& on_device);
 
  private:
   const RopeTables& Tables(int64_t variant, int64_t positions);
@@ -57,7 +59,7 @@ class Rope final {
   const RopeConfig config_;
   const RopeSwitch switch_;
   const int64_t max_positions_;
-  const at::ScalarType dtype_;
+  const at::TensorOptions options_;
   std::map<int64_t, RopeTables> tables_;  // by variant
 };
 

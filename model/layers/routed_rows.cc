@@ -19,10 +19,11 @@ namespace {
 
 constexpr float kRoundingOfWeights = 1e-5f;  // in a sum that is one
 
-at::Tensor IndexOf(const std::vector<int32_t>& rows) {
+// [n] beside the tensor whose rows they are
+at::Tensor IndexOf(const std::vector<int32_t>& rows, const at::Tensor& beside) {
   at::Tensor index = at::empty({std::ssize(rows)}, at::TensorOptions().dtype(at::kLong));
   std::copy(rows.begin(), rows.end(), index.mutable_data_ptr<int64_t>());
-  return index;
+  return index.to(beside.device());
 }
 
 // [P] which of `routed.rows` each pair belongs to
@@ -44,7 +45,7 @@ at::Tensor SumsByRow(const at::Tensor& values, const RoutedRows& routed) {
 
 // y with these rows [Q, n] added or instead of its own
 at::Tensor WithRows(const at::Tensor& y, const RoutedRows& routed, bool add, at::Tensor rows) {
-  const at::Tensor index = IndexOf(routed.rows);
+  const at::Tensor index = IndexOf(routed.rows, y);
   if (add) rows = rows + at::index_select(y, 0, index).to(rows.scalar_type());
   return at::index_copy(y, 0, index, rows.to(y.scalar_type()));
 }
@@ -52,7 +53,7 @@ at::Tensor WithRows(const at::Tensor& y, const RoutedRows& routed, bool add, at:
 }  // namespace
 
 at::Tensor RowsAt(const at::Tensor& x, const std::vector<int32_t>& rows) {
-  return at::index_select(x, 0, IndexOf(rows));
+  return at::index_select(x, 0, IndexOf(rows, x));
 }
 
 at::Tensor CombinePairs(const at::Tensor& made, const RoutedRows& routed, bool add, at::Tensor y) {

@@ -125,7 +125,7 @@ TEST(RopeRowsTest, SequencesOfOneBatchHaveTheAnglesOfTheirOwnLengths) {
   const RopeSwitch every_100 = {.every_tokens = 100, .last_variant = 1000};
   Rope rope(Dynamic(4.0), every_100, 1000, at::kFloat);
   const auto expect_rows = [&](const ForwardBatch& batch, const std::vector<int64_t>& variants) {
-    const RopeRows rows = rope.RowsOf(batch);
+    const RopeRows rows = rope.RowsOf(batch, batch.positions);
     const int32_t* lines = rows.rows.const_data_ptr<int32_t>();
     for (size_t r = 0; r < variants.size(); ++r) {
       const at::Tensor frequencies = RopeInverseFrequencies(Dynamic(4.0), variants[r]);

@@ -1,0 +1,53 @@
+#include "model/device_step.h"
+
+#include <cstring>
+#include <exception>
+
+#include <ATen/ops/empty.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+namespace lorad {
+namespace {
+
+c10::Stream CurrentStream(at::Device device) { return c10::impl::VirtualGuardImpl(device.type()).getStream(device); }
+
+}  // namespace
+
+ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch) {
+  ForwardBatch on_device = batch;
+  at::Tensor* const tensors[] = {&on_device.token_ids, &on_device.positions,   &on_device.cu_rows,
+                                 &on_device.kv_slots,  &on_device.block_table, &on_device.logit_rows};
+  int64_t count = 0;
+  for (const at::Tensor* tensor : tensors) count += tensor->numel();
+  const at::Tensor staged = at::empty({count}, at::TensorOptions().dtype(at::kInt).pinned_memory(true));
+  int32_t* next = staged.mutable_data_ptr<int32_t>();
+  for (const at::Tensor* tensor : tensors) {
+    if (tensor->numel() > 0) std::memcpy(next, tensor->const_data_ptr<int32_t>(), tensor->nbytes());
+    next += tensor->numel();
+  }
+  const at::Tensor all = staged.to(device, /*non_blocking=*/true);
+  int64_t first = 0;
+  for (at::Tensor* tensor : tensors) {
+    const int64_t own = tensor->numel();
+    *tensor = all.narrow(0, first, own).view(tensor->sizes());
+    first += own;
+  }
+  return on_device;
+}
+
+at::Tensor ToHost(const at::Tensor& logits) {
+  const at::Tensor host = at::empty(logits.sizes(), logits.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(logits, /*non_blocking=*/true);
+  CurrentStream(logits.device()).synchronize();
+  return host;
+}
+
+QuietAtEnd::~QuietAtEnd() {
+  try {
+    CurrentStream(device_).synchronize();
+  } catch (const std::exception&) {
+    // The device's error has been thrown by what was waited for before, or comes again with the next step.
+  }
+}
+
+}  // namespace lorad
