@@ -80,6 +80,26 @@ absl::Status CheckQuantize(const RawFlags& raw, ServerConfig* config) {
   return FlagError("--quantize", raw.quantize, "none, int8, int4", "none computes with the checkpoint's weights");
 }
 
+absl::Status CheckDevice(const RawFlags& raw, ServerConfig* config) {
+  if (raw.device == "auto") {
+    config->device = DeviceChoice::kAuto;
+  } else if (raw.device == "cpu") {
+    config->device = DeviceChoice::kCpu;
+  } else if (raw.device == "cuda") {
+    config->device = DeviceChoice::kCuda;
+  } else {
+    return FlagError("--device", raw.device, "auto, cpu, cuda", "auto takes the best that is there");
+  }
+  if (config->device != DeviceChoice::kCuda) return absl::OkStatus();
+  if (config->quantization != Quantization::kNone) {
+    return FlagError("--quantize", raw.quantize, "none with --device=cuda", "the CPU alone computes with such weights");
+  }
+  if (!config->state_dir.empty()) {
+    return FlagError("--state-dir", config->state_dir, "none with --device=cuda", "the CPU alone fine-tunes");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
   if (raw.dtype == "auto") {
     config->dtype = DTypeChoice::kAuto;
@@ -109,13 +129,7 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
     return FlagError("--prefix-cache", raw.prefix_cache, "on, off", "off computes every prompt anew");
   }
   config->prefix_cache = raw.prefix_cache == "on";
-  if (raw.device == "cuda") {
-    return absl::UnavailableError("--device: cuda; limit: cpu in this version; use --device=cpu or leave it out");
-  }
-  if (raw.device != "auto" && raw.device != "cpu") {
-    return FlagError("--device", raw.device, "auto, cpu, cuda", "auto takes the best that is there");
-  }
-  return absl::OkStatus();
+  return CheckDevice(raw, config);
 }
 
 absl::Status CheckAdapters(const RawFlags& raw, ServerConfig* config) {
@@ -205,7 +219,10 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--listen", config->listen, "gRPC address; port 0 takes a free one")->capture_default_str();
   app->add_option("--metrics", config->metrics, "HTTP address of /metrics and /health; empty: none")
       ->capture_default_str();
-  app->add_option("--device", raw->device, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--device", raw->device,
+                  "auto, cpu or cuda; auto takes a CUDA device where there is one, liblorad_cuda.so lies beside the "
+                  "program or in its lib folder, and no flag needs the CPU")
+      ->capture_default_str();
   app->add_option("--dtype", raw->dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
   app->add_option("--quantize", raw->quantize,
                   "none, int8 or int4: how the base's matrices are kept in memory; adapters stay what they are")
@@ -216,7 +233,8 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--adapter-dir", config->adapter_dir, "Folder whose sub-folders load by name at their first use");
   app->add_option("--adapter-root", config->adapter_root, "Refuse adapters whose path leads out of this folder");
   app->add_option("--memory-bytes", raw->memory_bytes,
-                  "For KV cache and adapters together: 4GiB, 512MiB … Default: half of what is free, at most 16GiB");
+                  "For KV cache and adapters together: 4GiB, 512MiB … Default: half of what is free, at most 16GiB; on "
+                  "a CUDA device four fifths of what is free there");
   app->add_option("--max-batch-tokens", config->max_batch_tokens, "Most tokens computed in one step")
       ->capture_default_str();
   app->add_option("--max-sequences", config->max_sequences, "Most sequences running at once")->capture_default_str();
@@ -325,6 +343,8 @@ absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint) {
 int64_t DefaultMemoryBytes(int64_t available_bytes) {
   return std::clamp(available_bytes / 2, kMinDefaultMemoryBytes, kMaxDefaultMemoryBytes);
 }
+
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes) { return available_bytes / 5 * 4; }
 
 int64_t AvailableMemoryBytes() {
   std::ifstream meminfo("/proc/meminfo");

@@ -20,6 +20,7 @@ struct AdapterFlag {
   std::string path;
 };
 
+enum class DeviceChoice : uint8_t { kAuto, kCpu, kCuda };
 enum class DTypeChoice : uint8_t { kAuto, kFloat32, kBFloat16, kFloat16 };
 
 // Every flag of the daemon, checked as far as that needs no model.
@@ -27,6 +28,7 @@ struct ServerConfig {
   std::string model_dir;
   std::string listen = "127.0.0.1:50051";
   std::string metrics = "127.0.0.1:9090";  // "" = no HTTP
+  DeviceChoice device = DeviceChoice::kAuto;
   DTypeChoice dtype = DTypeChoice::kAuto;
   Quantization quantization = Quantization::kNone;
   std::vector<AdapterFlag> adapters;
@@ -67,6 +69,9 @@ absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint);
 
 // Half of what is available, at least 64 MiB and at most 16 GiB.
 int64_t DefaultMemoryBytes(int64_t available_bytes);
+
+// Four fifths of what a device has left behind the weights: the rest is for what a step computes.
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes);
 
 // MemAvailable of /proc/meminfo, or 0.
 int64_t AvailableMemoryBytes();

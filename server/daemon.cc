@@ -56,6 +56,7 @@ void SayReady(const RpcServer& rpc, const HttpServer* http, const ModelFacts& mo
 }
 
 absl::Status Run(const ServerConfig& config, Signals* signals, Log* log) {
+  ASSIGN_OR_RETURN(const ServingDevice device, ChooseDevice(config, log));  // before LibTorch is called
   Metrics metrics;
   Readiness readiness;
   RpcServer::Options options;
@@ -71,7 +72,7 @@ absl::Status Run(const ServerConfig& config, Signals* signals, Log* log) {
                      }));
   }
 
-  ASSIGN_OR_RETURN(serving, Serving::Start(config, &metrics, log));
+  ASSIGN_OR_RETURN(serving, Serving::Start(config, device, &metrics, log));
   signals->StartDrainingOnSignal();
   readiness.Publish(serving->backend());
   rpc->SetServing(true);

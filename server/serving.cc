@@ -36,9 +36,6 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kMaxPageBytes = 64 << 10;
-constexpr int64_t kPageStepBytes = 4 << 10;
-
 // A line that is written over itself, on a terminal only; else the log's lines must do.
 class LoadProgress final {
  public:
@@ -64,19 +61,14 @@ std::string NameOfModel(const std::string& model_dir) {
   return (error ? std::filesystem::path(model_dir) : real).filename().string();
 }
 
-// A page is 64 KiB, or one KV block where that is smaller, so that tiny models waste nothing.
-int64_t PageBytes(const KvLayout& layout) {
-  return std::min(kMaxPageBytes, (layout.block_bytes() + kPageStepBytes - 1) / kPageStepBytes * kPageStepBytes);
-}
-
-absl::StatusOr<ModelFacts> FactsOf(const ServerConfig& config, const CausalLm& model) {
+absl::StatusOr<ModelFacts> FactsOf(const ServerConfig& config, const ServingDevice& device, const CausalLm& model) {
   const ModelConfig& shape = model.config();
   ModelFacts facts;
   facts.name = NameOfModel(config.model_dir);
   facts.architecture = shape.architecture;
   facts.digest = model.digest();
   facts.dtype = model.dtype() == DType::kBF16 ? "bfloat16" : "float32";
-  facts.device = "cpu";
+  facts.device = device.name;
   if (model.quantization() != Quantization::kNone) facts.quantization = Name(model.quantization());
   facts.max_context_tokens = shape.max_context_tokens;
   facts.vocab_size = shape.vocab_size;
@@ -133,11 +125,12 @@ std::vector<std::string> AdapterRoots(const ServerConfig& config) {
   return {real.string(), given.string()};
 }
 
-absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, Log* log) {
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const ServerConfig& config, const ServingDevice& device, Log* log) {
   ASSIGN_OR_RETURN(const ModelConfig shape, ReadModelConfig(config.model_dir));
   LoadOptions options;
   ASSIGN_OR_RETURN(options.dtype, ResolveDType(config.dtype, shape.checkpoint_dtype));
   options.quantization = config.quantization;
+  if (device.is_cuda()) options.device = at::Device(at::kCUDA, 0);
   LoadProgress progress;
   options.progress = [&](int64_t done_bytes, int64_t total_bytes) { progress.Show(done_bytes, total_bytes); };
   const auto began = std::chrono::steady_clock::now();
@@ -238,31 +231,33 @@ absl::Status LoadAdapters(const ServerConfig& config, Engine* engine, Log* log) 
 
 Serving::Serving(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
-absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& config, Metrics* metrics, Log* log) {
+absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& config, const ServingDevice& device,
+                                                        Metrics* metrics, Log* log) {
   cpu::SetComputeThreads(static_cast<int>(config.threads));
   at::set_num_threads(static_cast<int>(config.threads));  // for what is left to LibTorch
   std::unique_ptr<Serving> serving(new Serving(std::make_unique<Parts>()));
   Parts& parts = *serving->parts_;
-  ASSIGN_OR_RETURN(parts.model, LoadModel(config, log));
+  ASSIGN_OR_RETURN(parts.model, LoadModel(config, device, log));
   ASSIGN_OR_RETURN(parts.backend.tokenizer, LoadTokenizer(config.model_dir, log));
 
   const KvLayout layout = parts.model->kv_layout();
-  const int64_t memory_bytes = config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes()));
-  const int64_t page_bytes = PageBytes(layout);
-  ASSIGN_OR_RETURN(parts.pages, PagePool::Create(memory_bytes, page_bytes));
+  ASSIGN_OR_RETURN(parts.pages, CreatePages(config, device, layout));
   const int64_t kv_tokens =
       parts.pages->total_pages() / std::max<int64_t>(1, parts.pages->PagesFor(layout.block_bytes())) * kKvBlockTokens;
-  log->Info("memory", {{"bytes", memory_bytes}, {"page_bytes", page_bytes}, {"kv_tokens_at_most", kv_tokens}});
+  log->Info("memory", {{"bytes", parts.pages->memory().bytes()},
+                       {"page_bytes", parts.pages->page_bytes()},
+                       {"kv_tokens_at_most", kv_tokens}});
 
   const BaseShape& shape = parts.model->base_shape();
   parts.adapters = std::make_unique<AdapterPool>(parts.pages.get(), shape);
-  parts.seam = std::make_unique<SlotSeam>(parts.adapters->slots());
+  parts.seam = std::make_unique<SlotSeam>(parts.adapters->slots(), parts.model->device());
   parts.gate = std::make_unique<ComputeGate>(config.tuning_slo);
   parts.executor = std::make_unique<ModelExecutor>(parts.model.get(),
                                                    KvView{parts.pages->arena(), parts.pages->page_bytes(), layout},
                                                    parts.seam.get(), parts.gate.get());
   AdapterLoader::Options loader_options;
   loader_options.pool_dtype = parts.model->dtype();
+  loader_options.pool_memory = &parts.pages->memory();
   loader_options.max_pool_bytes = parts.pages->total_pages() * parts.pages->page_bytes();
   loader_options.read_tokenizer = [tokenizers = std::make_shared<AdapterTokenizers>(config.model_dir)](
                                       FileSource& files, const std::string& dir) {
@@ -278,7 +273,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
       engine_config, Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(), parts.executor.get(),
                                    metrics, &parts.completions, &parts.clock, layout});
   parts.backend.engine = parts.engine.get();
-  ASSIGN_OR_RETURN(parts.backend.model, FactsOf(config, *parts.model));
+  ASSIGN_OR_RETURN(parts.backend.model, FactsOf(config, device, *parts.model));
   parts.backend.adapter_roots = AdapterRoots(config);
   parts.backend.pump = &parts.pump;
   parts.backend.long_texts = &parts.long_texts;

@@ -10,6 +10,7 @@
 #include "server/config.h"
 #include "server/log.h"
 #include "server/metrics/metrics.h"
+#include "server/serving_device.h"
 
 namespace lorad {
 
@@ -17,7 +18,8 @@ namespace lorad {
 class Serving final {
  public:
   // Loads the model and the adapters of --adapter; tells of its progress on stderr when that is a terminal.
-  static absl::StatusOr<std::unique_ptr<Serving>> Start(const ServerConfig& config, Metrics* metrics, Log* log);
+  static absl::StatusOr<std::unique_ptr<Serving>> Start(const ServerConfig& config, const ServingDevice& device,
+                                                        Metrics* metrics, Log* log);
   ~Serving();  // after Drain, or after a failed Start
 
   const Backend* backend() const;

@@ -1,0 +1,74 @@
+#include "server/serving_device.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/ops/open_cuda.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kMaxPageBytes = 64 << 10;
+constexpr int64_t kPageStepBytes = 4 << 10;
+
+// A page is 64 KiB, or one KV block where that is smaller, so that tiny models waste nothing.
+int64_t PageBytes(const KvLayout& layout) {
+  return std::min(kMaxPageBytes, (layout.block_bytes() + kPageStepBytes - 1) / kPageStepBytes * kPageStepBytes);
+}
+
+std::string ProgramDir() {
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "." : program.parent_path().string();
+}
+
+// Why `auto` does not try a device; "" = nothing speaks against it.
+std::string WhyCpu(const ServerConfig& config) {
+  if (config.device == DeviceChoice::kCpu) return "--device=cpu";
+  if (config.quantization != Quantization::kNone) return "--quantize needs the CPU";
+  if (!config.state_dir.empty()) return "--state-dir needs the CPU";
+  return "";
+}
+
+absl::StatusOr<ServingDevice> OpenCuda(Log* log) {
+  if (CountCudaDevices() == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
+  ASSIGN_OR_RETURN(const std::string library, FindCudaLibrary(ProgramDir()));
+  ASSIGN_OR_RETURN(const DeviceMemory memory, OpenCudaOps(library));
+  log->Info("device", {{"device", "cuda"}, {"name", CudaDeviceName()}, {"library", library}});
+  return ServingDevice{.name = "cuda", .memory = memory};
+}
+
+}  // namespace
+
+absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log) {
+  std::string why_cpu = WhyCpu(config);
+  if (why_cpu.empty()) {
+    absl::StatusOr<ServingDevice> cuda = OpenCuda(log);
+    if (cuda.ok()) return cuda;
+    if (config.device == DeviceChoice::kCuda) {
+      return absl::Status(cuda.status().code(),
+                          absl::StrCat("--device: cuda; ", cuda.status().message(), "; or serve with --device=cpu"));
+    }
+    why_cpu = std::string(cuda.status().message());
+  }
+  log->Info("device", {{"device", "cpu"}, {"why", why_cpu}});
+  return ServingDevice();
+}
+
+absl::StatusOr<std::unique_ptr<PagePool>> CreatePages(const ServerConfig& config, const ServingDevice& device,
+                                                      const KvLayout& layout) {
+  const int64_t page_bytes = PageBytes(layout);
+  if (!device.is_cuda()) {
+    return PagePool::Create(config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes())), page_bytes);
+  }
+  ASSIGN_OR_RETURN(const int64_t available_bytes, device.memory.available_bytes());
+  const int64_t bytes = config.memory_bytes.value_or(DefaultDeviceMemoryBytes(available_bytes));
+  ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, device.memory.create(bytes / page_bytes * page_bytes));
+  return PagePool::Create(std::move(memory), page_bytes);
+}
+
+}  // namespace lorad
