@@ -22,8 +22,9 @@ EngineConfig WithContext(EngineConfig config, const CausalLm& model) {
   return config;
 }
 
-AdapterLoader::Options LoaderOptions(const CausalLm& model, const std::string& model_dir) {
+AdapterLoader::Options LoaderOptions(const CausalLm& model, const std::string& model_dir, PoolMemory* memory) {
   AdapterLoader::Options options;
+  options.pool_memory = memory;
   options.pool_dtype = model.dtype();
   absl::StatusOr<BaseTables> tables = OpenBaseTables(model_dir, model.base_shape());
   LORAD_CHECK(tables.ok());
@@ -32,9 +33,8 @@ AdapterLoader::Options LoaderOptions(const CausalLm& model, const std::string& m
 }
 
 std::unique_ptr<PagePool> Pages(const EngineSetup& setup) {
-  absl::StatusOr<std::unique_ptr<PagePool>> pages = PagePool::Create(setup.pool_bytes, setup.page_bytes);
-  LORAD_CHECK(pages.ok());
-  return *std::move(pages);
+  if (setup.device.create == nullptr) return PagePool::Create(setup.pool_bytes, setup.page_bytes).value();
+  return PagePool::Create(setup.device.create(setup.pool_bytes).value(), setup.page_bytes).value();
 }
 
 AdapterId IdOf(const LoaderEvent& event) {
@@ -105,14 +105,15 @@ ServingParts::ServingParts(CausalLm* model, const EngineSetup& setup)
     : dtype(model->dtype()),
       pages(Pages(setup)),
       adapters(pages.get(), model->base_shape()),
-      seam(adapters.slots()),
+      seam(adapters.slots(), model->device()),
       executor(model, {pages->arena(), pages->page_bytes(), model->kv_layout()}, &seam) {}
 
 SteppedEngine::SteppedEngine(CausalLm* model, const std::string& model_dir, const EngineSetup& setup)
     : files_(LocalFiles()),
       parts_(model, setup),
       inbox_(setup.engine.queue_limit, setup.engine.command_limit),
-      loader_(std::make_unique<AdapterLoader>(LoaderOptions(*model, model_dir), model->base_shape(), files_.get(),
+      loader_(std::make_unique<AdapterLoader>(LoaderOptions(*model, model_dir, &parts_.pages->memory()),
+                                              model->base_shape(), files_.get(),
                                               [this](LoaderEvent event) { OnLoaderEvent(std::move(event)); })) {
   SchedulerParts parts = PartsForCore();
   parts.kv_layout = model->kv_layout();
@@ -242,7 +243,8 @@ void SteppedEngine::RunUntilIdle() {
 
 ThreadedEngine::ThreadedEngine(CausalLm* model, const std::string& model_dir, const EngineSetup& setup)
     : files_(LocalFiles()), parts_(model, setup) {
-  loader_ = std::make_unique<AdapterLoader>(LoaderOptions(*model, model_dir), model->base_shape(), files_.get(),
+  loader_ = std::make_unique<AdapterLoader>(LoaderOptions(*model, model_dir, &parts_.pages->memory()),
+                                            model->base_shape(), files_.get(),
                                             [this](LoaderEvent event) { engine_->OnLoaderEvent(std::move(event)); });
   engine_ = std::make_unique<Engine>(WithContext(setup.engine, *model), Engine::Parts{.pages = parts_.pages.get(),
                                                                                       .adapters = &parts_.adapters,

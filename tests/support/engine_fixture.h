@@ -84,6 +84,7 @@ class CountingObserver final : public StepObserver {
 
 struct EngineSetup {
   int64_t pool_bytes = int64_t{64} << 20;
+  DeviceMemory device = {};  // where the pool is to lie; none: the host's
   int64_t page_bytes = 4096;
   // Large steps whose size does not depend on time; a test makes them small. 0 in max_context_tokens: the model's.
   EngineConfig engine = {.max_batch_tokens = 512, .target_step_us = int64_t{3'600'000'000}, .max_sequences = 64};

@@ -4,10 +4,13 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
 #include "tests/cuda_emulator/block.h"
+#include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/streams.h"
 
 #define __global__
 #define __device__
@@ -34,9 +37,13 @@ inline const lorad::emulator::Position& blockDim = lorad::emulator::block_dim;
 inline const lorad::emulator::Position& gridDim = lorad::emulator::grid_dim;
 
 using cudaError_t = int;
-using cudaStream_t = struct EmulatedStream*;
-inline constexpr cudaError_t cudaSuccess = 0;
-inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulator's"; }
+using cudaStream_t = lorad::emulator::Stream*;
+using cudaEvent_t = lorad::emulator::Event*;
+inline constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2;
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation ? "out of memory" : "an error of the emulator's";
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -47,6 +54,7 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
+  const lorad::emulator::DeviceAccess access;
   const dim3 grid = config->gridDim;
   lorad::emulator::RunGrid({grid.x, grid.y, grid.z}, config->blockDim.x, [&] { kernel(arguments...); });
   return cudaSuccess;
@@ -105,4 +113,66 @@ inline unsigned __float_as_uint(float v) {
   unsigned bits;
   std::memcpy(&bits, &v, sizeof(v));
   return bits;
+}
+
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
+inline constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
+
+inline cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = lorad::emulator::AllocateOnDevice(bytes);
+  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+inline cudaError_t cudaFree(void* data) {
+  lorad::emulator::FreeOnDevice(data);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
+  *free_bytes = *total_bytes = lorad::emulator::FreeDeviceBytes();
+  return cudaSuccess;
+}
+inline cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = std::malloc(bytes);
+  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+inline cudaError_t cudaFreeHost(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
+
+// The default stream's work is done at once, that of others when somebody waits for it.
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  lorad::emulator::Queue(stream, [=] {
+    const lorad::emulator::DeviceAccess access;
+    std::memcpy(to, from, bytes);
+  });
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new lorad::emulator::Stream;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  lorad::emulator::RunUntil(stream, lorad::emulator::QueuedOn(stream));
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new lorad::emulator::Event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {stream, lorad::emulator::QueuedOn(stream)};
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  lorad::emulator::RunUntil(event->stream, event->after);
+  return cudaSuccess;
 }

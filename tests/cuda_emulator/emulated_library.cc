@@ -1,0 +1,9 @@
+// Makes of the emulated device a liblorad_cuda.so that `lorad` itself opens: LibTorch learns of the device when it
+// does.
+#include "tests/cuda_emulator/torch_device.h"
+
+namespace {
+
+__attribute__((constructor)) void RegisterWhenOpened() { lorad::emulator::RegisterDevice(); }
+
+}  // namespace

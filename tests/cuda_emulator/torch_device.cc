@@ -1,0 +1,170 @@
+#include "tests/cuda_emulator/torch_device.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/CachingHostAllocator.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/view_native.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "tests/cuda_emulator/device_memory.h"
+
+extern "C" const lorad::CudaLibrary lorad_cuda_library;
+
+// What LibTorch wants of a device. Tensors on it have the key CUDA and lie in the emulated device's memory; views are
+// LibTorch's own; every other of its operators runs its form for the CPU on the same bytes, while they may be touched.
+namespace lorad::emulator {
+namespace {
+
+const c10::Device kDevice(c10::DeviceType::CUDA, 0);
+
+struct DeviceAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, kDevice};
+    void* const data = AllocateOnDevice(bytes);
+    TORCH_CHECK_WITH(OutOfMemoryError, data != nullptr, "the emulated device is full: bytes: ", bytes);
+    return {data, data, &FreeOnDevice, kDevice};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    const DeviceAccess access;
+    default_copy_data(to, from, bytes);
+  }
+};
+
+struct PinnedAllocator final : at::HostAllocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    void* const data = std::malloc(bytes > 0 ? bytes : 1);
+    return {data, data, &std::free, c10::Device(c10::DeviceType::CPU)};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  bool record_event(void*, void*, c10::Stream) override { return true; }
+  void empty_cache() override {}
+  at::HostStats get_stats() override { return {}; }
+  void reset_accumulated_stats() override {}
+  void reset_peak_stats() override {}
+};
+
+DeviceAllocator device_allocator;
+PinnedAllocator pinned_allocator;
+
+struct Hooks final : at::CUDAHooksInterface {
+  explicit Hooks(at::CUDAHooksArgs) {}
+  void init() const override {}
+  bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return 1; }
+  c10::DeviceIndex current_device() const override { return 0; }
+  c10::DeviceIndex getCurrentDevice() const override { return 0; }
+  int getNumGPUs() const override { return 1; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
+};
+
+struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
+  c10::Device exchangeDevice(c10::Device) const override { return kDevice; }
+  c10::Device getDevice() const override { return kDevice; }
+  c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
+  c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
+};
+
+const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
+
+at::Tensor Empty(at::IntArrayRef shape, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+                 std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  return at::detail::empty_generic(shape, &device_allocator, kKeys, dtype.value_or(at::kFloat), format);
+}
+
+at::Tensor EmptyStrided(at::IntArrayRef shape, at::IntArrayRef strides, std::optional<at::ScalarType> dtype,
+                        std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
+  return at::detail::empty_strided_generic(shape, strides, &device_allocator, kKeys, dtype.value_or(at::kFloat));
+}
+
+// The same bytes as a tensor of the CPU.
+at::Tensor OnHost(const at::Tensor& t) {
+  if (!t.defined() || !t.is_cuda()) return t;
+  return at::for_blob(const_cast<void*>(t.const_data_ptr()), t.sizes())
+      .strides(t.strides())
+      .options(at::TensorOptions().dtype(t.scalar_type()))
+      .make_tensor();
+}
+
+at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool) {
+  const DeviceAccess access;
+  OnHost(to).copy_(OnHost(from));
+  return to;
+}
+
+at::Tensor ToDevice(const at::Tensor& made) {
+  at::Tensor moved = at::empty_like(made, made.options().device(kDevice));
+  return moved.copy_(made);
+}
+
+// Runs an operator that only the CPU has.
+void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const DeviceAccess access;
+  std::vector<std::pair<at::Tensor, at::Tensor>> given;  // on the device, on the host
+  const auto to_host = [&](const at::Tensor& t) {
+    if (!t.defined() || !t.is_cuda()) return t;
+    given.emplace_back(t, OnHost(t));
+    return given.back().second;
+  };
+  const size_t first = stack->size() - op.schema().arguments().size();
+  for (size_t i = first; i < stack->size(); ++i) {
+    c10::IValue& value = (*stack)[i];
+    if (value.isTensor()) {
+      value = to_host(value.toTensor());
+    } else if (value.isTensorList()) {
+      std::vector<at::Tensor> tensors = value.toTensorVector();
+      for (at::Tensor& t : tensors) t = to_host(t);
+      value = std::move(tensors);
+    }
+  }
+  op.callBoxed(stack);
+  for (size_t i = first; i < stack->size(); ++i) {
+    c10::IValue& value = (*stack)[i];
+    TORCH_CHECK(!value.isTensorList(), op.operator_name(), ": gives several tensors, which the emulated device cannot");
+    if (!value.isTensor() || !value.toTensor().defined()) continue;
+    const at::Tensor made = value.toTensor();
+    const auto same = std::find_if(given.begin(), given.end(), [&](const auto& pair) {
+      return pair.second.unsafeGetTensorImpl() == made.unsafeGetTensorImpl();
+    });
+    value = same == given.end() ? ToDevice(made) : same->first;
+  }
+}
+
+TORCH_LIBRARY_IMPL(aten, CUDA, m) {
+  m.impl("empty.memory_format", &Empty);
+  m.impl("empty_strided", &EmptyStrided);
+  m.impl("copy_", &Copy);
+  m.impl("view", &at::native::view);
+  m.impl("as_strided", &at::native::as_strided_tensorimpl);
+  m.impl("_reshape_alias", &at::native::_reshape_alias);
+}
+TORCH_LIBRARY_IMPL(_, CUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&RunOnHost>()); }
+
+}  // namespace
+
+void RegisterDevice() {
+  c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new Guard);
+  at::setHostAllocator(c10::DeviceType::CUDA, &pinned_allocator, /*priority=*/0);
+}
+
+const CudaLibrary& EmulatedLibrary() { return lorad_cuda_library; }
+
+}  // namespace lorad::emulator
+
+namespace at {
+C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, lorad::emulator::Hooks)
+}  // namespace at

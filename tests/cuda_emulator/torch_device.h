@@ -1,0 +1,13 @@
+#pragma once
+
+#include "model/ops/cuda_table.h"
+
+namespace lorad::emulator {
+
+// Makes LibTorch's device "cuda:0" of the emulated one. Once, before LibTorch is called.
+void RegisterDevice();
+
+// What liblorad_cuda.so has, of the same sources.
+const CudaLibrary& EmulatedLibrary();
+
+}  // namespace lorad::emulator

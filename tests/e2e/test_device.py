@@ -1,0 +1,91 @@
+"""The daemon on a CUDA device: the emulated one, whose library it opens as it would the real one's."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from lorad.v1 import adapters_pb2, inference_pb2
+from support import WAIT_SECONDS, Daemon, generate
+
+TOLERANCE = 5e-4
+MOST_PROMPT_TOKENS = 20  # the emulator's time
+
+
+@pytest.fixture
+def with_device(build_dir, tmp_path, monkeypatch):
+    """A build folder whose library is the emulated device's, on a machine whose driver has a device."""
+    driver = build_dir / "emulated/driver"
+    if not driver.exists():
+        pytest.skip("the emulated device is not built with sanitizers")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    for folder in ("bin", "lib"):
+        (tmp_path / folder).mkdir()
+    for program in ("lorad", "adapterctl"):
+        shutil.copy(build_dir / "bin" / program, tmp_path / "bin")
+    for library in [*(build_dir / "lib").glob("*.so"), build_dir / "emulated/lib/liblorad_cuda.so"]:
+        shutil.copy(library, tmp_path / "lib")
+    return tmp_path
+
+
+def device_line(daemon):
+    return next(line for line in daemon.log if " device device=" in line)
+
+
+@pytest.mark.parametrize("choice", ["cuda", "auto"])
+def test_it_serves_on_the_device_as_peft_answers(with_device, model, golden, choice):
+    flags = [f"--device={choice}", f"--adapter-dir={golden / 'llama3/adapters'}", "--memory-bytes=8MiB"]
+    with Daemon(with_device, model, *flags) as daemon:
+        assert "emulated device" in device_line(daemon) and "liblorad_cuda.so" in device_line(daemon)
+        assert daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest()).device == "cuda"
+        wanted = {"", "all_linear", "dora"}
+        for case in json.loads((golden / "llama3/cases.json").read_text()):
+            if case["adapter"] not in wanted or len(case["prompt"]) > MOST_PROMPT_TOKENS:
+                continue
+            wanted.discard(case["adapter"])
+            answer = generate(daemon, case["prompt"], adapter=case["adapter"], max_tokens=case["max_tokens"],
+                              ignore_eos=True, logprobs=1)
+            assert answer.token_ids[0] == case["tokens"], case["name"]
+            assert [entry.logprob for entry in answer.logprobs[0]] == pytest.approx(case["logprobs"], abs=TOLERANCE)
+        assert not wanted
+        daemon.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="dora"))
+
+
+def test_auto_takes_the_cpu_where_a_flag_needs_it(with_device, model):
+    with Daemon(with_device, model, "--quantize=int8") as daemon:
+        assert "--quantize needs the CPU" in device_line(daemon)
+
+
+def start(build_dir, model, *flags):
+    return subprocess.run([build_dir / "bin/lorad", f"--model={model}", *flags], capture_output=True, text=True,
+                          timeout=WAIT_SECONDS)
+
+
+def test_a_pool_larger_than_the_device_is_refused_with_what_is_left(with_device, model):
+    done = start(with_device, model, "--device=cuda", "--memory-bytes=4GiB")
+    assert done.returncode == 1
+    assert "free on the device: " in done.stderr and "lower --memory-bytes" in done.stderr
+
+
+def test_without_its_library_cuda_is_refused_with_where_it_was_looked_for_and_auto_takes_the_cpu(with_device, model):
+    (with_device / "lib/liblorad_cuda.so").unlink()
+    done = start(with_device, model, "--device=cuda")
+    assert done.returncode == 1
+    assert "--device: cuda; CUDA operators: no " in done.stderr and "/lib/liblorad_cuda.so; " in done.stderr
+    with Daemon(with_device, model) as daemon:
+        assert "CUDA operators: no " in device_line(daemon)
+
+
+def test_a_library_that_does_not_load_is_refused_with_the_reason(with_device, model):
+    (with_device / "lib/liblorad_cuda.so").write_bytes(b"no library")
+    done = start(with_device, model, "--device=cuda")
+    assert done.returncode == 1
+    assert "liblorad_cuda.so" in done.stderr and "--device: cuda; CUDA operators: " in done.stderr
+
+
+def test_without_a_device_cuda_is_refused(build_dir, model, monkeypatch, tmp_path):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    (tmp_path / "libcuda.so.1").write_bytes(b"")  # instead of the machine's, if it has one
+    done = start(build_dir, model, "--device=cuda")
+    assert done.returncode == 1
+    assert "--device: cuda; CUDA devices: 0" in done.stderr
