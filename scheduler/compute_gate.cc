@@ -1,13 +1,11 @@
 #include "scheduler/compute_gate.h"
 
-#include <algorithm>
 #include <chrono>
 
 namespace lorad {
 namespace {
 
-constexpr int64_t kIdleUs = 3000;         // Steps that follow one another are closer than this.
-constexpr double kMaxCreditUs = 200'000;  // so that a long quiet time of training is not made up for at once
+constexpr int64_t kIdleUs = 3000;  // Steps that follow one another are closer than this.
 
 int64_t NowUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
@@ -24,9 +22,13 @@ bool ComputeGate::TrainingMayEnter(int64_t now_us) const {
   return owner_ == Owner::kNobody && (promised_ || ServingIsIdle(now_us));
 }
 
-ComputeGate::Turn ComputeGate::EnterServing() {
+ComputeGate::Turn ComputeGate::EnterServing(int64_t expected_us) {
   std::unique_lock<std::mutex> lock(mutex_);
   ++serving_waits_;
+  if (trainer_waits_ && owner_ == Owner::kNobody && (hurry_ || credit_.MayPrecede(expected_us, trainer_wants_us_))) {
+    promised_ = true;
+    changed_.notify_all();
+  }
   changed_.wait(lock, [&] { return owner_ == Owner::kNobody && !promised_; });
   --serving_waits_;
   owner_ = Owner::kServing;
@@ -37,8 +39,7 @@ void ComputeGate::AwaitTraining(int64_t expected_us, std::unique_lock<std::mutex
   if (!TrainingMayEnter(NowUs())) {
     ++shares_.yields;
     trainer_waits_ = true;
-    // What is larger than all that can gather runs when that much has.
-    trainer_wants_us_ = std::min(expected_us, static_cast<int64_t>(kMaxCreditUs) / 2);
+    trainer_wants_us_ = expected_us;
     while (!TrainingMayEnter(NowUs())) changed_.wait_for(*lock, std::chrono::microseconds(kIdleUs));
     trainer_waits_ = false;
   }
@@ -55,7 +56,7 @@ ComputeGate::Turn ComputeGate::EnterTraining(int64_t expected_us) {
 void ComputeGate::YieldIfDue(int64_t expected_us, Turn* training) {
   std::unique_lock<std::mutex> lock(mutex_);
   const int64_t now_us = NowUs();
-  if (serving_waits_ == 0 || static_cast<double>(now_us - training->began_us_ + expected_us) <= credit_us_) return;
+  if (serving_waits_ == 0 || credit_.MayGoOn(now_us - training->began_us_, expected_us)) return;
   LeaveLocked(/*serving=*/false, now_us, training->began_us_);
   changed_.notify_all();
   AwaitTraining(expected_us, &lock);
@@ -68,14 +69,12 @@ void ComputeGate::LeaveLocked(bool serving, int64_t now_us, int64_t began_us) {
   if (serving) {
     shares_.serving_us += took_us;
     last_serving_us_ = now_us;
-    credit_us_ = std::min(kMaxCreditUs, credit_us_ + share_ * static_cast<double>(took_us));
-    const bool has_gathered = credit_us_ > 0 && credit_us_ >= static_cast<double>(trainer_wants_us_);
-    promised_ = trainer_waits_ && (hurry_ || has_gathered);
+    credit_.Served(took_us);
     return;
   }
   shares_.training_us += took_us;
   // A slice that serving did not wait for costs nobody anything.
-  if (!ServingIsIdle(now_us)) credit_us_ -= static_cast<double>(took_us);
+  if (!ServingIsIdle(now_us)) credit_.Trained(took_us);
 }
 
 void ComputeGate::Leave(bool serving, int64_t began_us) {

@@ -5,17 +5,20 @@
 #include <mutex>
 #include <utility>
 
+#include "scheduler/training_credit.h"
+
 namespace lorad {
 
 // Whose turn it is to use the model: serving's steps or training's slices, one at a time. Serving comes first: while
 // steps follow one another, training may take `share` of serving's time on top, piece by piece; a piece waits until
-// enough of it has gathered. When no step has run for a moment, training has all of the time.
+// enough of it has gathered and the step that comes is not a long one (scheduler/training_credit.h). When no step has
+// run for a moment, training has all of the time.
 //
 // Threads  the engine's takes serving's turns, one trainer takes training's.
 class ComputeGate final {
  public:
   // share >= 0, of serving's time: 0.2 lets the time between tokens grow by a fifth on average.
-  explicit ComputeGate(double share) : share_(share) {}
+  explicit ComputeGate(double share) : credit_(share) {}
 
   class Turn final {
    public:
@@ -34,12 +37,13 @@ class ComputeGate final {
     int64_t began_us_;
   };
 
-  // Waits for the slice that runs, or that was promised the turn.
-  Turn EnterServing();
+  // Waits for the slice that runs, and for a piece that is due. `expected_us`: how long the step will take, 0 where
+  // that is not known.
+  Turn EnterServing(int64_t expected_us = 0);
   // Waits until training may run for `expected_us`.
   Turn EnterTraining(int64_t expected_us = 0);
   // In a turn of training, before a piece that takes about `expected_us`: where serving waits and the piece is more
-  // than training has left, lets serving go first and waits for another turn.
+  // than training may take before one step, lets serving go first and waits for another turn.
   void YieldIfDue(int64_t expected_us, Turn* training);
 
   // While it is on, training gets a piece after every step, whatever its share: somebody waits for it to let go.
@@ -61,7 +65,6 @@ class ComputeGate final {
   bool ServingIsIdle(int64_t now_us) const;
   bool TrainingMayEnter(int64_t now_us) const;
 
-  const double share_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Owner owner_ = Owner::kNobody;
@@ -71,7 +74,7 @@ class ComputeGate final {
   bool promised_ = false;  // the next turn is training's
   int serving_waits_ = 0;
   int64_t last_serving_us_ = -(int64_t{1} << 60);  // when its last turn ended
-  double credit_us_ = 0;                           // what training may still take beside serving
+  TrainingCredit credit_;
   Shares shares_;
 };
 

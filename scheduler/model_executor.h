@@ -11,6 +11,7 @@
 #include "model/kv/kv_layout.h"
 #include "scheduler/compute_gate.h"
 #include "scheduler/executor.h"
+#include "scheduler/step_time.h"
 
 namespace lorad {
 
@@ -35,6 +36,7 @@ class ModelExecutor final : public StepExecutor {
   const KvView kv_;
   AdapterSeam* const seam_;
   ComputeGate* const gate_;
+  StepTimeModel step_time_;
   BaseOnlySeam base_only_;
   Ticket last_ticket_ = 0;
   std::optional<absl::StatusOr<StepResult>> result_;

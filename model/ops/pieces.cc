@@ -8,7 +8,7 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kPieceProducts = int64_t{1} << 29;
+constexpr int64_t kPieceProducts = int64_t{1} << 27;
 constexpr int64_t kLeastRows = 32;
 
 thread_local const std::function<void(int64_t products)>* this_threads_listener = nullptr;
