@@ -71,6 +71,13 @@ LinearWeight LinearWeight::FromStored(at::Tensor stored, int64_t out_features, i
   return weight;
 }
 
+LinearWeight LinearWeight::Outputs(int64_t first, int64_t count) const {
+  if (!packed()) return FromStored(stored_.narrow(0, first, count), count, in_features_);
+  LORAD_CHECK_EQ(first % cpu::kPanelColumns, 0);
+  return FromStored(stored_.narrow(0, first / cpu::kPanelColumns, cpu::Panels(count)), count, in_features_,
+                    quantization_);
+}
+
 at::Tensor LinearWeight::RowMajor() const {
   if (!packed()) return stored_;
   if (quantized()) return Dequantized();

@@ -31,6 +31,8 @@ class LinearWeight final {
   bool quantized() const { return quantization_ != Quantization::kNone; }
   // [out, in], or [panels, words, 32], or quantised [panels, groups, bytes of a block]
   const at::Tensor& weight() const { return stored_; }
+  // Some of its outputs, sharing its storage; `first` begins a panel (a multiple of 16).
+  LinearWeight Outputs(int64_t first, int64_t count) const;
   at::Tensor RowMajor() const;  // [out, in]; a copy if packed; W' in f32 if quantised
 
  private:

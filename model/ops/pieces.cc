@@ -32,4 +32,9 @@ int64_t PieceRows(int64_t products_a_row) {
   return std::max(kLeastRows, kPieceProducts / std::max<int64_t>(1, products_a_row));
 }
 
+int64_t PieceOutputs(int64_t products_an_output) {
+  const int64_t times = kPieceProducts / std::max<int64_t>(1, products_an_output * kPieceOutputs);
+  return std::max<int64_t>(1, times) * kPieceOutputs;
+}
+
 }  // namespace lorad

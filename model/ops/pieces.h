@@ -27,5 +27,8 @@ bool CutsPieces();  // somebody listens on this thread
 
 // Rows of a matmul's pieces: 1 to 2 ms of two cores, but enough rows to be worth reading the weight.
 int64_t PieceRows(int64_t products_a_row);
+// Outputs of its pieces, where all outputs of so few rows are still too many: a multiple of kPieceOutputs.
+inline constexpr int64_t kPieceOutputs = 1024;
+int64_t PieceOutputs(int64_t products_an_output);
 
 }  // namespace lorad

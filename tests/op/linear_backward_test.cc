@@ -2,6 +2,7 @@
 
 #include <ATen/ops/mm.h>
 
+#include "model/ops/autograd/row_ops.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/pieces.h"
 #include "tests/op/op_testing.h"
@@ -22,6 +23,8 @@ class LinearBackwardTest : public testing::TestWithParam<at::ScalarType> {
   at::Tensor Weight(const Sizes& sizes) {
     return Random(GetParam(), {sizes.out, sizes.in}, numbers_, 1.0f / std::sqrt(static_cast<float>(sizes.out)));
   }
+
+  Numbers* numbers() { return &numbers_; }
 
  private:
   Numbers numbers_{21};
@@ -85,6 +88,25 @@ TEST_P(LinearBackwardTest, PiecesOfAPackedWeightChangeNothing) {
   EXPECT_TRUE(LinearBackward(g, weight).equal(whole));
   EXPECT_GT(pieces, 2);
   EXPECT_EQ(products, sizes.rows * sizes.out * sizes.in);
+}
+
+// Few rows of a large weight, a head's: even they are several pieces, forward and back.
+TEST_P(LinearBackwardTest, OutputsOfALargeMatrixAreCutToo) {
+  const Sizes sizes = {20, 20011, 576};
+  const at::Tensor g = Gradient(sizes), x = Random(GetParam(), {sizes.rows, sizes.in}, *numbers()), w = Weight(sizes);
+  for (const LinearWeight& weight : {LinearWeight::Prepare(w), LinearWeight::Pack(w.clone())}) {
+    const at::Tensor dx = LinearBackward(g, weight), y = LinearOf(x, weight);
+    int64_t pieces = 0, products = 0;
+    const PieceListener listener([&](int64_t of_piece) {
+      ++pieces;
+      products += of_piece;
+    });
+    EXPECT_TRUE(LinearOf(x, weight).equal(y));
+    EXPECT_EQ(pieces, 2);
+    EXPECT_EQ(products, sizes.rows * sizes.out * sizes.in);
+    EXPECT_TRUE(LinearBackward(g, weight).allclose(dx, 1e-4, 1e-5));
+    EXPECT_EQ(products, 2 * sizes.rows * sizes.out * sizes.in);
+  }
 }
 
 TEST_P(LinearBackwardTest, AcceptsRowsOfALargerTensorAndNone) {

@@ -3,25 +3,32 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <ATen/core/Tensor.h>
-
 #include "model/ops/pieces.h"
 
 namespace lorad {
 
-// multiply(x's rows, y's rows) in pieces that cover all rows; in one where nobody wants to interrupt.
+// A part of a matmul: rows [first_row, first_row + rows) by outputs [first_output, first_output + outputs).
+struct MatmulPiece {
+  int64_t first_row;
+  int64_t rows;
+  int64_t first_output;
+  int64_t outputs;
+};
+
+// multiply(piece) for pieces that cover a matmul of x [rows, in] and W [outputs, in]; in one where nobody wants to
+// interrupt. All outputs of some rows come before the next rows; `cuts_outputs`: a row's may lie in several.
 template <typename Multiply>
-void InPieces(const at::Tensor& x, at::Tensor& y, const Multiply& multiply) {
-  const int64_t rows = x.size(0), products = x.size(1) * y.size(1), piece = CutsPieces() ? PieceRows(products) : rows;
-  if (piece >= rows) {
-    BeginPiece(rows * products);
-    return multiply(x, y);
-  }
-  for (int64_t first = 0; first < rows; first += piece) {
-    const int64_t count = std::min(piece, rows - first);
-    at::Tensor y_rows = y.narrow(0, first, count);
-    BeginPiece(count * products);
-    multiply(x.narrow(0, first, count), y_rows);
+void InPieces(int64_t rows, int64_t in, int64_t outputs, bool cuts_outputs, const Multiply& multiply) {
+  const int64_t rows_at_once = CutsPieces() ? std::min(rows, PieceRows(in * outputs)) : rows;
+  const int64_t outputs_at_once =
+      CutsPieces() && cuts_outputs ? std::min(outputs, PieceOutputs(rows_at_once * in)) : outputs;
+  for (int64_t row = 0; row < rows; row += rows_at_once) {
+    for (int64_t output = 0; output < outputs; output += outputs_at_once) {
+      const MatmulPiece piece = {row, std::min(rows_at_once, rows - row), output,
+                                 std::min(outputs_at_once, outputs - output)};
+      BeginPiece(piece.rows * in * piece.outputs);
+      multiply(piece);
+    }
   }
 }
 

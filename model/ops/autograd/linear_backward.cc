@@ -18,25 +18,32 @@ namespace {
 // g [R, out], weight [out, in] -> g W [R, in]
 at::Tensor OfMatrix(const at::Tensor& g, const at::Tensor& weight) {
   at::Tensor dx = at::empty({g.size(0), weight.size(1)}, g.options());
-  InPieces(g, dx, [&](const at::Tensor& from, at::Tensor& to) { at::mm_out(to, from, weight); });
+  const bool cuts_outputs = g.scalar_type() == at::kFloat;  // sums of parts are not rounded to bf16
+  InPieces(g.size(0), weight.size(1), weight.size(0), cuts_outputs, [&](const MatmulPiece& piece) {
+    at::Tensor to = dx.narrow(0, piece.first_row, piece.rows);
+    const at::Tensor from = g.narrow(0, piece.first_row, piece.rows).narrow(1, piece.first_output, piece.outputs);
+    const at::Tensor some = weight.narrow(0, piece.first_output, piece.outputs);
+    if (piece.first_output == 0) {
+      at::mm_out(to, from, some);
+    } else {
+      to.addmm_(from, some);
+    }
+  });
   return dx;
 }
 
 // A quantised weight has to be unpacked: a few MiB of it at a time, and a piece each.
 at::Tensor OfQuantized(const at::Tensor& g, const LinearWeight& weight) {
   constexpr int64_t kUnpackedElements = int64_t{8} << 20;
-  const at::Tensor& stored = weight.weight();
   const int64_t out = weight.out_features(), in = weight.in_features();
   // It is f32 when it is unpacked; matmuls want one dtype.
   const auto rows_of = [&](const LinearWeight& some) { return some.RowMajor().to(g.scalar_type()); };
   if (out * in <= kUnpackedElements) return OfMatrix(g, rows_of(weight));
-  const int64_t most = std::max<int64_t>(1, kUnpackedElements / (cpu::kPanelColumns * in));
+  const int64_t most = std::max<int64_t>(1, kUnpackedElements / (cpu::kPanelColumns * in)) * cpu::kPanelColumns;
   at::Tensor dx = at::zeros({g.size(0), in}, g.options().dtype(at::kFloat));
-  for (int64_t panel = 0; panel < stored.size(0); panel += most) {
-    const int64_t panels = std::min(most, stored.size(0) - panel);
-    const int64_t first = panel * cpu::kPanelColumns, columns = std::min(panels * cpu::kPanelColumns, out - first);
-    const auto some = LinearWeight::FromStored(stored.narrow(0, panel, panels), columns, in, weight.quantization());
-    dx.add_(OfMatrix(g.narrow(1, first, columns), rows_of(some)));
+  for (int64_t first = 0; first < out; first += most) {
+    const int64_t outputs = std::min(most, out - first);
+    dx.add_(OfMatrix(g.narrow(1, first, outputs), rows_of(weight.Outputs(first, outputs))));
   }
   return dx.to(g.scalar_type());
 }

@@ -35,7 +35,12 @@ constexpr const char* kErf = "none";
 
 at::Tensor ComputeLinear(const at::Tensor& x, const LinearWeight& weight) {
   at::Tensor y = at::empty({x.size(0), weight.out_features()}, x.options());
-  InPieces(x, y, [&](const at::Tensor& from, at::Tensor& to) { ThrowIfError(Linear({from, weight, to})); });
+  InPieces(x.size(0), weight.in_features(), weight.out_features(), /*cuts_outputs=*/true,
+           [&](const MatmulPiece& piece) {
+             at::Tensor part = y.narrow(0, piece.first_row, piece.rows).narrow(1, piece.first_output, piece.outputs);
+             ThrowIfError(Linear(
+                 {x.narrow(0, piece.first_row, piece.rows), weight.Outputs(piece.first_output, piece.outputs), part}));
+           });
   return y;
 }
 
