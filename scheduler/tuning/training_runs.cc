@@ -25,6 +25,8 @@ std::string IdOf(const std::string& name, int64_t sequence) {
   return absl::StrCat("run-", digest.HexDigest().substr(0, 16));
 }
 
+absl::Status Ended() { return absl::UnavailableError("the daemon ends; ask again when it is back"); }
+
 }  // namespace
 
 struct TrainingRuns::Run {
@@ -59,6 +61,7 @@ struct TrainingRuns::Impl {
   const Parts parts;
   mutable std::mutex mutex;  // of what follows and of the runs' queues
   std::map<std::string, std::shared_ptr<Run>> runs;
+  bool ended = false;
   std::vector<std::shared_ptr<Run>> computing;  // the trainer's: who has a part in the batch
 };
 
@@ -157,9 +160,23 @@ absl::Status TrainingRuns::Delete(const std::string& run_id) {
   return RemoveFolder(impl_->PathOf(run_id));
 }
 
+// An operation whose turn never came has nobody else to answer it, and a server waits for all of its calls.
+void TrainingRuns::Stop() {
+  std::vector<RunQueue::Reply> replies;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    impl_->ended = true;
+    for (const auto& [id, run] : impl_->runs) {
+      for (RunQueue::Reply& reply : run->queue.Close()) replies.push_back(std::move(reply));
+    }
+  }
+  for (const RunQueue::Reply& reply : replies) reply(Ended());
+}
+
 void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply) {
   const auto queue = [&]() -> std::optional<absl::StatusOr<RunResult>> {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
+    if (impl_->ended) return Ended();
     const auto found = impl_->runs.find(run_id);
     if (found != impl_->runs.end()) {
       if (op.router_loss_weight.has_value() && !found->second->training->has_router_loss()) {

@@ -36,7 +36,7 @@ struct RunInfo {
 //
 // Threads  any, but what is said to be the trainer's.
 // Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now. Aborted: the run
-//          was deleted. ResourceExhausted: too many runs, or operations that wait.
+//          was deleted. ResourceExhausted: too many runs, or operations that wait. Unavailable: the daemon ends.
 class TrainingRuns final {
  public:
   struct Parts {
@@ -55,10 +55,12 @@ class TrainingRuns final {
   // The same name and sequence give the same run; `begin` is asked for a new one. Makes the adapter: takes a while.
   using BeginFn = std::function<absl::StatusOr<RunBeginning>()>;
   absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin);
-  // `reply` is called once, before the call returns or on the trainer's thread.
+  // `reply` is called once, before the call returns, on the trainer's thread, or in Stop.
   void Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply);
   absl::StatusOr<RunInfo> Get(const std::string& run_id) const;
   absl::Status Delete(const std::string& run_id);
+  // The trainer's thread has ended: whatever still waits is answered Unavailable, and so is what comes from now on.
+  void Stop();
 
   // The trainer's. Does what needs no forward, and gives the parts of the next batch: at most `rows`, but always one
   // sequence if there is any. Every member's `put` has to be called before the next TakeMembers, or FailMembers.

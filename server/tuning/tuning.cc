@@ -132,6 +132,7 @@ void Tuning::Stop() {
   if (impl_->stopping.exchange(true)) return;  // ends the reading of submissions
   if (impl_->intake) impl_->intake->End();
   if (impl_->worker) impl_->worker->Stop();
+  if (impl_->runs) impl_->runs->Stop();
   impl_->watchers.NotifyAll();
 }
 

@@ -9,7 +9,7 @@ import pytest
 from lorad.v1 import adapters_pb2
 from lorad.v1 import finetuning_pb2 as pb
 from lorad.v1 import finetuning_pb2_grpc
-from support import generate, refusal
+from support import WAIT_SECONDS, generate, refusal, wait_until
 
 
 class Run:
@@ -155,6 +155,19 @@ def test_numbers_may_arrive_in_any_order(daemon):
     assert answers["step"] > 0
     error = refusal(lambda: run.learn(data, at=0))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "limit: from" in error.details()
+
+
+def test_a_daemon_that_ends_answers_what_waits_for_a_number_that_never_came(daemon):
+    run = Run(daemon, "gap")
+    request = pb.OptimStepRequest(run_id=run.id, sequence=run.sequence + 2, optimizer=pb.OptimizerSpec(learning_rate=0.01))
+    calls = [run.stub.OptimStep.future(request, timeout=WAIT_SECONDS) for _ in range(2)]
+    wait_until(lambda: any(call.done() for call in calls))  # the newer one has taken the older one's place
+    older, newer = sorted(calls, key=lambda call: not call.done())
+    assert older.code() == grpc.StatusCode.ABORTED and "asked again" in older.details()
+    daemon.terminate()
+    error = refusal(newer.result)
+    assert error.code() == grpc.StatusCode.UNAVAILABLE and "the daemon ends" in error.details()
+    assert daemon.process.wait(WAIT_SECONDS) == 0
 
 
 def test_runs_and_a_job_beside_each_other_learn_what_each_learns_alone(daemon):
