@@ -183,7 +183,9 @@ void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, Run
         return absl::InvalidArgumentError(
             "loss_options: router_loss_weight; limit: a run whose adapter has routers with a loss");
       }
-      return found->second->queue.Add(sequence, std::move(op), &reply);
+      int64_t room_bytes = impl_->parts.max_waiting_bytes;
+      for (const auto& [id, run] : impl_->runs) room_bytes -= run->queue.waiting_bytes();
+      return found->second->queue.Add(sequence, std::move(op), room_bytes, &reply);
     }
     return absl::NotFoundError(absl::StrCat("run: ", run_id.substr(0, 300), "; limit: one that CreateRun gave"));
   };
@@ -208,12 +210,12 @@ bool TrainingRuns::has_work() const {
 
 // An operation that failed is done, too: what it would have done has not happened.
 void TrainingRuns::Impl::Answer(const std::shared_ptr<Run>& run, const absl::StatusOr<RunResult>& result) {
-  std::vector<RunQueue::Reply> replies;
+  RunQueue::Reply reply;
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    replies = run->queue.Answer(result);
+    reply = run->queue.Answer(result);
   }
-  for (const RunQueue::Reply& reply : replies) reply(result);
+  if (reply) reply(result);
 }
 
 std::vector<BatchMember> TrainingRuns::TakeMembers(int64_t rows) {

@@ -36,7 +36,8 @@ struct RunInfo {
 //
 // Threads  any, but what is said to be the trainer's.
 // Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now. Aborted: the run
-//          was deleted. ResourceExhausted: too many runs, or operations that wait. Unavailable: the daemon ends.
+//          was deleted, or the same number asked for again. ResourceExhausted: too many runs, or operations that wait.
+//          Unavailable: the daemon ends.
 class TrainingRuns final {
  public:
   struct Parts {
@@ -48,6 +49,7 @@ class TrainingRuns final {
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
     std::function<void()> wake;  // there is work; must not block
     int64_t max_runs = 64;
+    int64_t max_waiting_bytes = int64_t{256} << 20;  // of all runs' operations whose turn has not come
   };
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();
@@ -55,7 +57,7 @@ class TrainingRuns final {
   // The same name and sequence give the same run; `begin` is asked for a new one. Makes the adapter: takes a while.
   using BeginFn = std::function<absl::StatusOr<RunBeginning>()>;
   absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin);
-  // `reply` is called once, before the call returns, on the trainer's thread, or in Stop.
+  // `reply` is called once, before the call returns, on the trainer's thread, in Stop, or in a later Do of the number.
   void Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply);
   absl::StatusOr<RunInfo> Get(const std::string& run_id) const;
   absl::Status Delete(const std::string& run_id);

@@ -23,6 +23,8 @@ RunOp OpOf(RunOpKind kind) {
   return op;
 }
 
+constexpr int64_t kWaitingBytes = 10'000;
+
 // Runs of rank 2 in a folder of their own, without a worker: the test is the trainer's thread.
 class TrainingRunsTest : public testing::Test {
  protected:
@@ -44,6 +46,7 @@ class TrainingRunsTest : public testing::Test {
       return TrainingRun::Create(SmallConfig(/*rank=*/2, /*steps=*/0), base_.model.get(), base_.tables);
     };
     parts.wake = [] {};
+    parts.max_waiting_bytes = kWaitingBytes;
     auto runs = TrainingRuns::Open(std::move(parts));
     ASSERT_THAT(runs, IsOk());
     runs_ = *std::move(runs);
@@ -83,6 +86,26 @@ TEST_F(TrainingRunsTest, WhatStillWaitsAtTheEndIsAnsweredAndNothingIsTakenAnyMor
     EXPECT_THAT(**answer, IsError(absl::StatusCode::kUnavailable, HasSubstr("the daemon ends")));
   }
   EXPECT_FALSE(runs_->has_work());
+}
+
+// `rows` of one sequence.
+RunOp LearnOp(size_t rows) {
+  RunOp op;
+  op.sequences.push_back({std::vector<int32_t>(rows, 5), std::vector<int32_t>(rows, 6)});
+  return op;
+}
+
+TEST_F(TrainingRunsTest, WhatWaitsOfAllRunsTogetherIsBoundedInBytes) {
+  const auto one = Create("one"), other = Create("other");
+  ASSERT_THAT(one, IsOk());
+  ASSERT_THAT(other, IsOk());
+  EXPECT_FALSE(Do(one->id, 3, LearnOp(100))->has_value());
+  const Answer refused = Do(other->id, 3, LearnOp(100));
+  ASSERT_TRUE(refused->has_value());
+  EXPECT_THAT(**refused, IsError(absl::StatusCode::kResourceExhausted, HasSubstr("beside others that wait")));
+  const Answer next = Do(other->id, 2, LearnOp(100));  // waits for nobody
+  EXPECT_FALSE(next->has_value());
+  runs_->Stop();
 }
 
 }  // namespace
