@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "adapters/train/shared_batch.h"
 #include "tests/support/status_matchers.h"
 #include "tests/train/train_fixture.h"
 
@@ -115,6 +116,44 @@ TEST_F(RunPassTest, PartsTogetherHaveTheRoutersLossOnceAtItsWeight) {
     for (const MicroBatchPart& part : Cut(op, 1, *run, rows)) scales += part.router_loss_scale;
     EXPECT_NEAR(scales, 0.5, 1e-12);
     EXPECT_NEAR(result_->router_loss.value_or(0), 0.5 * 2.0, 1e-12);
+  }
+}
+
+// A weight of 0 leaves the routers' loss alone in the gradients, and of it what is a mean over rows: that does not
+// depend on how the rows are cut. A gradient for each part would be up to four times it.
+TEST_F(RunPassTest, GradientsOfTheRoutersLossAreThoseOfTheUncutOperation) {
+  RunOp op = FourSequences();
+  op.loss.weights.assign(op.loss.weights.size(), 0.0f);
+  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+  config.routed = SmallRouting("mixlora-switch");
+  config.routed->aux_loss_coef = 0.0;
+  config.routed->z_loss_coef = 1.0;
+  const auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
+  ASSERT_THAT(run, IsOk());
+  OptimizerConfig nothing_moves;
+  nothing_moves.learning_rate = 0.0;
+  const auto norm_of = [&](int64_t rows) -> absl::StatusOr<double> {
+    std::optional<RunResult> result;
+    while (!result.has_value()) {
+      int64_t left = rows;
+      std::vector<BatchMember> members;
+      for (MicroBatchPart& part : pass_.Take(op, /*sequence=*/1, **run, &left)) {
+        members.push_back({std::move(part), [&](const PartResult& of_part) { result = pass_.Put(of_part); }});
+      }
+      SharedBatch batch(base_.model.get(), {}, std::move(members));
+      absl::StatusOr<bool> ended = false;
+      while (ended.ok() && !*ended) ended = batch.Advance();
+      if (!ended.ok()) return ended.status();
+    }
+    return (*run)->OptimStep(nothing_moves);
+  };
+  const absl::StatusOr<double> whole = norm_of(kAllRows);
+  ASSERT_THAT(whole, IsOk());
+  EXPECT_GT(*whole, 0.0);
+  for (const int64_t rows : {8, 5, 1}) {
+    const absl::StatusOr<double> cut = norm_of(rows);
+    ASSERT_THAT(cut, IsOk());
+    EXPECT_NEAR(*cut, *whole, 1e-4 * *whole) << rows;
   }
 }
 
