@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "adapters/train/adapter_folder.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
@@ -62,12 +63,16 @@ bool TrainingRun::has_router_loss() const {
 }
 
 absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {
-  return Guarded([&]() -> absl::StatusOr<double> {
+  absl::StatusOr<double> stepped = Guarded([&]() -> absl::StatusOr<double> {
     impl_->optimizer.set_config(config);
     ASSIGN_OR_RETURN(const double norm, impl_->optimizer.Step(config.learning_rate));
     impl_->leaves.UpdateNorms();
     return norm;
   });
+  if (stepped.ok()) return stepped;
+  DropGradients();  // what is not finite stays so, whatever is added
+  const absl::Status& status = stepped.status();
+  return absl::Status(status.code(), absl::StrCat(status.message(), "; the run's gradients are dropped"));
 }
 
 void TrainingRun::DropGradients() { impl_->leaves.DropGradients(); }

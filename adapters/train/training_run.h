@@ -34,7 +34,8 @@ class TrainingRun final {
   MicroBatchPart PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const;
   bool draws() const;            // has dropout
   bool has_router_loss() const;  // whose part in the gradients is MicroBatchPart::router_loss_scale
-  // AdamW with the gradients so far, which are then gone; the norm before clipping. Errors: as Optimizer::Step.
+  // AdamW with the gradients so far, which are then gone, also after an error; the norm before clipping. Errors: as
+  // Optimizer::Step.
   absl::StatusOr<double> OptimStep(const OptimizerConfig& config);
   void DropGradients();
 

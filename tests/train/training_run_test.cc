@@ -3,6 +3,7 @@
 #include <cmath>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -173,6 +174,40 @@ TEST(TrainingRunTest, WithDropoutLossesAndGradientsArePefts) {
     ASSERT_THAT(norm, IsOk());
     EXPECT_NEAR(*norm, expected["grad_norm"].get<double>(), 1e-3 * *norm) << draw;
   }
+}
+
+// One row of which the ratio overflows does not spoil the steps behind it.
+TEST(TrainingRunTest, GradientsThatAreNotFiniteAreDroppedAndTheNextStepIsAsEver) {
+  const TrainBase base = LoadTrainBase("llama3");
+  const auto make = [&] {
+    return TrainingRun::Create(SmallConfig(/*rank=*/2, /*steps=*/0), base.model.get(), base.tables);
+  };
+  const auto run = make(), fresh = make();
+  ASSERT_THAT(run, IsOk());
+  ASSERT_THAT(fresh, IsOk());
+  const auto step = [&](TrainingRun* stepping, float old_logprob) -> absl::StatusOr<double> {
+    RowLoss loss;
+    loss.kind = LossKind::kImportanceSampling;
+    loss.advantages = {1.0f, 1.0f};
+    loss.old_logprobs = {old_logprob, old_logprob};
+    std::vector<TrainSequence> sequences(1);
+    sequences[0].token_ids = {5, 6};
+    sequences[0].targets = {6, 7};
+    std::vector<BatchMember> members;
+    members.push_back({stepping->PartOf(std::move(sequences), std::move(loss), /*draw=*/0), [](const PartResult&) {}});
+    SharedBatch batch(base.model.get(), {}, std::move(members));
+    absl::StatusOr<bool> ended = false;
+    while (ended.ok() && !*ended) ended = batch.Advance();
+    if (!ended.ok()) return ended.status();
+    return stepping->OptimStep(OptimizerConfig());
+  };
+  EXPECT_THAT(step(run->get(), -1e4f),
+              IsError(absl::StatusCode::kDataLoss, testing::HasSubstr("gradients are dropped")));
+  const auto after = step(run->get(), -4.0f), expected = step(fresh->get(), -4.0f);
+  ASSERT_THAT(after, IsOk());
+  ASSERT_THAT(expected, IsOk());
+  EXPECT_GT(*expected, 0.0);
+  EXPECT_NEAR(*after, *expected, 1e-5 * *expected);
 }
 
 TEST(RowLossTest, DerivativesAreTheFiniteDifferences) {
