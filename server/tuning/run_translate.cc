@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kMaxRowsOfACall = 1 << 20;
 constexpr double kMaxRouterLossWeight = 1e3;
+// Exact in a client whose numbers are doubles, too; what is counted on from it stays far from overflowing.
+constexpr uint64_t kMaxSequence = uint64_t{1} << 53;
 
 absl::Status Limit(const std::string& field, const std::string& value, const std::string& limit) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
@@ -110,6 +112,11 @@ v1::FineTuneSpec AsJob() {
 }
 
 }  // namespace
+
+absl::StatusOr<int64_t> TranslateSequence(uint64_t sequence) {
+  if (sequence <= kMaxSequence) return static_cast<int64_t>(sequence);
+  return Limit("sequence", absl::StrCat(sequence), absl::StrCat("up to ", kMaxSequence));
+}
 
 absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, const ModelFacts& model) {
   RETURN_IF_ERROR(CheckAdapterName(request.name()));

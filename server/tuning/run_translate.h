@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "absl/status/statusor.h"
 #include "adapters/train/train_config.h"
 #include "lorad/v1/finetuning.pb.h"
@@ -9,6 +11,7 @@
 namespace lorad {
 
 // Requests of service Training as operations. Errors: InvalidArgument and Unimplemented, naming the field.
+absl::StatusOr<int64_t> TranslateSequence(uint64_t sequence);
 absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, const ModelFacts& model);
 absl::StatusOr<RunOp> TranslateOp(const v1::ForwardBackwardRequest& request, const ModelFacts& model);
 absl::StatusOr<RunOp> TranslateOp(const v1::OptimStepRequest& request, const ModelFacts& model);

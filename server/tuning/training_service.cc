@@ -24,10 +24,12 @@ grpc::ServerUnaryReactor* Do(grpc::CallbackServerContext* context, const Readine
                              std::function<void(const RunResult& result)> fill) {
   const absl::StatusOr<Tuning*> tuning = TuningOf(readiness);
   if (!tuning.ok()) return FinishWith(context, tuning.status());
+  const absl::StatusOr<int64_t> sequence = TranslateSequence(request.sequence());
+  if (!sequence.ok()) return FinishWith(context, sequence.status());
   absl::StatusOr<RunOp> op = translate((*tuning)->model());
   if (!op.ok()) return FinishWith(context, op.status());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  (*tuning)->runs()->Do(request.run_id(), static_cast<int64_t>(request.sequence()), *std::move(op),
+  (*tuning)->runs()->Do(request.run_id(), *sequence, *std::move(op),
                         [reactor, fill = std::move(fill)](const absl::StatusOr<RunResult>& result) {
                           if (result.ok()) fill(*result);
                           reactor->Finish(ToGrpc(result.status()));

@@ -193,10 +193,10 @@ absl::StatusOr<RunBeginning> Tuning::Impl::BeginRun(v1::CreateRunRequest request
 }
 
 absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply) {
-  return impl_->intake->Add([this, request = std::move(request), reply = std::move(reply)] {
+  ASSIGN_OR_RETURN(const int64_t sequence, TranslateSequence(request.sequence()));
+  return impl_->intake->Add([this, sequence, request = std::move(request), reply = std::move(reply)] {
     reply(impl_->stopping ? DrainingError()
-                          : impl_->runs->Create(request.name(), static_cast<int64_t>(request.sequence()),
-                                                [&] { return impl_->BeginRun(request); }));
+                          : impl_->runs->Create(request.name(), sequence, [&] { return impl_->BeginRun(request); }));
   });
 }
 

@@ -286,6 +286,12 @@ def test_what_cannot_be_is_refused_by_name(daemon):
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "sgd" in error.details()
     error = refusal(lambda: run.call("LoadState", pb.LoadStateRequest(state_id="../../etc/1")))
     assert error.code() == grpc.StatusCode.NOT_FOUND
+    for too_high in (2**53 + 1, 2**63 - 1, 2**64 - 1):
+        for ask in (lambda: run.learn([good], at=too_high), lambda: Run(daemon, "high", sequence=too_high)):
+            error = refusal(ask)
+            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error.details()
+            assert error.details() == f"sequence: {too_high}; limit: up to {2**53}"
+    assert Run(daemon, "highest", sequence=2**53).sequence == 2**53
     assert run.learn([good]).loss > 0  # goes on behind what was refused
     missing = pb.OptimStepRequest(run_id="nobody", sequence=1)
     assert refusal(lambda: run.stub.OptimStep(missing)).code() == grpc.StatusCode.NOT_FOUND
