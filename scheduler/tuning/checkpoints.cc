@@ -109,21 +109,22 @@ absl::Status Checkpoints::Write(int64_t step, int64_t trained_tokens, int keep,
     (void)RemoveFolder(unfinished);
     return status;
   }
-  const std::vector<int64_t> steps = Steps();
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, Steps());
   for (size_t i = static_cast<size_t>(keep); i < steps.size(); ++i) RETURN_IF_ERROR(Remove(steps[i]));
   return absl::OkStatus();
 }
 
-std::vector<int64_t> Checkpoints::Steps() const {
+absl::StatusOr<std::vector<int64_t>> Checkpoints::Steps() const {
   std::vector<int64_t> steps;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(dir_, error)) {
-    const std::string name = entry.path().filename().string();
+  for (std::filesystem::directory_iterator entry(dir_, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
     int64_t step = 0;
     if (absl::StartsWith(name, kPrefix) && absl::SimpleAtoi(absl::StripPrefix(name, kPrefix), &step)) {
       steps.push_back(step);
     }
   }
+  if (error) return FileError(dir_, error);
   std::sort(steps.rbegin(), steps.rend());
   return steps;
 }

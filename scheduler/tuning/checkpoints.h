@@ -29,7 +29,7 @@ class Checkpoints final {
     int64_t trained_tokens = 0;
     std::string state_path;
   };
-  std::vector<int64_t> Steps() const;  // newest first
+  absl::StatusOr<std::vector<int64_t>> Steps() const;  // newest first
   // The checkpoint of `step`, its digest checked. Errors: DataLoss.
   absl::StatusOr<Found> Read(int64_t step) const;
   absl::Status Remove(int64_t step);

@@ -1,6 +1,5 @@
 #include "scheduler/tuning/run_folder.h"
 
-#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -27,9 +26,17 @@ absl::StatusOr<RunFolder::Identity> RunFolder::Read() const {
   };
   Identity identity;
   ASSIGN_OR_RETURN(const std::string sequence, read("sequence"));
-  if (!absl::SimpleAtoi(sequence, &identity.sequence)) return absl::NotFoundError(absl::StrCat(path_, "/sequence"));
-  ASSIGN_OR_RETURN(identity.name, read("name"));
-  ASSIGN_OR_RETURN(identity.spec, read("spec"));
+  if (sequence.empty()) return absl::NotFoundError(absl::StrCat(path_, "/sequence: its writing was interrupted"));
+  const absl::StatusOr<std::string> name = read("name"), spec = read("spec");
+  // Both were there before the number was.
+  if (absl::IsNotFound(name.status()) || absl::IsNotFound(spec.status()) ||
+      !absl::SimpleAtoi(sequence, &identity.sequence)) {
+    return absl::DataLossError(absl::StrCat(path_, ": name, spec or sequence: damaged"));
+  }
+  RETURN_IF_ERROR(name.status());
+  RETURN_IF_ERROR(spec.status());
+  identity.name = *name;
+  identity.spec = *spec;
   return identity;
 }
 
@@ -52,14 +59,17 @@ absl::Status RunFolder::LoadState(int64_t sequence, TrainingRun* run) const {
   return run->LoadState(found.state_path);
 }
 
-absl::StatusOr<int64_t> RunFolder::LoadNewest(int64_t first_sequence, TrainingRun* run) const {
+absl::StatusOr<int64_t> RunFolder::LoadNewest(int64_t first_sequence, bool began_from_state, TrainingRun* run) const {
   ASSIGN_OR_RETURN(const Checkpoints states, Checkpoints::Open(States()));
-  const std::vector<int64_t> sequences = states.Steps();
+  ASSIGN_OR_RETURN(const std::vector<int64_t> sequences, states.Steps());
   for (const int64_t sequence : sequences) {
     const absl::StatusOr<Checkpoints::Found> found = states.Read(sequence);
-    if (found.ok() && run->LoadState(found->state_path).ok()) return sequence;
+    const absl::Status status = found.ok() ? run->LoadState(found->state_path) : found.status();
+    if (status.ok()) return sequence;
+    // Not damaged: it may be readable at the next start, and then the run has not lost it.
+    if (absl::IsUnavailable(status) || absl::IsPermissionDenied(status)) return status;
   }
-  if (std::find(sequences.begin(), sequences.end(), first_sequence) == sequences.end()) return first_sequence;
+  if (!began_from_state) return first_sequence;
   return absl::DataLossError(absl::StrCat(States(), ": what the run began from is damaged"));
 }
 

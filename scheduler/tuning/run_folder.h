@@ -27,15 +27,15 @@ class RunFolder final {
 
   explicit RunFolder(std::string path) : path_(std::move(path)) {}
 
-  // NotFound: was never finished.
+  // NotFound: Write has not ended, so nobody was told of the run. What is damaged is DataLoss.
   absl::StatusOr<Identity> Read() const;
   absl::Status Write(const Identity& identity) const;
 
   absl::Status SaveState(int64_t sequence, const TrainingRun& run) const;
   absl::Status LoadState(int64_t sequence, TrainingRun* run) const;
   // The newest state that is whole, and its number; the first where there is none, and the run is as it was made.
-  // DataLoss: the run began from a state, and none is whole.
-  absl::StatusOr<int64_t> LoadNewest(int64_t first_sequence, TrainingRun* run) const;
+  // DataLoss: the run began from a state, and none is whole. Others: a state cannot be read now.
+  absl::StatusOr<int64_t> LoadNewest(int64_t first_sequence, bool began_from_state, TrainingRun* run) const;
 
   // An empty folder for an adapter that is being written.
   absl::StatusOr<std::string> EmptyAdapterFolder() const;

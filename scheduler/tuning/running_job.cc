@@ -30,7 +30,8 @@ absl::Status RunningJob::Begin() {
 }
 
 absl::Status RunningJob::GoOnFromCheckpoint() {
-  for (const int64_t step : checkpoints_->Steps()) {
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, checkpoints_->Steps());
+  for (const int64_t step : steps) {
     const absl::StatusOr<Checkpoints::Found> found = checkpoints_->Read(step);
     absl::Status status = found.status();
     if (status.ok()) status = plan_.trainer->LoadState(found->state_path);

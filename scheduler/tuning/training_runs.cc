@@ -7,8 +7,10 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/checkpoints.h"
@@ -18,11 +20,18 @@
 namespace lorad {
 namespace {
 
+constexpr absl::string_view kIdPrefix = "run-";
+constexpr size_t kIdDigits = 16;
+
 // The same for the same name and number, so that a run that was asked for twice is found again.
 std::string IdOf(const std::string& name, int64_t sequence) {
   Sha256 digest;
   digest.Update(absl::StrCat(sequence, ":", name));
-  return absl::StrCat("run-", digest.HexDigest().substr(0, 16));
+  return absl::StrCat(kIdPrefix, digest.HexDigest().substr(0, kIdDigits));
+}
+
+bool IsId(const std::string& name) {
+  return absl::StartsWith(name, kIdPrefix) && name.size() == kIdPrefix.size() + kIdDigits;
 }
 
 absl::Status Ended() { return absl::UnavailableError("the daemon ends; ask again when it is back"); }
@@ -47,7 +56,8 @@ struct TrainingRuns::Impl {
   std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
   RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
   absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity) const;
-  absl::Status Restore();
+  void Restore();
+  absl::Status Resume(const std::string& id, const RunFolder::Identity& identity);
   std::shared_ptr<Run> Find(const std::string& id) const;
   // The operation that comes next, or null.
   RunOp* Next(Run* run) const;
@@ -71,27 +81,37 @@ TrainingRuns::~TrainingRuns() = default;
 absl::StatusOr<std::unique_ptr<TrainingRuns>> TrainingRuns::Open(Parts parts) {
   RETURN_IF_ERROR(MakeFolders(parts.dir));
   auto impl = std::make_unique<Impl>(std::move(parts));
-  RETURN_IF_ERROR(impl->Restore());
+  impl->Restore();
   return std::unique_ptr<TrainingRuns>(new TrainingRuns(std::move(impl)));
 }
 
-absl::Status TrainingRuns::Impl::Restore() {
+void TrainingRuns::Impl::Restore() {
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(parts.dir, error)) {
-    const std::string path = entry.path().string();
-    const RunFolder folder(path);
-    const absl::StatusOr<RunFolder::Identity> identity = folder.Read();
-    if (!identity.ok()) {
-      RETURN_IF_ERROR(RemoveFolder(path));  // was never answered
-      continue;
+  std::filesystem::directory_iterator entry(parts.dir, error);
+  for (const std::filesystem::directory_iterator end; !error && entry != end; entry.increment(error)) {
+    const std::string id = entry->path().filename().string();
+    if (!IsId(id)) continue;
+    const absl::StatusOr<RunFolder::Identity> identity = FolderOf(id).Read();
+    absl::Status status = identity.status();
+    if (absl::IsNotFound(status)) {
+      status = RemoveFolder(PathOf(id));  // was never answered
+    } else if (status.ok()) {
+      status = Resume(id, *identity);  // not of another base, perhaps
     }
-    const absl::StatusOr<std::shared_ptr<Run>> run = Make(*identity);
-    if (!run.ok()) continue;  // of another base, perhaps: left as it lies
-    const absl::StatusOr<int64_t> newest = folder.LoadNewest(identity->sequence, (*run)->training.get());
-    if (!newest.ok()) continue;  // the same
-    (*run)->queue = RunQueue(*newest);
-    runs[(*run)->id] = *run;
+    if (!status.ok()) parts.not_resumed(PathOf(id), status);
   }
+  if (error) parts.not_resumed(parts.dir, absl::UnavailableError(error.message()));
+}
+
+absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::Identity& identity) {
+  if (IdOf(identity.name, identity.sequence) != id) return absl::DataLossError("its name or number is another run's");
+  ASSIGN_OR_RETURN(const std::shared_ptr<Run> run, Make(identity));
+  ASSIGN_OR_RETURN(
+      const int64_t newest,
+      FolderOf(id).LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
+  run->queue = RunQueue(newest);
+  const std::lock_guard<std::mutex> lock(mutex);
+  runs[id] = run;
   return absl::OkStatus();
 }
 
@@ -124,10 +144,18 @@ absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t se
                                                        "; delete one that is no longer needed"));
     }
   }
+  const RunFolder folder = impl_->FolderOf(id);
+  if (const absl::StatusOr<RunFolder::Identity> kept = folder.Read(); !absl::IsNotFound(kept.status())) {
+    // Left as it lies at the start: it goes on, or stays, but is not given up for a new one.
+    const absl::Status resumed = kept.ok() ? impl_->Resume(id, *kept) : kept.status();
+    if (resumed.ok()) return Get(id);
+    return absl::Status(resumed.code(), absl::StrCat("run of this name and sequence: cannot go on: ", resumed.message(),
+                                                     "; it stays in ", impl_->PathOf(id), "; use another sequence"));
+  }
   ASSIGN_OR_RETURN(const RunBeginning beginning, begin());
   const RunFolder::Identity identity{name, beginning.spec, sequence};
   ASSIGN_OR_RETURN(const std::shared_ptr<Run> run, impl_->Make(identity));
-  const RunFolder folder = impl_->FolderOf(id);
+  RETURN_IF_ERROR(RemoveFolder(impl_->PathOf(id)));  // states that an unfinished Create left would be taken for its own
   if (beginning.weights.has_value()) {
     RETURN_IF_ERROR(run->training->CopyFrom(*beginning.weights));
     RETURN_IF_ERROR(folder.SaveState(sequence, *run->training));

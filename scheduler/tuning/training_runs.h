@@ -47,6 +47,10 @@ class TrainingRuns final {
     // A run with fresh weights, from what its caller said of it; opaque here.
     std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec)> make;
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
+    // Of a run made from this, that it began from weights which are kept as its first state.
+    std::function<bool(const std::string& spec)> begins_from_weights;
+    // A run that cannot go on now is left as it lies.
+    std::function<void(const std::string& folder, const absl::Status& why)> not_resumed;
     std::function<void()> wake;  // there is work; must not block
     int64_t max_runs = 64;
     int64_t max_waiting_bytes = int64_t{256} << 20;  // of all runs' operations whose turn has not come
@@ -55,6 +59,7 @@ class TrainingRuns final {
   ~TrainingRuns();
 
   // The same name and sequence give the same run; `begin` is asked for a new one. Makes the adapter: takes a while.
+  // Errors: also those of a run of this name and sequence that was left as it lies, and still cannot go on.
   using BeginFn = std::function<absl::StatusOr<RunBeginning>()>;
   absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin);
   // `reply` is called once, before the call returns, on the trainer's thread, in Stop, or in a later Do of the number.

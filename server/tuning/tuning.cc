@@ -47,6 +47,11 @@ TuningWorker::Reply AsProto(Tuning::JobReply reply) {
   return [reply = std::move(reply)](absl::StatusOr<Job> job) { reply(ToProto(std::move(job))); };
 }
 
+bool BeginsFromWeights(const std::string& run_spec) {
+  v1::CreateRunRequest request;
+  return request.ParseFromString(run_spec) && !request.init_adapter().empty();
+}
+
 }  // namespace
 
 absl::StatusOr<Tuning*> TuningOrOff(const absl::StatusOr<const Backend*>& backend, std::string_view service,
@@ -96,13 +101,19 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
   const auto publish = [&impl](const std::string& name, const std::string& folder, bool replace) {
     return impl.Publish(name, folder, replace);
   };
-  ASSIGN_OR_RETURN(impl.runs,
-                   TrainingRuns::Open({.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
-                                       .base_name = impl.parts.backend->model.name,
-                                       .revisions = impl.revisions.get(),
-                                       .make = [&impl](const std::string& spec) { return impl.MakeRun(spec); },
-                                       .publish = publish,
-                                       .wake = [&impl] { impl.worker->Wake(); }}));
+  ASSIGN_OR_RETURN(
+      impl.runs, TrainingRuns::Open(
+                     {.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
+                      .base_name = impl.parts.backend->model.name,
+                      .revisions = impl.revisions.get(),
+                      .make = [&impl](const std::string& spec) { return impl.MakeRun(spec); },
+                      .publish = publish,
+                      .begins_from_weights = BeginsFromWeights,
+                      .not_resumed =
+                          [&impl](const std::string& folder, const absl::Status& why) {
+                            impl.parts.log->Warning("run_not_resumed", {{"path", folder}, {"status", why.ToString()}});
+                          },
+                      .wake = [&impl] { impl.worker->Wake(); }}));
   const BatchLimits limits = BatchLimitsOf(*impl.parts.model, impl.parts.memory_bytes);
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),

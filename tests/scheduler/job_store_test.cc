@@ -209,7 +209,7 @@ TEST_F(CheckpointsTest, KeepsTheNewestAndChecksTheirDigests) {
   auto checkpoints = Checkpoints::Open(dir_);
   ASSERT_THAT(checkpoints, IsOk());
   for (const int64_t step : {5, 10, 15}) ASSERT_THAT(checkpoints->Write(step, step * 100, 2, Save), IsOk());
-  EXPECT_THAT(checkpoints->Steps(), ElementsAre(15, 10));
+  EXPECT_THAT(checkpoints->Steps().value_or(std::vector<int64_t>()), ElementsAre(15, 10));
   const auto found = checkpoints->Read(15);
   ASSERT_THAT(found, IsOk());
   EXPECT_EQ(found->trained_tokens, 1500);
@@ -228,9 +228,17 @@ TEST_F(CheckpointsTest, AnInterruptedWriteLeavesNothingThatCounts) {
   EXPECT_TRUE(absl::IsResourceExhausted(checkpoints->Write(10, 0, 2, fail)));
   std::filesystem::create_directories(dir_ + "/unfinished-7");  // of a killed process
   checkpoints = Checkpoints::Open(dir_);
-  EXPECT_THAT(checkpoints->Steps(), ElementsAre(5));
+  EXPECT_THAT(checkpoints->Steps().value_or(std::vector<int64_t>()), ElementsAre(5));
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/unfinished-7"));
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/unfinished-10"));
+}
+
+TEST_F(CheckpointsTest, AFolderThatCannotBeReadIsNotAnEmptyOne) {
+  auto checkpoints = Checkpoints::Open(dir_);
+  ASSERT_THAT(checkpoints, IsOk());
+  EXPECT_THAT(checkpoints->Steps(), IsOk());
+  std::filesystem::remove(dir_);
+  EXPECT_TRUE(absl::IsUnavailable(checkpoints->Steps().status()));
 }
 
 TEST_F(CheckpointsTest, AManifestThatLiesIsRefused) {

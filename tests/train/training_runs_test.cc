@@ -1,5 +1,6 @@
 #include "scheduler/tuning/training_runs.h"
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,6 +24,7 @@ RunOp OpOf(RunOpKind kind) {
   return op;
 }
 
+constexpr const char* kFromWeights = "from weights";
 constexpr int64_t kWaitingBytes = 10'000;
 
 // Runs of rank 2 in a folder of their own, without a worker: the test is the trainer's thread.
@@ -35,9 +37,13 @@ class TrainingRunsTest : public testing::Test {
     Open();
   }
 
+  // Where an operation's answer will be, once there is one.
+  using Answer = std::shared_ptr<std::optional<absl::StatusOr<RunResult>>>;
+
   // As a daemon that begins.
   void Open() {
     runs_.reset();
+    not_resumed_.clear();
     TrainingRuns::Parts parts;
     parts.dir = dir_.File("runs");
     parts.base_name = "base";
@@ -45,6 +51,8 @@ class TrainingRunsTest : public testing::Test {
     parts.make = [this](const std::string&) {
       return TrainingRun::Create(SmallConfig(/*rank=*/2, /*steps=*/0), base_.model.get(), base_.tables);
     };
+    parts.begins_from_weights = [](const std::string& spec) { return spec == kFromWeights; };
+    parts.not_resumed = [this](const std::string& folder, const absl::Status&) { not_resumed_.push_back(folder); };
     parts.wake = [] {};
     parts.max_waiting_bytes = kWaitingBytes;
     auto runs = TrainingRuns::Open(std::move(parts));
@@ -52,12 +60,18 @@ class TrainingRunsTest : public testing::Test {
     runs_ = *std::move(runs);
   }
 
-  absl::StatusOr<RunInfo> Create(const std::string& name) {
-    return runs_->Create(name, /*sequence=*/1, [] { return RunBeginning{.spec = "spec", .weights = std::nullopt}; });
+  absl::StatusOr<RunInfo> Create(const std::string& name, const std::string& spec = "spec") {
+    return runs_->Create(name, /*sequence=*/1, [&] { return RunBeginning{.spec = spec, .weights = std::nullopt}; });
   }
+  // As its operation 2.
+  void SaveState(const std::string& id) {
+    const Answer saved = Do(id, 2, OpOf(RunOpKind::kSaveState));
+    EXPECT_TRUE(runs_->TakeMembers(/*rows=*/1).empty());
+    ASSERT_TRUE(saved->has_value());
+    EXPECT_THAT(**saved, IsOk());
+  }
+  std::string FolderOf(const std::string& id) const { return dir_.File("runs/" + id); }
 
-  // Where the operation's answer will be, once there is one.
-  using Answer = std::shared_ptr<std::optional<absl::StatusOr<RunResult>>>;
   Answer Do(const std::string& id, int64_t sequence, RunOp op) {
     auto answer = std::make_shared<std::optional<absl::StatusOr<RunResult>>>();
     runs_->Do(id, sequence, std::move(op), [answer](absl::StatusOr<RunResult> result) {
@@ -70,6 +84,7 @@ class TrainingRunsTest : public testing::Test {
   const TempDir dir_;
   const TrainBase base_ = LoadTrainBase("llama3");
   std::unique_ptr<Revisions> revisions_;
+  std::vector<std::string> not_resumed_;  // folders
   std::unique_ptr<TrainingRuns> runs_;
 };
 
@@ -86,6 +101,61 @@ TEST_F(TrainingRunsTest, WhatStillWaitsAtTheEndIsAnsweredAndNothingIsTakenAnyMor
     EXPECT_THAT(**answer, IsError(absl::StatusCode::kUnavailable, HasSubstr("the daemon ends")));
   }
   EXPECT_FALSE(runs_->has_work());
+}
+
+TEST_F(TrainingRunsTest, WhatCannotBeReadAtTheStartIsLeftAsItLiesAndGoesOnLater) {
+  const auto run = Create("kept");
+  ASSERT_THAT(run, IsOk());
+  SaveState(run->id);
+  const std::string folder = FolderOf(run->id);
+  std::filesystem::create_directories(dir_.File("runs/lost+found"));
+  for (const char* name : {"sequence", "name", "spec", "states/step-2/manifest.json"}) {
+    SCOPED_TRACE(name);
+    const std::filesystem::path file = folder + "/" + name;
+    std::filesystem::rename(file, dir_.File("aside"));
+    std::filesystem::create_symlink(file, file);  // "too many levels of symbolic links", also for root
+    Open();
+    EXPECT_THAT(not_resumed_, testing::ElementsAre(folder));
+    EXPECT_TRUE(absl::IsNotFound(runs_->Get(run->id).status()));
+    EXPECT_THAT(Create("kept"), IsError(absl::StatusCode::kUnavailable, HasSubstr("it stays in " + folder)));
+    std::filesystem::remove(file);
+    std::filesystem::rename(dir_.File("aside"), file);
+    const auto again = Create("kept");
+    ASSERT_THAT(again, IsOk());
+    EXPECT_EQ(again->last_sequence, 2);
+  }
+  EXPECT_TRUE(std::filesystem::exists(dir_.File("runs/lost+found")));
+}
+
+TEST_F(TrainingRunsTest, WhatWasNeverAnsweredIsRemovedAndNotTakenForTheNextOnesOwn) {
+  const auto run = Create("again");
+  ASSERT_THAT(run, IsOk());
+  SaveState(run->id);
+  const std::string folder = FolderOf(run->id), states = dir_.File("states");
+  std::filesystem::copy(folder + "/states", states, std::filesystem::copy_options::recursive);
+  EXPECT_THAT(runs_->Delete(run->id), IsOk());
+  // As an unfinished Create leaves it, in the same daemon and before its next start.
+  std::filesystem::create_directories(folder);
+  std::filesystem::copy(states, folder + "/states", std::filesystem::copy_options::recursive);
+  ASSERT_THAT(Create("again"), IsOk());
+  Open();
+  const auto found = runs_->Get(run->id);
+  ASSERT_THAT(found, IsOk());
+  EXPECT_EQ(found->last_sequence, 1);
+  std::filesystem::remove(folder + "/sequence");
+  Open();
+  EXPECT_FALSE(std::filesystem::exists(folder));
+  EXPECT_TRUE(not_resumed_.empty());
+}
+
+TEST_F(TrainingRunsTest, ARunFromWeightsDoesNotGoOnWithFreshOnesWhenItsStatesAreGone) {
+  const auto fresh = Create("fresh"), begun = Create("begun", kFromWeights);
+  ASSERT_THAT(fresh, IsOk());
+  ASSERT_THAT(begun, IsOk());
+  for (const auto& run : {fresh, begun}) std::filesystem::remove_all(FolderOf(run->id) + "/states");
+  Open();
+  EXPECT_THAT(runs_->Get(fresh->id), IsOk());
+  EXPECT_THAT(not_resumed_, testing::ElementsAre(FolderOf(begun->id)));
 }
 
 // `rows` of one sequence.
