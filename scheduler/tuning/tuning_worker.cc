@@ -156,7 +156,9 @@ bool TuningWorker::Impl::MustStop(const std::vector<RunningJob*>& members, bool 
 void TuningWorker::Impl::ComputeBatch() {
   const bool alone = turns.tries_alone();
   int64_t room_rows = parts.max_batch_rows;
-  const std::vector<RunningJob*> members = turns.Pick(jobs, &room_rows);
+  const BatchTurns::Round round = turns.Pick(jobs, &room_rows);
+  for (const auto& [job, why] : round.unreadable) EndJob(job, JobState::kFailed, why.ToString());
+  const std::vector<RunningJob*>& members = round.members;
   std::vector<Trainer*> trainers;
   for (const RunningJob* job : members) trainers.push_back(job->trainer());
   std::vector<BatchMember> parts_of_runs;

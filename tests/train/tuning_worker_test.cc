@@ -6,6 +6,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -30,6 +32,7 @@ class WorkerTest : public testing::Test {
     auto revisions = Revisions::Open(dir_.File("jobs.db"), dir_.File("revisions"));
     EXPECT_THAT(revisions, IsOk());
     revisions_ = *std::move(revisions);
+    OpenRuns();
     TuningWorker::Parts parts;
     parts.store = store_.get();
     parts.gate = &gate_;
@@ -47,11 +50,16 @@ class WorkerTest : public testing::Test {
     parts.surroundings.revisions = revisions_.get();
     parts.surroundings.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
       TuningPlan plan;
-      plan.trainer = MakeTrainer(base_, SmallConfig(2, job.total_steps), RandomExamples(6, 8, 1));
+      ExampleSource examples = RandomExamples(6, 8, 1);
+      if (job.name == "unreadable") {
+        examples.get = [](int64_t) -> absl::StatusOr<Example> { return absl::DataLossError("examples: gone"); };
+      }
+      plan.trainer = MakeTrainer(base_, SmallConfig(2, job.total_steps), examples);
       plan.checkpoint_every_steps = 2;
       return plan;
     };
     parts.surroundings.publish = [this](const std::string&, const std::string&, bool) { return publish_status_; };
+    parts.runs = runs_.get();
     parts.changed = [this](const std::string&) {
       const std::lock_guard<std::mutex> lock(mutex_);
       changed_.notify_all();
@@ -60,6 +68,21 @@ class WorkerTest : public testing::Test {
     EXPECT_THAT(worker_->Start(), IsOk());
   }
   ~WorkerTest() override { worker_->Stop(); }
+
+  void OpenRuns() {
+    TrainingRuns::Parts parts;
+    parts.dir = dir_.File("runs");
+    parts.revisions = revisions_.get();
+    parts.make = [this](const std::string&) {
+      return TrainingRun::Create(SmallConfig(/*rank=*/3, /*steps=*/0), base_.model.get(), base_.tables);
+    };
+    parts.begins_from_weights = [](const std::string&) { return false; };
+    parts.not_resumed = [](const std::string& folder, const absl::Status& why) { ADD_FAILURE() << folder << why; };
+    parts.wake = [this] { worker_->Wake(); };
+    auto runs = TrainingRuns::Open(std::move(parts));
+    ASSERT_THAT(runs, IsOk());
+    runs_ = *std::move(runs);
+  }
 
   void Accept(const std::string& id, int64_t steps) {
     Job job;
@@ -112,6 +135,7 @@ class WorkerTest : public testing::Test {
   int64_t memory_bytes_ = int64_t{1} << 40;
   int64_t held_bytes_ = 0;
   std::function<void()> give_back_;
+  std::unique_ptr<TrainingRuns> runs_;
   std::unique_ptr<TuningWorker> worker_;
 };
 
@@ -206,6 +230,35 @@ TEST_F(WorkerTest, OneOfManyJobsIsCancelledAndTheOthersEndWithTheLossesOfEachAlo
     EXPECT_NEAR(job.last_loss, alone.last_loss, 1e-5 * alone.last_loss);
     EXPECT_EQ(job.trained_tokens, alone.trained_tokens);
   }
+}
+
+TEST_F(WorkerTest, AJobWhoseExamplesCannotBeReadEndsAloneAndNoRunLosesItsGradients) {
+  const auto run = runs_->Create("run", /*sequence=*/1, [] { return RunBeginning{}; });
+  ASSERT_THAT(run, IsOk());
+  std::vector<absl::StatusOr<RunResult>> results;  // under mutex_
+  const auto learn = [&](int64_t sequence) {
+    RunOp op;
+    op.sequences.resize(1);
+    op.sequences[0].token_ids = {5, 6, 7};
+    op.sequences[0].targets = {6, 7, 8};
+    runs_->Do(run->id, sequence, std::move(op), [&](absl::StatusOr<RunResult> result) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      results.push_back(std::move(result));
+      changed_.notify_all();
+    });
+  };
+  {
+    const ComputeGate::Turn serving = gate_.EnterServing();  // no batch ends before all of this is there
+    learn(2);
+    Accept("unreadable", 10);
+    learn(3);
+  }
+  const Job job = AwaitFinish("unreadable");
+  EXPECT_EQ(job.state, JobState::kFailed);
+  EXPECT_NE(job.reason.find("examples: gone"), std::string::npos) << job.reason;
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] { return results.size() == 2; });
+  for (const absl::StatusOr<RunResult>& result : results) EXPECT_THAT(result, IsOk());
 }
 
 TEST(SyncedFileTest, AFullDiskIsSaidSo) {
