@@ -20,11 +20,12 @@ LongTexts::~LongTexts() {
 absl::Status LongTexts::Post(std::function<void()> work) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (waiting_.size() >= kMaxWaiting) {
-      return absl::ResourceExhaustedError(absl::StrCat("long texts waiting to be tokenised: ", waiting_.size(),
+    if (waiting_of_post_ >= kMaxWaiting) {
+      return absl::ResourceExhaustedError(absl::StrCat("long texts waiting to be tokenised: ", waiting_of_post_,
                                                        "; limit: ", kMaxWaiting, "; retry later"));
     }
-    waiting_.push_back(std::move(work));
+    waiting_.push_back({std::move(work), /*accepted=*/false});
+    ++waiting_of_post_;
   }
   wake_.notify_one();
   return absl::OkStatus();
@@ -33,7 +34,7 @@ absl::Status LongTexts::Post(std::function<void()> work) {
 void LongTexts::PostAccepted(std::function<void()> work) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    waiting_.push_back(std::move(work));
+    waiting_.push_back({std::move(work), /*accepted=*/true});
   }
   wake_.notify_one();
 }
@@ -43,7 +44,8 @@ void LongTexts::Run() {
   for (;;) {
     wake_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
     if (waiting_.empty()) return;
-    std::function<void()> work = std::move(waiting_.front());
+    std::function<void()> work = std::move(waiting_.front().work);
+    if (!waiting_.front().accepted) --waiting_of_post_;
     waiting_.pop_front();
     lock.unlock();
     work();

@@ -16,7 +16,7 @@ namespace lorad {
 // awaited their adapter's tokenizer.
 //
 // Threads  Post and PostAccepted from any; the work runs on the one thread of this.
-// Errors   Post: ResourceExhausted: kMaxWaiting texts wait already.
+// Errors   Post: ResourceExhausted: kMaxWaiting texts of Post wait already.
 class LongTexts final {
  public:
   static constexpr size_t kLongBytes = size_t{64} << 10;
@@ -29,11 +29,16 @@ class LongTexts final {
   void PostAccepted(std::function<void()> work);  // the engine's queue bounds these
 
  private:
+  struct Text {
+    std::function<void()> work;
+    bool accepted;  // PostAccepted's
+  };
   void Run();
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> waiting_;
+  std::deque<Text> waiting_;
+  size_t waiting_of_post_ = 0;
   bool stopping_ = false;
   std::thread thread_;
 };
