@@ -18,7 +18,8 @@ constexpr size_t kMaxCallBytes = size_t{1} << 30;  // of all calls' buffers toge
 constexpr int kKeepaliveMs = 60'000;               // A client that vanished is noticed within this and the timeout.
 constexpr int kKeepaliveTimeoutMs = 20'000;
 constexpr int kMinClientPingMs = 10'000;
-constexpr const char* kHealthNames[] = {"lorad.v1.Inference", "lorad.v1.Adapters", "lorad.v1.FineTuning"};
+constexpr const char* kHealthNames[] = {"lorad.v1.Inference", "lorad.v1.Adapters", "lorad.v1.FineTuning",
+                                        "lorad.v1.Training"};
 
 void SetLimits(const RpcServer::Options& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMaxRequestBytes);

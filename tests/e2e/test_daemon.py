@@ -30,7 +30,7 @@ def processor_seconds(pid):
 
 def test_health_says_serving_by_service_and_in_all(daemon):
     stub = health_pb2_grpc.HealthStub(daemon.channel)
-    for service in ("", "lorad.v1.Inference", "lorad.v1.Adapters"):
+    for service in ("", "lorad.v1.Inference", "lorad.v1.Adapters", "lorad.v1.FineTuning", "lorad.v1.Training"):
         assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == health_pb2.HealthCheckResponse.SERVING
     error = refusal(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nobody")))
     assert error.code() == grpc.StatusCode.NOT_FOUND
