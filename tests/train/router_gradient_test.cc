@@ -81,6 +81,7 @@ class RouterGradientTest : public testing::TestWithParam<std::string> {
     };
     ExpectGradient("x", x, loss);
     ExpectGradient("router", Router().router, loss);
+    int32_t chosen = 0;
     for (int32_t expert = 0; expert < leaves_->routed()->moe.experts; ++expert) {
       const LeafModule& module = Module(Site::kUpProj, expert);
       at::Tensor(module.a).mutable_grad() = at::Tensor();
@@ -89,7 +90,10 @@ class RouterGradientTest : public testing::TestWithParam<std::string> {
       ExpectGradient(module.saved_path + ".A", module.a, loss);
       ExpectGradient(module.saved_path + ".B", module.b, loss);
       if (module.magnitude.defined()) ExpectGradient(module.saved_path + ".magnitude", module.magnitude, loss);
+      ++chosen;
     }
+    const RoutingRule& rule = leaves_->routed()->moe.routing;  // of which a row chooses so many, each another
+    EXPECT_GE(chosen, rule.choice == RoutingRule::Choice::kTopP ? 1 : rule.top_k);
   }
 
   // The routers' loss of all that went through the seam.
