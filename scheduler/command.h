@@ -62,7 +62,8 @@ struct DrainCommand {
 // Training holds so many bytes in all from now on, outside the arena.
 struct TuningMemoryCommand {
   int64_t bytes = 0;
-  StatusReply reply;  // ResourceExhausted: not now; InvalidArgument: never
+  int64_t kept_bytes = 0;  // of them: never given back on demand
+  StatusReply reply;       // ResourceExhausted: not now; InvalidArgument: never
   // Called on the completions thread when requests cannot go on without what training holds; it is then to hold nothing
   // as soon as it can.
   std::function<void()> give_back;

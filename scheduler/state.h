@@ -50,6 +50,7 @@ struct PrefixCounts {
 
 // What training holds of the pool's pages (PagePool::Withhold).
 struct TuningMemory {
+  int64_t kept_pages = 0;  // that asking for would be in vain
   std::function<void()> give_back;
   bool asked = false;  // to give it back, and has not answered
 };

@@ -27,6 +27,7 @@ absl::Status Hold(int64_t bytes, SchedulerState* state) {
 void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state) {
   absl::Status status = Hold(command.bytes, state);
   if (status.ok()) {
+    state->tuning_memory.kept_pages = state->parts.pages->PagesFor(command.kept_bytes);
     state->tuning_memory.give_back = std::move(command.give_back);
     state->tuning_memory.asked = false;
   }
@@ -35,7 +36,7 @@ void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state) {
 
 bool AskTuningForMemory(SchedulerState* state) {
   TuningMemory& memory = state->tuning_memory;
-  if (state->parts.pages->withheld_pages() == 0) return false;
+  if (state->parts.pages->withheld_pages() <= memory.kept_pages) return false;
   if (!memory.asked) {
     memory.asked = true;
     state->parts.post_reply(memory.give_back);

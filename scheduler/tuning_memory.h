@@ -11,7 +11,7 @@ namespace lorad {
 void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state);
 
 // Asks training to give back what it holds, once: a request cannot go on, or had to begin again. True: it holds
-// something, so that waiting helps.
+// something that it can give, so that waiting helps.
 bool AskTuningForMemory(SchedulerState* state);
 
 }  // namespace lorad

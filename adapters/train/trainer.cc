@@ -14,6 +14,7 @@
 #include "adapters/train/random_order.h"
 #include "adapters/train/schedule.h"
 #include "adapters/train/shared_batch.h"
+#include "adapters/train/train_size.h"
 #include "adapters/train/training_state.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
@@ -213,10 +214,10 @@ absl::StatusOr<MicroBatchPart> Trainer::TakeMicroBatch() {
 absl::StatusOr<int64_t> Trainer::NextRows() {
   if (impl_->evaluation.under_way()) {
     ASSIGN_OR_RETURN(const MicroBatchPart part, impl_->EvaluationPart());
-    return RowsOf(part);
+    return RowsOf(part) * RowCost(impl_->config);
   }
   if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
-  return RowsOf(impl_->NextPart());
+  return RowsOf(impl_->NextPart()) * RowCost(impl_->config);
 }
 
 absl::StatusOr<std::optional<StepReport>> Trainer::PutResult(const PartResult& result) {
@@ -249,6 +250,7 @@ int64_t Trainer::parameters() const { return impl_->leaves.parameters(); }
 int64_t Trainer::state_bytes() const {
   int64_t floats = 2 * impl_->leaves.parameters();
   for (const auto& [name, state] : impl_->optimizer.State()) floats += state.numel();
+  for (const NamedLeaf& constant : impl_->leaves.Constants()) floats += constant.tensor.numel();
   return floats * static_cast<int64_t>(sizeof(float));
 }
 

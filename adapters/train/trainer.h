@@ -73,12 +73,12 @@ class Trainer final {
                            const std::map<std::string, std::string>& provenance = {}) const;
 
   int64_t parameters() const;
-  int64_t state_bytes() const;  // of weights, gradients and optimizer
+  int64_t state_bytes() const;  // as TrainSize
 
   // What computes a micro-batch takes the next one here and brings its result, once each.
   absl::StatusOr<MicroBatchPart> TakeMicroBatch();
   absl::StatusOr<std::optional<StepReport>> PutResult(const PartResult& result);
-  // The rows that TakeMicroBatch gives next. Reads the step's examples.
+  // The rows that TakeMicroBatch gives next, each as often as RowCost says. Reads the step's examples.
   absl::StatusOr<int64_t> NextRows();
   // Gives up the step under way, with what was taken for it; it begins anew.
   void DropStep();

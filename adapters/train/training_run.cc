@@ -7,6 +7,7 @@
 #include "adapters/train/leaves.h"
 #include "adapters/train/optimizer.h"
 #include "adapters/train/random_order.h"
+#include "adapters/train/train_size.h"
 #include "adapters/train/trainer.h"
 #include "adapters/train/training_state.h"
 #include "model/base/guarded.h"
@@ -56,6 +57,8 @@ bool TrainingRun::draws() const {
   const RoutedTraining* routed = impl_->leaves.routed();
   return impl_->config.dropout > 0 || (routed != nullptr && routed->expert_dropout > 0);
 }
+
+int64_t TrainingRun::row_cost() const { return RowCost(impl_->config); }
 
 bool TrainingRun::has_router_loss() const {
   const RoutedTraining* routed = impl_->leaves.routed();

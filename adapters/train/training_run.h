@@ -33,6 +33,7 @@ class TrainingRun final {
   // Sequences to be computed with this run's adapter. What dropout draws is a function of the run's seed and `draw`.
   MicroBatchPart PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const;
   bool draws() const;            // has dropout
+  int64_t row_cost() const;      // of each row in a batch, as RowCost
   bool has_router_loss() const;  // whose part in the gradients is MicroBatchPart::router_loss_scale
   // AdamW with the gradients so far, which are then gone, also after an error; the norm before clipping. Errors: as
   // Optimizer::Step.

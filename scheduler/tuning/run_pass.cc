@@ -31,9 +31,9 @@ std::vector<MicroBatchPart> RunPass::Take(const RunOp& op, int64_t sequence, con
   std::vector<MicroBatchPart> parts;
   size_t end = next_datum_;
   for (; end < op.sequences.size(); ++end) {
-    const auto tokens = static_cast<int64_t>(op.sequences[end].token_ids.size());
-    if ((!parts.empty() || end > next_datum_) && tokens > *rows) break;
-    *rows -= tokens;
+    const int64_t cost = static_cast<int64_t>(op.sequences[end].token_ids.size()) * run.row_cost();
+    if ((!parts.empty() || end > next_datum_) && cost > *rows) break;
+    *rows -= cost;
     if (run.draws()) parts.push_back(PartTo(end + 1, op, sequence, run));
   }
   if (!run.draws()) parts.push_back(PartTo(end, op, sequence, run));

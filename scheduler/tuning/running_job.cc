@@ -20,6 +20,11 @@ RunningJob::RunningJob(const JobSurroundings* surroundings, const JobLog* log, J
 
 std::string RunningJob::folder() const { return absl::StrCat(surroundings_.jobs_dir, "/", job_.id); }
 
+absl::Status RunningJob::CountMemory() {
+  ASSIGN_OR_RETURN(state_bytes_, surroundings_.state_bytes(job_));
+  return absl::OkStatus();
+}
+
 absl::Status RunningJob::Begin() {
   ASSIGN_OR_RETURN(plan_, surroundings_.plan(job_));
   ASSIGN_OR_RETURN(checkpoints_, Checkpoints::Open(absl::StrCat(folder(), "/checkpoints")));

@@ -38,6 +38,8 @@ struct JobSurroundings {
   std::string jobs_dir;  // a folder for each job, by id
   Revisions* revisions;
   std::string base_name;
+  // What `plan` will take for the job's weights, gradients and optimizer; from shapes alone.
+  std::function<absl::StatusOr<int64_t>(const Job& job)> state_bytes;
   std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;
   // Serves the adapter folder under the name, in place of what has it if `replace`, and returns when it can be named,
   // or why not.
@@ -52,6 +54,8 @@ class RunningJob final {
   // Both outlive it.
   RunningJob(const JobSurroundings* surroundings, const JobLog* log, Job job);
 
+  // Asks how much memory Begin will take for states.
+  absl::Status CountMemory();
   // Makes the trainer and goes on from the newest checkpoint that is whole; one that is not is told of and removed.
   absl::Status Begin();
   // A step or an evaluation was done: stores it, with a checkpoint when one is due. The best weights so far are kept,
@@ -71,6 +75,7 @@ class RunningJob final {
   const Job& job() const { return job_; }
   double tokens_per_second() const { return tokens_per_second_; }  // of the last step
   Trainer* trainer() const { return plan_.trainer.get(); }
+  int64_t state_bytes() const { return state_bytes_; }  // 0 before CountMemory
   std::string folder() const;
 
  private:
@@ -86,6 +91,7 @@ class RunningJob final {
   Job job_;
   TuningPlan plan_;
   std::optional<Checkpoints> checkpoints_;
+  int64_t state_bytes_ = 0;
   int64_t saved_step_ = 0;
   std::optional<JobEvaluation> best_, last_;  // of the evaluations so far
   std::chrono::steady_clock::time_point step_began_;

@@ -4,23 +4,32 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <mutex>
+#include <utility>
 
 #include "absl/status/status.h"
 
 namespace lorad {
 
-// What training holds of the memory that serving uses too, and when it may ask for more after it was short.
+// What training holds of the memory that serving uses too, for jobs and for runs, and when it may ask for more after it
+// was short. Jobs give theirs back when serving cannot do without; runs keep theirs until they are deleted.
 //
-// Threads  the worker's, but wanted_back: any.
+// Threads  the worker's, but wanted_back and Update: any.
 class TrainingMemory final {
  public:
   // Holds so many bytes in all, or says why not (ResourceExhausted: not now); fewer always works. `give_back` is called
-  // when serving cannot do without them.
-  using HoldFn = std::function<absl::Status(int64_t bytes, std::function<void()> give_back)>;
-  // `hold` may be empty: nobody counts. `wanted`: serving cannot do without what is held; from any thread.
-  TrainingMemory(HoldFn hold, std::function<void()> wanted) : hold_(std::move(hold)), wanted_(std::move(wanted)) {}
+  // when serving cannot do without those that are not kept.
+  using HoldFn = std::function<absl::Status(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back)>;
+  struct Parts {
+    HoldFn hold;                    // may be empty: nobody counts
+    std::function<void()> wanted;   // serving cannot do without what is held; from any thread
+    int64_t activation_bytes = 0;   // held while there is a job or a run
+    std::function<int64_t()> runs;  // bytes of the runs' states; empty: there are none
+  };
+  explicit TrainingMemory(Parts parts) : parts_(std::move(parts)) {}
 
-  absl::Status Hold(int64_t bytes);
+  absl::Status Hold(int64_t job_bytes);  // of the jobs' states
+  absl::Status Update();                 // runs came or went
   // More may be asked for; not for a while after it was short or wanted back, longer each time that it stays short.
   bool may_grow() const { return std::chrono::steady_clock::now() >= no_growth_before_; }
   void WasShort();
@@ -30,10 +39,15 @@ class TrainingMemory final {
   bool TakeWantedBack();
 
  private:
-  const HoldFn hold_;
-  const std::function<void()> wanted_;
+  absl::Status HoldAll();
+
+  const Parts parts_;
   std::atomic<bool> wanted_back_ = false;
+  std::mutex mutex_;  // of what follows, to the next blank line
+  int64_t job_bytes_ = 0;
   int64_t held_bytes_ = 0;
+  int64_t kept_bytes_ = 0;
+
   std::chrono::steady_clock::time_point no_growth_before_ = {};
   std::chrono::seconds wait_{1};
 };

@@ -44,6 +44,7 @@ struct TrainingRuns::Run {
 
   const std::string id;
   const std::string name;
+  int64_t state_bytes = 0;
   RunQueue queue;  // under the mutex
   // The trainer's, but for its making.
   std::unique_ptr<TrainingRun> training;
@@ -56,8 +57,14 @@ struct TrainingRuns::Impl {
   std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
   RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
   absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity) const;
-  void Restore();
+  absl::Status Reserve(const std::string& spec);
+  void Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run);
+  int64_t HeldBytes() const;
+  absl::StatusOr<std::shared_ptr<Run>> Begin(const RunFolder::Identity& identity,
+                                             const std::optional<AdapterImage>& weights) const;
+  absl::StatusOr<std::shared_ptr<Run>> Load(const RunFolder::Identity& identity) const;
   absl::Status Resume(const std::string& id, const RunFolder::Identity& identity);
+  void Restore();
   std::shared_ptr<Run> Find(const std::string& id) const;
   // The operation that comes next, or null.
   RunOp* Next(Run* run) const;
@@ -72,6 +79,7 @@ struct TrainingRuns::Impl {
   mutable std::mutex mutex;  // of what follows and of the runs' queues
   std::map<std::string, std::shared_ptr<Run>> runs;
   bool ended = false;
+  int64_t reserved_bytes = 0;                   // of the run that is being made
   std::vector<std::shared_ptr<Run>> computing;  // the trainer's: who has a part in the batch
 };
 
@@ -103,23 +111,75 @@ void TrainingRuns::Impl::Restore() {
   if (error) parts.not_resumed(parts.dir, absl::UnavailableError(error.message()));
 }
 
+// Its bytes are held by the worker, with those of all others.
 absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::Identity& identity) {
   if (IdOf(identity.name, identity.sequence) != id) return absl::DataLossError("its name or number is another run's");
-  ASSIGN_OR_RETURN(const std::shared_ptr<Run> run, Make(identity));
+  RETURN_IF_ERROR(Reserve(identity.spec));
+  const absl::StatusOr<std::shared_ptr<Run>> run = Load(identity);
+  Settle(id, run);
+  return run.status();
+}
+
+absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(const RunFolder::Identity& identity) const {
+  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity));
   ASSIGN_OR_RETURN(
       const int64_t newest,
-      FolderOf(id).LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
+      FolderOf(run->id).LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
   run->queue = RunQueue(newest);
-  const std::lock_guard<std::mutex> lock(mutex);
-  runs[id] = run;
-  return absl::OkStatus();
+  return run;
 }
 
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity) const {
   auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
+  ASSIGN_OR_RETURN(run->state_bytes, parts.state_bytes(identity.spec));
   ASSIGN_OR_RETURN(run->training, parts.make(identity.spec));
   return run;
 }
+
+// A new one, in memory that is held before it is taken.
+absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(
+    const RunFolder::Identity& identity, const std::optional<AdapterImage>& weights) const {
+  RETURN_IF_ERROR(parts.hold());
+  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity));
+  const RunFolder folder = FolderOf(run->id);
+  RETURN_IF_ERROR(RemoveFolder(PathOf(run->id)));  // states that an unfinished Create left would be taken for its own
+  if (weights.has_value()) {
+    RETURN_IF_ERROR(run->training->CopyFrom(*weights));
+    RETURN_IF_ERROR(folder.SaveState(identity.sequence, *run->training));
+  }
+  RETURN_IF_ERROR(folder.Write(identity));
+  return run;
+}
+
+// Counts the bytes of a run with this spec as those of the one that is being made, before any is taken.
+absl::Status TrainingRuns::Impl::Reserve(const std::string& spec) {
+  ASSIGN_OR_RETURN(const int64_t bytes, parts.state_bytes(spec));
+  const int64_t others = HeldBytes();
+  if (others + bytes > parts.max_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("memory of the run: bytes: ", bytes,
+                                                     "; held by other runs: ", others, "; limit: ", parts.max_bytes,
+                                                     " in all; delete a run, lower the rank or raise --memory-bytes"));
+  }
+  const std::lock_guard<std::mutex> lock(mutex);
+  reserved_bytes = bytes;
+  return absl::OkStatus();
+}
+
+// What was reserved is the run's, or free.
+void TrainingRuns::Impl::Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  reserved_bytes = 0;
+  if (run.ok()) runs[id] = *run;
+}
+
+int64_t TrainingRuns::Impl::HeldBytes() const {
+  const std::lock_guard<std::mutex> lock(mutex);
+  int64_t bytes = reserved_bytes;
+  for (const auto& [id, run] : runs) bytes += run->state_bytes;
+  return bytes;
+}
+
+int64_t TrainingRuns::held_bytes() const { return impl_->HeldBytes(); }
 
 std::shared_ptr<TrainingRuns::Run> TrainingRuns::Impl::Find(const std::string& id) const {
   const std::lock_guard<std::mutex> lock(mutex);
@@ -148,22 +208,19 @@ absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t se
   if (const absl::StatusOr<RunFolder::Identity> kept = folder.Read(); !absl::IsNotFound(kept.status())) {
     // Left as it lies at the start: it goes on, or stays, but is not given up for a new one.
     const absl::Status resumed = kept.ok() ? impl_->Resume(id, *kept) : kept.status();
+    impl_->parts.wake();  // other bytes are held
     if (resumed.ok()) return Get(id);
     return absl::Status(resumed.code(), absl::StrCat("run of this name and sequence: cannot go on: ", resumed.message(),
                                                      "; it stays in ", impl_->PathOf(id), "; use another sequence"));
   }
   ASSIGN_OR_RETURN(const RunBeginning beginning, begin());
   const RunFolder::Identity identity{name, beginning.spec, sequence};
-  ASSIGN_OR_RETURN(const std::shared_ptr<Run> run, impl_->Make(identity));
-  RETURN_IF_ERROR(RemoveFolder(impl_->PathOf(id)));  // states that an unfinished Create left would be taken for its own
-  if (beginning.weights.has_value()) {
-    RETURN_IF_ERROR(run->training->CopyFrom(*beginning.weights));
-    RETURN_IF_ERROR(folder.SaveState(sequence, *run->training));
-  }
-  RETURN_IF_ERROR(folder.Write(identity));
-  const std::lock_guard<std::mutex> lock(impl_->mutex);
-  impl_->runs[id] = run;
-  return RunInfo{id, sequence};
+  RETURN_IF_ERROR(impl_->Reserve(identity.spec));
+  const absl::StatusOr<std::shared_ptr<Run>> run = impl_->Begin(identity, beginning.weights);
+  impl_->Settle(id, run);
+  if (run.ok()) return RunInfo{id, sequence};
+  impl_->parts.wake();  // less is held
+  return run.status();
 }
 
 absl::StatusOr<RunInfo> TrainingRuns::Get(const std::string& run_id) const {
@@ -185,6 +242,7 @@ absl::Status TrainingRuns::Delete(const std::string& run_id) {
   }
   const absl::Status deleted = absl::AbortedError(absl::StrCat("run: ", run_id, "; deleted meanwhile"));
   for (const RunQueue::Reply& reply : replies) reply(deleted);
+  impl_->parts.wake();  // less is held
   return RemoveFolder(impl_->PathOf(run_id));
 }
 

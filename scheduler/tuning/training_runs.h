@@ -36,8 +36,8 @@ struct RunInfo {
 //
 // Threads  any, but what is said to be the trainer's.
 // Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now. Aborted: the run
-//          was deleted, or the same number asked for again. ResourceExhausted: too many runs, or operations that wait.
-//          Unavailable: the daemon ends.
+//          was deleted, or the same number asked for again. ResourceExhausted: too many runs, or operations that wait,
+//          or no memory for another. Unavailable: the daemon ends.
 class TrainingRuns final {
  public:
   struct Parts {
@@ -46,6 +46,10 @@ class TrainingRuns final {
     Revisions* revisions;
     // A run with fresh weights, from what its caller said of it; opaque here.
     std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec)> make;
+    // What `make` will take for its weights, gradients and optimizer; from shapes alone.
+    std::function<absl::StatusOr<int64_t>(const std::string& spec)> state_bytes;
+    // held_bytes() are to be held from now on, or why they cannot be.
+    std::function<absl::Status()> hold;
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
     // Of a run made from this, that it began from weights which are kept as its first state.
     std::function<bool(const std::string& spec)> begins_from_weights;
@@ -54,6 +58,7 @@ class TrainingRuns final {
     std::function<void()> wake;  // there is work; must not block
     int64_t max_runs = 64;
     int64_t max_waiting_bytes = int64_t{256} << 20;  // of all runs' operations whose turn has not come
+    int64_t max_bytes = 0;                           // of all runs' states
   };
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();
@@ -68,6 +73,7 @@ class TrainingRuns final {
   absl::Status Delete(const std::string& run_id);
   // The trainer's thread has ended: whatever still waits is answered Unavailable, and so is what comes from now on.
   void Stop();
+  int64_t held_bytes() const;  // of their states, and of one that is being made
 
   // The trainer's. Does what needs no forward, and gives the parts of the next batch: at most `rows`, but always one
   // sequence if there is any. Every member's `put` has to be called before the next TakeMembers, or FailMembers.

@@ -32,7 +32,10 @@ struct TuningWorker::Impl {
       : parts(std::move(given)),
         log(parts.store, parts.changed),
         desk(&log, parts.gate),
-        memory(parts.hold, [this] { desk.Wake(); }) {}
+        memory({.hold = parts.hold,
+                .wanted = [this] { desk.Wake(); },
+                .activation_bytes = parts.activation_bytes,
+                .runs = [this] { return parts.runs == nullptr ? 0 : parts.runs->held_bytes(); }}) {}
 
   void Run();
   bool AwaitJobs();
@@ -95,6 +98,7 @@ void TuningWorker::Cancel(const std::string& id, Reply reply) { impl_->desk.Canc
 void TuningWorker::Pause(const std::string& id, Reply reply) { impl_->desk.Pause(id, std::move(reply)); }
 void TuningWorker::Resume(const std::string& id, Reply reply) { impl_->desk.Resume(id, std::move(reply)); }
 void TuningWorker::Wake() { impl_->desk.Wake(); }
+absl::Status TuningWorker::HoldForRuns() { return impl_->memory.Update(); }
 
 absl::Status TuningWorker::Delete(const std::string& id) {
   RETURN_IF_ERROR(impl_->desk.Delete(id));
@@ -114,6 +118,7 @@ void TuningWorker::Impl::Run() {
 // Begins queued jobs while there is room. False: the daemon ends.
 bool TuningWorker::Impl::AwaitJobs() {
   while (!desk.stopping()) {
+    (void)memory.Update();  // runs that were deleted; those of before a restart, as soon as there is room
     for (auto& job : std::exchange(unstored, {})) {
       if (!Leave(job.get())) unstored.push_back(std::move(job));
     }
@@ -135,14 +140,15 @@ void TuningWorker::Impl::BeginJob(Job job) {
   jobs.push_back(std::make_unique<RunningJob>(&parts.surroundings, &log, std::move(job)));
   RunningJob* const begun = jobs.back().get();
   absl::Status status = log.MoveTo(&begun->job(), JobState::kRunning, "");
-  if (status.ok()) status = begun->Begin();
+  if (status.ok()) status = begun->CountMemory();
   if (status.ok()) {
-    status = HoldMemory();
+    status = HoldMemory();  // before any of it is taken
     if (absl::IsResourceExhausted(status)) {
       memory.WasShort();
       return EndJob(begun, JobState::kQueued, absl::StrCat("waits for memory: ", status.message()));
     }
   }
+  if (status.ok()) status = begun->Begin();
   if (!status.ok()) return EndJob(begun, JobState::kFailed, status.ToString());
   if (begun->trainer()->done()) TakeResult(begun, std::optional<StepReport>());
 }
@@ -233,8 +239,8 @@ void TuningWorker::Impl::GrantWishes() {
 
 // What the running jobs need, of the memory that serving uses too.
 absl::Status TuningWorker::Impl::HoldMemory() {
-  int64_t bytes = jobs.empty() ? 0 : parts.activation_bytes;
-  for (const auto& job : jobs) bytes += job->trainer() == nullptr ? 0 : job->trainer()->state_bytes();
+  int64_t bytes = 0;
+  for (const auto& job : jobs) bytes += job->state_bytes();
   return memory.Hold(bytes);
 }
 

@@ -36,7 +36,7 @@ class TuningWorker final {
     CausalLm* model;
     int64_t max_jobs = 1;                          // that run at once
     int64_t max_batch_rows = 1;                    // of a batch of several jobs; a job alone may have more
-    int64_t activation_bytes = 0;                  // held while any job runs
+    int64_t activation_bytes = 0;                  // held while a job runs or there are runs
     int64_t kept_bytes = SharedBatch::kKeptBytes;  // of them, as SharedBatch
     TrainingMemory::HoldFn hold;                   // of the memory shared with serving; empty: nobody counts
     TrainingRuns* runs = nullptr;                  // share the batches; null: none
@@ -61,8 +61,10 @@ class TuningWorker final {
   void Resume(const std::string& id, Reply reply);
   absl::Status Delete(const std::string& id);  // a finished one, with its folder
 
-  // The runs have work.
+  // The runs have work, or less memory.
   void Wake();
+  // The runs want to hold what they say from now on. Errors: of Parts::hold; what is held stays as it was then.
+  absl::Status HoldForRuns();
 
   TuningStats stats() const;
   std::string JobFolder(const std::string& id) const;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+#include "adapters/train/train_size.h"
+#include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 
 namespace lorad {
@@ -19,6 +22,15 @@ int64_t RowBytes(const CausalLm& model) {
 BatchLimits BatchLimitsOf(const CausalLm& model, int64_t memory_bytes) {
   const int64_t bytes = std::min(memory_bytes / 8, int64_t{1} << 30);
   return {bytes, bytes / 2, std::max<int64_t>(1, bytes / 2 / RowBytes(model))};
+}
+
+absl::StatusOr<int64_t> StateBytesWithin(const MemoryLimit& limit, const TrainConfig& config, const BaseShape& base) {
+  ASSIGN_OR_RETURN(const TrainSize size, SizeOfTraining(config, base));
+  const int64_t most = limit.total_bytes - limit.activation_bytes;
+  if (size.state_bytes <= most) return size.state_bytes;
+  return absl::InvalidArgumentError(
+      absl::StrCat("adapter: ", size.parameters, " parameters, bytes with gradients and optimizer: ", size.state_bytes,
+                   "; limit: ", most, "; lower the rank or the number of experts, or raise --memory-bytes"));
 }
 
 }  // namespace lorad

@@ -7,8 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/example_sets.h"
-#include "adapters/train/routed_places.h"
-#include "adapters/train/trained_modules.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "scheduler/tuning/checkpoints.h"
@@ -44,9 +42,11 @@ std::map<std::string, std::string> ProvenanceOf(const Job& job, const v1::FineTu
           {"lorad.init_adapter", spec.init_adapter()}};
 }
 
-absl::Status CheckTargets(const TrainConfig& train, const BaseShape& base) {
-  if (train.routed.has_value()) return SelectRoutedPlaces(train.routed->moe, base).status();
-  return SelectTrained(train, base).status();
+absl::StatusOr<v1::FineTuneSpec> StoredSpec(const Job& job) {
+  v1::FineTuneSpec proto;
+  if (!proto.ParseFromString(job.spec)) return absl::DataLossError("job: its stored spec cannot be read");
+  if (proto.dataset().path().empty()) proto.mutable_dataset()->add_lines();  // They were, and lie in the folder.
+  return proto;
 }
 
 std::string SummaryText(const DatasetSummary& summary, const ExampleSets& sets, const TrainConfig& train) {
@@ -71,7 +71,7 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
                    TakeInitAdapter(wanted.init_adapter(), *backend, *model, base_tables, wanted.mutable_adapter()));
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(wanted, facts));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(wanted.dataset(), facts));
-  RETURN_IF_ERROR(CheckTargets(spec.train, model->base_shape()));
+  RETURN_IF_ERROR(StateBytesWithin(memory, spec.train, model->base_shape()).status());
   RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
   RETURN_IF_ERROR(MakeFolders(folder));
   const TextParts text{*backend, *chat_template, go_on};
@@ -108,10 +108,14 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   return made;
 }
 
+absl::StatusOr<int64_t> JobMaker::StateBytes(const Job& job) const {
+  ASSIGN_OR_RETURN(const v1::FineTuneSpec proto, StoredSpec(job));
+  ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, backend->model));
+  return StateBytesWithin(memory, spec.train, model->base_shape());
+}
+
 absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& folder) const {
-  v1::FineTuneSpec proto;
-  if (!proto.ParseFromString(job.spec)) return absl::DataLossError("job: its stored spec cannot be read");
-  if (proto.dataset().path().empty()) proto.mutable_dataset()->add_lines();  // They were, and lie in the folder.
+  ASSIGN_OR_RETURN(const v1::FineTuneSpec proto, StoredSpec(job));
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, backend->model));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(proto.dataset(), backend->model));
   ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));

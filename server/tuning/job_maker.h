@@ -11,6 +11,7 @@
 #include "scheduler/tuning/job.h"
 #include "scheduler/tuning/running_job.h"
 #include "server/backend.h"
+#include "server/tuning/batch_limits.h"
 
 namespace lorad {
 
@@ -30,11 +31,14 @@ struct JobMaker {
   CausalLm* model;
   const BaseTables& base_tables;
   const absl::StatusOr<std::shared_ptr<const ChatTemplate>>* chat_template;  // or why the model has none
+  MemoryLimit memory;
 
   // Reads and checks all of the data and copies them into `folder`, which it makes; what the job begins from too.
   // Errors: of the spec, by its fields; of the data, by their lines; of `go_on`, which is asked at each line.
   absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id, const std::string& folder,
                                const std::function<absl::Status()>& go_on) const;
+  // What the plan's trainer will take for its states; nothing is made.
+  absl::StatusOr<int64_t> StateBytes(const Job& job) const;
   absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder) const;
 };
 

@@ -32,6 +32,7 @@ namespace {
 
 constexpr size_t kWaitingSubmissions = 16;
 constexpr int64_t kDefaultPage = 100, kMaxPage = 1000;
+constexpr int64_t kShareOfRuns = 2;  // half of the memory, as runs give none back to requests
 
 std::string NewId() {
   std::random_device random;
@@ -67,11 +68,15 @@ std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(sta
 struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
+  absl::StatusOr<TrainConfig> ConfigOfRun(const std::string& spec) const;
   absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec) const;
   absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
-  absl::Status Hold(int64_t bytes, std::function<void()> give_back);
-  JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template}; }
+  absl::Status Hold(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back);
+  MemoryLimit memory() const {
+    return {parts.memory_bytes, BatchLimitsOf(*parts.model, parts.memory_bytes).activation_bytes};
+  }
+  JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template, memory()}; }
   absl::Status RemoveStrayFolders();
 
   Parts parts;
@@ -107,13 +112,19 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                       .base_name = impl.parts.backend->model.name,
                       .revisions = impl.revisions.get(),
                       .make = [&impl](const std::string& spec) { return impl.MakeRun(spec); },
+                      .state_bytes = [&impl](const std::string& spec) -> absl::StatusOr<int64_t> {
+                        ASSIGN_OR_RETURN(const TrainConfig config, impl.ConfigOfRun(spec));
+                        return StateBytesWithin(impl.memory(), config, impl.parts.model->base_shape());
+                      },
+                      .hold = [&impl] { return impl.worker->HoldForRuns(); },
                       .publish = publish,
                       .begins_from_weights = BeginsFromWeights,
                       .not_resumed =
                           [&impl](const std::string& folder, const absl::Status& why) {
                             impl.parts.log->Warning("run_not_resumed", {{"path", folder}, {"status", why.ToString()}});
                           },
-                      .wake = [&impl] { impl.worker->Wake(); }}));
+                      .wake = [&impl] { impl.worker->Wake(); },
+                      .max_bytes = impl.parts.memory_bytes / kShareOfRuns}));
   const BatchLimits limits = BatchLimitsOf(*impl.parts.model, impl.parts.memory_bytes);
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),
@@ -123,12 +134,13 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
       .max_batch_rows = limits.max_rows,
       .activation_bytes = limits.activation_bytes,
       .kept_bytes = limits.kept_bytes,
-      .hold = [&impl](int64_t bytes,
-                      std::function<void()> give_back) { return impl.Hold(bytes, std::move(give_back)); },
+      .hold = [&impl](int64_t bytes, int64_t kept_bytes,
+                      std::function<void()> give_back) { return impl.Hold(bytes, kept_bytes, std::move(give_back)); },
       .runs = impl.runs.get(),
       .surroundings = {.jobs_dir = jobs_dir,
                        .revisions = impl.revisions.get(),
                        .base_name = impl.parts.backend->model.name,
+                       .state_bytes = [&impl](const Job& job) { return impl.maker().StateBytes(job); },
                        .plan =
                            [&impl](const Job& job) { return impl.maker().Plan(job, impl.worker->JobFolder(job.id)); },
                        .publish = publish},
@@ -188,10 +200,14 @@ absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& reques
   return ToProto(store->Get(id));
 }
 
-absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec) const {
+absl::StatusOr<TrainConfig> Tuning::Impl::ConfigOfRun(const std::string& spec) const {
   v1::CreateRunRequest request;
   if (!request.ParseFromString(spec)) return absl::DataLossError("run: its stored request cannot be read");
-  ASSIGN_OR_RETURN(const TrainConfig config, TranslateRun(request, parts.backend->model));
+  return TranslateRun(request, parts.backend->model);
+}
+
+absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec) const {
+  ASSIGN_OR_RETURN(const TrainConfig config, ConfigOfRun(spec));
   return TrainingRun::Create(config, parts.model, parts.base_tables);
 }
 
@@ -224,10 +240,10 @@ absl::Status Tuning::Impl::Publish(const std::string& name, const std::string& f
   return status;
 }
 
-absl::Status Tuning::Impl::Hold(int64_t bytes, std::function<void()> give_back) {
+absl::Status Tuning::Impl::Hold(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back) {
   auto answer = std::make_shared<std::promise<absl::Status>>();
   RETURN_IF_ERROR(parts.backend->engine->HoldForTuning(
-      {bytes, [answer](const absl::Status& status) { answer->set_value(status); }, std::move(give_back)}));
+      {bytes, kept_bytes, [answer](const absl::Status& status) { answer->set_value(status); }, std::move(give_back)}));
   return answer->get_future().get();
 }
 

@@ -412,6 +412,8 @@ INVALID = {
     "eval_prompts": lambda s: s.eval_prompts.append("hello"),
     "max_eval_loss_increase": lambda s: setattr(s, "max_eval_loss_increase", 0.1),
     "keep_revisions": lambda s: setattr(s, "keep_revisions", 0),
+    "; lower the rank or the number of experts": lambda s: s.adapter.MergeFrom(
+        finetuning_pb2.AdapterSpec(kind="mixlora", num_experts=256, rank=512)),  # of 64 MiB
     "adapter: set with init_adapter": lambda s: setattr(s, "init_adapter", "other"),
 }
 

@@ -60,10 +60,11 @@ TEST(MemoryTest, KvTakesThePagesOfIdleAdaptersAndAdaptersTakeThemBack) {
 // What training holds, and the answers it got.
 struct FakeTuning {
   explicit FakeTuning(FakeWorld* in) : world(in) {}
-  absl::Status Hold(int64_t pages) {
+  absl::Status Hold(int64_t pages, int64_t kept_pages = 0) {
     std::optional<absl::Status> answer;
     world->inbox
         .PutAdapter(TuningMemoryCommand{.bytes = pages * world->pages->page_bytes(),
+                                        .kept_bytes = kept_pages * world->pages->page_bytes(),
                                         .reply = [&](absl::Status status) { answer = std::move(status); },
                                         .give_back = [this] { ++asked; }})
         .IgnoreError();
@@ -94,6 +95,21 @@ TEST(MemoryTest, TrainingHoldsPagesAndGivesThemBackWhenARequestCannotGoOn) {
   world.Settle();
   EXPECT_EQ(large->answer().tokens.size(), 2u);
   EXPECT_EQ(world.pages->free_pages() + world.core.state().prefix_cache->idle_pages(), 16);
+}
+
+TEST(MemoryTest, ARequestDoesNotWaitForWhatTrainingKeeps) {
+  FakeWorld world({.total_pages = 16});
+  FakeTuning tuning(&world);
+  ASSERT_TRUE(tuning.Hold(14, /*kept_pages=*/12).ok());
+  const auto large = world.Generate("", 10 * kKvBlockTokens, 2);
+  for (int i = 0; i < 5; ++i) world.Turn();
+  EXPECT_EQ(tuning.asked, 1);  // for the two that it can give
+  EXPECT_EQ(large->answer().events, 0);
+  ASSERT_TRUE(tuning.Hold(12, /*kept_pages=*/12).ok());
+  world.Settle();
+  EXPECT_EQ(tuning.asked, 1);
+  EXPECT_EQ(large->answer().finishes, 1);  // was told that there is no room
+  EXPECT_EQ(large->answer().tokens.size(), 0u);
 }
 
 TEST(MemoryTest, TrainingTakesWhatIsIdleAndIsRefusedWhatIsInUse) {

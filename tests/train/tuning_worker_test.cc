@@ -1,5 +1,6 @@
 #include "scheduler/tuning/tuning_worker.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <filesystem>
 #include <memory>
@@ -22,6 +23,8 @@
 namespace lorad {
 namespace {
 
+constexpr int64_t kStateBytes = 1000;  // as the worker is told
+
 // A worker over a real store and model in a folder of its own; a job's spec is its number of steps.
 class WorkerTest : public testing::Test {
  protected:
@@ -39,7 +42,7 @@ class WorkerTest : public testing::Test {
     parts.model = base_.model.get();
     parts.max_jobs = 4;
     parts.max_batch_rows = 1000;
-    parts.hold = [this](int64_t bytes, std::function<void()> give_back) -> absl::Status {
+    parts.hold = [this](int64_t bytes, int64_t, std::function<void()> give_back) -> absl::Status {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (bytes > memory_bytes_) return absl::ResourceExhaustedError("no room");
       held_bytes_ = bytes;
@@ -48,7 +51,9 @@ class WorkerTest : public testing::Test {
     };
     parts.surroundings.jobs_dir = dir_.File("jobs");
     parts.surroundings.revisions = revisions_.get();
+    parts.surroundings.state_bytes = [](const Job&) { return kStateBytes; };
     parts.surroundings.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
+      ++plans_;
       TuningPlan plan;
       ExampleSource examples = RandomExamples(6, 8, 1);
       if (job.name == "unreadable") {
@@ -134,6 +139,7 @@ class WorkerTest : public testing::Test {
   std::optional<absl::StatusOr<Job>> reply_;
   int64_t memory_bytes_ = int64_t{1} << 40;
   int64_t held_bytes_ = 0;
+  std::atomic<int> plans_ = 0;
   std::function<void()> give_back_;
   std::unique_ptr<TrainingRuns> runs_;
   std::unique_ptr<TuningWorker> worker_;
@@ -196,7 +202,7 @@ TEST_F(WorkerTest, AJobGivesItsMemoryBackAndGoesOnWhereItWasWhenThereIsRoom) {
   std::function<void()> give_back;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    EXPECT_GT(held_bytes_, 0);
+    EXPECT_EQ(held_bytes_, kStateBytes);
     memory_bytes_ = 0;
     give_back = give_back_;
   }
@@ -204,6 +210,7 @@ TEST_F(WorkerTest, AJobGivesItsMemoryBackAndGoesOnWhereItWasWhenThereIsRoom) {
   const Job back = Await("job", [](const Job& job) { return job.state == JobState::kQueued; });
   EXPECT_NE(back.reason.find("gave its memory to requests"), std::string::npos) << back.reason;
   Await("job", [](const Job& job) { return job.reason.find("waits for memory") != std::string::npos; });
+  EXPECT_EQ(plans_, 2);  // of `calm` and of the job's first time: nothing is made before there is room
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     EXPECT_EQ(held_bytes_, 0);

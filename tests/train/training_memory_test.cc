@@ -1,0 +1,61 @@
+#include "scheduler/tuning/training_memory.h"
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/status_matchers.h"
+
+namespace lorad {
+namespace {
+
+constexpr int64_t kRoomBytes = 1000, kActivationBytes = 100;
+
+// What is held of a room, for jobs and for runs.
+class TrainingMemoryTest : public testing::Test {
+ protected:
+  TrainingMemoryTest()
+      : memory_({.hold = [this](int64_t bytes, int64_t kept_bytes, std::function<void()>) -> absl::Status {
+                   if (bytes > kRoomBytes) return absl::ResourceExhaustedError("no room");
+                   held_ = {bytes, kept_bytes};
+                   return absl::OkStatus();
+                 },
+                 .wanted = [] {},
+                 .activation_bytes = kActivationBytes,
+                 .runs = [this] { return run_bytes_; }}) {}
+
+  using Held = std::pair<int64_t, int64_t>;
+  int64_t run_bytes_ = 0;
+  Held held_ = {0, 0};  // in all, and of them kept
+  TrainingMemory memory_;
+};
+
+TEST_F(TrainingMemoryTest, RunsAreHeldBesideJobsAndKept) {
+  ASSERT_THAT(memory_.Hold(300), IsOk());
+  EXPECT_EQ(held_, Held(400, 0));
+  run_bytes_ = 200;
+  ASSERT_THAT(memory_.Update(), IsOk());
+  EXPECT_EQ(held_, Held(600, 300));
+  ASSERT_THAT(memory_.Hold(0), IsOk());
+  EXPECT_EQ(held_, Held(300, 300));
+  run_bytes_ = 0;
+  ASSERT_THAT(memory_.Update(), IsOk());
+  EXPECT_EQ(held_, Held(0, 0));
+}
+
+TEST_F(TrainingMemoryTest, WhatIsRefusedChangesNothing) {
+  ASSERT_THAT(memory_.Hold(300), IsOk());
+  run_bytes_ = 700;
+  EXPECT_TRUE(absl::IsResourceExhausted(memory_.Update()));
+  run_bytes_ = 0;
+  EXPECT_TRUE(absl::IsResourceExhausted(memory_.Hold(950)));
+  EXPECT_EQ(held_, Held(400, 0));
+  run_bytes_ = 600;  // fits beside the 300
+  ASSERT_THAT(memory_.Update(), IsOk());
+  EXPECT_EQ(held_, Held(1000, 700));
+}
+
+}  // namespace
+}  // namespace lorad
