@@ -26,7 +26,7 @@ absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
 }
 
 absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
-                         std::map<std::string, std::string>* metadata) {
+                         const std::function<absl::Status(const Metadata& metadata)>& check) {
   const at::NoGradGuard frozen;
   const std::unique_ptr<FileSource> files = LocalFiles();
   ASSIGN_OR_RETURN(const SafetensorsIndex index, ParseSafetensorsHeader(*files, path));
@@ -39,10 +39,12 @@ absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
     if (entry == index.tensors.end() || entry->second.dtype != DType::kF32 || entry->second.shape != ShapeOf(tensor)) {
       return absl::DataLossError(absl::StrCat(path, ": ", name, ": missing, or of another shape than the job's"));
     }
-    RETURN_IF_ERROR(ReadTensor(*files, path, entry->second, static_cast<std::byte*>(tensor.mutable_data_ptr())));
   }
-  metadata->clear();
-  metadata->insert(index.metadata.begin(), index.metadata.end());
+  RETURN_IF_ERROR(check(Metadata(index.metadata.begin(), index.metadata.end())));
+  for (const auto& [name, tensor] : tensors) {
+    auto* const data = static_cast<std::byte*>(tensor.mutable_data_ptr());
+    RETURN_IF_ERROR(ReadTensor(*files, path, index.tensors.find(name)->second, data));
+  }
   return absl::OkStatus();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -17,8 +18,11 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
                          const std::map<std::string, std::string>& metadata);
 
-// Fills `tensors` from a file that has exactly these names and shapes, all f32. Gives the metadata. Errors: DataLoss.
+// Fills `tensors` from a file that has exactly these names and shapes, all f32, and whose metadata `check` approves of.
+// All of that is known before the first is filled, so that a file that does not fit changes nothing. Errors: DataLoss;
+// `check`'s; the file's, which may come in the middle.
+using Metadata = std::map<std::string, std::string>;
 absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
-                         std::map<std::string, std::string>* metadata);
+                         const std::function<absl::Status(const Metadata& metadata)>& check);
 
 }  // namespace lorad

@@ -1,6 +1,5 @@
 #include "adapters/train/training_state.h"
 
-#include <map>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -28,12 +27,13 @@ absl::Status SaveTrainingState(const std::string& path, const AdapterLeaves& lea
 }
 
 absl::Status LoadTrainingState(const std::string& path, AdapterLeaves* leaves, Optimizer* optimizer) {
-  std::map<std::string, std::string> metadata;
-  RETURN_IF_ERROR(LoadTensors(path, TensorsOf(*leaves, *optimizer), &metadata));
   int64_t steps = 0;
-  if (!absl::SimpleAtoi(metadata[kStepsKey], &steps) || steps < 0) {
+  const auto check = [&](const Metadata& metadata) -> absl::Status {
+    const auto found = metadata.find(kStepsKey);
+    if (found != metadata.end() && absl::SimpleAtoi(found->second, &steps) && steps >= 0) return absl::OkStatus();
     return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));
-  }
+  };
+  RETURN_IF_ERROR(LoadTensors(path, TensorsOf(*leaves, *optimizer), check));
   optimizer->set_steps(steps);
   leaves->UpdateNorms();
   return absl::OkStatus();

@@ -1,4 +1,6 @@
 #include <cstdint>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +46,10 @@ class ResumeTest : public testing::TestWithParam<std::string> {
       config.routed = SmallRouting("mixlora");
       config.routed->expert_dropout = config.routed->jitter_noise = 0.1;
     }
+    if (of_another_shape_) {  // but for the first tensors
+      config.adapter.rank_pattern = {{"up_proj", 5}};
+      if (config.routed.has_value()) config.routed->moe.lora.rank = 5;
+    }
     config.optimizer.learning_rate = 5e-3;
     config.total_steps = 8;
     config.batch_size = 4;
@@ -63,6 +69,18 @@ class ResumeTest : public testing::TestWithParam<std::string> {
     }
   }
 
+  // What a state file of the trainer as it is has in it.
+  static std::string StateOf(const Trainer& trainer) {
+    const std::string path = testing::TempDir() + "/now.safetensors";
+    EXPECT_THAT(trainer.SaveState(path), IsOk());
+    return ReadFile(path);
+  }
+  static std::string ReadFile(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  }
+
+  bool of_another_shape_ = false;
   std::unique_ptr<CausalLm> model_;
   BaseTables tables_;
   std::vector<Example> examples_;
@@ -95,6 +113,27 @@ TEST_P(ResumeTest, AnotherSeedIsAnotherRun) {
 TEST_P(ResumeTest, AStateOfAnotherShapeIsRefused) {
   const auto trainer = Make();
   EXPECT_FALSE(trainer->LoadState(absl::StrCat(SourceDir(), "/tests/golden/llama3/model/model.safetensors")).ok());
+}
+
+TEST_P(ResumeTest, AStateThatDoesNotFitChangesNothing) {
+  const std::string path = testing::TempDir() + "/other.safetensors";
+  const auto trainer = Make(/*seed=*/1);
+  const std::string before = StateOf(*trainer);
+  of_another_shape_ = true;
+  ASSERT_THAT(Make(/*seed=*/2)->SaveState(path), IsOk());
+  EXPECT_TRUE(absl::IsDataLoss(trainer->LoadState(path)));
+  EXPECT_EQ(StateOf(*trainer), before);
+
+  // Nor does one that fits, but does not say how many steps it is of.
+  of_another_shape_ = false;
+  ASSERT_THAT(Make(/*seed=*/2)->SaveState(path), IsOk());
+  std::string state = ReadFile(path);
+  const size_t key = state.find("\"steps\"");
+  ASSERT_NE(key, std::string::npos);
+  state.replace(key, 7, "\"stepz\"");
+  std::ofstream(path, std::ios::binary) << state;
+  EXPECT_TRUE(absl::IsDataLoss(trainer->LoadState(path)));
+  EXPECT_EQ(StateOf(*trainer), before);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Values("LoraWithDropout", "Dora", "MixLoraWithNoise"),
