@@ -32,12 +32,12 @@ absl::Status FileError(const std::string& path, std::error_code error) {
                                                 : absl::UnavailableError(message);
 }
 
-absl::Status SyncFolder(const std::string& dir) {
-  const int folder = open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return FileError(dir, std::error_code(errno, std::generic_category()));
-  const int code = fsync(folder) == 0 ? 0 : errno;
-  close(folder);
-  return code == 0 ? absl::OkStatus() : FileError(dir, std::error_code(code, std::generic_category()));
+absl::Status Sync(const std::string& path) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return FileError(path, std::error_code(errno, std::generic_category()));
+  const int code = fsync(file) == 0 ? 0 : errno;
+  close(file);
+  return code == 0 ? absl::OkStatus() : FileError(path, std::error_code(code, std::generic_category()));
 }
 
 }  // namespace
@@ -49,11 +49,29 @@ absl::Status MakeFolders(const std::string& dir) {
 }
 
 absl::Status RenameSynced(const std::string& from, const std::string& to) {
-  RETURN_IF_ERROR(SyncFolder(from));
+  RETURN_IF_ERROR(Sync(from));
   std::error_code error;
   std::filesystem::rename(from, to, error);
   if (error) return FileError(to, error);
-  return SyncFolder(std::filesystem::path(to).parent_path().string());
+  return Sync(std::filesystem::path(to).parent_path().string());
+}
+
+absl::Status CopyFolder(const std::string& from, const std::string& to) {
+  const std::string unfinished = absl::StrCat(to, ".unfinished");
+  RETURN_IF_ERROR(RemoveFolder(unfinished));
+  RETURN_IF_ERROR(MakeFolders(unfinished));
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(from, error)) {
+    const std::string copy = absl::StrCat(unfinished, "/", entry.path().filename().string());
+    std::error_code no_links, no_copy;
+    std::filesystem::create_hard_link(entry.path(), copy, no_links);
+    if (no_links) std::filesystem::copy_file(entry.path(), copy, no_copy);
+    if (no_copy) return FileError(copy, no_copy);
+    RETURN_IF_ERROR(Sync(copy));
+  }
+  if (error) return FileError(from, error);
+  RETURN_IF_ERROR(RemoveFolder(to));
+  return RenameSynced(unfinished, to);
 }
 
 absl::Status RemoveFolder(const std::string& dir) {

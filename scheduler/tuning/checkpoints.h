@@ -42,6 +42,9 @@ class Checkpoints final {
 // Makes `dir` with its parents. Renames `from` to `to`, whose parent is synced: after a crash one of the two is there.
 absl::Status MakeFolders(const std::string& dir);
 absl::Status RenameSynced(const std::string& from, const std::string& to);
+// The files of `from`, which has no folders, in `to` as well, in place of what was there: linked where the disk can,
+// else copied; whole and on disk, or not at all.
+absl::Status CopyFolder(const std::string& from, const std::string& to);
 // A folder and all below it; none is fine.
 absl::Status RemoveFolder(const std::string& dir);
 // Hex SHA-256 of a file's content.

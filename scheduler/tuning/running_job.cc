@@ -140,13 +140,17 @@ void RunningJob::LeaveAs(JobState state, std::string reason) {
   leaving_reason_ = std::move(reason);
 }
 
-absl::Status RunningJob::StoreLeaving() { return log_.MoveTo(&job_, leaving_state_, leaving_reason_); }
+absl::Status RunningJob::StoreLeaving() {
+  RETURN_IF_ERROR(log_.MoveTo(&job_, leaving_state_, leaving_reason_));
+  // Finish may be done again until here.
+  if (job_.state == JobState::kSucceeded) (void)RemoveFolder(absl::StrCat(folder(), "/", kBestFolder));
+  return absl::OkStatus();
+}
 
 absl::Status RunningJob::Finish(std::string* remark) {
   ASSIGN_OR_RETURN(const std::string adapter, WriteAdapter("adapter"));
   if (plan_.early_stopping_patience > 0 && best_.has_value() && best_->step != job_.step) {
-    RETURN_IF_ERROR(RemoveFolder(adapter));
-    RETURN_IF_ERROR(RenameSynced(absl::StrCat(folder(), "/", kBestFolder), adapter));
+    RETURN_IF_ERROR(CopyFolder(absl::StrCat(folder(), "/", kBestFolder), adapter));
     *remark = absl::StrCat(job_.step < job_.total_steps ? "stopped early; " : "", "the best is step ", best_->step,
                            ", eval loss ", best_->loss);
   }

@@ -65,6 +65,7 @@ class RunningJob final {
   absl::Status Save();
   // The last step is done: writes the adapter, which becomes a revision and what its name means; or, where the job is
   // not to be published, into the job's folder. What was trained stays when it cannot be served; `remark` says so then.
+  // Once more, after a kill before StoreLeaving, it has the same result.
   absl::Status Finish(std::string* remark);
 
   // Gives the trainer up; the job is to be stored in this state. StoreLeaving may be tried again.
