@@ -9,14 +9,10 @@
 namespace lorad {
 
 std::vector<std::string> RoutedTargets(const MoeConfig& config, const BaseShape& base) {
+  if (!config.targets.empty()) return config.targets;
   std::vector<std::string> names;
-  const auto add = [&](const std::string& name) {
-    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  };
-  for (const std::string& target : config.targets) add(target);
-  if (!names.empty()) return names;
   for (const SiteShape& shape : base.sites) {
-    if (IsOfFfn(shape.site) || IsOfAttention(shape.site)) add(LastName(shape.module_path));
+    if (IsOfFfn(shape.site) || IsOfAttention(shape.site)) names.push_back(LastName(shape.module_path));
   }
   return names;
 }
@@ -33,7 +29,7 @@ absl::StatusOr<std::vector<RoutedPlace>> SelectRoutedPlaces(const MoeConfig& con
       return absl::InvalidArgumentError(
           absl::StrCat("adapter.targets: ", name.substr(0, 80), "; limit: last names of linears in the base's layers"));
     }
-    targets.push_back(shape);
+    if (std::find(targets.begin(), targets.end(), shape) == targets.end()) targets.push_back(shape);
   }
   std::vector<RoutedPlace> places;
   for (int32_t layer = 0; layer < base.num_layers; ++layer) {

@@ -27,7 +27,7 @@ struct RoutedPlace {
 // name; Unimplemented on a base whose own layers have routed experts.
 absl::StatusOr<std::vector<RoutedPlace>> SelectRoutedPlaces(const MoeConfig& config, const BaseShape& base);
 
-// The last names of the modules that `config` targets, each once: those it names, else every linear of the layers.
+// The last names of the modules that `config` targets: those it names, else every linear of the layers.
 std::vector<std::string> RoutedTargets(const MoeConfig& config, const BaseShape& base);
 
 }  // namespace lorad

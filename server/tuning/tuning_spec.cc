@@ -55,6 +55,12 @@ absl::Status RefuseOfAdapter(const v1::AdapterSpec& spec) {
     return Limit("adapter.kind", spec.kind().substr(0, 40),
                  "lora, dora, mixlora, mixlora_dynamic, mixlora_switch, loramoe, mola");
   }
+  // Each costs a look at every module of the base.
+  constexpr auto kMost = static_cast<int64_t>(kMaxConfigEntries);
+  RETURN_IF_ERROR(CheckCount("adapter.targets", spec.targets_size(), 0, kMost));
+  RETURN_IF_ERROR(CheckCount("adapter.layers", spec.layers_size(), 0, kMost));
+  RETURN_IF_ERROR(CheckCount("adapter.rank_pattern", static_cast<int64_t>(spec.rank_pattern_size()), 0, kMost));
+  RETURN_IF_ERROR(CheckCount("adapter.alpha_pattern", static_cast<int64_t>(spec.alpha_pattern_size()), 0, kMost));
   return CheckRoutedFields(spec);
 }
 
