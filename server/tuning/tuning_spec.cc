@@ -18,6 +18,7 @@ constexpr int64_t kMaxBatch = 4096;
 constexpr int64_t kDefaultMaxLengthTokens = 2048;
 constexpr int64_t kMaxMicroBatchByDefault = 4;
 constexpr int64_t kMaxEvalPrompts = 16;
+constexpr double kMinAlpha = 1e-6, kMaxAlpha = 1e6;
 
 absl::Status Limit(absl::string_view field, const std::string& value, absl::string_view limit) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
@@ -98,12 +99,15 @@ absl::Status TranslateReplaced(const v1::AdapterSpec& spec, PeftLoraConfig* conf
 }
 
 // A map has no order, so the patterns are tried by name, as peft does with what it saved.
-absl::Status TranslatePatterns(const v1::AdapterSpec& spec, PeftLoraConfig* config) {
+absl::Status TranslatePatterns(const v1::AdapterSpec& spec, int64_t max_rank, PeftLoraConfig* config) {
   for (const auto& [key, rank] : spec.rank_pattern()) {
-    RETURN_IF_ERROR(CheckCount("adapter.rank_pattern", rank, 1, kMaxConfigRank));
+    RETURN_IF_ERROR(CheckCount("adapter.rank_pattern", rank, 1, max_rank));
     config->rank_pattern.emplace_back(key, rank);
   }
-  for (const auto& [key, alpha] : spec.alpha_pattern()) config->alpha_pattern.emplace_back(key, alpha);
+  for (const auto& [key, alpha] : spec.alpha_pattern()) {
+    RETURN_IF_ERROR(CheckReal("adapter.alpha_pattern", alpha, kMinAlpha, kMaxAlpha));
+    config->alpha_pattern.emplace_back(key, alpha);
+  }
   std::sort(config->rank_pattern.begin(), config->rank_pattern.end());
   std::sort(config->alpha_pattern.begin(), config->alpha_pattern.end());
   return absl::OkStatus();
@@ -117,25 +121,25 @@ absl::Status TranslateAdapter(const v1::AdapterSpec& spec, TrainConfig* train) {
   config.rank = spec.has_rank() ? spec.rank() : 16;
   config.alpha = spec.has_alpha() ? spec.alpha() : 2.0 * static_cast<double>(config.rank);
   train->dropout = spec.dropout();
-  RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, kMaxConfigRank));
-  RETURN_IF_ERROR(CheckReal("adapter.alpha", config.alpha, 1e-6, 1e6));
   RETURN_IF_ERROR(CheckReal("adapter.dropout", train->dropout, 0.0, 0.95));
   if (spec.init() == "gaussian") {
     train->init = LeafInit::kGaussian;
   } else if (spec.init() == "pissa" || spec.init() == "olora") {
     train->init = spec.init() == "pissa" ? LeafInit::kPissa : LeafInit::kOlora;
-    // Saved with a pair of the beginning beside each.
-    RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, kMaxConfigRank / 2));
   } else if (!spec.init().empty() && spec.init() != "default") {
     return Limit("adapter.init", spec.init().substr(0, 40), "default, gaussian, pissa, olora");
   }
+  // What takes a pair off the base is saved with it beside each.
+  const int64_t max_rank = TakesOffBase(train->init) ? kMaxConfigRank / 2 : kMaxConfigRank;
+  RETURN_IF_ERROR(CheckCount("adapter.rank", config.rank, 1, max_rank));
+  RETURN_IF_ERROR(CheckReal("adapter.alpha", config.alpha, kMinAlpha, kMaxAlpha));
   if (spec.bias() == "all" || spec.bias() == "lora_only") {
     config.bias = spec.bias() == "all" ? PeftBias::kAll : PeftBias::kLoraOnly;
   } else if (!spec.bias().empty() && spec.bias() != "none") {
     return Limit("adapter.bias", spec.bias().substr(0, 40), "none, all, lora_only");
   }
   if (IsRoutedKind(spec.kind())) return TranslateRouted(spec, train);
-  RETURN_IF_ERROR(TranslatePatterns(spec, &config));
+  RETURN_IF_ERROR(TranslatePatterns(spec, max_rank, &config));
   RETURN_IF_ERROR(TranslateReplaced(spec, &config));
   return TranslateTargets(spec, &config);
 }

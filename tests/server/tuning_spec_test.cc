@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -48,6 +49,32 @@ TEST(TuningSpecTest, WhatThereIsNoReasonToListIsRefusedByItsLength) {
   EXPECT_THAT(Refusal(layers), HasSubstr("adapter.layers: 4097; limit: 0 to 4096"));
   EXPECT_THAT(Refusal(ranks), HasSubstr("adapter.rank_pattern: 4097; limit: 0 to 4096"));
   EXPECT_THAT(Refusal(alphas), HasSubstr("adapter.alpha_pattern: 4097; limit: 0 to 4096"));
+}
+
+TEST(TuningSpecTest, RanksThatAreSavedTwiceAreHalfAsLarge) {
+  for (const auto& [init, most] : {std::pair("default", 512), std::pair("pissa", 256), std::pair("olora", 256)}) {
+    v1::FineTuneSpec spec = Spec();
+    spec.mutable_adapter()->set_init(init);
+    uint32_t& rank = (*spec.mutable_adapter()->mutable_rank_pattern())["q_proj"];
+    rank = static_cast<uint32_t>(most);
+    EXPECT_EQ(Refusal(spec), "") << init;
+    ++rank;
+    EXPECT_THAT(Refusal(spec), HasSubstr(absl::StrCat("adapter.rank_pattern: ", most + 1, "; limit: 1 to ", most)));
+    rank = 1;
+    spec.mutable_adapter()->set_rank(static_cast<uint32_t>(most) + 1);
+    EXPECT_THAT(Refusal(spec), HasSubstr(absl::StrCat("adapter.rank: ", most + 1, "; limit: 1 to ", most)));
+  }
+}
+
+TEST(TuningSpecTest, AnAlphaOfAPatternIsANumberAboveZero) {
+  v1::FineTuneSpec spec = Spec();
+  float& alpha = (*spec.mutable_adapter()->mutable_alpha_pattern())["q_proj"];
+  alpha = 8.0f;
+  EXPECT_EQ(Refusal(spec), "");
+  for (const float wrong : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    alpha = wrong;
+    EXPECT_THAT(Refusal(spec), HasSubstr("adapter.alpha_pattern: ")) << wrong;
+  }
 }
 
 }  // namespace
