@@ -27,6 +27,9 @@ struct BaseTableName {
   int32_t layer = -1;  // -1: not in a layer
   bool bias = false;
   bool as_stored = false;  // the checkpoint's weight, also where the base is quantised
+  // Of its rows those from `first_row` on, so many; 0: all. What is made anew is made of them alone.
+  int64_t first_row = 0;
+  int64_t row_count = 0;
 };
 
 // Gives the base's tensors (of a tied head: the embedding). PEFT saves a copy of embedding and head beside LoRA that

@@ -50,6 +50,14 @@ absl::StatusOr<BaseTables> OpenBaseTables(const std::string& model_dir, const Ba
                         .rows = tensor.shape[0],
                         .columns = is_vector ? 1 : tensor.shape[1],
                         .data = tensor.data};
+    if (name.row_count > 0) {
+      if (name.first_row < 0 || name.first_row > stored.rows - name.row_count) {
+        return absl::NotFoundError(absl::StrCat("the base's tensor ", tensor_name, ": rows: ", name.first_row, " and ",
+                                                name.row_count, " more; limit: ", stored.rows));
+      }
+      stored.data += name.first_row * stored.columns * SizeBytes(stored.dtype);
+      stored.rows = name.row_count;
+    }
     const bool quantized =
         quantization != Quantization::kNone && IsQuantized(name.site) && !is_vector && !name.as_stored;
     return quantized ? Quantized(quantization, stored) : std::move(stored);

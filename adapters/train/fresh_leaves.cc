@@ -58,6 +58,18 @@ at::Tensor WeightOf(const BaseTable& table) {
       at::TensorOptions().dtype(ToScalarType(table.dtype)));
 }
 
+// LeafModule::base_weight; an embedding's is W^T.
+std::function<at::Tensor(int64_t first_row, int64_t count)> RowsOfBase(const BaseTables& base_tables,
+                                                                       const BaseTableName& name) {
+  return [base_tables, name](int64_t first_row, int64_t count) {
+    if (name.site == Site::kEmbedTokens) return WeightOf(base_tables(name).value()).t().narrow(0, first_row, count);
+    BaseTableName rows = name;
+    rows.first_row = first_row;
+    rows.row_count = count;
+    return WeightOf(base_tables(rows).value());
+  };
+}
+
 // [out] f32, of weight [out, in]
 at::Tensor RowNorms(const at::Tensor& weight) {
   return at::linalg_vector_norm(weight.to(at::kFloat), 2, at::IntArrayRef{1});
@@ -76,13 +88,10 @@ absl::Status AddPair(const TargetedModule& target, const TrainConfig& config, ui
   if (config.adapter.use_dora || from_weight) {
     const BaseTableName name = {.site = module->site, .layer = module->layer};
     RETURN_IF_ERROR(base_tables(name).status());
-    module->base_weight = [base_tables, name, embedding] {
-      const at::Tensor weight = WeightOf(base_tables(name).value());
-      return embedding ? weight.t() : weight;
-    };
+    module->base_weight = RowsOfBase(base_tables, name);
   }
   if (from_weight) {
-    BeginFromWeight(config.init, module->base_weight().to(at::kFloat), target.rank, module);
+    BeginFromWeight(config.init, module->base_weight(0, out).to(at::kFloat), target.rank, module);
   } else if (embedding) {  // As peft: the other way round.
     module->a = at::zeros({target.rank, in}, kLeafOptions);
     module->b = NormalB(out, target.rank, seed);
@@ -95,7 +104,7 @@ absl::Status AddPair(const TargetedModule& target, const TrainConfig& config, ui
     module->initial_b = module->b.clone();
   }
   if (config.adapter.use_dora) {
-    module->magnitude = RowNorms(module->base_weight()).set_requires_grad(true);
+    module->magnitude = RowNorms(module->base_weight(0, out)).set_requires_grad(true);
   }
   module->a.set_requires_grad(true);
   module->b.set_requires_grad(true);
@@ -132,8 +141,8 @@ int64_t PaddingRowOf(const TrainedModule& trained, int32_t padding_token) {
 absl::Status AddMagnitude(const BaseTables& base_tables, LeafModule* module) {
   const BaseTableName name = {.site = module->site, .layer = module->layer};
   RETURN_IF_ERROR(base_tables(name).status());
-  module->base_weight = [base_tables, name] { return WeightOf(base_tables(name).value()); };
-  module->magnitude = RowNorms(module->base_weight()).set_requires_grad(true);
+  module->base_weight = RowsOfBase(base_tables, name);
+  module->magnitude = RowNorms(module->base_weight(0, module->b.size(0))).set_requires_grad(true);
   return absl::OkStatus();
 }
 

@@ -20,9 +20,31 @@
 #include "adapters/train/trained_modules.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/ops/pieces.h"
 
 namespace lorad {
 namespace {
+
+constexpr int64_t kNormProducts = 128;  // what a weight costs that is read, widened and perhaps rounded anew
+
+// [out], ||W + scale B A|| by row, a block of rows at a time: the whole of W would be another copy, and one long wait.
+at::Tensor NormOf(const LeafModule& module) {
+  const int64_t out = module.b.size(0), rank = module.b.size(1), in = module.a.size(1);
+  const int64_t products_a_row = in * (rank + kNormProducts), most = PieceRows(products_a_row);
+  std::vector<at::Tensor> norms;
+  for (int64_t first = 0; first < out; first += most) {
+    const int64_t count = std::min(most, out - first);
+    BeginPiece(count * products_a_row);
+    at::Tensor merged = at::addmm(module.base_weight(first, count).to(at::kFloat), module.b.narrow(0, first, count),
+                                  module.a, /*beta=*/1, /*alpha=*/module.scale);
+    if (module.initial_a.defined()) {
+      merged = at::addmm(merged, module.initial_b.narrow(0, first, count), module.initial_a, /*beta=*/1,
+                         /*alpha=*/-module.scale);
+    }
+    norms.push_back(at::linalg_vector_norm(merged, 2, at::IntArrayRef{1}));
+  }
+  return norms.size() == 1 ? norms[0] : at::cat(norms, 0);
+}
 
 // The lowest layer whose input a gradient of the module's has to reach; -1: what comes before all layers.
 int64_t FirstLayerOf(const LeafModule& module, int64_t num_layers) {
@@ -238,13 +260,7 @@ void AdapterLeaves::DropGradients() {
 void AdapterLeaves::UpdateNorms() {
   const at::NoGradGuard frozen;
   for (LeafModule& module : modules_) {
-    if (!module.magnitude.defined()) continue;
-    at::Tensor merged =
-        at::addmm(module.base_weight().to(at::kFloat), module.b, module.a, /*beta=*/1, /*alpha=*/module.scale);
-    if (module.initial_a.defined()) {
-      merged = at::addmm(merged, module.initial_b, module.initial_a, /*beta=*/1, /*alpha=*/-module.scale);
-    }
-    module.norm = at::linalg_vector_norm(merged, 2, at::IntArrayRef{1});
+    if (module.magnitude.defined()) module.norm = NormOf(module);
   }
 }
 

@@ -29,8 +29,8 @@ struct LeafModule {
   at::Tensor a;          // [rank, in]
   at::Tensor b;          // [out, rank]
   at::Tensor magnitude;  // [out]: DoRA
-  // DoRA: -> [out, in] as stored, or W' made anew where the base is quantised. Empty: not needed.
-  std::function<at::Tensor()> base_weight;
+  // DoRA: -> rows [count, in] of W as stored, or of W' made anew where the base is quantised. Empty: not needed.
+  std::function<at::Tensor(int64_t first_row, int64_t count)> base_weight;
   at::Tensor initial_a;  // PiSSA, OLoRA: the pair that was taken off the base's weight
   at::Tensor initial_b;
   at::Tensor router;  // [experts, in]: deals rows to the experts that have pairs here, or of the FFN at Site::kFfn
@@ -83,7 +83,8 @@ class AdapterLeaves final {
 
   void DropGradients();
 
-  // DoRA's norms are constants of a step: no gradient passes through them. Call after the weights changed.
+  // DoRA's norms are constants of a step: no gradient passes through them. Call after the weights changed. In pieces
+  // (model/ops/pieces.h).
   void UpdateNorms();
 
  private:

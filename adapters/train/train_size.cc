@@ -43,6 +43,7 @@ absl::StatusOr<Floats> FloatsOfAll(const TrainConfig& config, const BaseShape& b
     for (const RoutedPlace& place : places) {
       if (place.routes) all.trained += moe.experts * place.in_features;
       all.trained += place.pairs * place.rank.rank * (place.in_features + place.out_features);
+      if (place.rank.dora) all.trained += place.pairs * place.out_features;
     }
     return all;
   }

@@ -23,6 +23,8 @@
 namespace lorad {
 namespace {
 
+constexpr int64_t kReadProducts = 128;  // what a weight costs that is read, widened and perhaps rounded anew
+
 // y [R, out] of the base's weight without the pair that was taken off it; x [R, in], both in the leaves' type
 at::Tensor WithoutInitialPair(const LeafModule& module, const at::Tensor& x, const at::Tensor& y) {
   if (!module.initial_a.defined()) return y;
@@ -30,13 +32,25 @@ at::Tensor WithoutInitialPair(const LeafModule& module, const at::Tensor& x, con
   return at::sub(y, at::mul(taken, module.scale));
 }
 
+// x W^T [R, out] of the base's own weight, which is read a block of rows at a time
+at::Tensor MultipliedByBase(const LeafModule& module, const at::Tensor& x) {
+  const int64_t out = module.b.size(0), in = x.size(1), rows = std::max<int64_t>(x.size(0), kReadProducts);
+  const int64_t most = PieceRows(rows * in);
+  std::vector<at::Tensor> columns;
+  for (int64_t first = 0; first < out; first += most) {
+    const int64_t count = std::min(most, out - first);
+    BeginPiece(count * rows * in);
+    columns.push_back(at::linear(x, module.base_weight(first, count).to(x.scalar_type())));
+  }
+  return columns.size() == 1 ? columns[0] : at::cat(columns, 1);
+}
+
 // x, dropped [R, in], y, delta [R, out] in the leaves' type
 at::Tensor WithDora(const MicroBatchPart& own, const LeafModule& module, const at::Tensor& x, const at::Tensor& dropped,
                     const at::Tensor& y, const at::Tensor& delta) {
   const at::Tensor factor = module.magnitude / module.norm, base = WithoutInitialPair(module, x, y);
   if (DropoutOf(own, module) == 0.0) return at::mul(at::add(base, delta), factor);
-  const at::Tensor of_dropped =
-      WithoutInitialPair(module, dropped, at::linear(dropped, module.base_weight().to(dropped.scalar_type())));
+  const at::Tensor of_dropped = WithoutInitialPair(module, dropped, MultipliedByBase(module, dropped));
   return at::add(base, at::add(at::mul(of_dropped, at::sub(factor, 1.0)), at::mul(delta, factor)));
 }
 

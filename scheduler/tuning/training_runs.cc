@@ -69,7 +69,7 @@ struct TrainingRuns::Impl {
   // The operation that comes next, or null.
   RunOp* Next(Run* run) const;
   void Answer(const std::shared_ptr<Run>& run, const absl::StatusOr<RunResult>& result);
-  absl::StatusOr<RunResult> DoAtOnce(Run* run, const RunOp& op);
+  absl::StatusOr<RunResult> DoAtOnce(Run* run, const RunOp& op, const Turn& turn);
   absl::StatusOr<RunResult> SaveState(Run* run, const std::string& label);
   absl::StatusOr<RunResult> LoadState(Run* run, const std::string& state_id);
   absl::StatusOr<RunResult> SaveForSampling(Run* run, bool make_current);
@@ -304,13 +304,13 @@ void TrainingRuns::Impl::Answer(const std::shared_ptr<Run>& run, const absl::Sta
   if (reply) reply(result);
 }
 
-std::vector<BatchMember> TrainingRuns::TakeMembers(int64_t rows) {
+std::vector<BatchMember> TrainingRuns::TakeMembers(int64_t rows, const Turn& turn) {
   std::vector<BatchMember> members;
   impl_->computing.clear();
   for (const std::shared_ptr<Run>& run : impl_->All()) {
     RunOp* op = impl_->Next(run.get());
     while (op != nullptr && op->kind != RunOpKind::kForwardBackward) {
-      impl_->Answer(run, impl_->DoAtOnce(run.get(), *op));
+      impl_->Answer(run, impl_->DoAtOnce(run.get(), *op, turn));
       op = impl_->Next(run.get());
     }
     if (op == nullptr || (rows <= 0 && !members.empty())) continue;
@@ -336,11 +336,13 @@ void TrainingRuns::FailMembers(const absl::Status& status) {
   }
 }
 
-absl::StatusOr<RunResult> TrainingRuns::Impl::DoAtOnce(Run* run, const RunOp& op) {
+absl::StatusOr<RunResult> TrainingRuns::Impl::DoAtOnce(Run* run, const RunOp& op, const Turn& turn) {
   switch (op.kind) {
     case RunOpKind::kOptimStep: {
+      absl::StatusOr<double> norm = 0.0;
+      turn([&] { norm = run->training->OptimStep(op.optimizer); });
       RunResult result;
-      ASSIGN_OR_RETURN(result.grad_norm, run->training->OptimStep(op.optimizer));
+      ASSIGN_OR_RETURN(result.grad_norm, std::move(norm));
       return result;
     }
     case RunOpKind::kSaveState:

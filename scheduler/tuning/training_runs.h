@@ -78,7 +78,9 @@ class TrainingRuns final {
   // The trainer's. Does what needs no forward, and gives the parts of the next batch: at most `rows`, but always one
   // sequence if there is any. Every member's `put` has to be called before the next TakeMembers, or FailMembers.
   bool has_work() const;
-  std::vector<BatchMember> TakeMembers(int64_t rows);
+  // Optimizer steps are computed in `turn`, which calls what it is given; disks are waited for outside of it.
+  using Turn = std::function<void(const std::function<void()>& slice)>;
+  std::vector<BatchMember> TakeMembers(int64_t rows, const Turn& turn);
   void FailMembers(const absl::Status& status);
 
  private:

@@ -168,7 +168,9 @@ void TuningWorker::Impl::ComputeBatch() {
   std::vector<Trainer*> trainers;
   for (const RunningJob* job : members) trainers.push_back(job->trainer());
   std::vector<BatchMember> parts_of_runs;
-  if (parts.runs != nullptr && !alone) parts_of_runs = parts.runs->TakeMembers(room_rows);
+  if (parts.runs != nullptr && !alone) {
+    parts_of_runs = parts.runs->TakeMembers(room_rows, [this](const std::function<void()>& slice) { pace.Run(slice); });
+  }
   const bool others = !parts_of_runs.empty();
   if (members.empty() && !others) return;
   SharedBatch batch(parts.model, trainers, std::move(parts_of_runs), parts.kept_bytes);
