@@ -68,6 +68,7 @@ struct TrainConfig {
   int64_t batch_size = 8;        // sequences of an optimizer step
   int64_t micro_batch_size = 1;  // sequences of one forward and backward; divides batch_size
   uint64_t seed = 0;
+  std::string base_digest;     // of the base, which states are tied to; "": to none
   int32_t padding_token = -1;  // of the base: its row of the embedding learns nothing where it is looked up; -1: none
   LossNormalization normalization = LossNormalization::kTokenMean;
   bool shuffle = true;

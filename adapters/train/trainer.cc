@@ -255,12 +255,12 @@ int64_t Trainer::state_bytes() const {
 }
 
 absl::Status Trainer::SaveState(const std::string& path) const {
-  return SaveTrainingState(path, impl_->leaves, impl_->optimizer);
+  return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer);
 }
 
 absl::Status Trainer::LoadState(const std::string& path) {
   LORAD_CHECK(impl_->batch.empty());
-  RETURN_IF_ERROR(LoadTrainingState(path, &impl_->leaves, &impl_->optimizer));
+  RETURN_IF_ERROR(LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer));
   impl_->BeginDueEvaluation();
   return absl::OkStatus();
 }

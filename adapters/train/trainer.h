@@ -65,7 +65,7 @@ class Trainer final {
   // in it.
   absl::Status SaveState(const std::string& path) const;
   // Before the first Advance. The evaluation that is due behind these steps is done (again). Errors: DataLoss for a
-  // file that is not this job's.
+  // file that is not this job's; FailedPrecondition for one of another base.
   absl::Status LoadState(const std::string& path);
   // The adapter as PEFT would save it, one with routers as MoE-PEFT: its files in the folder `dir`, synced.
   // `provenance` becomes metadata.

@@ -81,11 +81,11 @@ absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {
 void TrainingRun::DropGradients() { impl_->leaves.DropGradients(); }
 
 absl::Status TrainingRun::SaveState(const std::string& path) const {
-  return SaveTrainingState(path, impl_->leaves, impl_->optimizer);
+  return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer);
 }
 
 absl::Status TrainingRun::LoadState(const std::string& path) {
-  RETURN_IF_ERROR(LoadTrainingState(path, &impl_->leaves, &impl_->optimizer));
+  RETURN_IF_ERROR(LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer));
   impl_->leaves.DropGradients();
   return absl::OkStatus();
 }

@@ -11,6 +11,7 @@ namespace lorad {
 namespace {
 
 constexpr const char* kStepsKey = "steps";
+constexpr const char* kBaseKey = "base_digest";
 
 NamedTensors TensorsOf(const AdapterLeaves& leaves, const Optimizer& optimizer) {
   NamedTensors tensors;
@@ -22,13 +23,22 @@ NamedTensors TensorsOf(const AdapterLeaves& leaves, const Optimizer& optimizer) 
 
 }  // namespace
 
-absl::Status SaveTrainingState(const std::string& path, const AdapterLeaves& leaves, const Optimizer& optimizer) {
-  return SaveTensors(path, TensorsOf(leaves, optimizer), {{kStepsKey, absl::StrCat(optimizer.steps())}});
+absl::Status SaveTrainingState(const std::string& path, const std::string& base_digest, const AdapterLeaves& leaves,
+                               const Optimizer& optimizer) {
+  Metadata metadata = {{kStepsKey, absl::StrCat(optimizer.steps())}};
+  if (!base_digest.empty()) metadata[kBaseKey] = base_digest;
+  return SaveTensors(path, TensorsOf(leaves, optimizer), metadata);
 }
 
-absl::Status LoadTrainingState(const std::string& path, AdapterLeaves* leaves, Optimizer* optimizer) {
+absl::Status LoadTrainingState(const std::string& path, const std::string& base_digest, AdapterLeaves* leaves,
+                               Optimizer* optimizer) {
   int64_t steps = 0;
   const auto check = [&](const Metadata& metadata) -> absl::Status {
+    const auto base = metadata.find(kBaseKey);
+    if (base != metadata.end() && !base_digest.empty() && base->second != base_digest) {
+      return absl::FailedPreconditionError(absl::StrCat("base: ", base_digest, "; limit: ", base->second,
+                                                        ", on which the state was trained; start with that --model"));
+    }
     const auto found = metadata.find(kStepsKey);
     if (found != metadata.end() && absl::SimpleAtoi(found->second, &steps) && steps >= 0) return absl::OkStatus();
     return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));

@@ -46,6 +46,7 @@ absl::Status RunningJob::GoOnFromCheckpoint() {
       if (step == 0) return absl::OkStatus();
       return log_.Store(job_, EventOf(job_, absl::StrCat("goes on from the checkpoint of step ", step)));
     }
+    if (absl::IsFailedPrecondition(status)) return status;  // whole, but of another base
     const std::string message = absl::StrCat("checkpoint of step ", step, " is not used: ", status.message());
     RETURN_IF_ERROR(log_.Store(job_, EventOf(job_, message)));
     RETURN_IF_ERROR(checkpoints_->Remove(step));

@@ -149,6 +149,8 @@ void TuningWorker::Impl::BeginJob(Job job) {
     }
   }
   if (status.ok()) status = begun->Begin();
+  // Of another base: until that is served again.
+  if (absl::IsFailedPrecondition(status)) return EndJob(begun, JobState::kPaused, std::string(status.message()));
   if (!status.ok()) return EndJob(begun, JobState::kFailed, status.ToString());
   if (begun->trainer()->done()) TakeResult(begun, std::optional<StepReport>());
 }

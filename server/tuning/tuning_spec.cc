@@ -260,6 +260,7 @@ absl::StatusOr<TuningSpec> TranslateSpec(const v1::FineTuneSpec& spec, const Mod
   RETURN_IF_ERROR(TranslateDataset(spec.dataset(), model).status());
   out.train.seed = spec.seed();
   out.train.padding_token = model.padding_token;
+  out.train.base_digest = model.digest;
   out.train.shuffle = !spec.dataset().has_shuffle() || spec.dataset().shuffle();
   if (spec.loss_normalization() == "micro_batch_mean") {
     out.train.normalization = LossNormalization::kMicroBatchMean;

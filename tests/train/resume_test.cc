@@ -1,6 +1,4 @@
 #include <cstdint>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +11,7 @@
 #include "model/causal_lm.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
 #include "tests/train/train_fixture.h"
 
 namespace lorad {
@@ -55,6 +54,7 @@ class ResumeTest : public testing::TestWithParam<std::string> {
     config.batch_size = 4;
     config.micro_batch_size = 2;
     config.seed = seed;
+    config.base_digest = base_digest_;
     const ExampleSource source = {static_cast<int64_t>(examples_.size()),
                                   [this](int64_t i) { return examples_[static_cast<size_t>(i)]; }};
     auto trainer = Trainer::Create(config, model_.get(), tables_, source);
@@ -75,12 +75,9 @@ class ResumeTest : public testing::TestWithParam<std::string> {
     EXPECT_THAT(trainer.SaveState(path), IsOk());
     return ReadFile(path);
   }
-  static std::string ReadFile(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  }
 
   bool of_another_shape_ = false;
+  std::string base_digest_;
   std::unique_ptr<CausalLm> model_;
   BaseTables tables_;
   std::vector<Example> examples_;
@@ -131,9 +128,24 @@ TEST_P(ResumeTest, AStateThatDoesNotFitChangesNothing) {
   const size_t key = state.find("\"steps\"");
   ASSERT_NE(key, std::string::npos);
   state.replace(key, 7, "\"stepz\"");
-  std::ofstream(path, std::ios::binary) << state;
+  WriteFile(path, state);
   EXPECT_TRUE(absl::IsDataLoss(trainer->LoadState(path)));
   EXPECT_EQ(StateOf(*trainer), before);
+}
+
+TEST_P(ResumeTest, AStateIsOfTheBaseThatItWasTrainedOn) {
+  const std::string path = testing::TempDir() + "/of_base.safetensors";
+  const auto unknown = Make();
+  const std::string before = StateOf(*unknown);
+  base_digest_ = "one";
+  ASSERT_THAT(Make()->SaveState(path), IsOk());
+  EXPECT_THAT(Make()->LoadState(path), IsOk());
+  base_digest_ = "other";
+  const absl::Status status = Make()->LoadState(path);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(status.message().find("base: other; limit: one"), std::string::npos) << status;
+  WriteFile(path, before);  // as states were before they said so
+  EXPECT_THAT(Make()->LoadState(path), IsOk());
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Values("LoraWithDropout", "Dora", "MixLoraWithNoise"),

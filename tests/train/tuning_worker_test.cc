@@ -55,11 +55,16 @@ class WorkerTest : public testing::Test {
     parts.surroundings.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
       ++plans_;
       TuningPlan plan;
+      TrainConfig config = SmallConfig(2, job.total_steps);
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        config.base_digest = base_digest_;
+      }
       ExampleSource examples = RandomExamples(6, 8, 1);
       if (job.name == "unreadable") {
         examples.get = [](int64_t) -> absl::StatusOr<Example> { return absl::DataLossError("examples: gone"); };
       }
-      plan.trainer = MakeTrainer(base_, SmallConfig(2, job.total_steps), examples);
+      plan.trainer = MakeTrainer(base_, config, examples);
       plan.checkpoint_every_steps = 2;
       return plan;
     };
@@ -137,6 +142,7 @@ class WorkerTest : public testing::Test {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<absl::StatusOr<Job>> reply_;
+  std::string base_digest_ = "one";
   int64_t memory_bytes_ = int64_t{1} << 40;
   int64_t held_bytes_ = 0;
   std::atomic<int> plans_ = 0;
@@ -266,6 +272,27 @@ TEST_F(WorkerTest, AJobWhoseExamplesCannotBeReadEndsAloneAndNoRunLosesItsGradien
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [&] { return results.size() == 2; });
   for (const absl::StatusOr<RunResult>& result : results) EXPECT_THAT(result, IsOk());
+}
+
+TEST_F(WorkerTest, AJobOfAnotherBaseIsPausedAndGoesOnWhenThatIsBack) {
+  const auto serve = [&](const char* base) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    base_digest_ = base;
+  };
+  const auto resume = [&] { worker_->Resume("job", [](absl::StatusOr<Job> job) { EXPECT_THAT(job, IsOk()); }); };
+  Accept("job", 1'000'000);
+  Await("job", [](const Job& job) { return job.step >= 3; });
+  worker_->Pause("job", KeepReply());
+  const int64_t step = AwaitReply()->step;
+  serve("other");
+  resume();
+  const Job refused = Await("job", [](const Job& job) { return job.reason.find("base: other") == 0; });
+  EXPECT_EQ(refused.state, JobState::kPaused);
+  EXPECT_NE(refused.reason.find("limit: one"), std::string::npos) << refused.reason;
+  serve("one");
+  resume();
+  const Job back = Await("job", [&](const Job& job) { return job.step > step; });
+  EXPECT_EQ(back.state, JobState::kRunning);
 }
 
 TEST(SyncedFileTest, AFullDiskIsSaidSo) {
