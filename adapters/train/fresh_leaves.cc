@@ -90,7 +90,10 @@ absl::Status AddPair(const TargetedModule& target, const TrainConfig& config, ui
     RETURN_IF_ERROR(base_tables(name).status());
     module->base_weight = RowsOfBase(base_tables, name);
   }
-  if (from_weight) {
+  if (from_weight && config.begins_from_state) {
+    module->a = at::zeros({target.rank, in}, kLeafOptions);
+    module->b = at::zeros({out, target.rank}, kLeafOptions);
+  } else if (from_weight) {
     BeginFromWeight(config.init, module->base_weight(0, out).to(at::kFloat), target.rank, module);
   } else if (embedding) {  // As peft: the other way round.
     module->a = at::zeros({target.rank, in}, kLeafOptions);

@@ -13,6 +13,7 @@ namespace lorad {
 
 // The leaves of a module as training begins: a fresh pair, whose random numbers are a function of `seed`, and copies of
 // what of the base is trained itself. A tied head's tokens are left to the caller, who has the embedding's.
+// Of a config that begins from a state, a pair that would be made of the base's weight is zeros: that takes minutes.
 //
 // Errors   as `base_tables`; LibTorch's.
 absl::StatusOr<LeafModule> FreshLeaves(const std::string& path, const TrainedModule& trained, const TrainConfig& config,

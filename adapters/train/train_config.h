@@ -62,6 +62,7 @@ struct TrainConfig {
   std::optional<RoutedTraining> routed = std::nullopt;  // then `adapter` has no say
   double dropout = 0.0;
   LeafInit init = LeafInit::kDefault;
+  bool begins_from_state = false;  // one is loaded before anything else, so no pair is made of the base's weight
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   int64_t total_steps = 0;

@@ -18,11 +18,15 @@ namespace lorad {
 
 struct TrainingRun::Impl {
   Impl(const TrainConfig& train_config, AdapterLeaves made)
-      : config(train_config), leaves(std::move(made)), optimizer(config.optimizer, leaves.Named()) {}
+      : config(train_config),
+        leaves(std::move(made)),
+        optimizer(config.optimizer, leaves.Named()),
+        needs_state(config.begins_from_state) {}
 
   const TrainConfig config;
   AdapterLeaves leaves;
   Optimizer optimizer;
+  bool needs_state;
 };
 
 TrainingRun::TrainingRun(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -87,8 +91,11 @@ absl::Status TrainingRun::SaveState(const std::string& path) const {
 absl::Status TrainingRun::LoadState(const std::string& path) {
   RETURN_IF_ERROR(LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer));
   impl_->leaves.DropGradients();
+  impl_->needs_state = false;
   return absl::OkStatus();
 }
+
+bool TrainingRun::needs_state() const { return impl_->needs_state; }
 
 absl::Status TrainingRun::SaveAdapter(const std::string& dir, const std::string& base_name) const {
   return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name);

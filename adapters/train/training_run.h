@@ -43,6 +43,8 @@ class TrainingRun final {
   // Weights and optimizer state; gradients are not in it. Errors: as Trainer's.
   absl::Status SaveState(const std::string& path) const;
   absl::Status LoadState(const std::string& path);
+  // Was made to begin from a state, and none was loaded yet: of no use so far.
+  bool needs_state() const;
   // As Trainer::SaveAdapter.
   absl::Status SaveAdapter(const std::string& dir, const std::string& base_name) const;
 

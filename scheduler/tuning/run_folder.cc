@@ -47,6 +47,13 @@ absl::Status RunFolder::Write(const Identity& identity) const {
   return WriteSyncedFile(absl::StrCat(path_, "/sequence"), absl::StrCat(identity.sequence));
 }
 
+bool RunFolder::HasStates() const {
+  const absl::StatusOr<Checkpoints> states = Checkpoints::Open(States());
+  if (!states.ok()) return false;
+  const absl::StatusOr<std::vector<int64_t>> steps = states->Steps();
+  return steps.ok() && !steps->empty();
+}
+
 absl::Status RunFolder::SaveState(int64_t sequence, const TrainingRun& run) const {
   ASSIGN_OR_RETURN(Checkpoints states, Checkpoints::Open(States()));
   return states.Write(sequence, /*trained_tokens=*/0, kKeptStates,

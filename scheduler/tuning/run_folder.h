@@ -31,11 +31,12 @@ class RunFolder final {
   absl::StatusOr<Identity> Read() const;
   absl::Status Write(const Identity& identity) const;
 
+  bool HasStates() const;
   absl::Status SaveState(int64_t sequence, const TrainingRun& run) const;
   absl::Status LoadState(int64_t sequence, TrainingRun* run) const;
   // The newest state that is whole, and its number; the first where there is none, and the run is as it was made.
-  // DataLoss: the run began from a state, and none is whole. FailedPrecondition: the newest is of another base. Others: a
-  // state cannot be read now.
+  // DataLoss: the run began from a state, and none is whole. FailedPrecondition: the newest is of another base. Others:
+  // a state cannot be read now.
   absl::StatusOr<int64_t> LoadNewest(int64_t first_sequence, bool began_from_state, TrainingRun* run) const;
 
   // An empty folder for an adapter that is being written.

@@ -54,9 +54,15 @@ absl::Status RunningJob::GoOnFromCheckpoint() {
   if (plan_.begins_from_checkpoint) {
     return absl::DataLossError("no checkpoint is left, and init_adapter may have changed; submit the job again");
   }
+  if (!steps.empty()) {  // Made for a checkpoint, and there is none any more.
+    plan_.trainer.reset();
+    ASSIGN_OR_RETURN(plan_, surroundings_.plan(job_));
+  }
   job_.step = 0;
   job_.trained_tokens = 0;
-  return absl::OkStatus();
+  if (!plan_.keeps_beginning) return absl::OkStatus();
+  return checkpoints_->Write(/*step=*/0, /*trained_tokens=*/0, kKeptCheckpoints,
+                             [&](const std::string& path) { return plan_.trainer->SaveState(path); });
 }
 
 absl::Status RunningJob::RecordEvaluation(double loss) {

@@ -25,6 +25,7 @@ struct TuningPlan {
   bool publish = true;
   int64_t keep_revisions = 0;                     // of the name, with the best one and the current one; 0 = all
   bool begins_from_checkpoint = false;            // there is one of step 0, and no other way to begin
+  bool keeps_beginning = false;                   // as a checkpoint, since it takes long to make
   std::map<std::string, std::string> provenance;  // is written into the adapter
   int64_t early_stopping_patience = 0;            // evaluations that may pass without a new best one; 0 = any number
   // Tries the adapter in the folder out before it is published; not OK: it is not. May be null.
@@ -40,6 +41,7 @@ struct JobSurroundings {
   std::string base_name;
   // What `plan` will take for the job's weights, gradients and optimizer; from shapes alone.
   std::function<absl::StatusOr<int64_t>(const Job& job)> state_bytes;
+  // Where the job has a checkpoint, its trainer may be of no use before that is loaded.
   std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;
   // Serves the adapter folder under the name, in place of what has it if `replace`, and returns when it can be named,
   // or why not.

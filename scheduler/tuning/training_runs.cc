@@ -56,7 +56,7 @@ struct TrainingRuns::Impl {
 
   std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
   RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
-  absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity) const;
+  absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity, bool begins_from_state) const;
   absl::Status Reserve(const std::string& spec);
   void Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run);
   int64_t HeldBytes() const;
@@ -121,18 +121,23 @@ absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::
 }
 
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(const RunFolder::Identity& identity) const {
-  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity));
-  ASSIGN_OR_RETURN(
-      const int64_t newest,
-      FolderOf(run->id).LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
+  const RunFolder folder = FolderOf(IdOf(identity.name, identity.sequence));
+  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, folder.HasStates()));
+  ASSIGN_OR_RETURN(const int64_t newest,
+                   folder.LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
+  if (run->training->needs_state()) {  // none of its states is whole: it is as it began
+    run->training.reset();             // not two at once
+    ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, /*begins_from_state=*/false));
+  }
   run->queue = RunQueue(newest);
   return run;
 }
 
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity) const {
+absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity,
+                                                                            bool begins_from_state) const {
   auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
   ASSIGN_OR_RETURN(run->state_bytes, parts.state_bytes(identity.spec));
-  ASSIGN_OR_RETURN(run->training, parts.make(identity.spec));
+  ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, begins_from_state));
   return run;
 }
 
@@ -140,7 +145,7 @@ absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(cons
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(
     const RunFolder::Identity& identity, const std::optional<AdapterImage>& weights) const {
   RETURN_IF_ERROR(parts.hold());
-  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity));
+  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, /*begins_from_state=*/false));
   const RunFolder folder = FolderOf(run->id);
   RETURN_IF_ERROR(RemoveFolder(PathOf(run->id)));  // states that an unfinished Create left would be taken for its own
   if (weights.has_value()) {

@@ -44,8 +44,8 @@ class TrainingRuns final {
     std::string dir;  // a folder for each run, by id
     std::string base_name;
     Revisions* revisions;
-    // A run with fresh weights, from what its caller said of it; opaque here.
-    std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec)> make;
+    // A run with fresh weights, or one that begins from a state, from what its caller said of it; opaque here.
+    std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec, bool begins_from_state)> make;
     // What `make` will take for its weights, gradients and optimizer; from shapes alone.
     std::function<absl::StatusOr<int64_t>(const std::string& spec)> state_bytes;
     // held_bytes() are to be held from now on, or why they cannot be.

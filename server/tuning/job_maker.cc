@@ -131,6 +131,9 @@ absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& fol
   const Trial trial{backend, job.id, spec.name, sets, spec.max_eval_loss_increase, spec.eval_prompts};
   plan.validate = [trial](const std::string& adapter) { return trial.Validate(adapter); };
   if (!spec.eval_prompts.empty()) plan.sample = [trial](const std::string& adapter) { return trial.Sample(adapter); };
+  plan.keeps_beginning = TakesOffBase(train.init);
+  ASSIGN_OR_RETURN(const Checkpoints checkpoints, Checkpoints::Open(absl::StrCat(folder, "/checkpoints")));
+  train.begins_from_state = !checkpoints.Steps().empty();
   ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, model, base_tables, sets.train, sets.eval));
   return plan;
 }

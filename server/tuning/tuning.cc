@@ -69,7 +69,7 @@ struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
   absl::StatusOr<TrainConfig> ConfigOfRun(const std::string& spec) const;
-  absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec) const;
+  absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec, bool begins_from_state) const;
   absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
   absl::Status Hold(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back);
@@ -111,7 +111,8 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                      {.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
                       .base_name = impl.parts.backend->model.name,
                       .revisions = impl.revisions.get(),
-                      .make = [&impl](const std::string& spec) { return impl.MakeRun(spec); },
+                      .make = [&impl](const std::string& spec,
+                                      bool begins_from_state) { return impl.MakeRun(spec, begins_from_state); },
                       .state_bytes = [&impl](const std::string& spec) -> absl::StatusOr<int64_t> {
                         ASSIGN_OR_RETURN(const TrainConfig config, impl.ConfigOfRun(spec));
                         return StateBytesWithin(impl.memory(), config, impl.parts.model->base_shape());
@@ -206,8 +207,10 @@ absl::StatusOr<TrainConfig> Tuning::Impl::ConfigOfRun(const std::string& spec) c
   return TranslateRun(request, parts.backend->model);
 }
 
-absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec) const {
-  ASSIGN_OR_RETURN(const TrainConfig config, ConfigOfRun(spec));
+absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec,
+                                                                   bool begins_from_state) const {
+  ASSIGN_OR_RETURN(TrainConfig config, ConfigOfRun(spec));
+  config.begins_from_state = begins_from_state;
   return TrainingRun::Create(config, parts.model, parts.base_tables);
 }
 

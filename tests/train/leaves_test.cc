@@ -81,5 +81,41 @@ TEST(AdapterLeavesTest, DorasNormsAreMadeInPiecesThatLetOthersGoFirst) {
   EXPECT_TRUE(at::allclose(module.norm, at::linalg_vector_norm(merged, 2, at::IntArrayRef{1}), /*rtol=*/1e-5));
 }
 
+TEST(AdapterLeavesTest, WhatBeginsFromAStateDoesNotDecomposeTheBase) {
+  constexpr int64_t kSmall = 8;
+  BaseShape base = WideBase();
+  base.sites[0].in_features = base.sites[0].out_features = kSmall;
+  const at::Tensor weight = at::randn({kSmall, kSmall});
+  int reads = 0;
+  const BaseTables tables = [&](const BaseTableName& name) -> absl::StatusOr<BaseTable> {
+    if (name.row_count > 0) ++reads;
+    return BaseTable{.dtype = DType::kF32,
+                     .rows = kSmall,
+                     .columns = kSmall,
+                     .data = static_cast<const std::byte*>(weight.const_data_ptr())};
+  };
+  TrainConfig config;
+  config.adapter.rank = 2;
+  config.adapter.alpha = 4;
+  config.adapter.target_names = {"q_proj"};
+  for (const LeafInit init : {LeafInit::kPissa, LeafInit::kOlora}) {
+    config.init = init;
+    config.begins_from_state = false;
+    reads = 0;
+    const auto fresh = AdapterLeaves::Create(config, base, tables);
+    ASSERT_THAT(fresh, IsOk());
+    EXPECT_EQ(reads, 1);
+    config.begins_from_state = true;
+    const auto loaded = AdapterLeaves::Create(config, base, tables);
+    ASSERT_THAT(loaded, IsOk());
+    EXPECT_EQ(reads, 1);
+    ASSERT_EQ(loaded->Named().size(), fresh->Named().size());
+    EXPECT_EQ(loaded->Constants().size(), fresh->Constants().size());
+    for (size_t i = 0; i < fresh->Named().size(); ++i) {
+      EXPECT_EQ(loaded->Named()[i].tensor.sizes(), fresh->Named()[i].tensor.sizes());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lorad

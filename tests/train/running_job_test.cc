@@ -33,10 +33,12 @@ class RunningJobTest : public testing::Test {
     surroundings_.jobs_dir = dir_.File("jobs");
     surroundings_.revisions = revisions_.get();
     surroundings_.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
+      ++plans_;
       TuningPlan plan;
       plan.trainer = MakeTrainer(base_, SmallConfig(/*rank=*/2, job.total_steps), RandomExamples(6, 8, 1));
       plan.checkpoint_every_steps = 1;
       plan.early_stopping_patience = 1;
+      plan.keeps_beginning = keeps_beginning_;
       return plan;
     };
     surroundings_.publish = [](const std::string&, const std::string&, bool) { return absl::OkStatus(); };
@@ -67,6 +69,8 @@ class RunningJobTest : public testing::Test {
     ASSERT_THAT(job.Record(report), IsOk());
   }
 
+  int plans_ = 0;
+  bool keeps_beginning_ = false;
   const TempDir dir_;
   TrainBase base_;
   std::unique_ptr<JobStore> store_;
@@ -100,6 +104,27 @@ TEST_F(RunningJobTest, AKillBehindAnEarlyStopLeavesTheBestToFinishWith) {
   ASSERT_THAT(again->StoreLeaving(), IsOk());
   EXPECT_EQ(store_->Get("job")->revision, revision);
   EXPECT_FALSE(std::filesystem::exists(FileOf("best")));
+}
+
+TEST_F(RunningJobTest, ABeginningThatTakesLongIsKept) {
+  keeps_beginning_ = true;
+  Begin();
+  EXPECT_TRUE(std::filesystem::exists(FileOf("checkpoints/step-0/manifest.json")));
+  EXPECT_EQ(Begin()->job().step, 0);
+  EXPECT_EQ(plans_, 2);  // one each
+}
+
+TEST_F(RunningJobTest, WithoutAnyWholeCheckpointTheTrainerIsMadeAnew) {
+  {
+    const std::unique_ptr<RunningJob> killed = Begin();
+    Step(*killed);
+  }
+  WriteFile(FileOf("checkpoints/step-1/state.safetensors"), "torn");
+  plans_ = 0;
+  const std::unique_ptr<RunningJob> again = Begin();
+  EXPECT_EQ(plans_, 2);  // the first was made to load a state
+  EXPECT_EQ(again->job().step, 0);
+  EXPECT_EQ(again->trainer()->steps(), 0);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "adapters/train/shared_batch.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
 #include "tests/train/train_fixture.h"
 
 namespace lorad {
@@ -208,6 +209,27 @@ TEST(TrainingRunTest, GradientsThatAreNotFiniteAreDroppedAndTheNextStepIsAsEver)
   ASSERT_THAT(expected, IsOk());
   EXPECT_GT(*expected, 0.0);
   EXPECT_NEAR(*after, *expected, 1e-5 * *expected);
+}
+
+TEST(TrainingRunTest, OneThatBeginsFromAStateHasAllOfItFromThere) {
+  const TempDir dir;
+  const TrainBase base = LoadTrainBase("llama3");
+  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+  config.init = LeafInit::kPissa;
+  const auto fresh = TrainingRun::Create(config, base.model.get(), base.tables);
+  ASSERT_THAT(fresh, IsOk());
+  EXPECT_FALSE((*fresh)->needs_state());
+  ASSERT_THAT((*fresh)->SaveState(dir.File("fresh")), IsOk());
+  config.begins_from_state = true;
+  const auto loaded = TrainingRun::Create(config, base.model.get(), base.tables);
+  ASSERT_THAT(loaded, IsOk());
+  EXPECT_TRUE((*loaded)->needs_state());
+  EXPECT_FALSE((*loaded)->LoadState(dir.File("none")).ok());
+  EXPECT_TRUE((*loaded)->needs_state());
+  ASSERT_THAT((*loaded)->LoadState(dir.File("fresh")), IsOk());
+  EXPECT_FALSE((*loaded)->needs_state());
+  ASSERT_THAT((*loaded)->SaveState(dir.File("loaded")), IsOk());
+  EXPECT_EQ(ReadFile(dir.File("loaded")), ReadFile(dir.File("fresh")));
 }
 
 TEST(RowLossTest, DerivativesAreTheFiniteDifferences) {
