@@ -9,8 +9,8 @@
 namespace lorad {
 
 // All that an adapter's training goes on from, to the same bits: the leaves with their constants, the optimizer's
-// states and its steps. Errors: as tensor_file.h; DataLoss also for a number of steps that is none. A
-// state that does not fit changes nothing.
+// states and its steps. Errors: as tensor_file.h; DataLoss also for a number of steps that is none. A state
+// that does not fit changes nothing.
 //
 // `base_digest`: of what is trained on. FailedPrecondition: the state was trained on another base; one of before states
 // said so is taken.

@@ -39,7 +39,7 @@ struct JobSurroundings {
   std::string jobs_dir;  // a folder for each job, by id
   Revisions* revisions;
   std::string base_name;
-  // What `plan` will take for the job's weights, gradients and optimizer; from shapes alone.
+  // What `plan` will take for the job's weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
   std::function<absl::StatusOr<int64_t>(const Job& job)> state_bytes;
   // Where the job has a checkpoint, its trainer may be of no use before that is loaded.
   std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;

@@ -57,6 +57,9 @@ struct TrainingRuns::Impl {
   std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
   RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
   absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity, bool begins_from_state) const;
+  absl::StatusOr<int64_t> StateBytes(const std::string& spec) const {
+    return parts.state_bytes ? parts.state_bytes(spec) : absl::StatusOr<int64_t>(0);
+  }
   absl::Status Reserve(const std::string& spec);
   void Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run);
   int64_t HeldBytes() const;
@@ -136,7 +139,7 @@ absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(cons
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity,
                                                                             bool begins_from_state) const {
   auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
-  ASSIGN_OR_RETURN(run->state_bytes, parts.state_bytes(identity.spec));
+  ASSIGN_OR_RETURN(run->state_bytes, StateBytes(identity.spec));
   ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, begins_from_state));
   return run;
 }
@@ -144,7 +147,7 @@ absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(cons
 // A new one, in memory that is held before it is taken.
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(
     const RunFolder::Identity& identity, const std::optional<AdapterImage>& weights) const {
-  RETURN_IF_ERROR(parts.hold());
+  if (parts.hold) RETURN_IF_ERROR(parts.hold());
   ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, /*begins_from_state=*/false));
   const RunFolder folder = FolderOf(run->id);
   RETURN_IF_ERROR(RemoveFolder(PathOf(run->id)));  // states that an unfinished Create left would be taken for its own
@@ -158,9 +161,9 @@ absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(
 
 // Counts the bytes of a run with this spec as those of the one that is being made, before any is taken.
 absl::Status TrainingRuns::Impl::Reserve(const std::string& spec) {
-  ASSIGN_OR_RETURN(const int64_t bytes, parts.state_bytes(spec));
+  ASSIGN_OR_RETURN(const int64_t bytes, StateBytes(spec));
   const int64_t others = HeldBytes();
-  if (others + bytes > parts.max_bytes) {
+  if (bytes > parts.max_bytes - others) {
     return absl::ResourceExhaustedError(absl::StrCat("memory of the run: bytes: ", bytes,
                                                      "; held by other runs: ", others, "; limit: ", parts.max_bytes,
                                                      " in all; delete a run, lower the rank or raise --memory-bytes"));

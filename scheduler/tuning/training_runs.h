@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,9 +47,9 @@ class TrainingRuns final {
     Revisions* revisions;
     // A run with fresh weights, or one that begins from a state, from what its caller said of it; opaque here.
     std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec, bool begins_from_state)> make;
-    // What `make` will take for its weights, gradients and optimizer; from shapes alone.
+    // What `make` will take for its weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
     std::function<absl::StatusOr<int64_t>(const std::string& spec)> state_bytes;
-    // held_bytes() are to be held from now on, or why they cannot be.
+    // held_bytes() are to be held from now on, or why they cannot be. Empty: nobody counts.
     std::function<absl::Status()> hold;
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
     // Of a run made from this, that it began from weights which are kept as its first state.
@@ -57,8 +58,8 @@ class TrainingRuns final {
     std::function<void(const std::string& folder, const absl::Status& why)> not_resumed;
     std::function<void()> wake;  // there is work; must not block
     int64_t max_runs = 64;
-    int64_t max_waiting_bytes = int64_t{256} << 20;  // of all runs' operations whose turn has not come
-    int64_t max_bytes = 0;                           // of all runs' states
+    int64_t max_waiting_bytes = int64_t{256} << 20;           // of all runs' operations whose turn has not come
+    int64_t max_bytes = std::numeric_limits<int64_t>::max();  // of all runs' states
   };
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();

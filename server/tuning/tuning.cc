@@ -69,6 +69,7 @@ struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
   absl::StatusOr<TrainConfig> ConfigOfRun(const std::string& spec) const;
+  absl::StatusOr<int64_t> StateBytesOfRun(const std::string& spec) const;
   absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec, bool begins_from_state) const;
   absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
@@ -113,10 +114,7 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                       .revisions = impl.revisions.get(),
                       .make = [&impl](const std::string& spec,
                                       bool begins_from_state) { return impl.MakeRun(spec, begins_from_state); },
-                      .state_bytes = [&impl](const std::string& spec) -> absl::StatusOr<int64_t> {
-                        ASSIGN_OR_RETURN(const TrainConfig config, impl.ConfigOfRun(spec));
-                        return StateBytesWithin(impl.memory(), config, impl.parts.model->base_shape());
-                      },
+                      .state_bytes = [&impl](const std::string& spec) { return impl.StateBytesOfRun(spec); },
                       .hold = [&impl] { return impl.worker->HoldForRuns(); },
                       .publish = publish,
                       .begins_from_weights = BeginsFromWeights,
@@ -205,6 +203,11 @@ absl::StatusOr<TrainConfig> Tuning::Impl::ConfigOfRun(const std::string& spec) c
   v1::CreateRunRequest request;
   if (!request.ParseFromString(spec)) return absl::DataLossError("run: its stored request cannot be read");
   return TranslateRun(request, parts.backend->model);
+}
+
+absl::StatusOr<int64_t> Tuning::Impl::StateBytesOfRun(const std::string& spec) const {
+  ASSIGN_OR_RETURN(const TrainConfig config, ConfigOfRun(spec));
+  return StateBytesWithin(memory(), config, parts.model->base_shape());
 }
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec,

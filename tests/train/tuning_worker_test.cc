@@ -83,7 +83,7 @@ class WorkerTest : public testing::Test {
     TrainingRuns::Parts parts;
     parts.dir = dir_.File("runs");
     parts.revisions = revisions_.get();
-    parts.make = [this](const std::string&) {
+    parts.make = [this](const std::string&, bool) {
       return TrainingRun::Create(SmallConfig(/*rank=*/3, /*steps=*/0), base_.model.get(), base_.tables);
     };
     parts.begins_from_weights = [](const std::string&) { return false; };
