@@ -17,9 +17,8 @@ namespace lorad {
 // number again gets the same answer, as long as that is kept.
 //
 // Threads  its owner's mutex guards it.
-// Errors   FailedPrecondition: a number that cannot come now. ResourceExhausted: too many operations wait, or their
-// bytes;
-//          not said of the one that comes next, which lets go of them. Aborted: asked again meanwhile.
+// Errors   FailedPrecondition: a number that cannot come now. ResourceExhausted: too many operations wait, or too many
+//          bytes; not said of the one that comes next, which lets go of them. Aborted: asked again meanwhile.
 class RunQueue final {
  public:
   using Reply = std::function<void(absl::StatusOr<RunResult>)>;

@@ -133,7 +133,8 @@ absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& fol
   if (!spec.eval_prompts.empty()) plan.sample = [trial](const std::string& adapter) { return trial.Sample(adapter); };
   plan.keeps_beginning = TakesOffBase(train.init);
   ASSIGN_OR_RETURN(const Checkpoints checkpoints, Checkpoints::Open(absl::StrCat(folder, "/checkpoints")));
-  train.begins_from_state = !checkpoints.Steps().empty();
+  ASSIGN_OR_RETURN(const std::vector<int64_t> kept_steps, checkpoints.Steps());
+  train.begins_from_state = !kept_steps.empty();
   ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, model, base_tables, sets.train, sets.eval));
   return plan;
 }
