@@ -61,12 +61,12 @@ ExampleSource FileExamples(const std::string& path) {
 RoutedTraining SmallRouting(const std::string& name) {
   const MoeStrategy& strategy = *FindMoeStrategy(name);
   RoutedTraining routed;
-  routed.moe = {.kind = strategy.kind,
-                .name = strategy.name,
-                .prefix = strategy.prefix,
-                .lora = {2, 2.0f},
-                .expert = {3, 1.5f},
-                .experts = 4};
+  routed.moe.kind = strategy.kind;
+  routed.moe.name = strategy.name;
+  routed.moe.prefix = strategy.prefix;
+  routed.moe.lora = {2, 2.0f};
+  routed.moe.expert = {3, 1.5f};
+  routed.moe.experts = 4;
   RoutingRule& rule = routed.moe.routing;
   rule = {.choice = RoutingRule::Choice::kTopK, .top_k = 2, .renormalise = true};
   if (name == "mixlora-dynamic") rule = {.choice = RoutingRule::Choice::kTopP, .top_p = 0.6f, .temperature = 1.25f};

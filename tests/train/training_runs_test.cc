@@ -66,7 +66,7 @@ class TrainingRunsTest : public testing::Test {
   // As its operation 2.
   void SaveState(const std::string& id) {
     const Answer saved = Do(id, 2, OpOf(RunOpKind::kSaveState));
-    EXPECT_TRUE(runs_->TakeMembers(/*rows=*/1).empty());
+    EXPECT_TRUE(runs_->TakeMembers(/*rows=*/1, [](const auto& slice) { slice(); }).empty());
     ASSERT_TRUE(saved->has_value());
     EXPECT_THAT(**saved, IsOk());
   }
