@@ -55,7 +55,7 @@ peft_tokens_per_second.base = None
 def ours(args):
     command = [ROOT / "build/release/bin/train_bench", args.model, f"--steps={args.steps}", f"--tokens={args.tokens}",
                f"--sequences={args.sequences}", f"--rank={args.rank}", f"--jobs={args.jobs}"]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # as the daemon sets it for itself
+    environment = os.environ | {"GOMP_SPINCOUNT": "3000"}  # as the daemon sets it for itself
     lines = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()
     return {found["jobs"]: found for found in map(json.loads, lines)}
 
