@@ -37,7 +37,7 @@ def drive(daemon):
     from support import generate, refusal, request, write_mixlora
 
     with tempfile.TemporaryDirectory() as folder:
-        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="routed", path=write_mixlora(folder)))
+        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name="routed", path=write_mixlora(folder), replace=True))
         for adapter in ("", "q_v", "rslora", "routed"):
             generate(daemon, [5, 6, 7], adapter=adapter, max_tokens=8, ignore_eos=True)
     assert refusal(lambda: daemon.inference.Generate(request([5], adapter="nobody"))).code() == grpc.StatusCode.NOT_FOUND

@@ -68,10 +68,14 @@ def test_alerts_fire_when_they_should_and_only_then(binaries):
 
 def test_every_query_of_the_dashboard_returns_data(daemon, prometheus):
     ended = threading.Event()
+    failures = []
 
     def traffic():
-        while not ended.is_set():
-            drive(daemon)
+        try:
+            while not ended.is_set():
+                drive(daemon)
+        except Exception as failure:  # the thread's end is no failure of the test by itself
+            failures.append(failure)
 
     driver = threading.Thread(target=traffic)
     driver.start()
@@ -82,18 +86,24 @@ def test_every_query_of_the_dashboard_returns_data(daemon, prometheus):
             except OSError:
                 return False
 
+        def without_data():
+            """{panel: samples} of the queries that return none, or no number: a rate has one only while requests end."""
+            found = {title: query(prometheus, text) for title, text in dashboard_queries().items()}
+            return {title: samples for title, samples in found.items()
+                    if not samples or not all(math.isfinite(float(sample["value"][1])) for sample in samples)}
+
         wait_until(is_scraped)
-        for title, text in dashboard_queries().items():
-            result = query(prometheus, text)
-            assert result, f"{title}: no data: {text}"
-            for sample in result:
-                assert math.isfinite(float(sample["value"][1])), f"{title}: {sample}: {text}"
+        try:
+            wait_until(lambda: not without_data())
+        except AssertionError as late:
+            raise AssertionError(without_data()) from late
         for variable in dashboard_variables():
             metric, label = variable.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
             assert [sample for sample in query(prometheus, metric) if label in sample["metric"]], variable
     finally:
         ended.set()
         driver.join()
+    assert not failures
 
 
 def test_prometheus_evaluates_every_alert(prometheus):
