@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <vector>
 
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
 #include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
 #include "adapters/apply_routing.h"
+#include "adapters/slot_tensor.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 
@@ -19,10 +19,7 @@ constexpr int kNoLayer = -1;
 
 at::Tensor VectorOf(const std::byte* data, int64_t width, DType dtype, at::Device device) {
   const at::ScalarType type = dtype == DType::kF32 ? at::kFloat : at::kBFloat16;
-  return at::for_blob(const_cast<std::byte*>(data), {width})
-      .options(at::TensorOptions().dtype(type).device(device))
-      .target_device(device)
-      .make_tensor();
+  return SlotTensor(data, {width}, type, device);
 }
 
 // With room for the logits of adapters' own tokens, 0 where a row has none.

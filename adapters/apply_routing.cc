@@ -4,9 +4,9 @@
 #include <utility>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include "adapters/deal_rows.h"
+#include "adapters/slot_tensor.h"
 #include "model/base/guarded.h"
 #include "model/ops/linear.h"
 
@@ -28,10 +28,7 @@ class SlotRouters final : public LayerRouters {
 
   at::Tensor Logits(int32_t slot, int64_t first, int64_t count) override {
     const SlotWeights& weights = weights_[slot];
-    const at::Tensor gate = at::for_blob(const_cast<float*>(weights.router), {weights.experts, x_.size(1)})
-                                .options(x_.options().dtype(at::kFloat))
-                                .target_device(x_.device())
-                                .make_tensor();
+    const at::Tensor gate = SlotTensor(weights.router, {weights.experts, x_.size(1)}, at::kFloat, x_.device());
     const at::Tensor rows = x_.narrow(0, first, count).to(at::kFloat);
     at::Tensor logits = at::empty({count, weights.experts}, rows.options());
     ThrowIfError(Linear({rows, LinearWeight::Prepare(gate), logits}));

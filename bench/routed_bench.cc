@@ -80,7 +80,9 @@ class Batch final {
       row.sampling = &greedy_;
     }
   }
-  void Run(ModelExecutor& executor) const { LORAD_CHECK(executor.Wait(executor.Launch(rows_)).ok()); }
+  void Run(ModelExecutor& executor) const {
+    LORAD_CHECK(executor.Wait(executor.Launch(rows_, /*expected_us=*/0)).ok());
+  }
 
  private:
   SamplingOptions greedy_;

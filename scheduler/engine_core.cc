@@ -152,7 +152,8 @@ bool EngineCore::Turn() {
         state_.parts.observer->OnScheduled(launch_us - row.sequence->request->arrival_us);
       }
     }
-    const Ticket ticket = state_.parts.executor->Launch(rows);
+    const Ticket ticket =
+        state_.parts.executor->Launch(rows, state_.step_time.PredictUs(stats.rows_tokens).value_or(0));
     absl::StatusOr<StepResult> result = state_.parts.executor->Wait(ticket);
     const int64_t commit_us = clock.NowUs();
     if (result.ok()) {

@@ -29,11 +29,12 @@ struct StepResult {
 using Ticket = int64_t;
 
 // Runs a step on the device. Launch starts it (the CPU's completes it there), Wait gives the result; at most one is in
-// flight. An error of Wait fails the step's rows, nothing else. Rows must stay valid until Wait returns.
+// flight. An error of Wait fails the step's rows, nothing else. Rows must stay valid until Wait returns. `expected_us`:
+// how long the step will take, 0 where that is not known.
 class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
-  virtual Ticket Launch(absl::Span<const ExecRow> rows) = 0;
+  virtual Ticket Launch(absl::Span<const ExecRow> rows, int64_t expected_us) = 0;
   virtual absl::StatusOr<StepResult> Wait(Ticket ticket) = 0;
 };
 

@@ -77,23 +77,16 @@ void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, c
   }
 }
 
-int64_t TokensOf(absl::Span<const ExecRow> rows) {
-  int64_t tokens = 0;
-  for (const ExecRow& row : rows) tokens += std::ssize(row.token_ids);
-  return tokens;
-}
-
 }  // namespace
 
 ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate)
     : model_(model), kv_(kv), seam_(seam), gate_(gate) {}
 
-Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows) {
+Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows, int64_t expected_us) {
   LORAD_CHECK(!result_.has_value());
   std::optional<ComputeGate::Turn> turn;
-  if (gate_ != nullptr) turn.emplace(gate_->EnterServing(step_time_.PredictUs(TokensOf(rows)).value_or(0)));
+  if (gate_ != nullptr) turn.emplace(gate_->EnterServing(expected_us));
   result_ = Guarded([&] { return Execute(rows); });
-  if (result_->ok()) step_time_.Observe(TokensOf(rows), (*result_)->execute_us);
   return ++last_ticket_;
 }
 

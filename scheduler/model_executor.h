@@ -11,7 +11,6 @@
 #include "model/kv/kv_layout.h"
 #include "scheduler/compute_gate.h"
 #include "scheduler/executor.h"
-#include "scheduler/step_time.h"
 
 namespace lorad {
 
@@ -26,7 +25,7 @@ class ModelExecutor final : public StepExecutor {
   // Each step is one of `gate`'s serving turns; null: nobody else uses the model.
   ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate = nullptr);
 
-  Ticket Launch(absl::Span<const ExecRow> rows) override;
+  Ticket Launch(absl::Span<const ExecRow> rows, int64_t expected_us) override;
   absl::StatusOr<StepResult> Wait(Ticket ticket) override;
 
  private:
@@ -36,7 +35,6 @@ class ModelExecutor final : public StepExecutor {
   const KvView kv_;
   AdapterSeam* const seam_;
   ComputeGate* const gate_;
-  StepTimeModel step_time_;
   BaseOnlySeam base_only_;
   Ticket last_ticket_ = 0;
   std::optional<absl::StatusOr<StepResult>> result_;

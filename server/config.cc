@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -67,6 +69,19 @@ absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
   return absl::OkStatus();
 }
 
+template <typename T>
+absl::Status TakeChoice(absl::string_view flag, const std::string& value,
+                        std::initializer_list<std::pair<const char*, T>> choices, absl::string_view hint, T* chosen) {
+  std::vector<const char*> names;
+  for (const auto& [name, choice] : choices) {
+    names.push_back(name);
+    if (value != name) continue;
+    *chosen = choice;
+    return absl::OkStatus();
+  }
+  return FlagError(flag, value, absl::StrJoin(names, ", "), hint);
+}
+
 absl::Status CheckQuantize(const RawFlags& raw, ServerConfig* config) {
   if (raw.quantize == "fp8") {
     return FlagError("--quantize", raw.quantize, "none, int8, int4 on the CPU",
@@ -81,15 +96,10 @@ absl::Status CheckQuantize(const RawFlags& raw, ServerConfig* config) {
 }
 
 absl::Status CheckDevice(const RawFlags& raw, ServerConfig* config) {
-  if (raw.device == "auto") {
-    config->device = DeviceChoice::kAuto;
-  } else if (raw.device == "cpu") {
-    config->device = DeviceChoice::kCpu;
-  } else if (raw.device == "cuda") {
-    config->device = DeviceChoice::kCuda;
-  } else {
-    return FlagError("--device", raw.device, "auto, cpu, cuda", "auto takes the best that is there");
-  }
+  RETURN_IF_ERROR(TakeChoice<DeviceChoice>(
+      "--device", raw.device,
+      {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
+      "auto takes the best that is there", &config->device));
   if (config->device != DeviceChoice::kCuda) return absl::OkStatus();
   if (config->quantization != Quantization::kNone) {
     return FlagError("--quantize", raw.quantize, "none with --device=cuda", "the CPU alone computes with such weights");
@@ -101,30 +111,19 @@ absl::Status CheckDevice(const RawFlags& raw, ServerConfig* config) {
 }
 
 absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
-  if (raw.dtype == "auto") {
-    config->dtype = DTypeChoice::kAuto;
-  } else if (raw.dtype == "float32") {
-    config->dtype = DTypeChoice::kFloat32;
-  } else if (raw.dtype == "bfloat16") {
-    config->dtype = DTypeChoice::kBFloat16;
-  } else if (raw.dtype == "float16") {
-    config->dtype = DTypeChoice::kFloat16;
-  } else {
-    return FlagError("--dtype", raw.dtype, "auto, float32, bfloat16, float16", "auto takes what the checkpoint has");
-  }
+  RETURN_IF_ERROR(TakeChoice<DTypeChoice>("--dtype", raw.dtype,
+                                          {{"auto", DTypeChoice::kAuto},
+                                           {"float32", DTypeChoice::kFloat32},
+                                           {"bfloat16", DTypeChoice::kBFloat16},
+                                           {"float16", DTypeChoice::kFloat16}},
+                                          "auto takes what the checkpoint has", &config->dtype));
   RETURN_IF_ERROR(CheckQuantize(raw, config));
-  if (raw.log_level == "debug") {
-    config->log_level = LogLevel::kDebug;
-  } else if (raw.log_level == "info") {
-    config->log_level = LogLevel::kInfo;
-  } else if (raw.log_level == "warning") {
-    config->log_level = LogLevel::kWarning;
-  } else if (raw.log_level == "error") {
-    config->log_level = LogLevel::kError;
-  } else {
-    return FlagError("--log-level", raw.log_level, "debug, info, warning, error",
-                     "info tells of starts, loads and ends");
-  }
+  RETURN_IF_ERROR(TakeChoice<LogLevel>("--log-level", raw.log_level,
+                                       {{"debug", LogLevel::kDebug},
+                                        {"info", LogLevel::kInfo},
+                                        {"warning", LogLevel::kWarning},
+                                        {"error", LogLevel::kError}},
+                                       "info tells of starts, loads and ends", &config->log_level));
   if (raw.prefix_cache != "on" && raw.prefix_cache != "off") {
     return FlagError("--prefix-cache", raw.prefix_cache, "on, off", "off computes every prompt anew");
   }

@@ -139,7 +139,6 @@ absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(cons
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity,
                                                                             bool begins_from_state) const {
   auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
-  ASSIGN_OR_RETURN(run->state_bytes, StateBytes(identity.spec));
   ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, begins_from_state));
   return run;
 }
@@ -176,8 +175,10 @@ absl::Status TrainingRuns::Impl::Reserve(const std::string& spec) {
 // What was reserved is the run's, or free.
 void TrainingRuns::Impl::Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run) {
   const std::lock_guard<std::mutex> lock(mutex);
-  reserved_bytes = 0;
-  if (run.ok()) runs[id] = *run;
+  const int64_t bytes = std::exchange(reserved_bytes, 0);
+  if (!run.ok()) return;
+  (*run)->state_bytes = bytes;
+  runs[id] = *run;
 }
 
 int64_t TrainingRuns::Impl::HeldBytes() const {

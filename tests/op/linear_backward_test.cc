@@ -16,6 +16,15 @@ struct Sizes {
   int64_t in;
 };
 
+// What is announced on this thread while it lives.
+struct CountedPieces {
+  int64_t pieces = 0, products = 0;
+  const PieceListener listener{[this](int64_t of_piece) {
+    ++pieces;
+    products += of_piece;
+  }};
+};
+
 class LinearBackwardTest : public testing::TestWithParam<at::ScalarType> {
  protected:
   void SetUp() override { cpu::SetComputeThreads(2); }
@@ -80,14 +89,10 @@ TEST_P(LinearBackwardTest, PiecesOfAPackedWeightChangeNothing) {
   const LinearWeight weight = LinearWeight::Pack(Weight(sizes));
   if (!weight.packed()) return;  // LibTorch's matmul promises neither
   const at::Tensor whole = LinearBackward(g, weight);
-  int64_t pieces = 0, products = 0;
-  const PieceListener listener([&](int64_t of_piece) {
-    ++pieces;
-    products += of_piece;
-  });
+  CountedPieces counted;
   EXPECT_TRUE(LinearBackward(g, weight).equal(whole));
-  EXPECT_GT(pieces, 2);
-  EXPECT_EQ(products, sizes.rows * sizes.out * sizes.in);
+  EXPECT_GT(counted.pieces, 2);
+  EXPECT_EQ(counted.products, sizes.rows * sizes.out * sizes.in);
 }
 
 // Few rows of a large weight, a head's: even they are several pieces, forward and back.
@@ -96,16 +101,12 @@ TEST_P(LinearBackwardTest, OutputsOfALargeMatrixAreCutToo) {
   const at::Tensor g = Gradient(sizes), x = Random(GetParam(), {sizes.rows, sizes.in}, *numbers()), w = Weight(sizes);
   for (const LinearWeight& weight : {LinearWeight::Prepare(w), LinearWeight::Pack(w.clone())}) {
     const at::Tensor dx = LinearBackward(g, weight), y = LinearOf(x, weight);
-    int64_t pieces = 0, products = 0;
-    const PieceListener listener([&](int64_t of_piece) {
-      ++pieces;
-      products += of_piece;
-    });
+    CountedPieces counted;
     EXPECT_TRUE(LinearOf(x, weight).equal(y));
-    EXPECT_EQ(pieces, 2);
-    EXPECT_EQ(products, sizes.rows * sizes.out * sizes.in);
+    EXPECT_EQ(counted.pieces, 2);
+    EXPECT_EQ(counted.products, sizes.rows * sizes.out * sizes.in);
     EXPECT_TRUE(LinearBackward(g, weight).allclose(dx, 1e-4, 1e-5));
-    EXPECT_EQ(products, 2 * sizes.rows * sizes.out * sizes.in);
+    EXPECT_EQ(counted.products, 2 * sizes.rows * sizes.out * sizes.in);
   }
 }
 

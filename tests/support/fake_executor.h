@@ -27,7 +27,7 @@ class FakeExecutor final : public StepExecutor {
         clock_(clock),
         rope_(rope) {}
 
-  Ticket Launch(absl::Span<const ExecRow> rows) override {
+  Ticket Launch(absl::Span<const ExecRow> rows, int64_t) override {
     StepResult result;
     int64_t tokens = 0;
     for (const ExecRow& row : rows) {
