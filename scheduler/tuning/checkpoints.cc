@@ -24,6 +24,7 @@ namespace {
 
 constexpr const char* kPrefix = "step-";
 constexpr const char* kUnfinished = "unfinished-";
+constexpr const char* kDamaged = "damaged-";
 constexpr int64_t kMaxManifestBytes = 1 << 20;
 
 absl::Status FileError(const std::string& path, std::error_code error) {
@@ -171,6 +172,16 @@ absl::StatusOr<Checkpoints::Found> Checkpoints::Read(int64_t step) const {
     return absl::DataLossError(absl::StrCat(found.state_path, ": its digest is not the manifest's"));
   }
   return found;
+}
+
+absl::Status Checkpoints::SetAside(int64_t step) {
+  const std::string aside = absl::StrCat(dir_, "/", kDamaged, step);
+  RETURN_IF_ERROR(RemoveFolder(aside));
+  return RenameSynced(absl::StrCat(dir_, "/", kPrefix, step), aside);
+}
+
+bool IsDamaged(const absl::Status& error) {
+  return absl::IsDataLoss(error) || absl::IsNotFound(error) || absl::IsInvalidArgument(error);
 }
 
 absl::Status Checkpoints::Remove(int64_t step) { return RemoveFolder(absl::StrCat(dir_, "/", kPrefix, step)); }

@@ -30,14 +30,21 @@ class Checkpoints final {
     std::string state_path;
   };
   absl::StatusOr<std::vector<int64_t>> Steps() const;  // newest first
-  // The checkpoint of `step`, its digest checked. Errors: DataLoss.
+  // The checkpoint of `step`, its digest checked. Errors: as IsDamaged tells them apart.
   absl::StatusOr<Found> Read(int64_t step) const;
-  absl::Status Remove(int64_t step);
+  // It is none any more, but lies beside them as `damaged-N`, for whoever wants to know why.
+  absl::Status SetAside(int64_t step);
 
  private:
   explicit Checkpoints(std::string dir) : dir_(std::move(dir)) {}
+  absl::Status Remove(int64_t step);
   std::string dir_;
 };
+
+// What an error of reading a checkpoint, or of loading its state, is about: true, the checkpoint itself is damaged or not
+// the job's (its digest or shapes are wrong, a file of it is missing); false, something else that may pass (a disk that
+// cannot be read now, no file handles, another base), so that nothing may be given up for it.
+bool IsDamaged(const absl::Status& error);
 
 // Makes `dir` with its parents. Renames `from` to `to`, whose parent is synced: after a crash one of the two is there.
 absl::Status MakeFolders(const std::string& dir);

@@ -73,10 +73,8 @@ absl::StatusOr<int64_t> RunFolder::LoadNewest(int64_t first_sequence, bool began
     const absl::StatusOr<Checkpoints::Found> found = states.Read(sequence);
     const absl::Status status = found.ok() ? run->LoadState(found->state_path) : found.status();
     if (status.ok()) return sequence;
-    // Not damaged: it may be readable at the next start, or on its own base, and then the run has not lost it.
-    const bool is_damaged =
-        !absl::IsUnavailable(status) && !absl::IsPermissionDenied(status) && !absl::IsFailedPrecondition(status);
-    if (!is_damaged) return status;
+    // It may be readable at the next start, or on its own base, and then the run has not lost it.
+    if (!IsDamaged(status)) return status;
   }
   if (!began_from_state) return first_sequence;
   return absl::DataLossError(absl::StrCat(States(), ": what the run began from is damaged"));

@@ -48,9 +48,13 @@ absl::Status RunningJob::GoOnFromCheckpoint() {
       return log_.Store(job_, EventOf(job_, absl::StrCat("goes on from the checkpoint of step ", step)));
     }
     if (absl::IsFailedPrecondition(status)) return status;  // whole, but of another base
-    const std::string message = absl::StrCat("checkpoint of step ", step, " is not used: ", status.message());
+    if (!IsDamaged(status)) {
+      return absl::UnavailableError(absl::StrCat("checkpoint of step ", step, " cannot be read now, and stays: ",
+                                                 status.message(), "; resume the job when it can"));
+    }
+    const std::string message = absl::StrCat("checkpoint of step ", step, " is set aside: ", status.message());
     RETURN_IF_ERROR(log_.Store(job_, EventOf(job_, message)));
-    RETURN_IF_ERROR(checkpoints_->Remove(step));
+    RETURN_IF_ERROR(checkpoints_->SetAside(step));
   }
   if (plan_.begins_from_checkpoint) {
     return absl::DataLossError("no checkpoint is left, and init_adapter may have changed; submit the job again");

@@ -58,8 +58,9 @@ class RunningJob final {
 
   // Asks how much memory Begin will take for states.
   absl::Status CountMemory();
-  // Makes the trainer and goes on from the newest checkpoint that is whole; one that is not is told of and removed.
-  // Errors: FailedPrecondition: the checkpoint is of another base, and stays.
+  // Makes the trainer and goes on from the newest checkpoint that is whole; one that is damaged is told of and set
+  // aside. Errors: FailedPrecondition: the checkpoint is of another base; Unavailable: it cannot be read now. Both times
+  // it stays.
   absl::Status Begin();
   // A step or an evaluation was done: stores it, with a checkpoint when one is due. The best weights so far are kept,
   // and the training ended when it is no use to go on.

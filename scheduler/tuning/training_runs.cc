@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -34,6 +35,10 @@ bool IsId(const std::string& name) {
   return absl::StartsWith(name, kIdPrefix) && name.size() == kIdPrefix.size() + kIdDigits;
 }
 
+absl::Status NoSuchRun(const std::string& id) {
+  return absl::NotFoundError(absl::StrCat("run: ", id.substr(0, 300), "; limit: one that CreateRun gave"));
+}
+
 absl::Status Ended() { return absl::UnavailableError("the daemon ends; ask again when it is back"); }
 
 }  // namespace
@@ -52,6 +57,12 @@ struct TrainingRuns::Run {
 };
 
 struct TrainingRuns::Impl {
+  // A run that lies on disk and cannot go on.
+  struct Left {
+    std::string name;  // "" where it cannot be read
+    absl::Status why;
+  };
+
   explicit Impl(Parts given) : parts(std::move(given)) {}
 
   std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
@@ -77,10 +88,15 @@ struct TrainingRuns::Impl {
   absl::StatusOr<RunResult> LoadState(Run* run, const std::string& state_id);
   absl::StatusOr<RunResult> SaveForSampling(Run* run, bool make_current);
   std::vector<std::shared_ptr<Run>> All() const;
+  void LeaveAsItLies(const std::string& id, const std::string& name, const absl::Status& why);
+  absl::StatusOr<RunInfo> Create(const std::string& id, const std::string& name, int64_t sequence, const BeginFn& begin);
+  absl::StatusOr<RunInfo> InfoOf(const std::string& id) const;  // under the mutex
 
   const Parts parts;
   mutable std::mutex mutex;  // of what follows and of the runs' queues
   std::map<std::string, std::shared_ptr<Run>> runs;
+  std::map<std::string, Left> left;
+  std::string making;  // the run that Create is at
   bool ended = false;
   int64_t reserved_bytes = 0;                   // of the run that is being made
   std::vector<std::shared_ptr<Run>> computing;  // the trainer's: who has a part in the batch
@@ -109,9 +125,16 @@ void TrainingRuns::Impl::Restore() {
     } else if (status.ok()) {
       status = Resume(id, *identity);  // not of another base, perhaps
     }
-    if (!status.ok()) parts.not_resumed(PathOf(id), status);
+    const bool is_its_name = identity.ok() && IdOf(identity->name, identity->sequence) == id;
+    if (!status.ok()) LeaveAsItLies(id, is_its_name ? identity->name : "", status);
   }
   if (error) parts.not_resumed(parts.dir, absl::UnavailableError(error.message()));
+}
+
+void TrainingRuns::Impl::LeaveAsItLies(const std::string& id, const std::string& name, const absl::Status& why) {
+  parts.not_resumed(PathOf(id), why);
+  const std::lock_guard<std::mutex> lock(mutex);
+  left[id] = {name, why};
 }
 
 // Its bytes are held by the worker, with those of all others.
@@ -179,6 +202,7 @@ void TrainingRuns::Impl::Settle(const std::string& id, const absl::StatusOr<std:
   if (!run.ok()) return;
   (*run)->state_bytes = bytes;
   runs[id] = *run;
+  left.erase(id);
 }
 
 int64_t TrainingRuns::Impl::HeldBytes() const {
@@ -205,54 +229,91 @@ std::vector<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::All() const 
 
 absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t sequence, const BeginFn& begin) {
   const std::string id = IdOf(name, sequence);
-  if (const absl::StatusOr<RunInfo> known = Get(id); known.ok()) return known;
+  if (const absl::StatusOr<RunInfo> known = Get(id); known.ok() && known->left.ok()) return known;
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     if (static_cast<int64_t>(impl_->runs.size()) >= impl_->parts.max_runs) {
       return absl::ResourceExhaustedError(absl::StrCat("runs: ", impl_->runs.size(), "; limit: ", impl_->parts.max_runs,
                                                        "; delete one that is no longer needed"));
     }
+    impl_->making = id;
   }
-  const RunFolder folder = impl_->FolderOf(id);
+  absl::StatusOr<RunInfo> created = impl_->Create(id, name, sequence, begin);
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  impl_->making.clear();
+  return created;
+}
+
+absl::StatusOr<RunInfo> TrainingRuns::Impl::Create(const std::string& id, const std::string& name, int64_t sequence,
+                                                   const BeginFn& begin) {
+  const RunFolder folder = FolderOf(id);
   if (const absl::StatusOr<RunFolder::Identity> kept = folder.Read(); !absl::IsNotFound(kept.status())) {
-    // Left as it lies at the start: it goes on, or stays, but is not given up for a new one.
-    const absl::Status resumed = kept.ok() ? impl_->Resume(id, *kept) : kept.status();
-    impl_->parts.wake();  // other bytes are held
-    if (resumed.ok()) return Get(id);
-    return absl::Status(resumed.code(), absl::StrCat("run of this name and sequence: cannot go on: ", resumed.message(),
-                                                     "; it stays in ", impl_->PathOf(id), "; use another sequence"));
+    // Left as it lies: it goes on, or stays, but is not given up for a new one.
+    const absl::Status resumed = kept.ok() ? Resume(id, *kept) : kept.status();
+    parts.wake();  // other bytes are held
+    if (resumed.ok()) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      return InfoOf(id);
+    }
+    LeaveAsItLies(id, name, resumed);
+    return absl::Status(resumed.code(),
+                        absl::StrCat("run of this name and sequence: cannot go on: ", resumed.message(),
+                                     "; it stays in ", PathOf(id), "; use another sequence, or DeleteRun ", id));
   }
   ASSIGN_OR_RETURN(const RunBeginning beginning, begin());
   const RunFolder::Identity identity{name, beginning.spec, sequence};
-  RETURN_IF_ERROR(impl_->Reserve(identity.spec));
-  const absl::StatusOr<std::shared_ptr<Run>> run = impl_->Begin(identity, beginning.weights);
-  impl_->Settle(id, run);
-  if (run.ok()) return RunInfo{id, sequence};
-  impl_->parts.wake();  // less is held
+  RETURN_IF_ERROR(Reserve(identity.spec));
+  const absl::StatusOr<std::shared_ptr<Run>> run = Begin(identity, beginning.weights);
+  Settle(id, run);
+  if (run.ok()) return RunInfo{id, sequence, name};
+  parts.wake();  // less is held
   return run.status();
 }
 
 absl::StatusOr<RunInfo> TrainingRuns::Get(const std::string& run_id) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  const auto found = impl_->runs.find(run_id);
-  if (found != impl_->runs.end()) return RunInfo{run_id, found->second->queue.last_sequence()};
-  return absl::NotFoundError(absl::StrCat("run: ", run_id.substr(0, 300), "; limit: one that CreateRun gave"));
+  return impl_->InfoOf(run_id);
+}
+
+std::vector<RunInfo> TrainingRuns::List() const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  std::set<std::string> ids;
+  for (const auto& [id, run] : impl_->runs) ids.insert(id);
+  for (const auto& [id, left] : impl_->left) ids.insert(id);
+  std::vector<RunInfo> infos;
+  for (const std::string& id : ids) infos.push_back(impl_->InfoOf(id).value());
+  return infos;
+}
+
+absl::StatusOr<RunInfo> TrainingRuns::Impl::InfoOf(const std::string& id) const {
+  if (const auto run = runs.find(id); run != runs.end()) {
+    return RunInfo{id, run->second->queue.last_sequence(), run->second->name};
+  }
+  if (const auto lies = left.find(id); lies != left.end()) return RunInfo{id, 0, lies->second.name, lies->second.why};
+  return NoSuchRun(id);
 }
 
 absl::Status TrainingRuns::Delete(const std::string& run_id) {
-  RETURN_IF_ERROR(Get(run_id).status());
+  ASSIGN_OR_RETURN(const RunInfo info, Get(run_id));
   std::vector<RunQueue::Reply> replies;
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
+    if (impl_->making == run_id) {
+      return absl::UnavailableError(absl::StrCat("run: ", run_id, "; CreateRun is at it; delete it when that ended"));
+    }
     const auto found = impl_->runs.find(run_id);
-    if (found == impl_->runs.end()) return absl::OkStatus();
-    replies = found->second->queue.Close();
-    impl_->runs.erase(found);
+    if (found == impl_->runs.end() && impl_->left.erase(run_id) == 0) return absl::OkStatus();  // by somebody else
+    if (found != impl_->runs.end()) {
+      replies = found->second->queue.Close();
+      impl_->runs.erase(found);
+    }
   }
   const absl::Status deleted = absl::AbortedError(absl::StrCat("run: ", run_id, "; deleted meanwhile"));
   for (const RunQueue::Reply& reply : replies) reply(deleted);
   impl_->parts.wake();  // less is held
-  return RemoveFolder(impl_->PathOf(run_id));
+  const absl::Status removed = RemoveFolder(impl_->PathOf(run_id));
+  if (!removed.ok()) impl_->LeaveAsItLies(run_id, info.name, removed);
+  return removed;
 }
 
 // An operation whose turn never came has nobody else to answer it, and a server waits for all of its calls.
@@ -282,7 +343,10 @@ void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, Run
       for (const auto& [id, run] : impl_->runs) room_bytes -= run->queue.waiting_bytes();
       return found->second->queue.Add(sequence, std::move(op), room_bytes, &reply);
     }
-    return absl::NotFoundError(absl::StrCat("run: ", run_id.substr(0, 300), "; limit: one that CreateRun gave"));
+    const auto lies = impl_->left.find(run_id);
+    if (lies == impl_->left.end()) return NoSuchRun(run_id);
+    return absl::FailedPreconditionError(absl::StrCat("run: ", run_id, "; cannot go on: ", lies->second.why.message(),
+                                                      "; CreateRun again when it can, or DeleteRun"));
   };
   if (const std::optional<absl::StatusOr<RunResult>> answer = queue(); answer.has_value()) {
     reply(*answer);

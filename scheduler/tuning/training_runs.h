@@ -28,6 +28,8 @@ struct RunBeginning {
 struct RunInfo {
   std::string id;
   int64_t last_sequence = 0;  // done
+  std::string name = {};
+  absl::Status left = {};  // why it lies on disk and cannot go on; OK: it can
 };
 
 // Runs whose steps callers decide on. The operations of a run happen in the order of their sequence numbers, each once:
@@ -36,8 +38,8 @@ struct RunInfo {
 // last_sequence says so.
 //
 // Threads  any, but what is said to be the trainer's.
-// Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now. Aborted: the run
-//          was deleted, or the same number asked for again. ResourceExhausted: too many runs, or operations that wait,
+// Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now, or a run that was
+//          left as it lies. Aborted: the run was deleted, or the same number asked for again. ResourceExhausted: too many runs, or operations that wait,
 //          or no memory for another. Unavailable: the daemon ends.
 class TrainingRuns final {
  public:
@@ -54,7 +56,7 @@ class TrainingRuns final {
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
     // Of a run made from this, that it began from weights which are kept as its first state.
     std::function<bool(const std::string& spec)> begins_from_weights;
-    // A run that cannot go on now is left as it lies.
+    // A run that cannot go on now is left as it lies: until Create of its name and sequence, or Delete.
     std::function<void(const std::string& folder, const absl::Status& why)> not_resumed;
     std::function<void()> wake;  // there is work; must not block
     int64_t max_runs = 64;
@@ -71,6 +73,9 @@ class TrainingRuns final {
   // `reply` is called once, before the call returns, on the trainer's thread, in Stop, or in a later Do of the number.
   void Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply);
   absl::StatusOr<RunInfo> Get(const std::string& run_id) const;
+  std::vector<RunInfo> List() const;  // by id, those that were left too
+  // Its folder with it. One whose folder cannot be removed stays, as one that was left. Errors: Unavailable while Create
+  // tries to go on with it.
   absl::Status Delete(const std::string& run_id);
   // The trainer's thread has ended: whatever still waits is answered Unavailable, and so is what comes from now on.
   void Stop();

@@ -149,8 +149,10 @@ void TuningWorker::Impl::BeginJob(Job job) {
     }
   }
   if (status.ok()) status = begun->Begin();
-  // Of another base: until that is served again.
-  if (absl::IsFailedPrecondition(status)) return EndJob(begun, JobState::kPaused, std::string(status.message()));
+  // Of another base, until that is served again; or what can be read later.
+  if (absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) {
+    return EndJob(begun, JobState::kPaused, std::string(status.message()));
+  }
   if (!status.ok()) return EndJob(begun, JobState::kFailed, status.ToString());
   if (begun->trainer()->done()) TakeResult(begun, std::optional<StepReport>());
 }

@@ -127,4 +127,18 @@ grpc::ServerUnaryReactor* TrainingService::DeleteRun(Context* context, const v1:
   return FinishWith(context, tuning.ok() ? (*tuning)->runs()->Delete(request->run_id()) : tuning.status());
 }
 
+grpc::ServerUnaryReactor* TrainingService::ListRuns(Context* context, const v1::ListRunsRequest*,
+                                                    v1::ListRunsResponse* response) {
+  const absl::StatusOr<Tuning*> tuning = TuningOf(*readiness_);
+  if (!tuning.ok()) return FinishWith(context, tuning.status());
+  for (const RunInfo& info : (*tuning)->runs()->List()) {
+    v1::Run& run = *response->add_runs();
+    run.set_run_id(info.id);
+    run.set_last_sequence(static_cast<uint64_t>(info.last_sequence));
+    run.set_name(info.name);
+    if (!info.left.ok()) run.set_reason(info.left.ToString());
+  }
+  return FinishWith(context, absl::OkStatus());
+}
+
 }  // namespace lorad

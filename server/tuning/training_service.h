@@ -25,6 +25,7 @@ class TrainingService final : public v1::Training::CallbackService {
   Reactor* SaveForSampling(Context* context, const v1::SaveForSamplingRequest* request,
                            v1::SaveForSamplingResponse* response) override;
   Reactor* DeleteRun(Context* context, const v1::DeleteRunRequest* request, v1::DeleteRunResponse* response) override;
+  Reactor* ListRuns(Context* context, const v1::ListRunsRequest* request, v1::ListRunsResponse* response) override;
 
  private:
   const Readiness* const readiness_;

@@ -255,8 +255,13 @@ def test_a_run_goes_on_from_an_adapter_also_when_that_is_gone(start_daemon, gold
     state = tmp_path / "state/runs" / made.run_id / "states/step-1/state.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"\x55")
     stub = finetuning_pb2_grpc.TrainingStub(start_daemon(flag).channel)
-    assert refusal(lambda: stub.ForwardBackward(learn, timeout=60)).code() == grpc.StatusCode.NOT_FOUND
+    error = refusal(lambda: stub.ForwardBackward(learn, timeout=60))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "its digest is not the manifest's" in error.details()
     assert state.exists()
+    [left] = stub.ListRuns(pb.ListRunsRequest()).runs
+    assert (left.run_id, left.name) == (made.run_id, "more") and left.reason.startswith("DATA_LOSS"), left.reason
+    stub.DeleteRun(pb.DeleteRunRequest(run_id=made.run_id))
+    assert not state.exists() and not stub.ListRuns(pb.ListRunsRequest()).runs
 
 
 def test_what_cannot_be_is_refused_by_name(daemon):

@@ -127,5 +127,34 @@ TEST_F(RunningJobTest, WithoutAnyWholeCheckpointTheTrainerIsMadeAnew) {
   EXPECT_EQ(again->trainer()->steps(), 0);
 }
 
+TEST_F(RunningJobTest, ADamagedCheckpointIsSetAsideAndTheOneBeforeIsUsed) {
+  {
+    const std::unique_ptr<RunningJob> killed = Begin();
+    for (int i = 0; i < 2; ++i) Step(*killed);
+  }
+  WriteFile(FileOf("checkpoints/step-2/state.safetensors"), "torn");
+  EXPECT_EQ(Begin()->job().step, 1);
+  EXPECT_TRUE(std::filesystem::exists(FileOf("checkpoints/damaged-2/state.safetensors")));
+  EXPECT_FALSE(std::filesystem::exists(FileOf("checkpoints/step-2")));
+}
+
+TEST_F(RunningJobTest, ACheckpointThatCannotBeReadNowIsKept) {
+  {
+    const std::unique_ptr<RunningJob> killed = Begin();
+    for (int i = 0; i < 2; ++i) Step(*killed);
+  }
+  for (const char* name : {"manifest.json", "state.safetensors"}) {
+    SCOPED_TRACE(name);
+    const std::filesystem::path file = FileOf(absl::StrCat("checkpoints/step-2/", name));
+    std::filesystem::rename(file, dir_.File("aside"));
+    std::filesystem::create_symlink(file, file);  // "too many levels of symbolic links", also for root
+    RunningJob unread(&surroundings_, log_.get(), *store_->Get("job"));
+    EXPECT_THAT(unread.Begin(), IsError(absl::StatusCode::kUnavailable, testing::HasSubstr("step 2 cannot be read now")));
+    std::filesystem::remove(file);
+    std::filesystem::rename(dir_.File("aside"), file);
+    EXPECT_EQ(Begin()->job().step, 2);
+  }
+}
+
 }  // namespace
 }  // namespace lorad

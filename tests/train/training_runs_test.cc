@@ -1,6 +1,7 @@
 #include "scheduler/tuning/training_runs.h"
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -116,7 +117,9 @@ TEST_F(TrainingRunsTest, WhatCannotBeReadAtTheStartIsLeftAsItLiesAndGoesOnLater)
     std::filesystem::create_symlink(file, file);  // "too many levels of symbolic links", also for root
     Open();
     EXPECT_THAT(not_resumed_, testing::ElementsAre(folder));
-    EXPECT_TRUE(absl::IsNotFound(runs_->Get(run->id).status()));
+    const auto left = runs_->Get(run->id);
+    ASSERT_THAT(left, IsOk());
+    EXPECT_FALSE(left->left.ok());
     EXPECT_THAT(Create("kept"), IsError(absl::StatusCode::kUnavailable, HasSubstr("it stays in " + folder)));
     std::filesystem::remove(file);
     std::filesystem::rename(dir_.File("aside"), file);
@@ -125,6 +128,31 @@ TEST_F(TrainingRunsTest, WhatCannotBeReadAtTheStartIsLeftAsItLiesAndGoesOnLater)
     EXPECT_EQ(again->last_sequence, 2);
   }
   EXPECT_TRUE(std::filesystem::exists(dir_.File("runs/lost+found")));
+}
+
+TEST_F(TrainingRunsTest, WhatCannotGoOnIsListedWithItsReasonAndCanBeDeleted) {
+  const auto broken = Create("broken"), whole = Create("whole");
+  ASSERT_THAT(broken, IsOk());
+  ASSERT_THAT(whole, IsOk());
+  const std::filesystem::path spec = FolderOf(broken->id) + "/spec";
+  std::filesystem::remove(spec);
+  std::filesystem::create_symlink(spec, spec);  // "too many levels of symbolic links", also for root
+  Open();
+  std::map<std::string, RunInfo> listed;
+  for (const RunInfo& run : runs_->List()) listed[run.id] = run;
+  ASSERT_EQ(listed.size(), 2u);
+  EXPECT_THAT(listed[whole->id].left, IsOk());
+  EXPECT_EQ(listed[whole->id].name, "whole");
+  EXPECT_EQ(listed[whole->id].last_sequence, 1);
+  EXPECT_THAT(listed[broken->id].left, IsError(absl::StatusCode::kUnavailable, HasSubstr("spec")));
+  const Answer refused = Do(broken->id, 2, OpOf(RunOpKind::kSaveState));
+  ASSERT_TRUE(refused->has_value());
+  EXPECT_THAT(**refused, IsError(absl::StatusCode::kFailedPrecondition, HasSubstr("DeleteRun")));
+  EXPECT_THAT(runs_->Delete(broken->id), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(FolderOf(broken->id)));
+  EXPECT_TRUE(absl::IsNotFound(runs_->Delete(broken->id)));
+  EXPECT_EQ(runs_->List().size(), 1u);
+  ASSERT_THAT(Create("broken"), IsOk());  // anew
 }
 
 TEST_F(TrainingRunsTest, WhatWasNeverAnsweredIsRemovedAndNotTakenForTheNextOnesOwn) {

@@ -295,6 +295,26 @@ TEST_F(WorkerTest, AJobOfAnotherBaseIsPausedAndGoesOnWhenThatIsBack) {
   EXPECT_EQ(back.state, JobState::kRunning);
 }
 
+TEST_F(WorkerTest, AJobWhoseCheckpointCannotBeReadNowIsPausedAndGoesOnFromIt) {
+  const auto resume = [&] { worker_->Resume("job", [](absl::StatusOr<Job> job) { EXPECT_THAT(job, IsOk()); }); };
+  Accept("job", 1'000'000);
+  Await("job", [](const Job& job) { return job.step >= 3; });
+  worker_->Pause("job", KeepReply());
+  const int64_t step = AwaitReply()->step;
+  const std::filesystem::path file =
+      absl::StrCat(worker_->JobFolder("job"), "/checkpoints/step-", step, "/state.safetensors");
+  std::filesystem::rename(file, dir_.File("aside"));
+  std::filesystem::create_symlink(file, file);  // "too many levels of symbolic links", also for root
+  resume();
+  const Job unread = Await("job", [](const Job& job) { return job.reason.find("cannot be read now") != std::string::npos; });
+  EXPECT_EQ(unread.state, JobState::kPaused);
+  std::filesystem::remove(file);
+  std::filesystem::rename(dir_.File("aside"), file);
+  resume();
+  const Job back = Await("job", [&](const Job& job) { return job.step > step; });
+  EXPECT_EQ(back.state, JobState::kRunning);
+}
+
 TEST(SyncedFileTest, AFullDiskIsSaidSo) {
   const absl::Status status = WriteSyncedFile("/dev/full", "x");
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
