@@ -46,6 +46,9 @@ int64_t RecordedBytes(const std::vector<MicroBatchPart>& parts, const ModelConfi
   return 4 * values;
 }
 
+// How its rows are dealt to experts is wanted, even if they learn nothing.
+bool IsCounted(const MicroBatchPart& part) { return part.router_tally != nullptr && !part.router_tally->complete; }
+
 at::Tensor GradientOf(const at::Tensor& leaf) { return leaf.defined() ? leaf.grad() : at::Tensor(); }
 
 }  // namespace
@@ -89,7 +92,7 @@ HiddenRows MicroBatch::AsLeaf(const HiddenRows& rows, bool wants_gradient) const
 }
 
 absl::Status MicroBatch::Embed() {
-  if (rows_.trained.empty()) {
+  if (rows_.trained.empty() && std::none_of(parts_.begin(), parts_.end(), IsCounted)) {
     phase_ = Phase::kDone;
     return absl::OkStatus();
   }
@@ -106,10 +109,21 @@ absl::Status MicroBatch::Forward() {
   ASSIGN_OR_RETURN(HiddenRows out, model_->RunLayer(layer_, hidden_, rows_.batch, seam_));
   if (trained) kept_.push_back({std::move(hidden_), recorded ? out : HiddenRows()});
   hidden_ = AsLeaf(out, /*wants_gradient=*/false);
-  if (++layer_ == layers_) {
-    phase_ = Phase::kHead;
-    hidden_ = AsLeaf(hidden_, first_layer_ < layers_);
-  }
+  if (++layer_ < layers_) return absl::OkStatus();
+  if (rows_.trained.empty()) return EndForward();
+  phase_ = Phase::kHead;
+  hidden_ = AsLeaf(hidden_, first_layer_ < layers_);
+  return absl::OkStatus();
+}
+
+absl::Status MicroBatch::EndForward() {
+  RETURN_IF_ERROR(Guarded([&]() -> absl::Status {
+    const std::vector<double> router_losses = seam_.router_loss().Values();
+    for (size_t part = 0; part < parts_.size(); ++part) results_[part].router_loss = router_losses[part];
+    return absl::OkStatus();
+  }));
+  hidden_ = {GradientOf(hidden_.residual), GradientOf(hidden_.pending)};
+  phase_ = kept_.empty() ? Phase::kDone : Phase::kBackward;
   return absl::OkStatus();
 }
 
@@ -145,15 +159,7 @@ absl::Status MicroBatch::Head() {
     return absl::OkStatus();
   }));
   next_trained_row_ += count;
-  if (next_trained_row_ < rows_.trained.size()) return absl::OkStatus();
-  RETURN_IF_ERROR(Guarded([&]() -> absl::Status {
-    const std::vector<double> router_losses = seam_.router_loss().Values();
-    for (size_t part = 0; part < parts_.size(); ++part) results_[part].router_loss = router_losses[part];
-    return absl::OkStatus();
-  }));
-  hidden_ = {GradientOf(hidden_.residual), GradientOf(hidden_.pending)};
-  phase_ = kept_.empty() ? Phase::kDone : Phase::kBackward;
-  return absl::OkStatus();
+  return next_trained_row_ < rows_.trained.size() ? absl::OkStatus() : EndForward();
 }
 
 absl::Status MicroBatch::Backward() {

@@ -33,6 +33,7 @@ class MicroBatch final {
   absl::Status Embed();
   absl::Status Forward();
   absl::Status Head();
+  absl::Status EndForward();
   absl::Status Backward();
   absl::Status EmbedBackward();
   // Takes the losses of trained rows [first, first + L) whose log-probabilities [L] these are; gives the derivatives of

@@ -4,6 +4,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/tensor.h>
 
 #include "adapters/train/leaves.h"
 
@@ -11,6 +12,24 @@ namespace lorad {
 
 void RouterLoss::Put(int32_t part, Site site, int32_t layer, RouterSums sums) {
   if (parts_[static_cast<size_t>(part)].leaves->routed()->has_loss()) sums_[{layer, part, site}] = std::move(sums);
+}
+
+void RouterLoss::JoinTallies() {
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    RouterTally* const tally = parts_[part].router_tally.get();
+    const Totals& own = totals_[part];
+    if (tally == nullptr || tally->complete || own.rows == 0) continue;
+    const auto* const chosen = own.chosen.const_data_ptr<double>();
+    tally->rows += own.rows;
+    tally->chosen.resize(static_cast<size_t>(own.chosen.numel()), 0.0);
+    for (size_t e = 0; e < tally->chosen.size(); ++e) tally->chosen[e] += chosen[e];
+  }
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    const RouterTally* const tally = parts_[part].router_tally.get();
+    if (tally == nullptr || totals_[part].rows == 0) continue;
+    totals_[part].rows = tally->rows;
+    totals_[part].chosen = at::tensor(tally->chosen, at::TensorOptions().dtype(at::kDouble));
+  }
 }
 
 std::vector<double> RouterLoss::Values() {
@@ -23,6 +42,7 @@ std::vector<double> RouterLoss::Values() {
     totals.probabilities = totals.probabilities.defined() ? totals.probabilities + mean : mean;
     totals.squares += sums.squares.item<double>();
   }
+  JoinTallies();
   std::vector<double> values(parts_.size(), 0.0);
   for (size_t part = 0; part < parts_.size(); ++part) {
     const Totals& totals = totals_[part];

@@ -20,7 +20,8 @@ struct RouterSums {
   at::Tensor squares;        // [], the sum over rows of logsumexp(logits) squared
 };
 
-// The routers' losses of a micro-batch, one for each part, over the rows of all its routers together:
+// The routers' losses of a micro-batch, one for each part, over the rows of all its routers together, or of all parts with
+// the same tally:
 //
 //   aux_loss_coef * E * sum_e F[e] P[e] + z_loss_coef * mean(logsumexp(logits)^2)
 //
@@ -35,7 +36,7 @@ class RouterLoss final {
   // Of a place that is computed again, in place of what it made before.
   void Put(int32_t part, Site site, int32_t layer, RouterSums sums);
 
-  // The forward is done. [parts], unscaled; 0 of a part without such a loss.
+  // The forward is done: adds to the tallies that are not complete. [parts], unscaled; 0 of a part without such a loss.
   std::vector<double> Values();
 
   // What is to be followed down with `layer`, in the order of its places, and the scaled loss's derivatives by it.
@@ -44,11 +45,13 @@ class RouterLoss final {
 
  private:
   struct Totals {
-    int64_t rows = 0;
-    at::Tensor chosen;         // [experts] f64
-    at::Tensor probabilities;  // [experts] f64
+    int64_t rows = 0;          // of the part, or its tally
+    at::Tensor chosen;         // [experts] f64, of the same rows
+    at::Tensor probabilities;  // [experts] f64, of the part
     double squares = 0;
   };
+  void JoinTallies();
+
   using Place = std::tuple<int32_t, int32_t, Site>;  // layer, part, site
 
   const std::vector<MicroBatchPart>& parts_;

@@ -191,7 +191,7 @@ class LeafRouters final : public LayerRouters {
       if (rows.term_starts[group] == rows.term_starts[group + 1]) continue;
       const int32_t slot = rows.terms[static_cast<size_t>(rows.term_starts[group])].slot;
       const MicroBatchPart& part = parts_[static_cast<size_t>(slot)];
-      if (Of(slot).experts == 0 || !part.is_step || part.leaves->routed()->jitter_noise == 0.0) continue;
+      if (Of(slot).experts == 0 || !part.has_noise || part.leaves->routed()->jitter_noise == 0.0) continue;
       any = true;
       const uint64_t place = static_cast<uint64_t>(layer_ + 1) * kNumSites + static_cast<uint64_t>(Site::kFfn);
       of_routers.back() = Noisy(block, part.leaves->routed()->jitter_noise, MixSeed(part.dropout_seed, place));
@@ -206,7 +206,7 @@ class LeafRouters final : public LayerRouters {
   bool HasRoom(RoutedPart* routed, int64_t own_row, int32_t expert) const {
     const MicroBatchPart& part = parts_[static_cast<size_t>(routed->slot)];
     const int64_t capacity = part.leaves->routed()->expert_capacity;
-    if (!part.is_step || capacity == 0) return true;
+    if (!part.has_capacity || capacity == 0) return true;
     while (own_row >= routed->end_of_sequence) {
       routed->end_of_sequence += static_cast<int64_t>(part.sequences[routed->sequence++].token_ids.size());
       routed->rows_taken.assign(static_cast<size_t>(routed->out.p.size(1)), 0);

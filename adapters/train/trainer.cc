@@ -139,7 +139,7 @@ MicroBatchPart Trainer::Impl::NextPart() const {
   }
   part.loss.scale = LossScale(trained_tokens);
   if (const RoutedTraining* routed = leaves.routed(); routed != nullptr) {
-    part.is_step = true;
+    part.has_noise = part.has_capacity = true;
     part.expert_dropout = routed->expert_dropout;
     part.router_loss_scale = 1.0 / static_cast<double>(micro_batches());
   }

@@ -52,6 +52,7 @@ MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss
   part.dropout_seed = MixSeed(MixSeed(impl_->config.seed, kDropoutStream), draw);
   if (const RoutedTraining* routed = impl_->leaves.routed(); routed != nullptr) {
     part.expert_dropout = routed->expert_dropout;
+    part.has_noise = true;
     part.router_loss_scale = 1.0;
   }
   return part;
@@ -59,7 +60,8 @@ MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss
 
 bool TrainingRun::draws() const {
   const RoutedTraining* routed = impl_->leaves.routed();
-  return impl_->config.dropout > 0 || (routed != nullptr && routed->expert_dropout > 0);
+  return impl_->config.dropout > 0 ||
+         (routed != nullptr && (routed->expert_dropout > 0 || routed->jitter_noise > 0));
 }
 
 int64_t TrainingRun::row_cost() const { return RowCost(impl_->config); }
@@ -67,6 +69,11 @@ int64_t TrainingRun::row_cost() const { return RowCost(impl_->config); }
 bool TrainingRun::has_router_loss() const {
   const RoutedTraining* routed = impl_->leaves.routed();
   return routed != nullptr && routed->has_loss();
+}
+
+bool TrainingRun::balances_experts() const {
+  const RoutedTraining* routed = impl_->leaves.routed();
+  return routed != nullptr && routed->aux_loss_coef > 0;
 }
 
 absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {

@@ -30,11 +30,13 @@ class TrainingRun final {
   // Begins from the weights of `image`. Errors: as AdapterLeaves::CopyFrom.
   absl::Status CopyFrom(const AdapterImage& image);
 
-  // Sequences to be computed with this run's adapter. What dropout draws is a function of the run's seed and `draw`.
+  // Sequences to be computed with this run's adapter. What dropout and routers' noise draw is a function of the run's seed
+  // and `draw`.
   MicroBatchPart PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const;
-  bool draws() const;            // has dropout
-  int64_t row_cost() const;      // of each row in a batch, as RowCost
-  bool has_router_loss() const;  // whose part in the gradients is MicroBatchPart::router_loss_scale
+  bool draws() const;             // has dropout or noise
+  int64_t row_cost() const;       // of each row in a batch, as RowCost
+  bool has_router_loss() const;   // whose part in the gradients is MicroBatchPart::router_loss_scale
+  bool balances_experts() const;  // by that loss, which then is no sum of its parts' (MicroBatchPart::router_tally)
   // AdamW with the gradients so far, which are then gone, also after an error; the norm before clipping. Errors: as
   // Optimizer::Step.
   absl::StatusOr<double> OptimStep(const OptimizerConfig& config);

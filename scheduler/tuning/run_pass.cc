@@ -20,14 +20,31 @@ size_t RowsOf(const std::vector<TrainSequence>& sequences) {
   return rows;
 }
 
+// Nothing is learnt of the part: its rows only go through the model.
+void Count(MicroBatchPart* part) {
+  for (TrainSequence& sequence : part->sequences) sequence.targets.assign(sequence.targets.size(), kNotTrained);
+  part->loss = RowLoss();
+  part->loss.scale = 0.0;
+  part->router_loss_scale = 0.0;
+}
+
 }  // namespace
 
+void RunPass::Begin(const RunOp& op, const TrainingRun& run, int64_t rows) {
+  Drop();
+  begun_ = true;
+  result_ = RunResult();
+  if (run.has_router_loss()) result_.router_loss = 0.0;
+  const bool in_one_batch =
+      op.sequences.size() == 1 || static_cast<int64_t>(RowsOf(op.sequences)) * run.row_cost() <= rows;
+  const bool is_one_part = op.sequences.size() == 1 || (in_one_batch && !run.draws());
+  if (is_one_part || !run.balances_experts() || op.router_loss_weight == 0.0) return;
+  tally_ = std::make_shared<RouterTally>();
+  counting_ = !in_one_batch;
+}
+
 std::vector<MicroBatchPart> RunPass::Take(const RunOp& op, int64_t sequence, const TrainingRun& run, int64_t* rows) {
-  if (next_datum_ == 0) {
-    next_row_ = 0;
-    result_ = RunResult();
-    if (run.has_router_loss()) result_.router_loss = 0.0;
-  }
+  if (!begun_) Begin(op, run, *rows);
   std::vector<MicroBatchPart> parts;
   size_t end = next_datum_;
   for (; end < op.sequences.size(); ++end) {
@@ -41,14 +58,15 @@ std::vector<MicroBatchPart> RunPass::Take(const RunOp& op, int64_t sequence, con
   return parts;
 }
 
-// The routers' loss of a part is weighted by its share of the rows, so that all parts together count once.
+// All parts together have the routers' loss once: with a tally each gives its share of it, else it is weighted by its
+// share of the rows.
 MicroBatchPart RunPass::PartTo(size_t end, const RunOp& op, int64_t sequence, const TrainingRun& run) {
   std::vector<TrainSequence> sequences = Slice(op.sequences, next_datum_, end - next_datum_);
   const size_t rows = RowsOf(sequences);
   Taken taken;
   for (const TrainSequence& of_part : sequences) taken.lengths.push_back(of_part.token_ids.size());
   const double share = static_cast<double>(rows) / static_cast<double>(RowsOf(op.sequences));
-  taken.router_loss_weight = share * op.router_loss_weight.value_or(1.0);
+  taken.router_loss_weight = (tally_ == nullptr ? share : 1.0) * op.router_loss_weight.value_or(1.0);
   RowLoss loss = op.loss;
   loss.weights = Slice(op.loss.weights, next_row_, rows);
   loss.advantages = Slice(op.loss.advantages, next_row_, rows);
@@ -56,6 +74,8 @@ MicroBatchPart RunPass::PartTo(size_t end, const RunOp& op, int64_t sequence, co
   const uint64_t draw = MixSeed(static_cast<uint64_t>(sequence), next_datum_);
   MicroBatchPart part = run.PartOf(std::move(sequences), std::move(loss), draw);
   part.router_loss_scale *= taken.router_loss_weight;
+  part.router_tally = tally_;
+  if (counting_) Count(&part);
   taken_.push_back(std::move(taken));
   next_datum_ = end;
   next_row_ += rows;
@@ -65,6 +85,14 @@ MicroBatchPart RunPass::PartTo(size_t end, const RunOp& op, int64_t sequence, co
 std::optional<RunResult> RunPass::Put(const PartResult& result) {
   const Taken taken = std::move(taken_.front());
   taken_.pop_front();
+  const bool ended = all_taken_ && taken_.empty();
+  if (counting_) {
+    if (!ended) return std::nullopt;
+    tally_->complete = true;
+    counting_ = false;
+    next_datum_ = next_row_ = 0;
+    return std::nullopt;
+  }
   result_.loss += result.loss_sum;
   if (result_.router_loss.has_value()) *result_.router_loss += taken.router_loss_weight * result.router_loss;
   size_t first = 0;
@@ -72,13 +100,15 @@ std::optional<RunResult> RunPass::Put(const PartResult& result) {
     result_.logprobs.push_back(Slice(result.logprobs, first, length));
     first += length;
   }
-  if (!all_taken_ || !taken_.empty()) return std::nullopt;
-  next_datum_ = 0;
+  if (!ended) return std::nullopt;
+  begun_ = false;
   return std::move(result_);
 }
 
 void RunPass::Drop() {
-  next_datum_ = 0;
+  begun_ = counting_ = false;
+  tally_.reset();
+  next_datum_ = next_row_ = 0;
   taken_.clear();
 }
 

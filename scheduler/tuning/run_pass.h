@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -13,7 +14,9 @@
 namespace lorad {
 
 // One ForwardBackward of a run, as parts of batches: as many of its sequences at a time as there is room for. With
-// dropout each sequence is a part of its own, so that its masks are the same however the operation is cut.
+// dropout each sequence is a part of its own, so that its masks are the same however the operation is cut. Where the
+// routers' loss is of how all rows together are dealt, and there is no room for them in one batch, the forward of all is
+// done once before, to count them.
 //
 // Threads  the trainer's.
 class RunPass final {
@@ -30,10 +33,14 @@ class RunPass final {
     std::vector<size_t> lengths;  // of its sequences
     double router_loss_weight = 0;
   };
+  void Begin(const RunOp& op, const TrainingRun& run, int64_t rows);
   // The sequences from next_datum_ to `end`.
   MicroBatchPart PartTo(size_t end, const RunOp& op, int64_t sequence, const TrainingRun& run);
 
-  size_t next_datum_ = 0;  // 0: none was taken
+  bool begun_ = false;
+  std::shared_ptr<RouterTally> tally_;  // null: the operation is one part, or its routers' loss a mean over rows
+  bool counting_ = false;
+  size_t next_datum_ = 0;
   size_t next_row_ = 0;
   std::deque<Taken> taken_;  // parts under way
   bool all_taken_ = false;

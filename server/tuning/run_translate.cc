@@ -1,6 +1,7 @@
 #include "server/tuning/run_translate.h"
 
 #include <cmath>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/names.h"
@@ -123,11 +124,10 @@ absl::StatusOr<TrainConfig> TranslateRun(const v1::CreateRunRequest& request, co
   v1::FineTuneSpec spec = AsJob();
   *spec.mutable_adapter() = request.adapter();
   spec.set_seed(request.seed());
-  ASSIGN_OR_RETURN(const TuningSpec translated, TranslateSpec(spec, model));
-  // What a run scores is what is served, but for dropout, which is asked for.
-  if (request.adapter().jitter_noise() > 0) {
-    return absl::UnimplementedError("adapter.jitter_noise: not supported in a run; leave it out");
-  }
+  ASSIGN_OR_RETURN(TuningSpec translated, TranslateSpec(spec, model));
+  // What a run scores is what is served, but for dropout and noise that are asked for: no kind's own default of them.
+  std::optional<RoutedTraining>& routed = translated.train.routed;
+  if (routed.has_value() && !request.adapter().has_jitter_noise()) routed->jitter_noise = 0.0;
   return translated.train;
 }
 

@@ -256,7 +256,7 @@ def test_a_run_goes_on_from_an_adapter_also_when_that_is_gone(start_daemon, gold
     state.write_bytes(state.read_bytes()[:-1] + b"\x55")
     stub = finetuning_pb2_grpc.TrainingStub(start_daemon(flag).channel)
     error = refusal(lambda: stub.ForwardBackward(learn, timeout=60))
-    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "its digest is not the manifest's" in error.details()
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "is damaged" in error.details()
     assert state.exists()
     [left] = stub.ListRuns(pb.ListRunsRequest()).runs
     assert (left.run_id, left.name) == (made.run_id, "more") and left.reason.startswith("DATA_LOSS"), left.reason

@@ -121,7 +121,7 @@ TEST_P(RouterGradientTest, WithNoiseAndACapacityToo) {
   Make(routed);
   const at::Tensor x = RandomX();
   const at::Tensor calm = Up(x).detach();
-  parts_[0].is_step = true;
+  parts_[0].has_noise = parts_[0].has_capacity = true;
   parts_[0].expert_dropout = routed.expert_dropout;
   EXPECT_FALSE(calm.equal(Up(x)));
   EXPECT_TRUE(Up(x).equal(Up(x)));  // drawn from the part's seed

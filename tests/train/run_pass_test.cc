@@ -1,15 +1,22 @@
 #include "scheduler/tuning/run_pass.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "adapters/train/shared_batch.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_files.h"
 #include "tests/train/train_fixture.h"
 
 namespace lorad {
@@ -28,20 +35,18 @@ RunOp FourSequences() {
   return op;
 }
 
-PartResult ResultOf(const MicroBatchPart& part, double router_loss) {
+PartResult ResultOf(const MicroBatchPart& part) {
   PartResult result;
   result.logprobs = part.loss.weights;  // so that each row can be told
   result.loss_sum = 1.0;
-  result.router_loss = router_loss;
   return result;
 }
 
 class RunPassTest : public testing::Test {
  protected:
-  std::unique_ptr<TrainingRun> MakeRun(double dropout, const char* kind = nullptr) {
+  std::unique_ptr<TrainingRun> MakeRun(double dropout) {
     TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
     config.dropout = dropout;
-    if (kind != nullptr) config.routed = SmallRouting(kind);
     auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
     EXPECT_THAT(run, IsOk());
     return *std::move(run);
@@ -55,7 +60,7 @@ class RunPassTest : public testing::Test {
       int64_t left = rows;
       for (MicroBatchPart& part : pass_.Take(op, sequence, run, &left)) {
         EXPECT_FALSE(result_.has_value());
-        result_ = pass_.Put(ResultOf(part, /*router_loss=*/2.0));
+        result_ = pass_.Put(ResultOf(part));
         all.push_back(std::move(part));
       }
     }
@@ -107,54 +112,123 @@ TEST_F(RunPassTest, MasksAreOfSequenceNumberAndPlaceAlone) {
   EXPECT_EQ(distinct.size(), 8u);
 }
 
-TEST_F(RunPassTest, PartsTogetherHaveTheRoutersLossOnceAtItsWeight) {
-  RunOp op = FourSequences();
-  op.router_loss_weight = 0.5;
-  const auto run = MakeRun(/*dropout=*/0.0, "mixlora");
-  for (const int64_t rows : {kAllRows, int64_t{5}}) {
-    double scales = 0;
-    for (const MicroBatchPart& part : Cut(op, 1, *run, rows)) scales += part.router_loss_scale;
-    EXPECT_NEAR(scales, 0.5, 1e-12);
-    EXPECT_NEAR(result_->router_loss.value_or(0), 0.5 * 2.0, 1e-12);
-  }
-}
+// What two calls, each followed by a step of plain gradient descent, gave.
+struct Learnt {
+  std::vector<double> losses, router_losses;
+  std::string state;  // the run's, as a file
+};
 
-// A weight of 0 leaves the routers' loss alone in the gradients, and of it what is a mean over rows: that does not
-// depend on how the rows are cut. A gradient for each part would be up to four times it.
-TEST_F(RunPassTest, GradientsOfTheRoutersLossAreThoseOfTheUncutOperation) {
-  RunOp op = FourSequences();
-  op.loss.weights.assign(op.loss.weights.size(), 0.0f);
-  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
-  config.routed = SmallRouting("mixlora-switch");
-  config.routed->aux_loss_coef = 0.0;
-  config.routed->z_loss_coef = 1.0;
-  const auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
-  ASSERT_THAT(run, IsOk());
-  OptimizerConfig nothing_moves;
-  nothing_moves.learning_rate = 0.0;
-  const auto norm_of = [&](int64_t rows) -> absl::StatusOr<double> {
+class CutTest : public RunPassTest {
+ protected:
+  // The operation `sequence`, at most `rows` at a time.
+  RunResult Do(const RunOp& op, int64_t sequence, const TrainingRun& run, int64_t rows) {
     std::optional<RunResult> result;
     while (!result.has_value()) {
       int64_t left = rows;
       std::vector<BatchMember> members;
-      for (MicroBatchPart& part : pass_.Take(op, /*sequence=*/1, **run, &left)) {
+      for (MicroBatchPart& part : pass_.Take(op, sequence, run, &left)) {
         members.push_back({std::move(part), [&](const PartResult& of_part) { result = pass_.Put(of_part); }});
       }
       SharedBatch batch(base_.model.get(), {}, std::move(members));
       absl::StatusOr<bool> ended = false;
       while (ended.ok() && !*ended) ended = batch.Advance();
-      if (!ended.ok()) return ended.status();
+      EXPECT_THAT(ended, IsOk());
+      if (!ended.ok()) return {};
     }
-    return (*run)->OptimStep(nothing_moves);
-  };
-  const absl::StatusOr<double> whole = norm_of(kAllRows);
-  ASSERT_THAT(whole, IsOk());
-  EXPECT_GT(*whole, 0.0);
-  for (const int64_t rows : {8, 5, 1}) {
-    const absl::StatusOr<double> cut = norm_of(rows);
-    ASSERT_THAT(cut, IsOk());
-    EXPECT_NEAR(*cut, *whole, 1e-4 * *whole) << rows;
+    return *result;
   }
+
+  Learnt Learn(TrainConfig config, double router_loss_weight, int64_t rows) {
+    RunOp op = FourSequences();
+    op.router_loss_weight = router_loss_weight;
+    config.optimizer = {.kind = OptimizerKind::kSgd, .learning_rate = 0.5, .max_grad_norm = 0.0};
+    const auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
+    EXPECT_THAT(run, IsOk());
+    Learnt learnt;
+    for (const int64_t sequence : {1, 2}) {  // B is zero at first
+      const RunResult result = Do(op, sequence, **run, rows);
+      learnt.losses.push_back(result.loss);
+      learnt.router_losses.push_back(result.router_loss.value_or(0.0));
+      EXPECT_THAT((*run)->OptimStep(config.optimizer), IsOk());
+    }
+    EXPECT_THAT((*run)->SaveState(dir_.File("state")), IsOk());
+    learnt.state = ReadFile(dir_.File("state"));
+    return learnt;
+  }
+
+  const TempDir dir_;
+};
+
+// Of a safetensors file, all f32.
+std::vector<float> FloatsOf(const std::string& file) {
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, file.data(), sizeof(header_bytes));
+  const std::string data = file.substr(sizeof(header_bytes) + header_bytes);
+  std::vector<float> floats(data.size() / sizeof(float));
+  std::memcpy(floats.data(), data.data(), floats.size() * sizeof(float));
+  return floats;
+}
+
+void ExpectSame(const Learnt& cut, const Learnt& whole) {
+  constexpr double kTolerance = 1e-6;
+  for (size_t i = 0; i < whole.losses.size(); ++i) {
+    EXPECT_NEAR(cut.losses[i], whole.losses[i], kTolerance * whole.losses[i]);
+    EXPECT_NEAR(cut.router_losses[i], whole.router_losses[i], kTolerance * whole.router_losses[i]);
+  }
+  const std::vector<float> expected = FloatsOf(whole.state), got = FloatsOf(cut.state);
+  ASSERT_EQ(got.size(), expected.size());
+  double largest = 0, difference = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    largest = std::max<double>(largest, std::abs(expected[i]));
+    difference = std::max<double>(difference, std::abs(got[i] - expected[i]));
+  }
+  EXPECT_LE(difference, kTolerance * largest);
+}
+
+// The loss of how rows are dealt is a product of two means over all of a call's rows: of parts by themselves it would be
+// another.
+TEST_F(CutTest, LossesAndGradientsOfRoutersAreThoseOfTheUncutOperation) {
+  for (const char* kind : {"mixlora", "mixlora-dynamic", "mixlora-switch", "mola"}) {
+    for (const double drawn : {0.0, 0.2}) {
+      TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+      config.routed = SmallRouting(kind);
+      config.routed->expert_dropout = config.routed->jitter_noise = config.dropout = drawn;
+      const Learnt whole = Learn(config, /*router_loss_weight=*/0.5, kAllRows);
+      EXPECT_GT(whole.router_losses[1], 0.0);
+      for (const int64_t rows : {8, 5, 1}) {
+        SCOPED_TRACE(absl::StrCat(kind, ", drawn ", drawn, ", rows ", rows));
+        ExpectSame(Learn(config, 0.5, rows), whole);
+      }
+    }
+  }
+}
+
+// What is no product, the mean of the routers' squares, needs no second forward.
+TEST_F(CutTest, AMeanOverRowsIsWeightedByThem) {
+  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+  config.routed = SmallRouting("mixlora-switch");
+  config.routed->aux_loss_coef = 0.0;
+  config.routed->z_loss_coef = 1.0;
+  const Learnt whole = Learn(config, 0.5, kAllRows);
+  for (const int64_t rows : {8, 5, 1}) ExpectSame(Learn(config, 0.5, rows), whole);
+  const auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
+  ASSERT_THAT(run, IsOk());
+  EXPECT_EQ(Cut(FourSequences(), 1, **run, 8).size(), 2u);
+}
+
+TEST_F(CutTest, NoiseIsOfSequenceNumberAndPlaceAlone) {
+  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+  config.routed = SmallRouting("mixlora");
+  const auto router_loss = [&](double noise, int64_t sequence) {
+    config.routed->jitter_noise = noise;
+    const auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
+    EXPECT_THAT(run, IsOk());
+    return Do(FourSequences(), sequence, **run, kAllRows).router_loss.value_or(0.0);
+  };
+  EXPECT_EQ(router_loss(0.0, 1), router_loss(0.0, 2));
+  EXPECT_EQ(router_loss(0.3, 1), router_loss(0.3, 1));
+  EXPECT_NE(router_loss(0.3, 1), router_loss(0.3, 2));
+  EXPECT_NE(router_loss(0.3, 1), router_loss(0.0, 1));
 }
 
 TEST_F(RunPassTest, AnOperationThatFailedMidwayIsForgotten) {
