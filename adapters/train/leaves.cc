@@ -144,7 +144,7 @@ absl::Status CopySlot(const ImageSlot& slot, LeafModule* module) {
 }  // namespace
 
 absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, const BaseShape& base,
-                                                    const BaseTables& base_tables) {
+                                                    const BaseTables& base_tables, const GoOnFn& go_on) {
   if (config.routed.has_value()) {
     AdapterLeaves leaves;
     leaves.routed_ = config.routed;
@@ -158,6 +158,7 @@ absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, c
   leaves.first_layer_ = base.num_layers;
   uint64_t pairs = 0;
   for (const auto& [path, trained] : selected) {
+    if (go_on) RETURN_IF_ERROR(go_on());
     const uint64_t seed = MixSeed(config.seed, trained.pair ? pairs++ : 0);
     ASSIGN_OR_RETURN(LeafModule module, FreshLeaves(path, trained, config, seed, base_tables));
     module.tokens_are_tied = trained.tokens_are_tied;

@@ -58,9 +58,9 @@ struct NamedLeaf {
 // Threads  the trainer's.
 class AdapterLeaves final {
  public:
-  // Fresh weights; the same seed gives the same ones. Errors: as SelectTrained.
+  // Fresh weights; the same seed gives the same ones. `go_on` is asked before each module. Errors: as SelectTrained.
   static absl::StatusOr<AdapterLeaves> Create(const TrainConfig& config, const BaseShape& base,
-                                              const BaseTables& base_tables);
+                                              const BaseTables& base_tables, const GoOnFn& go_on = nullptr);
   // Takes what `image` has for the trained modules: a pair for each that has one here, of the same rank; of what
   // replaces a part of the base, what is not in it stays the base's.
   absl::Status CopyFrom(const AdapterImage& image);

@@ -20,9 +20,9 @@ struct TrainSequence {
 // The labels of an example moved up by one.
 TrainSequence SequenceOf(const Example& example);
 
-// How all rows of a call chose among the experts, where the call is more than one part: a router's loss is a statistic of
-// all of them. Parts add to it when their forward is done, until it is complete. One of a call in several batches has to
-// be so before anything of the loss is followed down.
+// How all rows of a call chose among the experts, where the call is more than one part: a router's loss is a statistic
+// of all of them. Parts add to it when their forward is done, until it is complete. One of a call in several batches
+// has to be so before anything of the loss is followed down.
 struct RouterTally {
   int64_t rows = 0;            // each as often as it has routers
   std::vector<double> chosen;  // [experts]
@@ -35,9 +35,9 @@ struct MicroBatchPart {
   double dropout = 0.0;
   double expert_dropout = 0.0;  // of the pairs that belong to experts
   // Of a training step. An evaluation has neither.
-  bool has_noise = false;          // what routers see is multiplied by it, as the adapter says
-  bool has_capacity = false;       // that of the adapter's experts counts
-  double router_loss_scale = 0.0;  // of the routers' loss, where it is followed down; 0: it is not
+  bool has_noise = false;                               // what routers see is multiplied by it, as the adapter says
+  bool has_capacity = false;                            // that of the adapter's experts counts
+  double router_loss_scale = 0.0;                       // of the routers' loss, where it is followed down; 0: it is not
   std::shared_ptr<RouterTally> router_tally = nullptr;  // the call's; null: this part is all of it
   // Changes with every micro-batch: the masks of one are a function of it, so that a layer that is computed again for
   // its backward drops the same elements.

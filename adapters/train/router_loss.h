@@ -20,8 +20,8 @@ struct RouterSums {
   at::Tensor squares;        // [], the sum over rows of logsumexp(logits) squared
 };
 
-// The routers' losses of a micro-batch, one for each part, over the rows of all its routers together, or of all parts with
-// the same tally:
+// The routers' losses of a micro-batch, one for each part, over the rows of all its routers together, or of all parts
+// with the same tally:
 //
 //   aux_loss_coef * E * sum_e F[e] P[e] + z_loss_coef * mean(logsumexp(logits)^2)
 //

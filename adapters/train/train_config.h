@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/peft_config.h"
 
@@ -55,6 +57,10 @@ struct RoutedTraining {
   bool is_switch() const { return moe.name == "mixlora-switch"; }
   bool has_loss() const { return aux_loss_coef > 0 || z_loss_coef > 0; }
 };
+
+// Asked between pieces of work that take long (the decomposition of a weight); not ok ends the work with that. Empty:
+// go on.
+using GoOnFn = std::function<absl::Status()>;
 
 // What one job trains and how, resolved: every default is filled in. Torch-free.
 struct TrainConfig {

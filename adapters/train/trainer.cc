@@ -180,10 +180,10 @@ absl::Status Trainer::CheckBase(const ModelConfig& base) {
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainConfig& config, CausalLm* model,
                                                          const BaseTables& base_tables, ExampleSource examples,
-                                                         ExampleSource eval) {
+                                                         ExampleSource eval, const GoOnFn& go_on) {
   LORAD_CHECK(examples.count > 0 && config.batch_size % config.micro_batch_size == 0);
   RETURN_IF_ERROR(CheckBase(model->config()));
-  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables));
+  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
     auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(eval), std::move(leaves));
     return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));

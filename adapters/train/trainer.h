@@ -45,10 +45,10 @@ class Trainer final {
   // Errors: Unimplemented for a base that cannot be trained on.
   static absl::Status CheckBase(const ModelConfig& base);
   // `base_tables`: for DoRA and for what is trained instead of the base's. `model` outlives it. `eval`: evaluated every
-  // config.eval_every_steps, and behind the last.
+  // config.eval_every_steps, and behind the last. `go_on`: as AdapterLeaves.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainConfig& config, CausalLm* model,
                                                          const BaseTables& base_tables, ExampleSource examples,
-                                                         ExampleSource eval = {});
+                                                         ExampleSource eval = {}, const GoOnFn& go_on = nullptr);
   ~Trainer();
 
   // Begins from the weights of `image`.

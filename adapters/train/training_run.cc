@@ -33,9 +33,9 @@ TrainingRun::TrainingRun(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 TrainingRun::~TrainingRun() = default;
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(const TrainConfig& config, CausalLm* model,
-                                                                 const BaseTables& base_tables) {
+                                                                 const BaseTables& base_tables, const GoOnFn& go_on) {
   RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
-  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables));
+  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<TrainingRun>> {
     return std::unique_ptr<TrainingRun>(new TrainingRun(std::make_unique<Impl>(config, std::move(leaves))));
   });
@@ -60,8 +60,7 @@ MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss
 
 bool TrainingRun::draws() const {
   const RoutedTraining* routed = impl_->leaves.routed();
-  return impl_->config.dropout > 0 ||
-         (routed != nullptr && (routed->expert_dropout > 0 || routed->jitter_noise > 0));
+  return impl_->config.dropout > 0 || (routed != nullptr && (routed->expert_dropout > 0 || routed->jitter_noise > 0));
 }
 
 int64_t TrainingRun::row_cost() const { return RowCost(impl_->config); }

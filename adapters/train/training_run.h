@@ -24,14 +24,15 @@ class TrainingRun final {
  public:
   // Of `config` the adapter, its start and the seed count. `model` outlives it. Errors: as Trainer::Create.
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Create(const TrainConfig& config, CausalLm* model,
-                                                             const BaseTables& base_tables);
+                                                             const BaseTables& base_tables,
+                                                             const GoOnFn& go_on = nullptr);
   ~TrainingRun();
 
   // Begins from the weights of `image`. Errors: as AdapterLeaves::CopyFrom.
   absl::Status CopyFrom(const AdapterImage& image);
 
-  // Sequences to be computed with this run's adapter. What dropout and routers' noise draw is a function of the run's seed
-  // and `draw`.
+  // Sequences to be computed with this run's adapter. What dropout and routers' noise draw is a function of the run's
+  // seed and `draw`.
   MicroBatchPart PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const;
   bool draws() const;             // has dropout or noise
   int64_t row_cost() const;       // of each row in a batch, as RowCost

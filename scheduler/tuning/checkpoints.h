@@ -41,9 +41,9 @@ class Checkpoints final {
   std::string dir_;
 };
 
-// What an error of reading a checkpoint, or of loading its state, is about: true, the checkpoint itself is damaged or not
-// the job's (its digest or shapes are wrong, a file of it is missing); false, something else that may pass (a disk that
-// cannot be read now, no file handles, another base), so that nothing may be given up for it.
+// What an error of reading a checkpoint, or of loading its state, is about: true, the checkpoint itself is damaged or
+// not the job's (its digest or shapes are wrong, a file of it is missing); false, something else that may pass (a disk
+// that cannot be read now, no file handles, another base), so that nothing may be given up for it.
 bool IsDamaged(const absl::Status& error);
 
 // Makes `dir` with its parents. Renames `from` to `to`, whose parent is synced: after a crash one of the two is there.

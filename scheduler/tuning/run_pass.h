@@ -15,8 +15,8 @@ namespace lorad {
 
 // One ForwardBackward of a run, as parts of batches: as many of its sequences at a time as there is room for. With
 // dropout each sequence is a part of its own, so that its masks are the same however the operation is cut. Where the
-// routers' loss is of how all rows together are dealt, and there is no room for them in one batch, the forward of all is
-// done once before, to count them.
+// routers' loss is of how all rows together are dealt, and there is no room for them in one batch, the forward of all
+// is done once before, to count them.
 //
 // Threads  the trainer's.
 class RunPass final {

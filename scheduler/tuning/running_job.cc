@@ -26,16 +26,16 @@ absl::Status RunningJob::CountMemory() {
   return absl::OkStatus();
 }
 
-absl::Status RunningJob::Begin() {
-  ASSIGN_OR_RETURN(plan_, surroundings_.plan(job_));
+absl::Status RunningJob::Begin(const GoOnFn& go_on) {
+  ASSIGN_OR_RETURN(plan_, surroundings_.plan(job_, go_on));
   ASSIGN_OR_RETURN(checkpoints_, Checkpoints::Open(absl::StrCat(folder(), "/checkpoints")));
-  RETURN_IF_ERROR(GoOnFromCheckpoint());
+  RETURN_IF_ERROR(GoOnFromCheckpoint(go_on));
   saved_step_ = job_.step;
   step_began_ = std::chrono::steady_clock::now();
   return absl::OkStatus();
 }
 
-absl::Status RunningJob::GoOnFromCheckpoint() {
+absl::Status RunningJob::GoOnFromCheckpoint(const GoOnFn& go_on) {
   ASSIGN_OR_RETURN(const std::vector<int64_t> steps, checkpoints_->Steps());
   for (const int64_t step : steps) {
     const absl::StatusOr<Checkpoints::Found> found = checkpoints_->Read(step);
@@ -61,7 +61,7 @@ absl::Status RunningJob::GoOnFromCheckpoint() {
   }
   if (!steps.empty()) {  // Made for a checkpoint, and there is none any more.
     plan_.trainer.reset();
-    ASSIGN_OR_RETURN(plan_, surroundings_.plan(job_));
+    ASSIGN_OR_RETURN(plan_, surroundings_.plan(job_, go_on));
   }
   job_.step = 0;
   job_.trained_tokens = 0;

@@ -24,7 +24,7 @@ struct TuningPlan {
   int64_t checkpoint_every_steps = 0;
   bool publish = true;
   int64_t keep_revisions = 0;                     // of the name, with the best one and the current one; 0 = all
-  bool begins_from_checkpoint = false;            // there is one of step 0, and no other way to begin
+  bool begins_from_checkpoint = false;            // there must be one; there is no other way to begin
   bool keeps_beginning = false;                   // as a checkpoint, since it takes long to make
   std::map<std::string, std::string> provenance;  // is written into the adapter
   int64_t early_stopping_patience = 0;            // evaluations that may pass without a new best one; 0 = any number
@@ -41,8 +41,9 @@ struct JobSurroundings {
   std::string base_name;
   // What `plan` will take for the job's weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
   std::function<absl::StatusOr<int64_t>(const Job& job)> state_bytes;
-  // Where the job has a checkpoint, its trainer may be of no use before that is loaded.
-  std::function<absl::StatusOr<TuningPlan>(const Job& job)> plan;
+  // Where the job has a checkpoint, its trainer may be of no use before that is loaded. May take minutes; `go_on` is
+  // asked meanwhile.
+  std::function<absl::StatusOr<TuningPlan>(const Job& job, const GoOnFn& go_on)> plan;
   // Serves the adapter folder under the name, in place of what has it if `replace`, and returns when it can be named,
   // or why not.
   std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
@@ -59,9 +60,9 @@ class RunningJob final {
   // Asks how much memory Begin will take for states.
   absl::Status CountMemory();
   // Makes the trainer and goes on from the newest checkpoint that is whole; one that is damaged is told of and set
-  // aside. Errors: FailedPrecondition: the checkpoint is of another base; Unavailable: it cannot be read now. Both times
-  // it stays.
-  absl::Status Begin();
+  // aside. Errors: FailedPrecondition: the checkpoint is of another base; Unavailable: it cannot be read now. Both
+  // times it stays. `go_on`'s.
+  absl::Status Begin(const GoOnFn& go_on = nullptr);
   // A step or an evaluation was done: stores it, with a checkpoint when one is due. The best weights so far are kept,
   // and the training ended when it is no use to go on.
   absl::Status Record(const StepReport& report);
@@ -84,7 +85,7 @@ class RunningJob final {
   std::string folder() const;
 
  private:
-  absl::Status GoOnFromCheckpoint();
+  absl::Status GoOnFromCheckpoint(const GoOnFn& go_on);
   absl::Status RecordEvaluation(double loss);
   // Of what is published; none without evaluations.
   std::optional<double> EvalLossOfResult() const;

@@ -67,7 +67,8 @@ struct TrainingRuns::Impl {
 
   std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
   RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
-  absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity, bool begins_from_state) const;
+  absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity, bool begins_from_state,
+                                            const GoOnFn& go_on) const;
   absl::StatusOr<int64_t> StateBytes(const std::string& spec) const {
     return parts.state_bytes ? parts.state_bytes(spec) : absl::StatusOr<int64_t>(0);
   }
@@ -75,9 +76,9 @@ struct TrainingRuns::Impl {
   void Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run);
   int64_t HeldBytes() const;
   absl::StatusOr<std::shared_ptr<Run>> Begin(const RunFolder::Identity& identity,
-                                             const std::optional<AdapterImage>& weights) const;
-  absl::StatusOr<std::shared_ptr<Run>> Load(const RunFolder::Identity& identity) const;
-  absl::Status Resume(const std::string& id, const RunFolder::Identity& identity);
+                                             const std::optional<AdapterImage>& weights, const GoOnFn& go_on) const;
+  absl::StatusOr<std::shared_ptr<Run>> Load(const RunFolder::Identity& identity, const GoOnFn& go_on) const;
+  absl::Status Resume(const std::string& id, const RunFolder::Identity& identity, const GoOnFn& go_on);
   void Restore();
   std::shared_ptr<Run> Find(const std::string& id) const;
   // The operation that comes next, or null.
@@ -89,7 +90,8 @@ struct TrainingRuns::Impl {
   absl::StatusOr<RunResult> SaveForSampling(Run* run, bool make_current);
   std::vector<std::shared_ptr<Run>> All() const;
   void LeaveAsItLies(const std::string& id, const std::string& name, const absl::Status& why);
-  absl::StatusOr<RunInfo> Create(const std::string& id, const std::string& name, int64_t sequence, const BeginFn& begin);
+  absl::StatusOr<RunInfo> Create(const std::string& id, const std::string& name, int64_t sequence, const BeginFn& begin,
+                                 const GoOnFn& go_on);
   absl::StatusOr<RunInfo> InfoOf(const std::string& id) const;  // under the mutex
 
   const Parts parts;
@@ -123,7 +125,7 @@ void TrainingRuns::Impl::Restore() {
     if (absl::IsNotFound(status)) {
       status = RemoveFolder(PathOf(id));  // was never answered
     } else if (status.ok()) {
-      status = Resume(id, *identity);  // not of another base, perhaps
+      status = Resume(id, *identity, /*go_on=*/nullptr);  // not of another base, perhaps
     }
     const bool is_its_name = identity.ok() && IdOf(identity->name, identity->sequence) == id;
     if (!status.ok()) LeaveAsItLies(id, is_its_name ? identity->name : "", status);
@@ -138,39 +140,43 @@ void TrainingRuns::Impl::LeaveAsItLies(const std::string& id, const std::string&
 }
 
 // Its bytes are held by the worker, with those of all others.
-absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::Identity& identity) {
+absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::Identity& identity,
+                                        const GoOnFn& go_on) {
   if (IdOf(identity.name, identity.sequence) != id) return absl::DataLossError("its name or number is another run's");
   RETURN_IF_ERROR(Reserve(identity.spec));
-  const absl::StatusOr<std::shared_ptr<Run>> run = Load(identity);
+  const absl::StatusOr<std::shared_ptr<Run>> run = Load(identity, go_on);
   Settle(id, run);
   return run.status();
 }
 
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(const RunFolder::Identity& identity) const {
+absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(const RunFolder::Identity& identity,
+                                                                            const GoOnFn& go_on) const {
   const RunFolder folder = FolderOf(IdOf(identity.name, identity.sequence));
-  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, folder.HasStates()));
+  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, folder.HasStates(), go_on));
   ASSIGN_OR_RETURN(const int64_t newest,
                    folder.LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
   if (run->training->needs_state()) {  // none of its states is whole: it is as it began
     run->training.reset();             // not two at once
-    ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, /*begins_from_state=*/false));
+    ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, /*begins_from_state=*/false, go_on));
   }
   run->queue = RunQueue(newest);
   return run;
 }
 
 absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity,
-                                                                            bool begins_from_state) const {
+                                                                            bool begins_from_state,
+                                                                            const GoOnFn& go_on) const {
   auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
-  ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, begins_from_state));
+  ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, begins_from_state, go_on));
   return run;
 }
 
 // A new one, in memory that is held before it is taken.
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(
-    const RunFolder::Identity& identity, const std::optional<AdapterImage>& weights) const {
+absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(const RunFolder::Identity& identity,
+                                                                             const std::optional<AdapterImage>& weights,
+                                                                             const GoOnFn& go_on) const {
   if (parts.hold) RETURN_IF_ERROR(parts.hold());
-  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, /*begins_from_state=*/false));
+  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, /*begins_from_state=*/false, go_on));
   const RunFolder folder = FolderOf(run->id);
   RETURN_IF_ERROR(RemoveFolder(PathOf(run->id)));  // states that an unfinished Create left would be taken for its own
   if (weights.has_value()) {
@@ -227,7 +233,8 @@ std::vector<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::All() const 
   return all;
 }
 
-absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t sequence, const BeginFn& begin) {
+absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t sequence, const BeginFn& begin,
+                                             const GoOnFn& go_on) {
   const std::string id = IdOf(name, sequence);
   if (const absl::StatusOr<RunInfo> known = Get(id); known.ok() && known->left.ok()) return known;
   {
@@ -238,18 +245,18 @@ absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t se
     }
     impl_->making = id;
   }
-  absl::StatusOr<RunInfo> created = impl_->Create(id, name, sequence, begin);
+  absl::StatusOr<RunInfo> created = impl_->Create(id, name, sequence, begin, go_on);
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   impl_->making.clear();
   return created;
 }
 
 absl::StatusOr<RunInfo> TrainingRuns::Impl::Create(const std::string& id, const std::string& name, int64_t sequence,
-                                                   const BeginFn& begin) {
+                                                   const BeginFn& begin, const GoOnFn& go_on) {
   const RunFolder folder = FolderOf(id);
   if (const absl::StatusOr<RunFolder::Identity> kept = folder.Read(); !absl::IsNotFound(kept.status())) {
     // Left as it lies: it goes on, or stays, but is not given up for a new one.
-    const absl::Status resumed = kept.ok() ? Resume(id, *kept) : kept.status();
+    const absl::Status resumed = kept.ok() ? Resume(id, *kept, go_on) : kept.status();
     parts.wake();  // other bytes are held
     if (resumed.ok()) {
       const std::lock_guard<std::mutex> lock(mutex);
@@ -263,7 +270,7 @@ absl::StatusOr<RunInfo> TrainingRuns::Impl::Create(const std::string& id, const 
   ASSIGN_OR_RETURN(const RunBeginning beginning, begin());
   const RunFolder::Identity identity{name, beginning.spec, sequence};
   RETURN_IF_ERROR(Reserve(identity.spec));
-  const absl::StatusOr<std::shared_ptr<Run>> run = Begin(identity, beginning.weights);
+  const absl::StatusOr<std::shared_ptr<Run>> run = Begin(identity, beginning.weights, go_on);
   Settle(id, run);
   if (run.ok()) return RunInfo{id, sequence, name};
   parts.wake();  // less is held

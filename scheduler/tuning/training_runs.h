@@ -38,17 +38,21 @@ struct RunInfo {
 // last_sequence says so.
 //
 // Threads  any, but what is said to be the trainer's.
-// Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now, or a run that was
-//          left as it lies. Aborted: the run was deleted, or the same number asked for again. ResourceExhausted: too many runs, or operations that wait,
-//          or no memory for another. Unavailable: the daemon ends.
+// Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now, or a run that
+// was
+//          left as it lies. Aborted: the run was deleted, or the same number asked for again. ResourceExhausted: too
+//          many runs, or operations that wait, or no memory for another. Unavailable: the daemon ends.
 class TrainingRuns final {
  public:
   struct Parts {
     std::string dir;  // a folder for each run, by id
     std::string base_name;
     Revisions* revisions;
-    // A run with fresh weights, or one that begins from a state, from what its caller said of it; opaque here.
-    std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(const std::string& spec, bool begins_from_state)> make;
+    // A run with fresh weights, or one that begins from a state, from what its caller said of it; opaque here. May take
+    // minutes; `go_on` is asked meanwhile.
+    using MakeFn = std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(
+        const std::string& spec, bool begins_from_state, const GoOnFn& go_on)>;
+    MakeFn make;
     // What `make` will take for its weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
     std::function<absl::StatusOr<int64_t>(const std::string& spec)> state_bytes;
     // held_bytes() are to be held from now on, or why they cannot be. Empty: nobody counts.
@@ -66,16 +70,18 @@ class TrainingRuns final {
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();
 
-  // The same name and sequence give the same run; `begin` is asked for a new one. Makes the adapter: takes a while.
-  // Errors: also those of a run of this name and sequence that was left as it lies, and still cannot go on.
+  // The same name and sequence give the same run; `begin` is asked for a new one. Makes the adapter, unless `go_on`
+  // says otherwise: takes a while. One call at a time. Errors: also those of a run of this name and sequence that was
+  // left as it lies, and still cannot go on; `go_on`'s.
   using BeginFn = std::function<absl::StatusOr<RunBeginning>()>;
-  absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin);
+  absl::StatusOr<RunInfo> Create(const std::string& name, int64_t sequence, const BeginFn& begin,
+                                 const GoOnFn& go_on = nullptr);
   // `reply` is called once, before the call returns, on the trainer's thread, in Stop, or in a later Do of the number.
   void Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply);
   absl::StatusOr<RunInfo> Get(const std::string& run_id) const;
   std::vector<RunInfo> List() const;  // by id, those that were left too
-  // Its folder with it. One whose folder cannot be removed stays, as one that was left. Errors: Unavailable while Create
-  // tries to go on with it.
+  // Its folder with it. One whose folder cannot be removed stays, as one that was left. Errors: Unavailable while
+  // Create tries to go on with it.
   absl::Status Delete(const std::string& run_id);
   // The trainer's thread has ended: whatever still waits is answered Unavailable, and so is what comes from now on.
   void Stop();

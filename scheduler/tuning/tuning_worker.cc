@@ -23,6 +23,9 @@ namespace {
 
 constexpr std::chrono::seconds kRetry(1);  // a disk or a memory that is full now may not be later
 
+constexpr const char* kDaemonEnds = "the daemon ends";
+constexpr const char* kGaveMemory = "gave its memory to requests; goes on when there is room";
+
 using Wish = JobDesk::Wish;
 
 }  // namespace
@@ -40,6 +43,8 @@ struct TuningWorker::Impl {
   void Run();
   bool AwaitJobs();
   void BeginJob(Job job);
+  absl::Status GoOnWith(const RunningJob& job) const;
+  void LetGo(RunningJob* job);
   void ComputeBatch();
   void TakeResult(RunningJob* job, const absl::StatusOr<std::optional<StepReport>>& report);
   void GrantWishes();
@@ -112,7 +117,7 @@ void TuningWorker::Impl::Run() {
     GiveMemoryBack();
   }
   GrantWishes();
-  while (!jobs.empty()) EndOrFail(jobs.back().get(), jobs.back()->Save(), JobState::kQueued, "the daemon ends");
+  while (!jobs.empty()) EndOrFail(jobs.back().get(), jobs.back()->Save(), JobState::kQueued, kDaemonEnds);
 }
 
 // Begins queued jobs while there is room. False: the daemon ends.
@@ -148,13 +153,30 @@ void TuningWorker::Impl::BeginJob(Job job) {
       return EndJob(begun, JobState::kQueued, absl::StrCat("waits for memory: ", status.message()));
     }
   }
-  if (status.ok()) status = begun->Begin();
+  if (status.ok()) status = begun->Begin([&] { return GoOnWith(*begun); });
+  if (absl::IsCancelled(status)) return LetGo(begun);
   // Of another base, until that is served again; or what can be read later.
   if (absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) {
     return EndJob(begun, JobState::kPaused, std::string(status.message()));
   }
   if (!status.ok()) return EndJob(begun, JobState::kFailed, status.ToString());
   if (begun->trainer()->done()) TakeResult(begun, std::optional<StepReport>());
+}
+
+// Cancelled: somebody wants something else than that the job's beginning is made.
+absl::Status TuningWorker::Impl::GoOnWith(const RunningJob& job) const {
+  const bool ends = desk.stopping() || memory.wanted_back() || desk.WishOf(job.job().id) != Wish::kNone;
+  return ends ? absl::CancelledError("not begun") : absl::OkStatus();
+}
+
+// A job that has not begun: what it is begun with another time is made anew.
+void TuningWorker::Impl::LetGo(RunningJob* job) {
+  const Wish wish = desk.WishOf(job->job().id);
+  desk.CalmGate();
+  if (wish == Wish::kCancel) return EndJob(job, JobState::kCancelled, "on request");
+  if (wish == Wish::kPause) return EndJob(job, JobState::kPaused, "on request");
+  EndJob(job, JobState::kQueued, desk.stopping() ? kDaemonEnds : kGaveMemory);
+  GiveMemoryBack();
 }
 
 // The daemon ends, or the only job of the batch is to let go.
@@ -255,7 +277,7 @@ void TuningWorker::Impl::GiveMemoryBack() {
   if (!memory.TakeWantedBack()) return;
   while (!jobs.empty()) {
     RunningJob* const job = jobs.back().get();
-    EndOrFail(job, job->Save(), JobState::kQueued, "gave its memory to requests; goes on when there is room");
+    EndOrFail(job, job->Save(), JobState::kQueued, kGaveMemory);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/names.h"
 #include "model/base/file_source.h"
+#include "model/base/new_folder.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 
@@ -190,6 +191,13 @@ absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& n
   made->MergeFrom(*spec);
   *spec = *std::move(made);
   return std::optional<AdapterImage>(*std::move(image));
+}
+
+absl::Status KeepInitAdapter(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
+                             const std::string& folder) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<NewFolder> written, NewFolder::Create(folder));
+  RETURN_IF_ERROR(WriteAdapter(image, base, base_tables, *written));
+  return written->Publish();
 }
 
 }  // namespace lorad

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "adapters/base_tables.h"
 #include "adapters/image.h"
@@ -22,5 +23,9 @@ class CausalLm;
 absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& name_or_path, const Backend& backend,
                                                             const CausalLm& model, const BaseTables& base_tables,
                                                             v1::AdapterSpec* spec);
+
+// Writes it into `folder`, which is not there yet: what a job begins from is its own, whatever becomes of the adapter.
+absl::Status KeepInitAdapter(const AdapterImage& image, const BaseShape& base, const BaseTables& base_tables,
+                             const std::string& folder);
 
 }  // namespace lorad

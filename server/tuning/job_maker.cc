@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/kinds/kind.h"
 #include "adapters/train/example_sets.h"
+#include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "scheduler/tuning/checkpoints.h"
@@ -49,6 +51,9 @@ absl::StatusOr<v1::FineTuneSpec> StoredSpec(const Job& job) {
   return proto;
 }
 
+// Where the adapter that the job begins from is kept, as its own format has it.
+std::string InitFolder(const std::string& folder) { return absl::StrCat(folder, "/init_adapter"); }
+
 std::string SummaryText(const DatasetSummary& summary, const ExampleSets& sets, const TrainConfig& train) {
   std::string text =
       absl::StrCat("examples: ", summary.examples, "; tokens: ", summary.tokens,
@@ -87,13 +92,7 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   }
   ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
   ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, sets.train.entries()));
-  if (init.has_value()) {  // The job begins from a checkpoint of no steps.
-    ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(train, model, base_tables, sets.train));
-    RETURN_IF_ERROR(trainer->CopyFrom(*init));
-    ASSIGN_OR_RETURN(Checkpoints checkpoints, Checkpoints::Open(absl::StrCat(folder, "/checkpoints")));
-    RETURN_IF_ERROR(checkpoints.Write(/*step=*/0, /*trained_tokens=*/0, /*keep=*/1,
-                                      [&](const std::string& path) { return trainer->SaveState(path); }));
-  }
+  if (init.has_value()) RETURN_IF_ERROR(KeepInitAdapter(*init, model->base_shape(), base_tables, InitFolder(folder)));
   MadeJob made;
   Job& job = made.job;
   job.id = id;
@@ -114,7 +113,7 @@ absl::StatusOr<int64_t> JobMaker::StateBytes(const Job& job) const {
   return StateBytesWithin(memory, spec.train, model->base_shape());
 }
 
-absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& folder) const {
+absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& folder, const GoOnFn& go_on) const {
   ASSIGN_OR_RETURN(const v1::FineTuneSpec proto, StoredSpec(job));
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, backend->model));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(proto.dataset(), backend->model));
@@ -125,7 +124,10 @@ absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& fol
   plan.checkpoint_every_steps = CheckpointEvery(spec, train.total_steps);
   plan.publish = spec.publish;
   plan.keep_revisions = spec.keep_revisions;
-  plan.begins_from_checkpoint = !proto.init_adapter().empty();
+  // A job of a daemon that kept no adapter, but a checkpoint of no steps, has that alone.
+  const std::string init_folder = InitFolder(folder);
+  const bool has_init_folder = LocalFiles()->Exists(init_folder);
+  plan.begins_from_checkpoint = !proto.init_adapter().empty() && !has_init_folder;
   plan.provenance = ProvenanceOf(job, proto, *backend);
   plan.early_stopping_patience = spec.early_stopping_patience;
   const Trial trial{backend, job.id, spec.name, sets, spec.max_eval_loss_increase, spec.eval_prompts};
@@ -135,7 +137,11 @@ absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& fol
   ASSIGN_OR_RETURN(const Checkpoints checkpoints, Checkpoints::Open(absl::StrCat(folder, "/checkpoints")));
   ASSIGN_OR_RETURN(const std::vector<int64_t> kept_steps, checkpoints.Steps());
   train.begins_from_state = !kept_steps.empty();
-  ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, model, base_tables, sets.train, sets.eval));
+  ASSIGN_OR_RETURN(plan.trainer, Trainer::Create(train, model, base_tables, sets.train, sets.eval, go_on));
+  if (!has_init_folder || train.begins_from_state) return plan;
+  ASSIGN_OR_RETURN(const AdapterImage init,
+                   ReadAdapter(init_folder, model->base_shape(), *LocalFiles(), {.base_tables = base_tables}));
+  RETURN_IF_ERROR(plan.trainer->CopyFrom(init));
   return plan;
 }
 

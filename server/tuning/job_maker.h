@@ -33,13 +33,14 @@ struct JobMaker {
   const absl::StatusOr<std::shared_ptr<const ChatTemplate>>* chat_template;  // or why the model has none
   MemoryLimit memory;
 
-  // Reads and checks all of the data and copies them into `folder`, which it makes; what the job begins from too.
-  // Errors: of the spec, by its fields; of the data, by their lines; of `go_on`, which is asked at each line.
+  // Reads and checks all of the data and copies them into `folder`, which it makes; the adapter that the job begins
+  // from too. Nothing of what trains is made. Errors: of the spec, by its fields; of the data, by their lines; of
+  // `go_on`, which is asked at each line.
   absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id, const std::string& folder,
                                const std::function<absl::Status()>& go_on) const;
   // What the plan's trainer will take for its states; nothing is made.
   absl::StatusOr<int64_t> StateBytes(const Job& job) const;
-  absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder) const;
+  absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder, const GoOnFn& go_on) const;
 };
 
 }  // namespace lorad

@@ -50,13 +50,15 @@ grpc::ServerUnaryReactor* TrainingService::CreateRun(Context* context, const v1:
   const absl::StatusOr<Tuning*> tuning = TuningOf(*readiness_);
   if (!tuning.ok()) return FinishWith(context, tuning.status());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::Status status = (*tuning)->CreateRun(*request, [reactor, response](const absl::StatusOr<RunInfo>& run) {
+  const auto cancelled = [context] { return context->IsCancelled(); };
+  const auto reply = [reactor, response](const absl::StatusOr<RunInfo>& run) {
     if (run.ok()) {
       response->set_run_id(run->id);
       response->set_last_sequence(static_cast<uint64_t>(run->last_sequence));
     }
     reactor->Finish(ToGrpc(run.status()));
-  });
+  };
+  const absl::Status status = (*tuning)->CreateRun(*request, cancelled, reply);
   if (!status.ok()) reactor->Finish(ToGrpc(status));
   return reactor;
 }

@@ -70,7 +70,8 @@ struct Tuning::Impl {
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
   absl::StatusOr<TrainConfig> ConfigOfRun(const std::string& spec) const;
   absl::StatusOr<int64_t> StateBytesOfRun(const std::string& spec) const;
-  absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec, bool begins_from_state) const;
+  absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec, bool begins_from_state,
+                                                       const GoOnFn& go_on) const;
   absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
   absl::Status Hold(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back);
@@ -87,6 +88,7 @@ struct Tuning::Impl {
   std::unique_ptr<TrainingRuns> runs;
   std::unique_ptr<TuningWorker> worker;
   std::unique_ptr<TaskThread> intake;
+  std::unique_ptr<TaskThread> run_maker;  // a run may begin from decompositions, which take minutes
   JobWatchers watchers;
   std::atomic<bool> stopping = false;
 };
@@ -112,8 +114,8 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                      {.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
                       .base_name = impl.parts.backend->model.name,
                       .revisions = impl.revisions.get(),
-                      .make = [&impl](const std::string& spec,
-                                      bool begins_from_state) { return impl.MakeRun(spec, begins_from_state); },
+                      .make = [&impl](const std::string& spec, bool begins_from_state,
+                                      const GoOnFn& go_on) { return impl.MakeRun(spec, begins_from_state, go_on); },
                       .state_bytes = [&impl](const std::string& spec) { return impl.StateBytesOfRun(spec); },
                       .hold = [&impl] { return impl.worker->HoldForRuns(); },
                       .publish = publish,
@@ -141,11 +143,14 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                        .base_name = impl.parts.backend->model.name,
                        .state_bytes = [&impl](const Job& job) { return impl.maker().StateBytes(job); },
                        .plan =
-                           [&impl](const Job& job) { return impl.maker().Plan(job, impl.worker->JobFolder(job.id)); },
+                           [&impl](const Job& job, const GoOnFn& go_on) {
+                             return impl.maker().Plan(job, impl.worker->JobFolder(job.id), go_on);
+                           },
                        .publish = publish},
       .changed = [&impl](const std::string& job_id) { impl.watchers.Notify(job_id); }});
   RETURN_IF_ERROR(impl.RemoveStrayFolders());
   impl.intake = std::make_unique<TaskThread>(kWaitingSubmissions);
+  impl.run_maker = std::make_unique<TaskThread>(kWaitingSubmissions);
   RETURN_IF_ERROR(impl.worker->Start());
   return tuning;
 }
@@ -153,6 +158,7 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
 void Tuning::Stop() {
   if (impl_->stopping.exchange(true)) return;  // ends the reading of submissions
   if (impl_->intake) impl_->intake->End();
+  if (impl_->run_maker) impl_->run_maker->End();
   if (impl_->worker) impl_->worker->Stop();
   if (impl_->runs) impl_->runs->Stop();
   impl_->watchers.NotifyAll();
@@ -210,11 +216,11 @@ absl::StatusOr<int64_t> Tuning::Impl::StateBytesOfRun(const std::string& spec) c
   return StateBytesWithin(memory(), config, parts.model->base_shape());
 }
 
-absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec,
-                                                                   bool begins_from_state) const {
+absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec, bool begins_from_state,
+                                                                   const GoOnFn& go_on) const {
   ASSIGN_OR_RETURN(TrainConfig config, ConfigOfRun(spec));
   config.begins_from_state = begins_from_state;
-  return TrainingRun::Create(config, parts.model, parts.base_tables);
+  return TrainingRun::Create(config, parts.model, parts.base_tables, go_on);
 }
 
 absl::StatusOr<RunBeginning> Tuning::Impl::BeginRun(v1::CreateRunRequest request) const {
@@ -225,12 +231,16 @@ absl::StatusOr<RunBeginning> Tuning::Impl::BeginRun(v1::CreateRunRequest request
   return beginning;
 }
 
-absl::Status Tuning::CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply) {
+absl::Status Tuning::CreateRun(v1::CreateRunRequest request, Cancelled cancelled,
+                               std::function<void(absl::StatusOr<RunInfo>)> reply) {
   ASSIGN_OR_RETURN(const int64_t sequence, TranslateSequence(request.sequence()));
-  return impl_->intake->Add([this, sequence, request = std::move(request), reply = std::move(reply)] {
-    reply(impl_->stopping ? DrainingError()
-                          : impl_->runs->Create(request.name(), sequence, [&] { return impl_->BeginRun(request); }));
-  });
+  return impl_->run_maker->Add(
+      [this, sequence, request = std::move(request), go_on = impl_->GoOnUnless(cancelled), reply = std::move(reply)] {
+        const absl::Status wanted = go_on();
+        reply(!wanted.ok() ? wanted
+                           : impl_->runs->Create(
+                                 request.name(), sequence, [&] { return impl_->BeginRun(request); }, go_on));
+      });
 }
 
 TrainingRuns* Tuning::runs() { return impl_->runs.get(); }

@@ -24,12 +24,12 @@ struct ModelFacts;
 // Fine-tuning as the services see it: takes jobs in, keeps them, runs them, tells of them. Everything it keeps lies in
 // one folder:
 //   jobs.db              jobs, events, revisions (scheduler/tuning/job_store.h, revisions.h)
-//   jobs/ID/data.*       the examples as they were accepted
+//   jobs/ID/data.*       the examples as they were accepted; jobs/ID/init_adapter: what it begins from
 //   jobs/ID/checkpoints; jobs/ID/adapter: a result that is not to be published
 //   revisions/NAME@REV   what was published
 //   runs/ID              of service Training (scheduler/tuning/training_runs.h)
 //
-// Threads  any. Data are read on a thread of its own, one submission after the other.
+// Threads  any. Data are read on a thread of its own, one submission after the other, and runs made on another.
 class Tuning final {
  public:
   struct Parts {
@@ -65,8 +65,9 @@ class Tuning final {
   absl::StatusOr<v1::Job> Get(const std::string& id) const;
   absl::Status List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const;
   const JobStore& store() const;
-  // Service Training. `reply` is called once, on another thread.
-  absl::Status CreateRun(v1::CreateRunRequest request, std::function<void(absl::StatusOr<RunInfo>)> reply);
+  // Service Training. `reply` is called once, on another thread; Cancelled where `cancelled` said so in time.
+  absl::Status CreateRun(v1::CreateRunRequest request, Cancelled cancelled,
+                         std::function<void(absl::StatusOr<RunInfo>)> reply);
   TrainingRuns* runs();
   const ModelFacts& model() const;
   // Makes `name` mean the revision (as Revisions::Target): requests from now on run on it, those before end on theirs.

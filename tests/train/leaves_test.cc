@@ -81,40 +81,65 @@ TEST(AdapterLeavesTest, DorasNormsAreMadeInPiecesThatLetOthersGoFirst) {
   EXPECT_TRUE(at::allclose(module.norm, at::linalg_vector_norm(merged, 2, at::IntArrayRef{1}), /*rtol=*/1e-5));
 }
 
-TEST(AdapterLeavesTest, WhatBeginsFromAStateDoesNotDecomposeTheBase) {
-  constexpr int64_t kSmall = 8;
-  BaseShape base = WideBase();
-  base.sites[0].in_features = base.sites[0].out_features = kSmall;
-  const at::Tensor weight = at::randn({kSmall, kSmall});
-  int reads = 0;
-  const BaseTables tables = [&](const BaseTableName& name) -> absl::StatusOr<BaseTable> {
-    if (name.row_count > 0) ++reads;
-    return BaseTable{.dtype = DType::kF32,
-                     .rows = kSmall,
-                     .columns = kSmall,
-                     .data = static_cast<const std::byte*>(weight.const_data_ptr())};
-  };
-  TrainConfig config;
-  config.adapter.rank = 2;
-  config.adapter.alpha = 4;
-  config.adapter.target_names = {"q_proj"};
-  for (const LeafInit init : {LeafInit::kPissa, LeafInit::kOlora}) {
-    config.init = init;
-    config.begins_from_state = false;
+// A square weight of random numbers in each of some layers, to begin pairs from.
+class SmallBase {
+ public:
+  explicit SmallBase(int32_t layers) {
+    shape_.num_layers = layers;
+    shape_.sites[0].in_features = shape_.sites[0].out_features = kSmall;
+    config_.adapter.rank = 2;
+    config_.adapter.alpha = 4;
+    config_.adapter.target_names = {"q_proj"};
+  }
+  absl::StatusOr<AdapterLeaves> Create(const GoOnFn& go_on = nullptr) {
     reads = 0;
-    const auto fresh = AdapterLeaves::Create(config, base, tables);
+    const BaseTables tables = [&](const BaseTableName& name) -> absl::StatusOr<BaseTable> {
+      if (name.row_count > 0) ++reads;
+      return BaseTable{.dtype = DType::kF32,
+                       .rows = kSmall,
+                       .columns = kSmall,
+                       .data = static_cast<const std::byte*>(weight_.const_data_ptr())};
+    };
+    return AdapterLeaves::Create(config_, shape_, tables, go_on);
+  }
+  TrainConfig& config() { return config_; }
+
+  int reads = 0;  // of weights
+
+ private:
+  static constexpr int64_t kSmall = 8;
+  BaseShape shape_ = WideBase();
+  TrainConfig config_;
+  const at::Tensor weight_ = at::randn({kSmall, kSmall});
+};
+
+TEST(AdapterLeavesTest, WhatBeginsFromAStateDoesNotDecomposeTheBase) {
+  SmallBase base(/*layers=*/1);
+  for (const LeafInit init : {LeafInit::kPissa, LeafInit::kOlora}) {
+    base.config().init = init;
+    base.config().begins_from_state = false;
+    const auto fresh = base.Create();
     ASSERT_THAT(fresh, IsOk());
-    EXPECT_EQ(reads, 1);
-    config.begins_from_state = true;
-    const auto loaded = AdapterLeaves::Create(config, base, tables);
+    EXPECT_EQ(base.reads, 1);
+    base.config().begins_from_state = true;
+    const auto loaded = base.Create();
     ASSERT_THAT(loaded, IsOk());
-    EXPECT_EQ(reads, 1);
+    EXPECT_EQ(base.reads, 0);
     ASSERT_EQ(loaded->Named().size(), fresh->Named().size());
     EXPECT_EQ(loaded->Constants().size(), fresh->Constants().size());
     for (size_t i = 0; i < fresh->Named().size(); ++i) {
       EXPECT_EQ(loaded->Named()[i].tensor.sizes(), fresh->Named()[i].tensor.sizes());
     }
   }
+}
+
+TEST(AdapterLeavesTest, WhetherToGoOnIsAskedBeforeEachDecomposition) {
+  SmallBase base(/*layers=*/4);
+  base.config().init = LeafInit::kPissa;
+  int asked = 0;
+  const auto stopped = base.Create([&] { return ++asked == 3 ? absl::CancelledError("enough") : absl::OkStatus(); });
+  EXPECT_THAT(stopped, IsError(absl::StatusCode::kCancelled, testing::HasSubstr("enough")));
+  EXPECT_EQ(base.reads, 2);
 }
 
 }  // namespace

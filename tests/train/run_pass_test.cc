@@ -140,8 +140,9 @@ class CutTest : public RunPassTest {
 
   Learnt Learn(TrainConfig config, double router_loss_weight, int64_t rows) {
     RunOp op = FourSequences();
+    op.loss.weights.assign(op.loss.weights.size(), 0.1f);
     op.router_loss_weight = router_loss_weight;
-    config.optimizer = {.kind = OptimizerKind::kSgd, .learning_rate = 0.5, .max_grad_norm = 0.0};
+    config.optimizer = {.kind = OptimizerKind::kSgd, .learning_rate = 0.1, .max_grad_norm = 0.0};
     const auto run = TrainingRun::Create(config, base_.model.get(), base_.tables);
     EXPECT_THAT(run, IsOk());
     Learnt learnt;
@@ -185,8 +186,8 @@ void ExpectSame(const Learnt& cut, const Learnt& whole) {
   EXPECT_LE(difference, kTolerance * largest);
 }
 
-// The loss of how rows are dealt is a product of two means over all of a call's rows: of parts by themselves it would be
-// another.
+// The loss of how rows are dealt is a product of two means over all of a call's rows: of parts by themselves it would
+// be another.
 TEST_F(CutTest, LossesAndGradientsOfRoutersAreThoseOfTheUncutOperation) {
   for (const char* kind : {"mixlora", "mixlora-dynamic", "mixlora-switch", "mola"}) {
     for (const double drawn : {0.0, 0.2}) {

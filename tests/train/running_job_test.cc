@@ -32,7 +32,7 @@ class RunningJobTest : public testing::Test {
     log_ = std::make_unique<JobLog>(store_.get(), [](const std::string&) {});
     surroundings_.jobs_dir = dir_.File("jobs");
     surroundings_.revisions = revisions_.get();
-    surroundings_.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
+    surroundings_.plan = [this](const Job& job, const GoOnFn&) -> absl::StatusOr<TuningPlan> {
       ++plans_;
       TuningPlan plan;
       plan.trainer = MakeTrainer(base_, SmallConfig(/*rank=*/2, job.total_steps), RandomExamples(6, 8, 1));
@@ -149,7 +149,8 @@ TEST_F(RunningJobTest, ACheckpointThatCannotBeReadNowIsKept) {
     std::filesystem::rename(file, dir_.File("aside"));
     std::filesystem::create_symlink(file, file);  // "too many levels of symbolic links", also for root
     RunningJob unread(&surroundings_, log_.get(), *store_->Get("job"));
-    EXPECT_THAT(unread.Begin(), IsError(absl::StatusCode::kUnavailable, testing::HasSubstr("step 2 cannot be read now")));
+    EXPECT_THAT(unread.Begin(),
+                IsError(absl::StatusCode::kUnavailable, testing::HasSubstr("step 2 cannot be read now")));
     std::filesystem::remove(file);
     std::filesystem::rename(dir_.File("aside"), file);
     EXPECT_EQ(Begin()->job().step, 2);

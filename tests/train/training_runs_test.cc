@@ -49,7 +49,7 @@ class TrainingRunsTest : public testing::Test {
     parts.dir = dir_.File("runs");
     parts.base_name = "base";
     parts.revisions = revisions_.get();
-    parts.make = [this](const std::string&, bool) {
+    parts.make = [this](const std::string&, bool, const GoOnFn&) {
       return TrainingRun::Create(SmallConfig(/*rank=*/2, /*steps=*/0), base_.model.get(), base_.tables);
     };
     parts.begins_from_weights = [](const std::string& spec) { return spec == kFromWeights; };

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -52,8 +53,12 @@ class WorkerTest : public testing::Test {
     parts.surroundings.jobs_dir = dir_.File("jobs");
     parts.surroundings.revisions = revisions_.get();
     parts.surroundings.state_bytes = [](const Job&) { return kStateBytes; };
-    parts.surroundings.plan = [this](const Job& job) -> absl::StatusOr<TuningPlan> {
+    parts.surroundings.plan = [this](const Job& job, const GoOnFn& go_on) -> absl::StatusOr<TuningPlan> {
       ++plans_;
+      if (job.name == "slow") {
+        while (go_on().ok()) std::this_thread::yield();
+        return go_on();
+      }
       TuningPlan plan;
       TrainConfig config = SmallConfig(2, job.total_steps);
       {
@@ -83,7 +88,7 @@ class WorkerTest : public testing::Test {
     TrainingRuns::Parts parts;
     parts.dir = dir_.File("runs");
     parts.revisions = revisions_.get();
-    parts.make = [this](const std::string&, bool) {
+    parts.make = [this](const std::string&, bool, const GoOnFn&) {
       return TrainingRun::Create(SmallConfig(/*rank=*/3, /*steps=*/0), base_.model.get(), base_.tables);
     };
     parts.begins_from_weights = [](const std::string&) { return false; };
@@ -306,13 +311,50 @@ TEST_F(WorkerTest, AJobWhoseCheckpointCannotBeReadNowIsPausedAndGoesOnFromIt) {
   std::filesystem::rename(file, dir_.File("aside"));
   std::filesystem::create_symlink(file, file);  // "too many levels of symbolic links", also for root
   resume();
-  const Job unread = Await("job", [](const Job& job) { return job.reason.find("cannot be read now") != std::string::npos; });
+  const Job unread =
+      Await("job", [](const Job& job) { return job.reason.find("cannot be read now") != std::string::npos; });
   EXPECT_EQ(unread.state, JobState::kPaused);
   std::filesystem::remove(file);
   std::filesystem::rename(dir_.File("aside"), file);
   resume();
   const Job back = Await("job", [&](const Job& job) { return job.step > step; });
   EXPECT_EQ(back.state, JobState::kRunning);
+}
+
+TEST_F(WorkerTest, AJobLetsGoWhileItsBeginningIsMade) {
+  const auto is_running = [](const Job& job) { return job.state == JobState::kRunning; };
+  Accept("slow", 10);
+  Await("slow", is_running);
+  worker_->Pause("slow", KeepReply());
+  EXPECT_EQ(AwaitReply()->state, JobState::kPaused);
+  worker_->Resume("slow", [](absl::StatusOr<Job> job) { EXPECT_THAT(job, IsOk()); });
+  Await("slow", is_running);
+  worker_->Stop();  // would hang here if it waited for the end of it
+  EXPECT_EQ(store_->Get("slow")->state, JobState::kQueued);
+  EXPECT_EQ(store_->Get("slow")->reason, "the daemon ends");
+}
+
+TEST_F(WorkerTest, AJobThatIsCancelledWhileItsBeginningIsMadeMakesRoomForTheNext) {
+  Accept("slow", 10);
+  Await("slow", [](const Job& job) { return job.state == JobState::kRunning; });
+  worker_->Cancel("slow", KeepReply());
+  EXPECT_EQ(AwaitReply()->state, JobState::kCancelled);
+  Accept("next", 2);
+  EXPECT_EQ(AwaitFinish("next").state, JobState::kSucceeded);
+}
+
+TEST_F(WorkerTest, AJobGivesItsMemoryBackWhileItsBeginningIsMade) {
+  Accept("slow", 10);
+  Await("slow", [](const Job& job) { return job.state == JobState::kRunning; });
+  std::function<void()> give_back;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    give_back = give_back_;
+    memory_bytes_ = 0;
+  }
+  give_back();
+  const Job back = Await("slow", [](const Job& job) { return job.state == JobState::kQueued; });
+  EXPECT_NE(back.reason.find("gave its memory to requests"), std::string::npos) << back.reason;
 }
 
 TEST(SyncedFileTest, AFullDiskIsSaidSo) {
