@@ -81,3 +81,14 @@ def start_daemon(build_dir, model):
     yield start
     for daemon in running:
         daemon.kill()
+
+
+@pytest.fixture
+def tuner(start_daemon, tmp_path):
+    from tuning import Tuning
+
+    def start(state="state", *flags):
+        daemon = start_daemon(f"--state-dir={tmp_path / state}", *flags)
+        return daemon, Tuning(daemon)
+
+    return start

@@ -13,7 +13,7 @@ import time
 
 from lorad.v1 import finetuning_pb2
 from support import generate
-from test_tuning import Tuning, examples, losses, spec
+from tuning import Tuning, examples, losses, spec
 
 KILLS = int(os.environ.get("LORAD_KILLS", "12"))
 SEED = int(os.environ.get("LORAD_KILL_SEED", "1"))

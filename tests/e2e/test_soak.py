@@ -14,7 +14,7 @@ import pytest
 from lorad.v1 import adapters_pb2, finetuning_pb2
 from support import collect, generate, request, wait_until
 from test_training import Run, draw_data
-from test_tuning import Tuning, examples, losses, spec
+from tuning import Tuning, examples, losses, spec
 
 SECONDS = float(os.environ.get("LORAD_SOAK_SECONDS", "8"))
 SEED = int(os.environ.get("LORAD_SOAK_SEED", "1"))

@@ -1,70 +1,15 @@
 """Fine-tuning in the daemon: from a submitted job to an adapter that is served, through kills and refusals."""
 
 import json
-import pathlib
 import random
-import shutil
 import subprocess
-import threading
 import time
 
 import grpc
 import pytest
-from lorad.v1 import adapters_pb2, finetuning_pb2, finetuning_pb2_grpc
-from support import Daemon, generate, refusal, wait_until, write_alora
-
-FINISHED = (finetuning_pb2.JOB_STATE_SUCCEEDED, finetuning_pb2.JOB_STATE_FAILED, finetuning_pb2.JOB_STATE_CANCELLED)
-WAIT_SECONDS = 240
-
-
-def examples(count=24, seed=3):
-    """Lines of format `tokens` whose second half is the first one backwards."""
-    draw = random.Random(seed)
-    lines = []
-    for _ in range(count):
-        ids = [draw.randrange(3, 101) for _ in range(draw.randrange(2, 12))]
-        lines.append(json.dumps({"input_ids": ids + ids[::-1], "labels": [-100] * len(ids) + ids[::-1]}))
-    return lines
-
-
-def spec(name="tuned", lines=None, **fields):
-    made = finetuning_pb2.FineTuneSpec(name=name, seed=5, batch_size=4, micro_batch_size=2, **fields)
-    made.dataset.lines.extend(examples() if lines is None else lines)
-    made.adapter.rank = 4
-    return made
-
-
-class Tuning:
-    def __init__(self, daemon):
-        self.stub = finetuning_pb2_grpc.FineTuningStub(daemon.channel)
-
-    def submit(self, made, key=""):
-        return self.stub.SubmitJob(finetuning_pb2.SubmitJobRequest(spec=made, idempotency_key=key), timeout=60)
-
-    def get(self, job_id):
-        return self.stub.GetJob(finetuning_pb2.GetJobRequest(id=job_id), timeout=60)
-
-    def watch(self, job_id, after=0):
-        return self.stub.WatchJob(finetuning_pb2.WatchJobRequest(id=job_id, after_sequence=after), timeout=WAIT_SECONDS)
-
-    def finish(self, job_id):
-        """The job at its end, and its events."""
-        events = list(self.watch(job_id))
-        return self.get(job_id), events
-
-
-def losses(events):
-    """By step; a step that was done again after a restart counts as it came out last."""
-    return {event.step: event.loss for event in events if event.HasField("loss")}
-
-
-@pytest.fixture
-def tuner(start_daemon, tmp_path):
-    def start(state="state", *flags):
-        daemon = start_daemon(f"--state-dir={tmp_path / state}", *flags)
-        return daemon, Tuning(daemon)
-
-    return start
+from lorad.v1 import adapters_pb2, finetuning_pb2
+from support import Daemon, generate, refusal, wait_until
+from tuning import Tuning, examples, losses, spec
 
 
 def test_a_job_learns_and_its_adapter_is_served_without_a_restart(tuner):
@@ -89,63 +34,6 @@ def test_a_job_learns_and_its_adapter_is_served_without_a_restart(tuner):
     assert score(tuned) > score(base) + 0.5
     listed = daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="tuned"))
     assert (listed.kind, listed.rank_max) == ("lora", 4)
-
-
-# What is trained, on which golden base.
-TRAINED = {
-    "lora": ("llama3", {}),
-    "dora_on_embedding": ("llama3", {"kind": "dora", "targets": ["q_proj", "embed_tokens"]}),
-    "pissa_dora": ("llama3", {"kind": "dora", "init": "pissa", "targets": ["v_proj", "embed_tokens"]}),
-    "saved_embedding_and_head": ("llama3", {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
-    "saved_tied_embedding": ("qwen2", {"targets": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
-    "saved_tied_embedding_and_head": ("qwen2", {"targets": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
-    "saved_norms": ("qwen3", {"targets": ["o_proj"], "modules_to_save": ["norm"]}),
-    "saved_sandwich_norms": ("gemma2", {"targets": ["o_proj"], "modules_to_save": ["norm"]}),
-    "saved_layer_norms": ("opt", {"targets": ["k_proj"], "modules_to_save": ["layer_norm"]}),
-    "saved_head_with_a_bias": ("phi", {"targets": ["q_proj"], "modules_to_save": ["lm_head", "layernorm"]}),
-    "all_biases": ("opt", {"targets": ["fc1"], "bias": "all"}),
-    "all_biases_behind_one_norm": ("phi", {"targets": ["q_proj"], "bias": "all"}),
-    "tokens": ("llama3", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
-    "tokens_of_the_head": ("llama3", {"targets": ["q_proj"], "trainable_head_token_ids": [7, 30, 12]}),
-    "tokens_of_a_tied_head": ("qwen2", {"targets": ["q_proj"], "trainable_head_token_ids": [7, 30, 12]}),
-    "tokens_of_both": ("qwen2", {"targets": ["q_proj"], "trainable_token_ids": [5, 7], "trainable_head_token_ids": [30, 12]}),
-    "tokens_of_a_tied_base": ("gemma", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
-    "mixlora": ("llama3", {"kind": "mixlora", "router_aux_loss_coef": 1.0}),
-    "mixlora_of_dora": ("llama3", {"kind": "mixlora", "num_experts": 3, "expert_lora": {"kind": "dora", "rank": 2}}),
-    "mixlora_of_dora_with_biases": ("phi", {"kind": "mixlora", "num_experts": 3, "expert_lora": {"kind": "dora"}}),
-    "mixlora_with_biases": ("opt", {"kind": "mixlora", "num_experts": 3}),
-    "mixlora_of_fused_modules": ("phi3", {"kind": "mixlora", "num_experts": 3, "top_k": 1}),
-    "mixlora_behind_other_norms": ("gemma2", {"kind": "mixlora", "targets": ["down_proj", "o_proj"]}),
-    "mixlora_dynamic": ("llama3", {"kind": "mixlora_dynamic", "top_p": 0.4}),
-    "mixlora_dynamic_with_biases": ("phi", {"kind": "mixlora_dynamic", "num_experts": 3, "top_p": 0.4}),
-    "mixlora_switch": ("llama3", {"kind": "mixlora_switch", "jitter_noise": 0.0}),
-    "loramoe": ("qwen2", {"kind": "loramoe", "num_experts": 3}),
-    "mola": ("mistral", {"kind": "mola", "num_experts": 3, "router_aux_loss_coef": 1.0}),
-}
-
-
-@pytest.mark.parametrize("kind", TRAINED)
-def test_the_loss_is_minus_the_mean_logprob_that_generate_gives(start_daemon, golden, tmp_path, kind):
-    """One forward for both: the second step's loss is that of the adapter which a job of one step makes."""
-    base, adapter = TRAINED[kind]
-    daemon = start_daemon("--dtype=float32", f"--state-dir={tmp_path / 'state'}", model_dir=golden / base / "model")
-    tuning = Tuning(daemon)
-    ids = [5, 30, 7, 61, 12, 30, 30, 88, 5, 7, 44]
-    made = spec("one", lines=[json.dumps({"input_ids": ids})], max_steps=1)
-    made.adapter.MergeFrom(finetuning_pb2.AdapterSpec(**adapter))
-    made.batch_size = made.micro_batch_size = 1
-    made.optimizer.learning_rate = 0.02
-    tuning.finish(tuning.submit(made).id)
-    made.name, made.max_steps = "two", 2
-    job, events = tuning.finish(tuning.submit(made).id)
-    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not job.reason, job.reason
-    # A fresh adapter answers as the base, but where its routing weights do not add up to one.
-    fresh = () if kind.startswith(("mixlora_dynamic", "mixlora_switch")) else ((1, ""),)
-    for step, adapter in (*fresh, (2, "one")):
-        answer = generate(daemon, ids, adapter=adapter, prompt_logprobs=0, max_tokens=1)
-        scores = [p.logprob for p in answer.prompt_logprobs[0][1:]]
-        tolerance = 1e-4 if "pissa" in kind else 1e-5  # its file holds a pair more, which is taken off again
-        assert losses(events)[step] == pytest.approx(-sum(scores) / len(scores), rel=tolerance)
 
 
 @pytest.mark.parametrize("kills", [1, 4])
@@ -209,8 +97,9 @@ def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(start_daemon, t
         messages.append(event.message)
         if "goes on from" in event.message:
             break
-    assert any(f"checkpoint of step {steps[-1]} is not used" in message for message in messages)
+    assert any(f"checkpoint of step {steps[-1]} is set aside" in message for message in messages)
     assert messages[-1] == f"goes on from the checkpoint of step {steps[0]}"
+    assert (folder / f"damaged-{steps[-1]}/state.safetensors").exists()
     tuning.stub.CancelJob(finetuning_pb2.CancelJobRequest(id=job.id))
 
 
@@ -281,53 +170,6 @@ def test_jobs_that_train_together_have_the_losses_of_each_alone(tuner):
         alone = losses(tuning.finish(tuning.submit(one).id)[1])
         assert losses(events) == pytest.approx(alone, rel=1e-5)
         assert generate(daemon, [5, 6, 7], adapter=one.name, max_tokens=4).token_ids[0]
-
-
-def test_rollback_flips_the_name_and_requests_keep_their_revision(start_daemon, tmp_path):
-    flag = f"--state-dir={tmp_path / 'state'}"
-    daemon = start_daemon(flag)
-    tuning = Tuning(daemon)
-    made = spec("tuned")
-    made.optimizer.learning_rate = 0.02
-    revisions = []
-    for steps in (5, 10, 15):
-        made.max_steps = steps
-        revisions.append(tuning.finish(tuning.submit(made).id)[0].revision)
-    assert len(set(revisions)) == 3
-    prompt = json.loads(examples()[0])["input_ids"]
-    def scores(adapter, daemon=daemon):
-        answer = generate(daemon, prompt, adapter=adapter, prompt_logprobs=0, max_tokens=1)
-        return [p.logprob for p in answer.prompt_logprobs[0][1:]]
-    of = {revision: scores(revision) for revision in revisions}
-    assert scores("tuned") == of[revisions[2]] != of[revisions[1]] != of[revisions[0]]
-    rollback = lambda revision="", name="tuned": daemon.adapters.RollbackAdapter(
-        adapters_pb2.RollbackAdapterRequest(name=name, revision=revision), timeout=60)
-
-    # One that runs keeps what it began with.
-    expected = generate(daemon, prompt, adapter=revisions[2], max_tokens=200, ignore_eos=True).token_ids[0]
-    answers = []
-    thread = threading.Thread(
-        target=lambda: answers.append(generate(daemon, prompt, adapter="tuned", max_tokens=200, ignore_eos=True)))
-    thread.start()
-    wait_until(lambda: daemon.metric("vllm:num_requests_running") > 0 or answers)
-    rolled = rollback()
-    assert rolled.revision == revisions[1] and list(rolled.revisions) == revisions[::-1]
-    assert scores("tuned") == of[revisions[1]]
-    thread.join()
-    assert answers[0].token_ids[0] == expected
-
-    assert rollback().revision == revisions[0]
-    error = refusal(rollback)
-    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and revisions[0] in error.details()
-    error = refusal(lambda: rollback("ffff"))
-    assert error.code() == grpc.StatusCode.NOT_FOUND and revisions[2] in error.details()
-    assert refusal(lambda: rollback(name="nobody")).code() == grpc.StatusCode.NOT_FOUND
-    assert daemon.ctl("rollback", revisions[1]).returncode == 0
-    daemon.kill()
-    daemon = start_daemon(flag)  # the name means what it meant
-    assert scores("tuned", daemon) == of[revisions[1]]
-    shown = daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="tuned"))
-    assert shown.revision == revisions[1] and len(shown.revisions) == 3
 
 
 def test_metrics_tell_of_running_jobs_and_of_how_the_time_is_shared(tuner):
@@ -427,256 +269,6 @@ def test_what_cannot_be_is_refused_by_name(tuner):
             error = refusal(lambda: tuning.submit(made))
             named = "no_such_proj" if field == "adapter.targets" else field
             assert error.code() == code and named in error.details(), (field, error.details())
-
-
-def evaluations(events):
-    return {event.step: event.eval_loss for event in events if event.HasField("eval_loss")}
-
-
-def test_what_is_kept_from_training_is_evaluated_and_prompts_are_answered(tuner):
-    _, tuning = tuner()
-    made = spec("judged", max_steps=10, eval_every_steps=4, eval_prompts=["w5 w6"])
-    made.dataset.eval_fraction = 0.25
-    job, events = tuning.finish(tuning.submit(made).id)
-    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
-    assert "evaluated on: 6, every 4 steps" in events[0].message
-    assert sorted(evaluations(events)) == [4, 8, 10]
-    answers = [event.message for event in events if event.message.startswith("w5 w6 => ")]
-    assert len(answers) == 3
-
-
-def test_the_best_is_published_when_the_rest_only_overfits(tuner, tmp_path):
-    """Trained on one sequence and evaluated on others, the loss that counts goes up soon, and the job ends."""
-    daemon, tuning = tuner()
-    eval_file = tmp_path / "eval.jsonl"
-    eval_file.write_text("\n".join(examples(6, seed=9)))
-    made = spec("stopped", lines=[json.dumps({"input_ids": list(range(10, 40))})], max_steps=400, eval_every_steps=2)
-    made.early_stopping_patience = 3
-    made.optimizer.learning_rate = 0.02
-    made.dataset.eval_path = str(eval_file)
-    job, events = tuning.finish(tuning.submit(made).id)
-    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and job.reason.startswith("stopped early"), job.reason
-    by_step = evaluations(events)
-    best = min(by_step, key=by_step.get)
-    assert f"the best is step {best}," in job.reason and job.step == best + 2 * 3 < 400
-    total, count = 0.0, 0  # the loss of what is served is that of the best
-    for line in examples(6, seed=9):
-        example = json.loads(line)
-        scores = generate(daemon, example["input_ids"], adapter="stopped", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0]
-        for score, label in list(zip(scores, example["labels"]))[1:]:
-            total, count = (total - score.logprob, count + 1) if label != -100 else (total, count)
-    assert total / count == pytest.approx(by_step[best], rel=1e-5)
-    wrong = spec(max_steps=1)
-    eval_file.write_text("nonsense")
-    wrong.dataset.eval_path = str(eval_file)
-    assert "dataset.eval_path: not a JSON object" in refusal(lambda: tuning.submit(wrong)).details()
-
-
-def test_a_revision_that_is_worse_than_what_is_served_is_not_published(tuner):
-    daemon, tuning = tuner()
-    made = spec("guarded", max_steps=20, max_eval_loss_increase=0.05)
-    made.dataset.eval_fraction = 0.25
-    made.optimizer.learning_rate = 0.005
-    first, _ = tuning.finish(tuning.submit(made).id)
-    assert first.revision.startswith("guarded@"), first.reason
-    before = generate(daemon, [5, 6, 7], adapter="guarded", max_tokens=4).token_ids[0]
-    made.optimizer.learning_rate = 1e-6  # as bad as the base
-    made.max_steps = 1
-    second, _ = tuning.finish(tuning.submit(made).id)
-    assert second.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not second.revision
-    assert "max_eval_loss_increase: eval loss" in second.reason
-    assert generate(daemon, [5, 6, 7], adapter="guarded", max_tokens=4).token_ids[0] == before
-
-
-def test_the_newest_revisions_and_the_best_are_kept(tuner, tmp_path):
-    daemon, tuning = tuner()
-    revisions = []
-    for steps in (1, 8, 2, 3):  # the second is the best
-        made = spec("kept", max_steps=steps, keep_revisions=2)
-        made.dataset.eval_fraction = 0.25
-        made.optimizer.learning_rate = 0.005
-        revisions.append(tuning.finish(tuning.submit(made).id)[0].revision)
-    left = sorted(entry.name for entry in (tmp_path / "state/revisions").iterdir())
-    assert left == sorted(revisions[1:]) and len(set(revisions)) == 4
-
-
-def test_packing_fills_sequences_and_learns_the_same(tuner):
-    _, tuning = tuner()
-    lines = examples(8)
-    made = spec("packed", lines=lines, max_steps=3)
-    made.dataset.shuffle = False
-    made.batch_size, made.micro_batch_size = 8, 4
-    made.optimizer.max_grad_norm = 0
-    _, events = tuning.finish(tuning.submit(made).id)
-    made.dataset.packing = True
-    made.dataset.max_length_tokens = 256
-    made.batch_size = made.micro_batch_size = 1
-    _, packed = tuning.finish(tuning.submit(made).id)
-    assert "packed into: 1" in packed[0].message
-    for step, loss in losses(events).items():
-        assert losses(packed)[step] == pytest.approx(loss, rel=1e-5)
-
-
-GONE_ON_FROM = ["all_linear", "dora", "dora_embed_tokens", "rslora_patterns", "saved_embed_and_head", "saved_embed_few_rows",
-                "saved_norms", "trainable_tokens", "trainable_tokens_of_both"]
-
-
-def test_a_job_goes_on_from_an_adapter(tuner, golden, tmp_path):
-    daemon, tuning = tuner()
-    ids = json.loads(examples()[1])["input_ids"]
-    made = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=2)
-    made.ClearField("adapter")
-    made.batch_size = made.micro_batch_size = 1
-    for name in GONE_ON_FROM:
-        daemon.adapters.LoadAdapter(adapters_pb2.LoadAdapterRequest(name=name, path=str(golden / "llama3/adapters" / name)))
-        scores = generate(daemon, ids, adapter=name, prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
-        made.init_adapter = name
-        job, events = tuning.finish(tuning.submit(made).id)
-        assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
-        assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
-        assert daemon.adapters.GetAdapter(adapters_pb2.GetAdapterRequest(name="more")).kind in ("lora", "dora")
-    made.dataset.lines[0] = "no JSON"  # who cannot go on from an adapter hears of it before the data are read
-    made.init_adapter = write_alora(golden / "llama3/adapters/all_linear", tmp_path / "alora", [5, 6])
-    error = refusal(lambda: tuning.submit(made))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED and "has invocation tokens" in error.details(), error.details()
-    made.dataset.lines[0] = json.dumps({"input_ids": ids})
-    made.init_adapter = "nobody"
-    assert refusal(lambda: tuning.submit(made)).code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
-
-
-@pytest.mark.parametrize("base, name", [("opt", "bias_all"), ("phi", "saved_layer_norms"), ("qwen2", "trainable_tokens")])
-def test_a_job_goes_on_from_what_an_adapter_replaces(start_daemon, golden, tmp_path, base, name):
-    flags = ("--dtype=float32", f"--state-dir={tmp_path / 'state'}", f"--adapter={name}={golden / base / 'adapters' / name}")
-    daemon = start_daemon(*flags, model_dir=golden / base / "model")
-    ids = [5, 30, 7, 61, 12, 17, 30, 88]
-    made = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=1, init_adapter=name)
-    made.ClearField("adapter")
-    made.batch_size = made.micro_batch_size = 1
-    scores = generate(daemon, ids, adapter=name, prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
-    job, events = Tuning(daemon).finish(Tuning(daemon).submit(made).id)
-    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED and not job.reason, job.reason
-    assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
-
-
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_a_start_from_the_bases_own_weights_is_served_as_it_was_trained(tuner, init):
-    """One step: what the next one's loss is, is what is served, though the file holds a pair more."""
-    daemon, tuning = tuner()
-    ids = json.loads(examples()[1])["input_ids"]
-    made = spec("one", lines=[json.dumps({"input_ids": ids})], max_steps=1)
-    made.batch_size = made.micro_batch_size = 1
-    made.adapter.init = init
-    tuning.finish(tuning.submit(made).id)
-    made.name, made.max_steps = "two", 2
-    _, events = tuning.finish(tuning.submit(made).id)
-    scores = generate(daemon, ids, adapter="one", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
-    assert losses(events)[2] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-4)
-
-
-def saved_tensor(folder, name):
-    """The numbers of an f32 tensor of an adapter, by row."""
-    raw = (folder / "adapter_model.safetensors").read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])[name]
-    begin, end = (8 + int.from_bytes(raw[:8], "little") + offset for offset in header["data_offsets"])
-    width = (end - begin) // header["shape"][0]
-    return [raw[begin + row * width : begin + (row + 1) * width] for row in range(header["shape"][0])]
-
-
-def test_the_paddings_row_of_a_trained_embedding_stays_as_it_is(start_daemon, model, tmp_path):
-    base = tmp_path / "model"
-    shutil.copytree(model, base)
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"pad_token_id": 7}))
-    daemon = start_daemon(f"--state-dir={tmp_path / 'state'}", model_dir=base)
-    made = spec("padded", lines=[json.dumps({"input_ids": [5, 7, 9, 7, 11, 7]})], max_steps=3)
-    made.adapter.targets.append("q_proj")
-    made.adapter.trainable_token_ids.extend([5, 7, 9])
-    tuning = Tuning(daemon)
-    job, _ = tuning.finish(tuning.submit(made).id)
-    assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
-    rows = saved_tensor(tmp_path / "state/revisions" / job.revision, "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta")
-    made.max_steps, made.optimizer.learning_rate = 1, 0.0
-    job, _ = tuning.finish(tuning.submit(made).id)
-    of_base = saved_tensor(tmp_path / "state/revisions" / job.revision, "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta")
-    assert [ours == theirs for ours, theirs in zip(rows, of_base, strict=True)] == [False, True, False]
-
-
-# Of kinds with routers, the experts of a row may change where two are as good; over many rows that does not matter.
-BFLOAT16 = {
-    "lora": {}, "mixlora": {"num_experts": 4}, "mixlora_dynamic": {"num_experts": 4, "top_p": 0.5},
-    "mixlora_switch": {"num_experts": 4, "jitter_noise": 0.0, "expert_capacity": 1000}, "loramoe": {"num_experts": 3},
-    "mola": {"num_experts": 4},
-}
-
-
-@pytest.mark.parametrize("kind", BFLOAT16)
-def test_in_bfloat16_the_loss_is_what_generate_gives_within_its_rounding(build_dir, tmp_path, kind):
-    """Over some sequences: of one short one, roundings of logits leave up to 2e-3."""
-    base = pathlib.Path(__file__).parents[2] / "examples/demo-base"
-    lines = [json.loads(line) for line in (base.parent / "poet.jsonl").read_text().splitlines()[:16]]
-    made = spec("one", lines=[json.dumps({"text": line["prompt"] + line["completion"]}) for line in lines], max_steps=1)
-    made.adapter.MergeFrom(finetuning_pb2.AdapterSpec(kind=kind, **BFLOAT16[kind]))
-    made.batch_size, made.micro_batch_size, made.optimizer.learning_rate = 16, 4, 0.002
-    fresh_is_base = kind not in ("mixlora_dynamic", "mixlora_switch")  # their weights do not add up to one
-    with Daemon(build_dir, base, "--dtype=bfloat16", f"--state-dir={tmp_path / 'state'}") as daemon:
-        tuning = Tuning(daemon)
-        preview = lambda line: tuning.stub.PreviewExample(finetuning_pb2.PreviewExampleRequest(dataset=made.dataset, line=line))
-        sequences = [list(preview(line).token_ids) for line in range(1, 17)]
-        tuning.finish(tuning.submit(made).id)
-        made.name, made.max_steps = "two", 2
-        _, events = tuning.finish(tuning.submit(made).id)
-        for step, adapter in (((1, ""),) if fresh_is_base else ()) + ((2, "one"),):
-            scores = []
-            for ids in sequences:
-                answer = generate(daemon, ids, adapter=adapter, prompt_logprobs=0, max_tokens=1)
-                scores += [score.logprob for score in answer.prompt_logprobs[0][1:]]
-            assert losses(events)[step] == pytest.approx(-sum(scores) / len(scores), rel=1e-3)
-
-
-def test_the_written_adapter_tells_where_it_comes_from(tuner, tmp_path):
-    daemon, tuning = tuner()
-    made = spec("told", max_steps=2)
-    parent = tuning.finish(tuning.submit(made).id)[0].revision
-    made.max_steps = 3
-    revision = tuning.finish(tuning.submit(made).id)[0].revision
-    raw = (tmp_path / "state/revisions" / revision / "adapter_model.safetensors").read_bytes()
-    told = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
-    assert (told["lorad.seed"], told["lorad.step"], told["lorad.parent_revision"]) == ("5", "3", parent)
-    assert json.loads(told["lorad.hyperparameters"])["adapter"]["rank"] == 4
-    assert len(told["lorad.base_digest"]) == len(told["lorad.data_digest"]) == 64 and told["lorad.version"]
-
-
-def test_an_adapter_with_routers_learns_and_is_written_in_moe_pefts_format(tuner, tmp_path):
-    daemon, tuning = tuner()
-    made = spec("routed", max_steps=40)
-    made.optimizer.learning_rate = 0.005
-    made.adapter.MergeFrom(finetuning_pb2.AdapterSpec(
-        kind="mixlora", num_experts=4, router_aux_loss_coef=0.02, expert_lora=finetuning_pb2.AdapterSpec(rank=2, alpha=6)))
-    other = spec("plain", max_steps=40)
-    jobs = [tuning.submit(made).id, tuning.submit(other).id]  # side by side
-    (job, events), (plain, _) = [tuning.finish(job_id) for job_id in jobs]
-    assert job.state == plain.state == finetuning_pb2.JOB_STATE_SUCCEEDED, (job.reason, plain.reason)
-    by_step = losses(events)
-    assert sum(by_step[s] for s in range(36, 41)) < 0.8 * sum(by_step[s] for s in range(1, 6))
-    aux = [event.aux_loss for event in events if event.HasField("aux_loss")]
-    assert len(aux) == 40 and all(0.03 < value < 0.1 for value in aux)  # even: coefficient x 2
-    folder = tmp_path / "state/revisions" / job.revision
-    assert {file.name for file in folder.iterdir()} == {"adapter_model.bin", "adapter_config.json", "provenance.json"}
-    config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["routing_strategy"], config["num_experts"], config["top_k"]) == ("mixlora", 4, 2)
-    assert (config["r"], config["lora_alpha"], config["expert_lora"]["r"]) == (4, 8, 2)
-    assert config["router_aux_loss_coef"] == 0.02
-    told = json.loads((folder / "provenance.json").read_text())
-    assert told["lorad.step"] == "40" and len(told["lorad.data_digest"]) == 64
-
-    ids = json.loads(examples()[1])["input_ids"]
-    more = spec("more", lines=[json.dumps({"input_ids": ids})], max_steps=1, init_adapter="routed")
-    more.ClearField("adapter")
-    more.adapter.router_aux_loss_coef = 0.5
-    more.batch_size = more.micro_batch_size = 1
-    _, events = tuning.finish(tuning.submit(more).id)
-    scores = generate(daemon, ids, adapter="routed", prompt_logprobs=0, max_tokens=1).prompt_logprobs[0][1:]
-    assert losses(events)[1] == pytest.approx(-sum(s.logprob for s in scores) / len(scores), rel=1e-5)
 
 
 def test_preview_shows_what_is_learnt(tuner):
