@@ -175,10 +175,6 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::string& mode
     return absl::UnimplementedError(
         absl::StrCat("dtype: ", std::string(name), "; not supported: computes in F32 or BF16"));
   }
-  if (!options.device.is_cpu() && options.quantization != Quantization::kNone) {
-    return absl::UnimplementedError(
-        absl::StrCat("quantization: ", std::string(Name(options.quantization)), "; limit: none on CUDA"));
-  }
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(model_dir));
   ASSIGN_OR_RETURN(const std::string config_text,
                    ReadWholeFile(*LocalFiles(), absl::StrCat(model_dir, "/config.json"), kMaxConfigBytes));

@@ -87,7 +87,6 @@ WeightLoader::WeightLoader(MatchedWeights weights, at::ScalarType dtype, Quantiz
       progress_(std::move(progress)),
       device_(device),
       memory_(device.is_cpu() ? BytesIn(dtype, weights_) : 0) {
-  LORAD_CHECK(device.is_cpu() || quantization == Quantization::kNone);
   for (const auto& [key, tensor] : weights_) total_bytes_ += tensor.size_bytes;
 }
 
@@ -133,7 +132,8 @@ LinearWeight WeightLoader::LoadMatrix(std::initializer_list<WeightName> parts, i
   at::Tensor wide = at::empty(StackedShape(parts, layer, expert), at::kFloat);
   const int64_t stored_bytes = ConvertStacked(parts, layer, expert, wide);
   const LinearWeight made = LinearWeight::Quantize(wide, quantization_);
-  at::Tensor panels = memory_.Empty(made.weight().sizes(), at::kByte).copy_(made.weight());
+  at::Tensor panels = device_.is_cpu() ? memory_.Empty(made.weight().sizes(), at::kByte).copy_(made.weight())
+                                       : made.weight().to(device_);
   Count(stored_bytes, panels);
   return LinearWeight::FromStored(std::move(panels), made.out_features(), made.in_features(), quantization_);
 }

@@ -18,12 +18,13 @@ namespace lorad {
 //
 // On the CPU all are copies in one WeightMemory, converted and fused where need be; the mapped pages that they came
 // from are dropped one by one, and no file stays mapped. A matrix that is to be quantised is in f32 beside them while
-// it is made. On a device each is converted on the host and copied, row-major, into a tensor of its own. Threads  one.
+// it is made. On a device each is converted on the host and copied, row-major or quantised, into a tensor of its own.
+//
+// Threads  one.
 // Throws c10::Error (out of memory): call under Guarded.
 class WeightLoader final {
  public:
   using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
-  // `quantization`: none but on the CPU.
   WeightLoader(MatchedWeights weights, at::ScalarType dtype, Quantization quantization, Progress progress,
                at::Device device = at::kCPU);
 

@@ -84,8 +84,10 @@ absl::Status TakeChoice(absl::string_view flag, const std::string& value,
 
 absl::Status CheckQuantize(const RawFlags& raw, ServerConfig* config) {
   if (raw.quantize == "fp8") {
-    return FlagError("--quantize", raw.quantize, "none, int8, int4 on the CPU",
-                     "no CPU multiplies 8-bit floats; int8 is as small and nearer to the weights");
+    return FlagError(
+        "--quantize", raw.quantize, "none, int8, int4",
+        "8-bit floats want a device's tensor cores, which are not used yet; int8 is as small and nearer to "
+        "the weights");
   }
   for (const Quantization choice : {Quantization::kNone, Quantization::kInt8, Quantization::kInt4}) {
     if (raw.quantize != Name(choice)) continue;
@@ -101,9 +103,6 @@ absl::Status CheckDevice(const RawFlags& raw, ServerConfig* config) {
       {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
       "auto takes the best that is there", &config->device));
   if (config->device != DeviceChoice::kCuda) return absl::OkStatus();
-  if (config->quantization != Quantization::kNone) {
-    return FlagError("--quantize", raw.quantize, "none with --device=cuda", "the CPU alone computes with such weights");
-  }
   if (!config->state_dir.empty()) {
     return FlagError("--state-dir", config->state_dir, "none with --device=cuda", "the CPU alone fine-tunes");
   }

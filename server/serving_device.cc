@@ -29,7 +29,6 @@ std::string ProgramDir() {
 // Why `auto` does not try a device; "" = nothing speaks against it.
 std::string WhyCpu(const ServerConfig& config) {
   if (config.device == DeviceChoice::kCpu) return "--device=cpu";
-  if (config.quantization != Quantization::kNone) return "--quantize needs the CPU";
   if (!config.state_dir.empty()) return "--state-dir needs the CPU";
   return "";
 }

@@ -92,7 +92,8 @@ at::Tensor LinearWeight::RowMajor() const {
 
 at::Tensor LinearWeight::Dequantized() const {
   at::Tensor matrix = at::empty({out_features_, in_features_}, at::kFloat);
-  const auto* const blocks = static_cast<const std::byte*>(stored_.const_data_ptr());
+  const at::Tensor on_host = stored_.cpu();
+  const auto* const blocks = static_cast<const std::byte*>(on_host.const_data_ptr());
   const int64_t panel_bytes = cpu::QuantizedPanelBytes(quantization_, in_features_);
   float* const rows = matrix.mutable_data_ptr<float>();
   cpu::ParallelFor(out_features_, cpu::kPanelColumns, [&](int64_t r, int64_t end) {
@@ -101,7 +102,7 @@ at::Tensor LinearWeight::Dequantized() const {
                                  in_features_, rows + r * in_features_);
     }
   });
-  return matrix;
+  return matrix.to(stored_.device());
 }
 
 absl::Status Linear(const LinearArgs& args) {

@@ -20,6 +20,7 @@ class LinearWeight final {
   static LinearWeight Pack(at::Tensor weight);
   static int64_t PackedElements(int64_t out_features, int64_t in_features);  // of its panels
   // weight [out, in] f32, on the CPU; copied. What is computed with is W' (model/quantization.h), by f32 or bf16 rows.
+  // The panels are the same bytes on a device; there more than 16 bf16 rows multiply W' rounded to bf16.
   static LinearWeight Quantize(const at::Tensor& weight, Quantization quantization);
   static LinearWeight FromStored(at::Tensor stored, int64_t out_features, int64_t in_features,
                                  Quantization quantization = Quantization::kNone);
@@ -48,8 +49,9 @@ class LinearWeight final {
 //
 // x [R, in], y [R, out] (preallocated): the weight's dtype (f32, bf16; either where it is quantised), one device,
 // contiguous rows. Sums in f32.
-// A row's result does not depend on the rows beside it (bf16 on processors with AMX: see
-// model/ops/README.md). Errors: InvalidArgument names the argument and its shape; Unimplemented without CUDA.
+// A row's result does not depend on the rows beside it (bf16 on processors with AMX, and CUDA: see
+// model/ops/README.md, model/ops/cuda/README.md). Errors: InvalidArgument names the argument and its shape;
+// Unimplemented without CUDA.
 struct LinearArgs {
   const at::Tensor& x;
   const LinearWeight& weight;

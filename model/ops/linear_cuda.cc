@@ -1,20 +1,62 @@
+#include <algorithm>
+
+#include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/mm.h>
 
+#include "model/base/status_macros.h"
+#include "model/ops/check_args.h"
+#include "model/ops/cpu/quantized_panels.h"
 #include "model/ops/cuda/expert_kernels.h"
+#include "model/ops/cuda/quantized_kernels.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda/upload.h"
-#include "model/ops/check_args.h"
 #include "model/ops/cuda_ops.h"
 
-// Matmuls are cuBLAS's, through LibTorch; routing and combining are ours.
+// Matmuls are cuBLAS's, through LibTorch, but for few rows of quantised weights; routing and combining are ours.
 namespace lorad::cuda {
+namespace {
 
-absl::Status Linear(const LinearArgs& args) {
-  if (args.y.numel() == 0) return absl::OkStatus();
-  at::mm_out(args.y, args.x, args.weight.weight().t());
-  return absl::OkStatus();
+// y = x W'^T of many rows: W' in x's type, some columns at a time, so that it takes little memory beside the pool.
+template <typename T>
+cudaError_t MultiplyDequantized(const at::Tensor& x, const QuantizedColumns& weight, at::Tensor& y) {
+  constexpr int64_t kScratchBytes = int64_t{64} << 20, kPanelColumns = cpu::kPanelColumns;
+  const int64_t panel_bytes = kPanelColumns * weight.in * int64_t{sizeof(T)};
+  const int64_t most = std::max<int64_t>(1, kScratchBytes / panel_bytes) * kPanelColumns;
+  const at::Tensor scratch = at::empty({std::min(most, weight.columns), weight.in}, x.options());
+  const int64_t column_bytes = cpu::QuantizedPanelBytes(weight.quantization, weight.in) / kPanelColumns;
+  for (int64_t first = 0; first < weight.columns; first += most) {
+    QuantizedColumns some = weight;
+    some.columns = std::min(most, weight.columns - first);
+    some.panels += first * column_bytes;
+    if (const cudaError_t error = LaunchDequantize(some, static_cast<T*>(scratch.mutable_data_ptr()), StreamOf(x));
+        error != cudaSuccess) {
+      return error;
+    }
+    at::Tensor to = y.narrow(1, first, some.columns);
+    at::mm_out(to, x, scratch.narrow(0, 0, some.columns).t());
+  }
+  return cudaSuccess;
 }
+
+absl::Status Multiply(std::string_view op, const at::Tensor& x, const LinearWeight& weight, at::Tensor& y) {
+  if (y.numel() == 0) return absl::OkStatus();
+  if (!weight.quantized()) {
+    at::mm_out(y, x, weight.weight().t());
+    return absl::OkStatus();
+  }
+  const QuantizedColumns columns = {weight.quantization(), weight.in_features(), weight.out_features(),
+                                    DataOf<uint8_t>(weight.weight())};
+  return StatusOf(op, ForTypeOf(x, [&](auto of_rows) {
+                    using T = decltype(of_rows);
+                    if (x.size(0) > kFewRows) return MultiplyDequantized<T>(x, columns, y);
+                    return LaunchQuantizedDot(columns, x.size(0), RowsOf<T>(x), MutableRowsOf<T>(y), StreamOf(x));
+                  }));
+}
+
+}  // namespace
+
+absl::Status Linear(const LinearArgs& args) { return Multiply("Linear", args.x, args.weight, args.y); }
 
 absl::Status ExpertLinear(const ExpertLinearArgs& args) {
   if (args.y.numel() == 0) return absl::OkStatus();
@@ -29,9 +71,9 @@ absl::Status ExpertLinear(const ExpertLinearArgs& args) {
     const int64_t first = args.starts[e], count = args.starts[e + 1] - first;
     if (count == 0) continue;
     for (const ExpertLinearPart& part : args.parts) {
-      const at::Tensor& weight = part.weights[e].weight();
-      at::Tensor y = args.y.narrow(0, first, count).narrow(1, part.first_column, weight.size(0));
-      at::mm_out(y, x.narrow(0, first, count), weight.t());
+      const LinearWeight& weight = part.weights[e];
+      at::Tensor y = args.y.narrow(0, first, count).narrow(1, part.first_column, weight.out_features());
+      RETURN_IF_ERROR(Multiply("ExpertLinear", x.narrow(0, first, count), weight, y));
     }
   }
   return absl::OkStatus();

@@ -246,12 +246,6 @@ TEST(EmulatedDeviceMemoryTest, AStepWithoutMemoryFailsAloneAndTheNextOneAnswers)
   engine.ExpectAnswers(cases);
 }
 
-TEST(EmulatedDeviceMemoryTest, QuantisedWeightsAreRefused) {
-  LoadOptions options = OnDevice();
-  options.quantization = Quantization::kInt8;
-  EXPECT_EQ(CausalLm::Load(GoldenDir("llama3") + "/model", options).status().code(), absl::StatusCode::kUnimplemented);
-}
-
 }  // namespace
 }  // namespace lorad
 

@@ -51,9 +51,20 @@ def test_it_serves_on_the_device_as_peft_answers(with_device, model, golden, cho
         daemon.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="dora"))
 
 
-def test_auto_takes_the_cpu_where_a_flag_needs_it(with_device, model):
-    with Daemon(with_device, model, "--quantize=int8") as daemon:
-        assert "--quantize needs the CPU" in device_line(daemon)
+def test_a_quantised_base_is_served_on_the_device_as_transformers_answers_with_its_rounded_weights(
+        with_device, model, golden):
+    with Daemon(with_device, model, "--quantize=int8", "--device=cuda", "--memory-bytes=8MiB") as daemon:
+        assert daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest()).quantization == "int8"
+        case = next(case for case in json.loads((golden / "llama3/cases_int8.json").read_text())
+                    if not case["adapter"] and len(case["prompt"]) <= MOST_PROMPT_TOKENS)
+        answer = generate(daemon, case["prompt"], max_tokens=case["max_tokens"], ignore_eos=True, logprobs=1)
+        assert answer.token_ids[0] == case["tokens"]
+        assert [entry.logprob for entry in answer.logprobs[0]] == pytest.approx(case["logprobs"], abs=TOLERANCE)
+
+
+def test_auto_takes_the_cpu_where_a_flag_needs_it(with_device, model, tmp_path):
+    with Daemon(with_device, model, f"--state-dir={tmp_path / 'state'}") as daemon:
+        assert "--state-dir needs the CPU" in device_line(daemon)
 
 
 def start(build_dir, model, *flags):

@@ -71,12 +71,8 @@ class QuantizedLinearTest : public testing::TestWithParam<std::tuple<at::ScalarT
     return Filled(at::kFloat, {out, in},
                   [&](int64_t i) { return numbers.Uniform(-size, size) + (i / 64 % 3 == 0 ? size / 2 : 0.0f); });
   }
-};
-
-TEST_P(QuantizedLinearTest, EqualsTheLoopOverRoundedWeights) {
-  Numbers numbers(1);
-  for (const int64_t rows : {1, 3, 6, 7, 13, 30, 100}) {
-    for (const int64_t in : {1, 64, 65, 200}) {
+  void ExpectTheLoop(int64_t rows, Numbers& numbers) const {
+    for (const int64_t in : {1, 64, 65, 200, 648}) {
       for (const int64_t out : {1, 16, 35, 70}) {
         const at::Tensor w = Weights(out, in, numbers), x = Random(dtype(), {rows, in}, numbers);
         at::Tensor y = Filled(dtype(), {rows, out}, [](int64_t) { return 7.0f; });
@@ -85,6 +81,16 @@ TEST_P(QuantizedLinearTest, EqualsTheLoopOverRoundedWeights) {
       }
     }
   }
+};
+
+TEST_P(QuantizedLinearTest, FewRowsEqualTheLoopOverRoundedWeights) {
+  Numbers numbers(1);
+  for (const int64_t rows : {1, 2, 3, 6, 7, 13, 16}) ExpectTheLoop(rows, numbers);
+}
+
+TEST_P(QuantizedLinearTest, ManyRowsEqualTheLoopOverRoundedWeights) {
+  Numbers numbers(12);
+  for (const int64_t rows : {17, 30, 100}) ExpectTheLoop(rows, numbers);
 }
 
 TEST_P(QuantizedLinearTest, ARowHasTheSameBitsAloneAndAmongOthers) {

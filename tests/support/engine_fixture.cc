@@ -26,7 +26,7 @@ AdapterLoader::Options LoaderOptions(const CausalLm& model, const std::string& m
   AdapterLoader::Options options;
   options.pool_memory = memory;
   options.pool_dtype = model.dtype();
-  absl::StatusOr<BaseTables> tables = OpenBaseTables(model_dir, model.base_shape());
+  absl::StatusOr<BaseTables> tables = OpenBaseTables(model_dir, model.base_shape(), model.quantization());
   LORAD_CHECK(tables.ok());
   options.base_tables = *std::move(tables);
   return options;

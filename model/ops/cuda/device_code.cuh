@@ -82,6 +82,24 @@ __device__ inline void LoadUpToEight(bool wide, const T* from, int64_t left, flo
   for (int i = 0; i < kEight; ++i) to[i] = i < left ? Widen(from[i]) : 0.0f;
 }
 
+// The first `left` of eight consecutive elements, rounded; at once where they are all there and aligned.
+template <typename T>
+struct alignas(16) EightOf {
+  T values[kEight];
+};
+template <typename T>
+__device__ inline void StoreUpToEight(const float* from, int64_t left, T* to) {
+  if (left >= kEight && IsAligned(to)) {
+    EightOf<T> rounded;
+    for (int i = 0; i < kEight; ++i) Put(from[i], rounded.values + i);
+    *reinterpret_cast<EightOf<T>*>(to) = rounded;
+    return;
+  }
+  for (int i = 0; i < kEight; ++i) {
+    if (i < left) Put(from[i], to + i);
+  }
+}
+
 // What stands for a result that has none, such as of a token that is not in the table: nothing waits for the host.
 __device__ inline float NotANumber() { return __uint_as_float(0x7FC00000u); }
 

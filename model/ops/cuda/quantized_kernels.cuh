@@ -1,0 +1,123 @@
+#pragma once
+
+#include "model/ops/cpu/quantized_panels.h"
+#include "model/ops/cuda/device_code.cuh"
+#include "model/ops/cuda/quantized_kernels.h"
+
+// What a lane takes of a panel at a time is a quad: eight inputs of one column or two. W' is made in f32 as
+// model/quantization.h says, and multiplied as it is.
+namespace lorad::cuda {
+
+inline constexpr int kPanelColumns = static_cast<int>(cpu::kPanelColumns);
+inline constexpr int kQuadsOfGroup = static_cast<int>(kQuantizedGroup) / kEight;
+
+struct Int8Quad {
+  static constexpr Quantization kQuantization = Quantization::kInt8;
+  static constexpr int kColumns = 2;
+  static constexpr int64_t kBytes = cpu::QuadBytes(kQuantization);
+  static constexpr int64_t kBlockBytes = cpu::BlockBytes(kQuantization);
+
+  // w = W' of the quad's inputs and of the columns from `column` on.
+  __device__ static void Load(const uint8_t* block, int quad, int column, float (&w)[kColumns][kEight]) {
+    const float* scales = reinterpret_cast<const float*>(block) + column;
+    const uint8_t* words = block + cpu::kFactorBytes + quad * kBytes + 2 * column;
+    for (int j = 0; j < cpu::kQuadWords; ++j) {
+      const unsigned word = *reinterpret_cast<const unsigned*>(words + j * 2 * kPanelColumns);
+      for (int i = 0; i < kColumns; ++i) {
+        w[i][2 * j] = scales[i] * static_cast<float>(static_cast<int8_t>(word >> 16 * i));
+        w[i][2 * j + 1] = scales[i] * static_cast<float>(static_cast<int8_t>(word >> (16 * i + 8)));
+      }
+    }
+  }
+};
+
+struct Int4Quad {
+  static constexpr Quantization kQuantization = Quantization::kInt4;
+  static constexpr int kColumns = 1;
+  static constexpr int64_t kBytes = cpu::QuadBytes(kQuantization);
+  static constexpr int64_t kBlockBytes = cpu::BlockBytes(kQuantization);
+
+  __device__ static void Load(const uint8_t* block, int quad, int column, float (&w)[kColumns][kEight]) {
+    const unsigned factors = reinterpret_cast<const unsigned*>(block)[column];
+    const float scale = __uint_as_float(factors << 16), zero = __uint_as_float(factors & 0xFFFF0000u);
+    const uint8_t* words = block + cpu::kFactorBytes + quad * kBytes;
+    const unsigned nibbles = reinterpret_cast<const unsigned*>(words)[column];
+    for (int j = 0; j < cpu::kQuadWords; ++j) {
+      w[0][2 * j] = fmaf(scale, static_cast<float>(static_cast<int>(nibbles >> 4 * j & 15u) - 8), zero);
+      w[0][2 * j + 1] = fmaf(scale, static_cast<float>(static_cast<int>(nibbles >> (4 * j + 16) & 15u) - 8), zero);
+    }
+  }
+};
+
+// How the lanes of a warp share a panel's group.
+template <typename Quad>
+struct LanesOf {
+  static constexpr int kOfQuad = kPanelColumns / Quad::kColumns;
+  static constexpr int kQuads = kWarp / kOfQuad;  // side by side
+  static constexpr int kSteps = kQuadsOfGroup / kQuads;
+};
+
+// One block a panel; its warps take groups in turn. The sum of a row and a column runs over a lane's quads, then over
+// the lanes, then over the warps, however many rows there are: R of them, of which `rows` are real.
+inline constexpr int kDotWarps = 8;
+template <typename Quad, typename T, int R>
+__global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<const T> x, Rows<T> y) {
+  using Lanes = LanesOf<Quad>;
+  __shared__ SharedArray<float, kDotWarps * R * kPanelColumns> sums;
+  const int64_t panel = blockIdx.x, groups = (weight.in + kQuantizedGroup - 1) / kQuantizedGroup;
+  const uint8_t* blocks = weight.panels + panel * groups * Quad::kBlockBytes;
+  const int column = Lane() % Lanes::kOfQuad * Quad::kColumns;
+  const bool aligned = IsAligned(x.data) && IsAligned(x.data + x.stride);
+  float acc[R][Quad::kColumns] = {};
+  for (int64_t g = WarpOfBlock(); g < groups; g += kDotWarps) {
+    for (int step = 0; step < Lanes::kSteps; ++step) {
+      const int quad = step * Lanes::kQuads + Lane() / Lanes::kOfQuad;
+      float w[Quad::kColumns][kEight];
+      Quad::Load(blocks + g * Quad::kBlockBytes, quad, column, w);
+      const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
+      for (int r = 0; r < R; ++r) {
+        float inputs[kEight];
+        LoadUpToEight(aligned && left >= kEight, x.row(r < rows ? r : 0) + k, left, inputs);
+        for (int i = 0; i < Quad::kColumns; ++i) {
+          for (int j = 0; j < kEight; ++j) acc[r][i] = fmaf(inputs[j], w[i][j], acc[r][i]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < Quad::kColumns; ++i) {
+      float sum = acc[r][i];
+      for (int distance = kWarp / 2; distance >= Lanes::kOfQuad; distance /= 2) {
+        sum += __shfl_xor_sync(kAllLanes, sum, distance);
+      }
+      if (Lane() < Lanes::kOfQuad) sums[(WarpOfBlock() * R + r) * kPanelColumns + column + i] = sum;
+    }
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < R * kPanelColumns; i += static_cast<int>(blockDim.x)) {
+    const int64_t r = i / kPanelColumns, c = panel * kPanelColumns + i % kPanelColumns;
+    if (r >= rows || c >= weight.columns) continue;
+    float total = 0.0f;
+    for (int w = 0; w < kDotWarps; ++w) total += sums[w * R * kPanelColumns + i];
+    Put(total, y.row(r) + c);
+  }
+}
+
+// Block (panel, group); a thread makes a quad, and eight neighbours write 64 inputs of a row side by side.
+template <typename Quad>
+inline constexpr int kDequantizeThreads = LanesOf<Quad>::kOfQuad* kQuadsOfGroup;
+template <typename Quad, typename T>
+__global__ void DequantizeKernel(QuantizedColumns weight, T* to) {
+  const int64_t panel = blockIdx.x, g = blockIdx.y;
+  const int quad = static_cast<int>(threadIdx.x) % kQuadsOfGroup;
+  const int column = static_cast<int>(threadIdx.x) / kQuadsOfGroup * Quad::kColumns;
+  const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
+  float w[Quad::kColumns][kEight];
+  Quad::Load(weight.panels + (panel * gridDim.y + g) * Quad::kBlockBytes, quad, column, w);
+  for (int i = 0; i < Quad::kColumns; ++i) {
+    const int64_t c = panel * kPanelColumns + column + i;
+    if (c < weight.columns) StoreUpToEight(w[i], left, to + c * weight.in + k);
+  }
+}
+
+}  // namespace lorad::cuda
