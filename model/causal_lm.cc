@@ -119,8 +119,9 @@ struct CausalLm::Impl {
 
   at::TensorOptions TensorsLike() const { return at::TensorOptions().dtype(ToScalarType(dtype)).device(device); }
 
+  // Logits on the device.
   at::Tensor Forward(const ForwardBatch& given, const KvView& kv, AdapterSeam& seam);
-  // The given batch, and the same on the device; logits there.
+  // The given batch, and the same on the device.
   at::Tensor Forward(const ForwardBatch& given, const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
   // Calls fn with the context of a step without a cache.
   template <typename Fn>
@@ -150,8 +151,7 @@ struct CausalLm::Impl {
 at::Tensor CausalLm::Impl::Forward(const ForwardBatch& given, const KvView& kv, AdapterSeam& seam) {
   if (device.is_cpu()) return Forward(given, given, kv, seam);
   const c10::DeviceGuard current(device);
-  const QuietAtEnd quiet(device);
-  return WithDeviceMemory([&] { return ToHost(Forward(given, BatchOn(device, given), kv, seam)); });
+  return WithDeviceMemory([&] { return Forward(given, BatchOn(device, given), kv, seam); });
 }
 
 at::Tensor CausalLm::Impl::Forward(const ForwardBatch& given, const ForwardBatch& batch, const KvView& kv,
@@ -205,6 +205,12 @@ KvLayout CausalLm::kv_layout() const {
 }
 
 absl::StatusOr<at::Tensor> CausalLm::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
+  const QuietAtEnd quiet(device());
+  ASSIGN_OR_RETURN(const at::Tensor logits, ForwardOnDevice(batch, kv, seam));
+  return Guarded([&]() -> absl::StatusOr<at::Tensor> { return ToHost(logits); });
+}
+
+absl::StatusOr<at::Tensor> CausalLm::ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
   RETURN_IF_ERROR(CheckBatch(batch, impl_->config, kv_layout(), kv.layout));
   return Guarded([&]() -> absl::StatusOr<at::Tensor> {
     const c10::InferenceMode no_autograd;

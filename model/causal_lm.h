@@ -57,6 +57,9 @@ class CausalLm final {
   // batch and the logits are the host's, the cache and what the seam reads are the model's device's. When this returns
   // the device is done with the step.
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+  // The same, but the logits are the device's, which may still be at work: the caller holds a QuietAtEnd
+  // (model/device_step.h) from before the call until it has read what it wants.
+  absl::StatusOr<at::Tensor> ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
 
   // The same forward in pieces and without a cache, for training, on the CPU alone: the batch's sequences are whole,
   // its kv_slots and block_table are not read. Where gradients are enabled, what depends on something that wants one is

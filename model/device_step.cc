@@ -35,14 +35,16 @@ ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch) {
   return on_device;
 }
 
-at::Tensor ToHost(const at::Tensor& logits) {
-  const at::Tensor host = at::empty(logits.sizes(), logits.options().device(at::kCPU).pinned_memory(true));
-  host.copy_(logits, /*non_blocking=*/true);
-  CurrentStream(logits.device()).synchronize();
+at::Tensor ToHost(const at::Tensor& on_device) {
+  if (on_device.is_cpu()) return on_device;
+  const at::Tensor host = at::empty(on_device.sizes(), on_device.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(on_device, /*non_blocking=*/true);
+  CurrentStream(on_device.device()).synchronize();
   return host;
 }
 
 QuietAtEnd::~QuietAtEnd() {
+  if (device_.is_cpu()) return;
   try {
     CurrentStream(device_).synchronize();
   } catch (const std::exception&) {

@@ -9,13 +9,14 @@
 
 namespace lorad {
 
-// What of a step goes to a device and comes back: one copy each way, of all that it is made of.
+// What of a step goes to a device, in one copy, and comes back.
 
 // The batch with its tensors on `device`. Nothing waits: the copy is queued on the current stream.
 ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch);
 
-// The logits [L, V], on the host. Waits for all that is queued on the current stream, also where L is 0.
-at::Tensor ToHost(const at::Tensor& logits);
+// The same numbers on the host; a host's own as they are. Waits for all that is queued on the current stream of the
+// device, also where there are none.
+at::Tensor ToHost(const at::Tensor& on_device);
 
 // Calls fn. That the device's memory is full, which LibTorch tells by an exception of its own, becomes
 // ResourceExhausted.
@@ -29,8 +30,8 @@ auto WithDeviceMemory(const Fn& fn) {
   }
 }
 
-// Waits for the current stream of `device` when it goes: a step that ends by an exception too leaves nothing running
-// on pages that may be somebody else's next.
+// Waits for the current stream of `device`, if it is not the host, when it goes: a step that ends by an exception too
+// leaves nothing running on pages that may be somebody else's next.
 class QuietAtEnd final {
  public:
   explicit QuietAtEnd(at::Device device) : device_(device) {}

@@ -10,7 +10,10 @@
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/device_step.h"
 #include "model/ops/cpu/parallel.h"
+#include "model/ops/draw_row.h"
+#include "model/sampler/device_sampler.h"
 #include "model/sampler/sampler.h"
 #include "scheduler/forward_builder.h"
 
@@ -20,6 +23,8 @@ namespace {
 // The logits of a step may be wider than a row's vocabulary: others' own tokens come behind the base's.
 int64_t VocabularyOf(const ExecRow& row, int64_t of_base) { return row.vocab_size > 0 ? row.vocab_size : of_base; }
 
+// Logits come from a device whole only where there is no other way: for log-probabilities of a prompt's tokens, and of
+// vocabularies larger than its kernels take.
 void TakePromptLogprobs(const at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows,
                         const BuiltBatch& built, StepResult* result) {
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -29,16 +34,23 @@ void TakePromptLogprobs(const at::Tensor& logits, int64_t vocab_size, absl::Span
     const int64_t count = std::clamp<int64_t>(known, 0, built.logits[i].rows);
     std::vector<TokenLogprob>& logprobs = result->rows[i].prompt_logprobs;
     logprobs.resize(static_cast<size_t>(count));
+    const at::Tensor own = ToHost(logits.narrow(0, built.logits[i].first_row, count));
     cpu::ParallelTasks(count, [&](int64_t r) {
-      logprobs[static_cast<size_t>(r)] =
-          LogprobOf(logits, built.logits[i].first_row + r, row.prompt_ids[row.first_position + r + 1],
-                    row.sampling->prompt_logprobs, VocabularyOf(row, vocab_size));
+      logprobs[static_cast<size_t>(r)] = LogprobOf(own, r, row.prompt_ids[row.first_position + r + 1],
+                                                   row.sampling->prompt_logprobs, VocabularyOf(row, vocab_size));
     });
   }
 }
 
-void DrawTokens(const at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows, const BuiltBatch& built,
-                StepResult* result) {
+// Where the logits are, if the device can.
+absl::StatusOr<SampleResult> SampleAnywhere(at::Tensor& logits, absl::Span<const SampleRow> rows) {
+  if (logits.is_cpu() || logits.size(1) > kMostDrawnLogits) return Sample(ToHost(logits), rows);
+  return SampleOnDevice(logits, rows);
+}
+
+// Overwrites logits on a device.
+absl::Status DrawTokens(at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows, const BuiltBatch& built,
+                        StepResult* result) {
   std::vector<SampleRow> sample_rows;
   std::vector<size_t> of_row;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -52,14 +64,15 @@ void DrawTokens(const at::Tensor& logits, int64_t vocab_size, absl::Span<const E
                            .vocab_size = VocabularyOf(row, vocab_size)});
     of_row.push_back(i);
   }
-  if (sample_rows.empty()) return;
-  SampleResult drawn = Sample(logits, sample_rows);
+  if (sample_rows.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(SampleResult drawn, SampleAnywhere(logits, sample_rows));
   for (size_t s = 0; s < of_row.size(); ++s) {
     RowResult& row_result = result->rows[of_row[s]];
     row_result.status = std::move(drawn.errors[s]);
     row_result.sampled = row_result.status.ok();
     row_result.token = std::move(drawn.tokens[s]);
   }
+  return absl::OkStatus();
 }
 
 void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built,
@@ -68,7 +81,8 @@ void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, c
     if (!rows[i].sample || rows[i].classes == 0) continue;
     LORAD_CHECK_LE(rows[i].classes, logits.size(1));
     const int64_t row = built.logits[i].first_row + built.logits[i].rows - 1;
-    const float* const first = logits.const_data_ptr<float>() + row * logits.stride(0);
+    const at::Tensor own = ToHost(logits.narrow(0, row, 1).narrow(1, 0, rows[i].classes));
+    const float* const first = own.const_data_ptr<float>();
     RowResult& row_result = result->rows[i];
     row_result.class_logits.assign(first, first + rows[i].classes);
     const bool finite = std::all_of(first, first + rows[i].classes, [](float v) { return std::isfinite(v); });
@@ -102,13 +116,16 @@ absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows
   const cpu::ComputeTeam::KeepAwake awake = cpu::KeepTeamAwake();
   const BuiltBatch built = BuildForward(rows);
   AdapterSeam& seam = built.batch.rows.base_only() ? static_cast<AdapterSeam&>(base_only_) : *seam_;
-  ASSIGN_OR_RETURN(const at::Tensor logits, model_->Forward(built.batch, kv_, seam));
+  const QuietAtEnd quiet(model_->device());
+  ASSIGN_OR_RETURN(at::Tensor logits, model_->ForwardOnDevice(built.batch, kv_, seam));
   StepResult result;
   result.rows.resize(rows.size());
   const int64_t vocab_size = model_->config().vocab_size;
-  TakePromptLogprobs(logits, vocab_size, rows, built, &result);
-  DrawTokens(logits, vocab_size, rows, built, &result);
-  TakeClassLogits(logits, rows, built, &result);
+  RETURN_IF_ERROR(WithDeviceMemory([&] {
+    TakePromptLogprobs(logits, vocab_size, rows, built, &result);
+    TakeClassLogits(logits, rows, built, &result);
+    return DrawTokens(logits, vocab_size, rows, built, &result);
+  }));
   result.execute_us =
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
   return result;

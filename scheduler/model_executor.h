@@ -14,8 +14,8 @@
 
 namespace lorad {
 
-// Runs steps on the base model with the adapters of `slots`: forward, prompt log-probabilities, sampling. On CPU the
-// whole step happens in Launch.
+// Runs steps on the base model with the adapters of `slots`: forward, prompt log-probabilities, sampling, which on a
+// device happens there. The whole step happens in Launch.
 //
 // Threads  the engine's.
 // Errors   Wait: what Forward or the adapters' seam answered; then no row has a result.

@@ -15,6 +15,7 @@ namespace lorad {
 struct ActivateArgs;
 struct AddPositionsArgs;
 struct CombineExpertsArgs;
+struct DrawRowsArgs;
 struct EmbeddingArgs;
 struct ExpertLinearArgs;
 struct GatedActivationArgs;
@@ -35,6 +36,7 @@ struct CudaOps {
   absl::Status (*activate)(const ActivateArgs&) = nullptr;
   absl::Status (*add_positions)(const AddPositionsArgs&) = nullptr;
   absl::Status (*combine_experts)(const CombineExpertsArgs&) = nullptr;
+  absl::Status (*draw_rows)(const DrawRowsArgs&) = nullptr;
   absl::Status (*embedding)(const EmbeddingArgs&) = nullptr;
   absl::Status (*expert_linear)(const ExpertLinearArgs&) = nullptr;
   absl::Status (*gated_activation)(const GatedActivationArgs&) = nullptr;

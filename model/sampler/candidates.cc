@@ -1,9 +1,11 @@
 #include "model/sampler/candidates.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "model/base/check.h"
 #include "model/ops/cpu/row_kernels.h"
 
@@ -55,29 +57,53 @@ void KeepTopP(double top_p, std::vector<Candidate>& candidates) {
 
 }  // namespace
 
-void ApplyProcessors(const SamplingOptions& options, absl::Span<const int32_t> prompt_ids,
-                     absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
-                     std::vector<float>& logits) {
-  const int64_t vocab = static_cast<int64_t>(logits.size());
+std::vector<LogitEdit> LogitEditsOf(const SamplingOptions& options, absl::Span<const int32_t> prompt_ids,
+                                    absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
+                                    int64_t vocab) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::vector<LogitEdit> each;
   for (const auto& [id, bias] : options.logit_bias) {
-    if (id >= 0 && id < vocab) logits[id] += bias;
+    if (id >= 0 && id < vocab) each.push_back({.id = id, .bias = bias});
   }
   for (int32_t id : banned_ids) {
-    if (id >= 0 && id < vocab) logits[id] = -std::numeric_limits<float>::infinity();
+    if (id >= 0 && id < vocab) each.push_back({.id = id, .bias = -kInfinity});
   }
   if (options.repetition_penalty != 1.0f) {
     std::vector<int32_t> seen(prompt_ids.begin(), prompt_ids.end());
     seen.insert(seen.end(), generated_ids.begin(), generated_ids.end());
-    for (const Count& c : CountIds(seen, vocab)) {
-      float& l = logits[c.id];
-      l = l > 0 ? l / options.repetition_penalty : l * options.repetition_penalty;
-    }
+    for (const Count& c : CountIds(seen, vocab)) each.push_back({.id = c.id, .repetition = options.repetition_penalty});
   }
   if (options.frequency_penalty != 0.0f || options.presence_penalty != 0.0f) {
     for (const Count& c : CountIds(generated_ids, vocab)) {
-      logits[c.id] -= options.frequency_penalty * static_cast<float>(c.times) + options.presence_penalty;
+      const float penalty = options.frequency_penalty * static_cast<float>(c.times) + options.presence_penalty;
+      each.push_back({.id = c.id, .penalty = penalty});
     }
   }
+  std::stable_sort(each.begin(), each.end(), [](const LogitEdit& a, const LogitEdit& b) { return a.id < b.id; });
+  std::vector<LogitEdit> edits;
+  for (const LogitEdit& edit : each) {
+    if (edits.empty() || edits.back().id != edit.id) {
+      edits.push_back(edit);
+      continue;
+    }
+    LogitEdit& all = edits.back();
+    all.bias = edit.bias == -kInfinity ? edit.bias : all.bias + edit.bias;  // a ban, whatever the bias
+    all.repetition *= edit.repetition;
+    all.penalty += edit.penalty;
+  }
+  return edits;
+}
+
+float Edited(const LogitEdit& edit, float logit) {
+  logit += edit.bias;
+  logit = logit > 0.0f ? logit / edit.repetition : logit * edit.repetition;
+  return logit - edit.penalty;
+}
+
+absl::Status CheckLargest(float largest, size_t row, absl::string_view what) {
+  if (std::isfinite(largest)) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("sampler: row ", row, ": the largest logit ", what, " is ", largest, "; limit: a finite number"));
 }
 
 std::vector<Candidate> CandidatesOf(const SamplingOptions& options, absl::Span<const float> logits, float max_logit) {

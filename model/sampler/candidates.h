@@ -3,7 +3,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "model/ops/draw_row.h"
 #include "model/sampler/sampling_options.h"
 
 namespace lorad {
@@ -14,14 +17,23 @@ struct Candidate {
   float weight;
 };
 
-// The processors that run before temperature, on one row of logits [V] in place. Token ids outside [0, V) are ignored.
+// What the processors that run before temperature do to a row of `vocab` logits: ids ascending, each once. Token ids
+// outside [0, vocab) are ignored.
 //   logit_bias:          l += bias
 //   banned:              l = -infinity
 //   repetition (HF):     for ids in prompt or generated: l > 0 ? l / penalty : l * penalty
 //   frequency, presence: l -= frequency * count + presence, over generated only
-void ApplyProcessors(const SamplingOptions& options, absl::Span<const int32_t> prompt_ids,
-                     absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
-                     std::vector<float>& logits);
+std::vector<LogitEdit> LogitEditsOf(const SamplingOptions& options, absl::Span<const int32_t> prompt_ids,
+                                    absl::Span<const int32_t> generated_ids, absl::Span<const int32_t> banned_ids,
+                                    int64_t vocab);
+float Edited(const LogitEdit& edit, float logit);
+
+// Internal, naming the row, unless the largest logit `what` ("of the model") is finite.
+absl::Status CheckLargest(float largest, size_t row, absl::string_view what);
+
+inline bool IsGreedy(const SamplingOptions& options) {
+  return options.temperature < kLeastTemperature || options.top_k == 1;
+}
 
 // What temperature, top_k, top_p and min_p leave of the row, in that order. The caller sees to
 // temperature >= kLeastTemperature and to a finite largest logit; then at least one is left.

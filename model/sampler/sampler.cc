@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
+#include "model/base/status_macros.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/row_kernels.h"
 #include "model/sampler/candidates.h"
@@ -25,35 +26,24 @@ int64_t VocabularyOf(const at::Tensor& logits, int64_t vocab_size) {
   return vocab_size > 0 ? vocab_size : logits.size(1);
 }
 
-bool NeedsProcessors(const SampleRow& row) {
-  const SamplingOptions& o = *row.options;
-  return !o.logit_bias.empty() || !row.banned_ids.empty() || o.repetition_penalty != 1.0f ||
-         o.presence_penalty != 0.0f || o.frequency_penalty != 0.0f;
-}
-
-absl::Status CheckMax(float max, size_t row, const char* what) {
-  if (std::isfinite(max)) return absl::OkStatus();
-  return absl::InternalError(
-      absl::StrCat("sampler: row ", row, ": the largest logit ", what, " is ", max, "; limit: a finite number"));
-}
-
 absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t index, TokenLogprob& out) {
   const SamplingOptions& options = *row.options;
   const int64_t vocab = VocabularyOf(logits, row.vocab_size);
   const float* raw = RowOf(logits, row.logit_row);
   const float* scores = raw;
   float max = cpu::MaxOf(raw, vocab);
-  if (absl::Status status = CheckMax(max, index, "of the model"); !status.ok()) return status;
-  std::vector<float> processed;
-  if (NeedsProcessors(row)) {
-    processed.assign(raw, raw + vocab);
-    ApplyProcessors(options, row.prompt_ids, row.generated_ids, row.banned_ids, processed);
-    scores = processed.data();
+  RETURN_IF_ERROR(CheckLargest(max, index, "of the model"));
+  std::vector<float> edited;
+  const std::vector<LogitEdit> edits = LogitEditsOf(options, row.prompt_ids, row.generated_ids, row.banned_ids, vocab);
+  if (!edits.empty()) {
+    edited.assign(raw, raw + vocab);
+    for (const LogitEdit& edit : edits) edited[static_cast<size_t>(edit.id)] = Edited(edit, raw[edit.id]);
+    scores = edited.data();
     max = cpu::MaxOf(scores, vocab);
-    if (absl::Status status = CheckMax(max, index, "after bias and penalties"); !status.ok()) return status;
+    RETURN_IF_ERROR(CheckLargest(max, index, "after bias and penalties"));
   }
   int32_t token;
-  if (options.temperature < kLeastTemperature || options.top_k == 1) {
+  if (IsGreedy(options)) {
     token = static_cast<int32_t>(std::find(scores, scores + vocab, max) - scores);  // of equal ones the lowest id
   } else {
     const std::vector<Candidate> candidates =

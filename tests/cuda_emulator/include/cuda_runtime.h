@@ -90,6 +90,8 @@ T __shfl_down_sync(unsigned mask, T value, int distance) {
 }
 inline unsigned __ballot_sync(unsigned mask, bool vote) { return lorad::emulator::Ballot(mask, vote); }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 // Threads change only at barriers: what is between them is atomic.
 template <typename T>
 T atomicAdd(T* to, T value) {

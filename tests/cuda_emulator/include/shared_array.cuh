@@ -36,6 +36,12 @@ class SharedArray {
     emulator::CheckIndex(i, N);
     return Element(this, i);
   }
+  // Counts as a read, which races with plain writes alone.
+  void AtomicAdd(int i, T value) {
+    emulator::CheckIndex(i, N);
+    history_[static_cast<size_t>(i)].Read(i);
+    values_[i] += value;
+  }
 
  private:
   T values_[N] = {};

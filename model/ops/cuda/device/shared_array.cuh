@@ -7,6 +7,8 @@ namespace lorad::cuda {
 template <typename T, int N>
 struct SharedArray {
   __device__ T& operator[](int i) { return values[i]; }
+  // Threads that add need no barrier between them.
+  __device__ void AtomicAdd(int i, T value) { atomicAdd(&values[i], value); }
   T values[N];
 };
 
