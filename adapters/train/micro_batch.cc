@@ -34,13 +34,16 @@ int64_t LowestLayer(const std::vector<MicroBatchPart>& parts) {
 }
 
 // About what the backward of a layer keeps: its norms', attention's and FFN's inner values, widened, and of a row with
-// experts its FFN's once more for each of them, or their sums.
+// experts, the adapter's or the base's, its FFN's once more for each of them, or their sums.
 int64_t RecordedBytes(const std::vector<MicroBatchPart>& parts, const ModelConfig& config) {
   int64_t values = 0;
   for (const MicroBatchPart& part : parts) {
     const RoutedTraining* routed = part.leaves->routed();
     const int64_t experts = routed == nullptr ? 0 : routed->moe.routing.Choices(routed->moe.experts);
-    const int64_t of_row = (16 + 4 * experts) * config.hidden_size + (6 + 6 * experts) * config.intermediate_size;
+    const RoutedFfnConfig& base = config.routed;
+    const int64_t of_row = (16 + 4 * experts + 4 * base.experts_per_token) * config.hidden_size +
+                           (6 + 6 * experts) * config.intermediate_size +
+                           6 * (base.experts_per_token * base.intermediate_size + base.shared_intermediate_size);
     for (const TrainSequence& sequence : part.sequences) values += of_row * std::ssize(sequence.token_ids);
   }
   return 4 * values;

@@ -20,8 +20,16 @@ class Selector final {
       : config_(config), base_(base), modules_(AllModules(base)) {}
 
   absl::StatusOr<std::map<std::string, TrainedModule>> Select() {
-    ASSIGN_OR_RETURN(const auto targets, SelectTargets(config_.adapter, base_));
+    // PEFT's all-linear means experts and routers too, on some bases, and they can have no DoRA. Here it does not.
+    PeftLoraConfig wanted = config_.adapter;
+    if (wanted.all_linear) wanted.use_dora = false;
+    ASSIGN_OR_RETURN(const auto targets, SelectTargets(wanted, base_));
     for (const auto& [path, target] : targets) {
+      if (!target.shape->parameter.empty()) {
+        if (wanted.all_linear) continue;
+        return absl::UnimplementedError(
+            absl::StrCat("adapter.targets: ", path, ": experts or router of the base; limit: what is neither"));
+      }
       RETURN_IF_ERROR(CheckRank(path, target));
       selected_[path] = {.module = target, .pair = true};
     }

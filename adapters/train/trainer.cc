@@ -173,16 +173,10 @@ absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
 Trainer::Trainer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Trainer::~Trainer() = default;
 
-absl::Status Trainer::CheckBase(const ModelConfig& base) {
-  if (base.routed.experts == 0) return absl::OkStatus();
-  return absl::UnimplementedError("training on a base with routed experts is not supported in this version");
-}
-
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainConfig& config, CausalLm* model,
                                                          const BaseTables& base_tables, ExampleSource examples,
                                                          ExampleSource eval, const GoOnFn& go_on) {
   LORAD_CHECK(examples.count > 0 && config.batch_size % config.micro_batch_size == 0);
-  RETURN_IF_ERROR(CheckBase(model->config()));
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
     auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(eval), std::move(leaves));

@@ -19,7 +19,6 @@
 namespace lorad {
 
 class CausalLm;
-struct ModelConfig;
 
 // One optimizer step that was done, or, with `eval_loss` and nothing else but `step`, the evaluation behind it.
 struct StepReport {
@@ -42,8 +41,6 @@ struct StepReport {
 //          model's. A trainer that answered an error is not used again.
 class Trainer final {
  public:
-  // Errors: Unimplemented for a base that cannot be trained on.
-  static absl::Status CheckBase(const ModelConfig& base);
   // `base_tables`: for DoRA and for what is trained instead of the base's. `model` outlives it. `eval`: evaluated every
   // config.eval_every_steps, and behind the last. `go_on`: as AdapterLeaves.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainConfig& config, CausalLm* model,

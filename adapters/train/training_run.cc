@@ -34,7 +34,6 @@ TrainingRun::~TrainingRun() = default;
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(const TrainConfig& config, CausalLm* model,
                                                                  const BaseTables& base_tables, const GoOnFn& go_on) {
-  RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
   return Guarded([&]() -> absl::StatusOr<std::unique_ptr<TrainingRun>> {
     return std::unique_ptr<TrainingRun>(new TrainingRun(std::make_unique<Impl>(config, std::move(leaves))));

@@ -2,9 +2,12 @@
 
 #include <utility>
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include "model/base/guarded.h"
+#include "model/layers/routed_rows.h"
+#include "model/ops/autograd/row_ops.h"
 #include "model/ops/expert_linear.h"
 
 namespace lorad {
@@ -31,6 +34,23 @@ at::Tensor ExpertLinearLayer::Forward(const at::Tensor& x, const ExpertRows& pai
   }
   at::Tensor y = at::empty({pairs.num_pairs(), out_features_}, x.options());
   ThrowIfError(ExpertLinear({x, parts, pairs.starts, rows.input_rows, y}));
+  return seam.FinishLinear(group_, x, std::move(y), at::Tensor(), rows);
+}
+
+at::Tensor ExpertLinearLayer::ForwardByExpert(const at::Tensor& x, const ExpertRows& pairs, AdapterSeam& seam,
+                                              const RowSegments& rows) const {
+  const at::Tensor input = rows.input_rows.empty() ? x : RowsAt(x, rows.input_rows);
+  std::vector<at::Tensor> of_experts;
+  for (size_t e = 0; e + 1 < pairs.starts.size(); ++e) {
+    const int64_t first = pairs.starts[e], count = pairs.starts[e + 1] - first;
+    if (count == 0) continue;
+    std::vector<at::Tensor> columns;
+    for (const std::vector<LinearWeight>& weights : parts_) {
+      columns.push_back(LinearOf(input.narrow(0, first, count), weights[e]));
+    }
+    of_experts.push_back(columns.size() == 1 ? columns[0] : at::cat(columns, 1));
+  }
+  at::Tensor y = of_experts.size() == 1 ? of_experts[0] : at::cat(of_experts, 0);
   return seam.FinishLinear(group_, x, std::move(y), at::Tensor(), rows);
 }
 

@@ -24,6 +24,9 @@ class ExpertLinearLayer final {
   // x [R, in] -> [P, out], the pairs of `pairs`. `rows` are the segments of the pairs; its input_rows say which row of
   // x each pair reads, its own if there are none.
   at::Tensor Forward(const at::Tensor& x, const ExpertRows& pairs, AdapterSeam& seam, const RowSegments& rows) const;
+  // The same of a training batch, expert by expert: a gradient goes through it, and who waits can go first between two.
+  at::Tensor ForwardByExpert(const at::Tensor& x, const ExpertRows& pairs, AdapterSeam& seam,
+                             const RowSegments& rows) const;
 
  private:
   std::vector<std::vector<LinearWeight>> parts_;  // [part][expert]

@@ -1,12 +1,22 @@
 #include "model/layers/moe.h"
 
+#include <cstdint>
 #include <utility>
+#include <vector>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_add.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include "absl/types/span.h"
 #include "model/base/guarded.h"
+#include "model/ops/autograd/row_ops.h"
 #include "model/ops/expert_linear.h"
 #include "model/ops/gated_activation.h"
 #include "model/ops/route_top_k.h"
@@ -27,6 +37,28 @@ ExpertRows Route(const at::Tensor& logits, const RoutedFfnConfig& config) {
                        config.experts);
 }
 
+at::Tensor IndexOf(const std::vector<int64_t>& values, const at::Tensor& beside) {
+  return at::tensor(values).to(beside.device());
+}
+
+// The weights [P] f32 of the pairs, from logits [R, E] that chose them.
+at::Tensor PairWeights(const at::Tensor& logits, const ExpertRows& pairs, const at::Tensor& row_of_pair,
+                       bool renormalise) {
+  const int64_t experts = logits.size(1);
+  std::vector<int64_t> elements;  // of p
+  for (int64_t e = 0; e < experts; ++e) {
+    const auto expert = static_cast<size_t>(e);
+    for (int32_t pair = pairs.starts[expert]; pair < pairs.starts[expert + 1]; ++pair) {
+      elements.push_back(pairs.rows[static_cast<size_t>(pair)] * experts + e);
+    }
+  }
+  const at::Tensor p = at::softmax(logits.to(at::kFloat), 1);
+  const at::Tensor weights = at::index_select(p.flatten(), 0, IndexOf(elements, logits));
+  if (!renormalise) return weights;
+  const at::Tensor sums = at::index_add(at::zeros({logits.size(0)}, p.options()), 0, row_of_pair, weights);
+  return weights / at::index_select(sums, 0, row_of_pair);
+}
+
 }  // namespace
 
 MoeLayer::MoeLayer(const ModelConfig& config, int layer, WeightLoader& weights)
@@ -41,6 +73,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, int layer, WeightLoader& weights)
 }
 
 at::Tensor MoeLayer::Forward(const at::Tensor& x, const StepContext& step) const {
+  if (step.kv.arena == nullptr) return ForwardInTraining(x, step);
   const ExpertRows pairs = Route(router_.Forward(x, step.seam, step.batch.rows), routed_);
   const at::Tensor outputs = Experts(x, pairs, step);
   SharedExpertLayer::Output shared;
@@ -57,6 +90,25 @@ at::Tensor MoeLayer::Experts(const at::Tensor& x, const ExpertRows& pairs, const
   ThrowIfError(GatedActivation({gate_up, activation_, inner}));
   rows.input_rows.clear();  // from here on a pair has a row of its own
   return down_.Forward(inner, pairs, step.seam, rows);
+}
+
+at::Tensor MoeLayer::ForwardInTraining(const at::Tensor& x, const StepContext& step) const {
+  const at::Tensor logits = router_.Forward(x, step.seam, step.batch.rows);
+  const ExpertRows pairs = Route(logits.detach(), routed_);
+  RowSegments rows = SegmentsOfPairs(step.batch.rows, pairs);
+  const at::Tensor gate_up = gate_up_.ForwardByExpert(x, pairs, step.seam, rows);
+  rows.input_rows.clear();  // from here on a pair has a row of its own
+  const at::Tensor inner = GatedActivationOf(gate_up, activation_);
+  const at::Tensor outputs = down_.ForwardByExpert(inner, pairs, step.seam, rows).to(at::kFloat);
+  const at::Tensor row_of_pair = IndexOf({pairs.rows.begin(), pairs.rows.end()}, x);
+  const at::Tensor weights = PairWeights(logits, pairs, row_of_pair, routed_.renormalise).unsqueeze(1);
+  at::Tensor y =
+      at::index_add(at::zeros({x.size(0), outputs.size(1)}, outputs.options()), 0, row_of_pair, outputs * weights);
+  if (shared_.has_value()) {
+    const SharedExpertLayer::Output shared = shared_->Forward(x, step);
+    y = y + at::sigmoid(shared.logits.to(at::kFloat)) * shared.rows.to(at::kFloat);
+  }
+  return y.to(x.scalar_type());
 }
 
 }  // namespace lorad

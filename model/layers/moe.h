@@ -18,8 +18,8 @@ namespace lorad {
 //
 //   y = sum over chosen e of w_e down_e(act(gate_e(x)) * up_e(x))  (+ sigmoid(shared_gate(x)) shared(x))
 //
-// The weighted outputs of a row are summed in fp32 by ascending expert, so that its neighbours do not matter.
-// Source   HF MixtralSparseMoeBlock, Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock.
+// The weighted outputs of a row are summed in fp32 by ascending expert, so that its neighbours do not matter. Rows
+// without a cache are training's. Source   HF MixtralSparseMoeBlock, Qwen2MoeSparseMoeBlock, Qwen3MoeSparseMoeBlock.
 class MoeLayer final {
  public:
   MoeLayer(const ModelConfig& config, int layer, WeightLoader& weights);
@@ -30,6 +30,8 @@ class MoeLayer final {
  private:
   // The experts' outputs [P, H] of the pairs.
   at::Tensor Experts(const at::Tensor& x, const ExpertRows& pairs, const StepContext& step) const;
+  // By operators that a gradient goes through: through the experts, their weights and what chose them.
+  at::Tensor ForwardInTraining(const at::Tensor& x, const StepContext& step) const;
 
   const RoutedFfnConfig routed_;
   const Activation activation_;

@@ -1,9 +1,6 @@
 #include "model/layers/shared_expert.h"
 
-#include <ATen/ops/empty.h>
-
-#include "model/base/guarded.h"
-#include "model/ops/gated_activation.h"
+#include "model/ops/autograd/row_ops.h"
 
 namespace lorad {
 
@@ -22,8 +19,7 @@ SharedExpertLayer::SharedExpertLayer(const ModelConfig& config, int layer, Weigh
 SharedExpertLayer::Output SharedExpertLayer::Forward(const at::Tensor& x, const StepContext& step) const {
   const RowSegments& rows = step.batch.rows;
   const at::Tensor gate_up = gate_up_.Forward(x, step.seam, rows);
-  at::Tensor inner = at::empty({x.size(0), intermediate_size_}, x.options());
-  ThrowIfError(GatedActivation({gate_up, activation_, inner}));
+  const at::Tensor inner = GatedActivationOf(gate_up, activation_);
   return {down_.Forward(inner, step.seam, rows), gate_.Forward(x, step.seam, rows)};
 }
 

@@ -14,7 +14,11 @@ namespace {
 int64_t RowBytes(const CausalLm& model) {
   const ModelConfig& shape = model.config();
   const int64_t inputs_bytes = 2 * shape.num_layers * shape.hidden_size * (model.dtype() == DType::kBF16 ? 2 : 4);
-  return inputs_bytes + 4 * (12 * shape.hidden_size + 6 * shape.intermediate_size);
+  const RoutedFfnConfig& routed = shape.routed;
+  const int64_t inner_values =
+      (12 + 4 * routed.experts_per_token) * shape.hidden_size + 6 * shape.intermediate_size +
+      6 * (routed.experts_per_token * routed.intermediate_size + routed.shared_intermediate_size);
+  return inputs_bytes + 4 * inner_values;
 }
 
 }  // namespace

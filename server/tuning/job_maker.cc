@@ -77,7 +77,6 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(wanted, facts));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(wanted.dataset(), facts));
   RETURN_IF_ERROR(StateBytesWithin(memory, spec.train, model->base_shape()).status());
-  RETURN_IF_ERROR(Trainer::CheckBase(model->config()));
   RETURN_IF_ERROR(MakeFolders(folder));
   const TextParts text{*backend, *chat_template, go_on};
   ASSIGN_OR_RETURN(const IntakeResult taken, TakeIn(data, text, absl::StrCat(folder, "/data")));

@@ -27,6 +27,8 @@ TRAINED = {
     "all_biases_behind_one_norm": ("phi", {"targets": ["q_proj"], "bias": "all"}),
     "tokens": ("llama3", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),
     "tokens_of_the_head": ("llama3", {"targets": ["q_proj"], "trainable_head_token_ids": [7, 30, 12]}),
+    "routed_base": ("mixtral", {}),
+    "routed_base_with_a_shared_expert": ("qwen2_moe", {}),
     "tokens_of_a_tied_head": ("qwen2", {"targets": ["q_proj"], "trainable_head_token_ids": [7, 30, 12]}),
     "tokens_of_both": ("qwen2", {"targets": ["q_proj"], "trainable_token_ids": [5, 7], "trainable_head_token_ids": [30, 12]}),
     "tokens_of_a_tied_base": ("gemma", {"targets": ["q_proj"], "trainable_token_ids": [7, 30, 12]}),

@@ -111,6 +111,10 @@ TRACES = {
     "phi_dora": {"base": "phi", "dora": True},
     "phi3_lora": {"base": "phi3"},
     "qwen3_lora": {"base": "qwen3"},
+    # Routed bases: attention, and the shared expert with its gate; the gradient goes through experts and routers.
+    "mixtral_lora": {"base": "mixtral", "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]},  # all-linear is experts too, in peft
+    "qwen2_moe_lora": {"base": "qwen2_moe"},
+    "qwen3_moe_dora": {"base": "qwen3_moe", "dora": True, "targets": ["q_proj", "k_proj", "o_proj"]},
 }
 
 
@@ -234,7 +238,8 @@ def train(model, spec: dict, examples: list) -> list:
 
 def load_base(spec: dict):
     padding = {"pad_token_id": spec["pad_token"]} if spec.get("pad_token", -1) >= 0 else {}
-    return AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager", **padding)
+    return AutoModelForCausalLM.from_pretrained(HERE / spec["base"] / "model", dtype=torch.float32, attn_implementation="eager",
+                                                experts_implementation="eager", **padding)
 
 
 def write_trace(name: str, spec: dict, folder: pathlib.Path):

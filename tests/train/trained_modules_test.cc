@@ -147,5 +147,32 @@ TEST(SelectTrainedTest, WhatCannotBeIsRefusedByName) {
   EXPECT_THAT(Refusal(config), HasSubstr("adapter.rank: 9; limit: 8"));
 }
 
+TEST(SelectTrainedTest, AllLinearsOfARoutedBaseAreThoseInNoExpert) {
+  BaseShape base = TwoLayers(/*tied=*/false);
+  base.model_type = "mixtral";
+  base.sites[0].module_path = "model.layers.{}.self_attn.q_proj";
+  const auto add = [&](Site site, const char* module, const char* parameter) {
+    base.sites.push_back({.site = site,
+                          .module_path = module,
+                          .in_features = 8,
+                          .out_features = 8,
+                          .experts = site == Site::kRouter ? 1 : 4,
+                          .parameter = parameter});
+  };
+  add(Site::kRouter, "model.layers.{}.mlp.gate", "weight");
+  add(Site::kExpertGateUp, "model.layers.{}.mlp.experts", "gate_up_proj");
+  add(Site::kExpertDown, "model.layers.{}.mlp.experts", "down_proj");
+  TrainConfig config;
+  config.adapter.all_linear = true;
+  for (const bool dora : {false, true}) {
+    config.adapter.use_dora = dora;
+    EXPECT_THAT(Trained(config, base),
+                ElementsAre("model.layers.0.self_attn.q_proj: pair", "model.layers.1.self_attn.q_proj: pair"));
+  }
+  config.adapter.all_linear = config.adapter.use_dora = false;
+  config.adapter.target_names = {"q_proj", "gate"};
+  EXPECT_THAT(SelectTrained(config, base), IsError(absl::StatusCode::kUnimplemented, HasSubstr("experts or router")));
+}
+
 }  // namespace
 }  // namespace lorad
