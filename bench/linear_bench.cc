@@ -70,13 +70,13 @@ void RunTorch(benchmark::State& state, const Weights& w, int64_t rows) {
   Finish(state, w, rows);
 }
 
-// The gradient of x: ours, or LibTorch's matmul with the weight in rows again.
+// The gradient of x: ours, or LibTorch's matmul with the weight in rows.
 void RunBackward(benchmark::State& state, const Weights& w, int64_t rows, bool ours) {
   const at::Tensor g = at::randn({rows, kOut}).to(w.dtype());
   size_t next = 0;
   for (auto _ : state) {
-    const LinearWeight& weight = w.packed[next++ % kWeights];
-    const at::Tensor dx = ours ? LinearBackward(g, weight) : at::mm(g, weight.RowMajor());
+    const size_t i = next++ % kWeights;
+    const at::Tensor dx = ours ? LinearBackward(g, w.packed[i]) : at::mm(g, w.stored[i]);
     benchmark::DoNotOptimize(dx.const_data_ptr());
   }
   Finish(state, w, rows);
@@ -162,17 +162,19 @@ int main(int argc, char** argv) {
       ratios.push_back({on + " rows " + r + ": Linear / at::linear", on + "ours " + r, on + "torch " + r});
     }
   }
-  for (const int64_t rows : {32, 128, 512}) {
-    const std::string r = std::to_string(rows);
-    for (const bool ours : {true, false}) {
-      benchmark::RegisterBenchmark(((ours ? "bf16/dx ours " : "bf16/dx unpacked ") + r).c_str(),
-                                   [&bf16, rows, ours](benchmark::State& s) { RunBackward(s, bf16, rows, ours); })
-          ->Unit(benchmark::kMillisecond)
-          ->UseRealTime()
-          ->Iterations(1);
+  for (const Weights* w : {&f32, &bf16}) {
+    const std::string on = w == &f32 ? "f32/" : "bf16/";
+    for (const int64_t rows : {32, 128, 512}) {
+      const std::string r = std::to_string(rows);
+      for (const bool ours : {true, false}) {
+        benchmark::RegisterBenchmark((on + (ours ? "dx ours " : "dx torch ") + r).c_str(),
+                                     [w, rows, ours](benchmark::State& s) { RunBackward(s, *w, rows, ours); })
+            ->Unit(benchmark::kMillisecond)
+            ->UseRealTime()
+            ->Iterations(1);
+      }
+      ratios.push_back({on + " rows " + r + ": gradient of x / at::mm", on + "dx ours " + r, on + "dx torch " + r});
     }
-    ratios.push_back(
-        {"bf16 rows " + r + ": gradient of x / unpacking and at::mm", "bf16/dx ours " + r, "bf16/dx unpacked " + r});
   }
   const QuantizedWeights quantized;
   const auto add = [](const std::string& name, auto fn) {

@@ -43,9 +43,8 @@ int64_t BytesIn(at::ScalarType dtype, const MatchedWeights& weights) {
   constexpr int64_t kCacheLineBytes = 64;
   int64_t bytes = 0;
   for (const auto& [key, tensor] : weights) {
-    const bool is_matrix = dtype == at::kBFloat16 && tensor.shape.size() == 2;
-    const int64_t elements = is_matrix ? LinearWeight::PackedElements(tensor.shape[0], tensor.shape[1])
-                                       : tensor.size_bytes / SizeBytes(tensor.dtype);
+    const int64_t elements = tensor.shape.size() == 2 ? LinearWeight::PackedElements(tensor.shape[0], tensor.shape[1])
+                                                      : tensor.size_bytes / SizeBytes(tensor.dtype);
     bytes += elements * static_cast<int64_t>(c10::elementSize(dtype)) + kCacheLineBytes;
   }
   return bytes;
@@ -147,7 +146,7 @@ LinearWeight WeightLoader::LoadPacked(std::initializer_list<WeightName> parts, i
 }
 
 at::Tensor WeightLoader::EmptyMatrix(at::IntArrayRef shape) {
-  if (!device_.is_cpu() || dtype_ != at::kBFloat16) return Empty(shape);
+  if (!device_.is_cpu()) return Empty(shape);
   const at::Tensor room = memory_.Empty({LinearWeight::PackedElements(shape[0], shape[1])}, dtype_);
   return room.narrow(0, 0, shape[0] * shape[1]).view(shape);
 }

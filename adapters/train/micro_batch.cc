@@ -7,20 +7,19 @@
 #include <utility>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/gather.h>
-#include <ATen/ops/log_softmax.h>
 #include <ATen/ops/tensor.h>
 
 #include "adapters/train/leaves.h"
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/ops/autograd/log_probability.h"
 #include "model/ops/pieces.h"
 #include "model/weights.h"
 
 namespace lorad {
 namespace {
 
-constexpr int64_t kHeadElements = int64_t{1} << 20;  // logits of one slice: 4 MiB of f32, three times over
+constexpr int64_t kHeadElements = int64_t{1} << 22;  // logits of one slice: 16 MiB, which their gradient takes over
 constexpr int64_t kSoftmaxProducts = 16;             // what an element of it takes, counted in products of a matmul
 
 int64_t HeadRows(int64_t vocab_size) { return std::max<int64_t>(16, kHeadElements / vocab_size); }
@@ -154,8 +153,7 @@ absl::Status MicroBatch::Head() {
                    model_->Logits(hidden_, WithLogitRows(rows_, next_trained_row_, count), seam_));
   RETURN_IF_ERROR(Guarded([&]() -> absl::Status {
     BeginPiece(kSoftmaxProducts * logits.numel());
-    const at::Tensor logprobs =
-        at::gather(at::log_softmax(logits, 1), 1, at::tensor(targets).unsqueeze(1)).squeeze(1).contiguous();
+    const at::Tensor logprobs = LogProbabilities(logits, targets);
     const at::Tensor derivatives = TakeLosses(next_trained_row_, logprobs.detach());
     BeginPiece(kSoftmaxProducts * logits.numel());
     if (logprobs.requires_grad()) torch::autograd::backward({logprobs}, {derivatives});

@@ -4,10 +4,12 @@
 #include <cmath>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/train/adamw.h"
+#include "model/base/check.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -15,6 +17,11 @@ namespace {
 
 constexpr int64_t kUpdateProducts = 64;      // what an element's update costs: it waits for memory
 constexpr double kEmbeddingPairRate = 1e-6;  // peft's loraplus_lr_embedding
+
+double SquaresOf(const at::Tensor& gradient) {
+  const at::Tensor values = gradient.contiguous();
+  return SumOfSquares(values.const_data_ptr<float>(), values.numel());
+}
 
 }  // namespace
 
@@ -32,8 +39,7 @@ absl::StatusOr<double> Optimizer::Step(double learning_rate) {
   double squares = 0;
   for (const NamedLeaf& leaf : leaves_) {
     if (!leaf.tensor.grad().defined()) continue;
-    const double norm = at::linalg_vector_norm(leaf.tensor.grad()).item<double>();
-    squares += norm * norm;
+    squares += SquaresOf(leaf.tensor.grad());
   }
   const double norm = std::sqrt(squares);
   if (!std::isfinite(norm)) {
@@ -46,12 +52,11 @@ absl::StatusOr<double> Optimizer::Step(double learning_rate) {
     at::Tensor leaf = leaves_[i].tensor;
     BeginPiece(kUpdateProducts * leaf.numel());
     at::Tensor gradient = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
-    if (clip < 1.0) gradient.mul_(clip);
     const LeafSettings settings = SettingsOf(leaves_[i], learning_rate);
     if (config_.kind == OptimizerKind::kAdamW) {
-      AdamW(i, gradient, settings);
+      AdamW(i, gradient, clip, settings);
     } else {
-      Sgd(i, gradient, settings);
+      Sgd(i, clip < 1.0 ? gradient.mul_(clip) : gradient, settings);
     }
     leaf.mutable_grad() = at::Tensor();
   }
@@ -71,15 +76,24 @@ Optimizer::LeafSettings Optimizer::SettingsOf(const NamedLeaf& leaf, double lear
   return settings;
 }
 
-void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {
-  at::Tensor weight = leaves_[leaf].tensor;
-  weight.mul_(1.0 - settings.learning_rate * settings.weight_decay);
-  first_[leaf].lerp_(gradient, 1.0 - config_.beta1);
-  second_[leaf].mul_(config_.beta2).addcmul_(gradient, gradient, 1.0 - config_.beta2);
+void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double clip, const LeafSettings& settings) {
   const double steps = static_cast<double>(steps_);
-  const double step_size = settings.learning_rate / (1.0 - std::pow(config_.beta1, steps));
-  const double root = std::sqrt(1.0 - std::pow(config_.beta2, steps));
-  weight.addcdiv_(first_[leaf], second_[leaf].sqrt().div_(root).add_(config_.epsilon), -step_size);
+  const AdamWStep step = {
+      .gradient_factor = static_cast<float>(clip),
+      .decayed = static_cast<float>(1.0 - settings.learning_rate * settings.weight_decay),
+      .new_of_first = static_cast<float>(1.0 - config_.beta1),
+      .beta2 = static_cast<float>(config_.beta2),
+      .new_of_second = static_cast<float>(1.0 - config_.beta2),
+      .root = static_cast<float>(std::sqrt(1.0 - std::pow(config_.beta2, steps))),
+      .epsilon = static_cast<float>(config_.epsilon),
+      .step_size = static_cast<float>(settings.learning_rate / (1.0 - std::pow(config_.beta1, steps))),
+  };
+  at::Tensor weight = leaves_[leaf].tensor;  // may lie transposed in memory, and its state with it
+  LORAD_CHECK(weight.is_cpu() && weight.is_non_overlapping_and_dense());
+  const bool lies_alike = gradient.strides() == weight.strides();
+  const at::Tensor of_weight = lies_alike ? gradient : at::empty_like(weight).copy_(gradient);
+  UpdateAdamW(step, of_weight.const_data_ptr<float>(), weight.numel(), weight.mutable_data_ptr<float>(),
+              first_[leaf].mutable_data_ptr<float>(), second_[leaf].mutable_data_ptr<float>());
 }
 
 void Optimizer::Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {

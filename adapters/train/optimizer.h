@@ -41,7 +41,7 @@ class Optimizer final {
   };
   // LoRA+ has groups of them. Source: peft 0.21.2, create_loraplus_optimizer of optimizers/loraplus.py.
   LeafSettings SettingsOf(const NamedLeaf& leaf, double learning_rate) const;
-  void AdamW(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
+  void AdamW(size_t leaf, const at::Tensor& gradient, double clip, const LeafSettings& settings);
   void Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
 
   OptimizerConfig config_;

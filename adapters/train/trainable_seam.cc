@@ -12,6 +12,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include "adapters/train/leaves.h"
 #include "adapters/train/pair_delta.h"
@@ -111,6 +112,20 @@ at::Tensor Embedded(const LeafModule& module, const at::Tensor& ids, const at::T
   return at::mul(at::add(raw.to(delta.scalar_type()), delta), module.magnitude / module.norm).to(raw.scalar_type());
 }
 
+// A pair that the products of AddPairs are all of.
+bool IsPairAlone(const MicroBatchPart& own, const LeafModule& module) {
+  const bool has_others = module.magnitude.defined() || module.initial_a.defined() || module.router.defined() ||
+                          module.bias.defined() || module.weight.defined() || module.token_rows.defined();
+  return module.a.defined() && !has_others && module.a.scalar_type() == at::kFloat && DropoutOf(own, module) == 0.0;
+}
+
+// y [R, out] with the pairs' deltas, which are computed in f32 and rounded to its type
+at::Tensor WithPairs(const at::Tensor& x, const at::Tensor& y, const std::vector<PairBlock>& pairs) {
+  if (y.scalar_type() == at::kFloat) return AddPairs(x, y, pairs);
+  const at::Tensor delta = at::zeros(y.sizes(), y.options().dtype(at::kFloat));
+  return at::add(y, AddPairs(x.to(at::kFloat), delta, pairs).to(y.scalar_type()));
+}
+
 // What is trained of a linear: a pair of every row or a router, else the expert's pair.
 const LeafModule* ModuleFor(const MicroBatchPart& own, Site site, int layer, int32_t expert) {
   const LeafModule* module = own.leaves->Find(site, layer);
@@ -135,8 +150,31 @@ const MicroBatchPart* TrainableSeam::PartOf(int64_t g, const RowSegments& rows) 
   return end > first ? &(*parts_)[rows.terms[first].slot] : nullptr;
 }
 
+std::optional<std::vector<PairBlock>> TrainableSeam::PairsAlone(const SiteGroup& group, const at::Tensor& x,
+                                                                const RowSegments& rows) const {
+  std::vector<PairBlock> blocks;
+  if (!x.is_cpu() || !rows.input_rows.empty()) return std::nullopt;
+  for (int64_t g = 0; g < rows.groups(); ++g) {
+    const MicroBatchPart* const own = PartOf(g, rows);
+    const int64_t first = rows.starts[g], count = rows.starts[g + 1] - first;
+    if (own == nullptr || count == 0) continue;
+    if (own->leaves->routed() != nullptr) return std::nullopt;
+    for (const SitePart& part : group.parts) {
+      const LeafModule* module = own->leaves->Find(part.site, group.layer);
+      if (module == nullptr) continue;
+      if (!IsPairAlone(*own, *module)) return std::nullopt;
+      blocks.push_back({first, count, part.first_column, part.columns, module->a, module->b, module->scale});
+    }
+  }
+  return blocks;
+}
+
 at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                        const at::Tensor& base_bias, const RowSegments& rows) {
+  if (const auto pairs = PairsAlone(group, x, rows); pairs.has_value()) {
+    const at::Tensor finished = pairs->empty() ? y : WithPairs(x, y, *pairs);
+    return base_bias.defined() ? at::add(finished, base_bias) : finished;
+  }
   // Then each block of columns gets its own; else all get the base's at once.
   const bool trains_biases = base_bias.defined() && TrainsBiases(group);
   const at::Tensor input = rows.input_rows.empty() ? x : RowsAt(x, rows.input_rows);

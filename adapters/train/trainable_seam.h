@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include "adapters/train/linear_pairs.h"
 #include "adapters/train/micro_batch_part.h"
 #include "adapters/train/router_loss.h"
 #include "model/adapter_seam.h"
@@ -40,6 +42,9 @@ class TrainableSeam final : public AdapterSeam {
 
  private:
   bool TrainsBiases(const SiteGroup& group) const;
+  // The pairs of all rows where there is nothing else to be done for them, and they are f32 on the CPU; else nothing.
+  std::optional<std::vector<PairBlock>> PairsAlone(const SiteGroup& group, const at::Tensor& x,
+                                                   const RowSegments& rows) const;
   // Whose the rows of segment `g` are; nullptr: nobody's.
   const MicroBatchPart* PartOf(int64_t g, const RowSegments& rows) const;
 

@@ -17,19 +17,21 @@
 namespace lorad {
 
 EmbeddingLayer::EmbeddingLayer(const ModelConfig& config, WeightLoader& weights)
-    : table_(weights.Load(WeightName::kEmbedTokens)),
+    : table_(config.tied_embeddings ? weights.LoadWhole(WeightName::kEmbedTokens)
+                                    : LinearWeight::Prepare(weights.Load(WeightName::kEmbedTokens))),
       position_table_(weights.LoadIfAny(WeightName::kPositions)),
       position_offset_(config.position_offset),
-      scale_(at::scalar_tensor(config.embedding_scale, table_.scalar_type()).item<double>()) {
+      scale_(at::scalar_tensor(config.embedding_scale, table_.weight().scalar_type()).item<double>()) {
   if (!weights.Has(WeightName::kProjectIn)) return;
   project_in_.emplace(weights.Load(WeightName::kProjectIn), at::Tensor(),
                       SiteGroup{-1, -1, {{Site::kProjectIn, 0, config.hidden_size}}});
 }
 
 at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam) const {
-  at::Tensor y = at::empty({batch.token_ids.size(0), table_.size(1)}, table_.options());
+  at::Tensor y = at::empty({batch.token_ids.size(0), table_.in_features()}, table_.weight().options());
   // Beyond the table are adapters' own tokens, whose rows the seam puts in.
-  const at::Tensor ids = batch.rows.base_only() ? batch.token_ids : at::clamp_max(batch.token_ids, table_.size(0) - 1);
+  const at::Tensor ids =
+      batch.rows.base_only() ? batch.token_ids : at::clamp_max(batch.token_ids, table_.out_features() - 1);
   ThrowIfError(Embedding({ids, table_, y}));
   y = seam.FinishEmbedding(batch.token_ids, std::move(y), batch.rows);
   if (scale_ != 1.0) y = at::mul(y, scale_);

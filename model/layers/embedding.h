@@ -21,10 +21,10 @@ class EmbeddingLayer final {
   // The T rows of the batch -> [T, H]
   at::Tensor Forward(const ForwardBatch& batch, AdapterSeam& seam) const;
 
-  const at::Tensor& table() const { return table_; }  // [V, embedding_size]
+  const LinearWeight& table() const { return table_; }  // [V, embedding_size]
 
  private:
-  at::Tensor table_;
+  LinearWeight table_;  // in panels where it is the head's weight, too
   std::optional<LinearLayer> project_in_;
   at::Tensor position_table_;  // [>= max_context_tokens + position_offset, H] or undefined
   int64_t position_offset_;

@@ -13,8 +13,8 @@
 
 namespace lorad {
 
-HeadLayer::HeadLayer(const ModelConfig& config, const at::Tensor& embed_table, WeightLoader& weights)
-    : lm_head_(config.tied_embeddings ? LinearWeight::Prepare(embed_table) : weights.LoadWhole(WeightName::kLmHead),
+HeadLayer::HeadLayer(const ModelConfig& config, const LinearWeight& embed_table, WeightLoader& weights)
+    : lm_head_(config.tied_embeddings ? embed_table : weights.LoadWhole(WeightName::kLmHead),
                weights.LoadIfAny(WeightName::kLmHeadBias), {-1, -1, {{Site::kLmHead, 0, config.vocab_size}}}),
       vocab_size_(config.vocab_size),
       softcap_(config.logit_softcap) {

@@ -15,7 +15,7 @@ namespace lorad {
 class HeadLayer final {
  public:
   // embed_table [V, embedding_size] is the head's weight too when the embeddings are tied.
-  HeadLayer(const ModelConfig& config, const at::Tensor& embed_table, WeightLoader& weights);
+  HeadLayer(const ModelConfig& config, const LinearWeight& embed_table, WeightLoader& weights);
 
   // residual [T, H], `pending` [T, H] still to be added or undefined -> logits [L, V] fp32 of batch.logit_rows.
   at::Tensor Forward(at::Tensor residual, at::Tensor pending, const StepContext& step) const;

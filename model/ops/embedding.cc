@@ -9,14 +9,17 @@ namespace lorad {
 
 absl::Status Embedding(const EmbeddingArgs& args) {
   const ArgCheck check("Embedding");
-  RETURN_IF_ERROR(check.Floating("table", args.table));
-  const at::ScalarType dtype = args.table.scalar_type();
-  RETURN_IF_ERROR(check.Tensor("table", args.table, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
+  const at::Tensor& table = args.table.weight();
+  RETURN_IF_ERROR(check.Floating("table", table));
+  const at::ScalarType dtype = table.scalar_type();
+  if (!args.table.packed()) {
+    RETURN_IF_ERROR(check.Tensor("table", table, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
+  }
   RETURN_IF_ERROR(check.Contiguous("ids", args.ids, at::kInt, {ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {args.ids.size(0), args.table.size(1)}));
-  RETURN_IF_ERROR(check.SameDevice(args.table, "ids", args.ids));
-  RETURN_IF_ERROR(check.SameDevice(args.table, "y", args.y));
-  return Dispatch("Embedding", args.table, &cpu::Embedding, InstalledCudaOps().embedding, args);
+  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {args.ids.size(0), args.table.in_features()}));
+  RETURN_IF_ERROR(check.SameDevice(table, "ids", args.ids));
+  RETURN_IF_ERROR(check.SameDevice(table, "y", args.y));
+  return Dispatch("Embedding", table, &cpu::Embedding, InstalledCudaOps().embedding, args);
 }
 
 }  // namespace lorad

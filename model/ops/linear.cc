@@ -8,6 +8,7 @@
 #include "model/base/check.h"
 #include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
+#include "model/ops/cpu/f32_panels.h"
 #include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/quantized_panels.h"
@@ -15,6 +16,31 @@
 #include "model/ops/cuda_table.h"
 
 namespace lorad {
+namespace {
+
+// weight [out, in] -> its panels
+at::Tensor Bf16Panels(const at::Tensor& weight) {
+  const int64_t out = weight.size(0), in = weight.size(1);
+  at::Tensor panels = at::empty({cpu::Panels(out), cpu::PanelWords(in), 2 * cpu::kPanelColumns}, weight.options());
+  cpu::PackPanels(static_cast<const uint16_t*>(weight.const_data_ptr()), out, in,
+                  static_cast<uint16_t*>(panels.mutable_data_ptr()));
+  return panels;
+}
+
+at::Tensor F32Panels(const at::Tensor& weight) {
+  const int64_t out = weight.size(0), in = weight.size(1);
+  at::Tensor panels = at::empty({cpu::Panels(out), in, cpu::kPanelColumns}, weight.options());
+  const float* const rows = weight.const_data_ptr<float>();
+  float* const to = panels.mutable_data_ptr<float>();
+  cpu::ParallelFor(cpu::Panels(out), 1, [&](int64_t panel, int64_t end) {
+    const int64_t first = panel * cpu::kPanelColumns;
+    cpu::PackF32Panels(rows + first * in, std::min(end * cpu::kPanelColumns, out) - first, in,
+                       to + panel * cpu::F32PanelElements(in));
+  });
+  return panels;
+}
+
+}  // namespace
 
 LinearWeight LinearWeight::Prepare(at::Tensor weight) {
   const bool is_matrix = weight.defined() && weight.dim() == 2;
@@ -23,13 +49,10 @@ LinearWeight LinearWeight::Prepare(at::Tensor weight) {
 }
 
 LinearWeight LinearWeight::Pack(at::Tensor weight) {
-  if (!weight.is_cpu() || weight.scalar_type() != at::kBFloat16 || cpu::HasOneDnnKernels()) {
-    return Prepare(std::move(weight));
-  }
+  const bool is_bf16 = weight.scalar_type() == at::kBFloat16 && !cpu::HasOneDnnKernels();
+  if (!weight.is_cpu() || (weight.scalar_type() != at::kFloat && !is_bf16)) return Prepare(std::move(weight));
   const int64_t out = weight.size(0), in = weight.size(1);
-  at::Tensor panels = at::empty({cpu::Panels(out), cpu::PanelWords(in), 2 * cpu::kPanelColumns}, weight.options());
-  cpu::PackPanels(static_cast<const uint16_t*>(weight.const_data_ptr()), out, in,
-                  static_cast<uint16_t*>(panels.mutable_data_ptr()));
+  at::Tensor panels = is_bf16 ? Bf16Panels(weight) : F32Panels(weight);
   // Into the weight's own memory, which lies in huge pages, if they fit: what fills no panel wants room behind it.
   const auto first_byte = static_cast<size_t>(weight.storage_offset() * weight.element_size());
   if (weight.storage().nbytes() >= first_byte + panels.nbytes()) {
@@ -82,10 +105,19 @@ at::Tensor LinearWeight::RowMajor() const {
   if (!packed()) return stored_;
   if (quantized()) return Dequantized();
   at::Tensor matrix = at::empty({out_features_, in_features_}, stored_.options());
-  const uint16_t* const panels = static_cast<const uint16_t*>(stored_.const_data_ptr());
-  uint16_t* const rows = static_cast<uint16_t*>(matrix.mutable_data_ptr());
-  cpu::ParallelFor(out_features_, cpu::kPanelColumns, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) cpu::UnpackPanelColumn(panels, r, in_features_, rows + r * in_features_);
+  const void* const panels = stored_.const_data_ptr();
+  void* const rows = matrix.mutable_data_ptr();
+  const bool is_f32 = stored_.scalar_type() == at::kFloat;
+  cpu::ParallelFor(out_features_, cpu::kPanelColumns, [&](int64_t r, int64_t end) {
+    for (; r < end; ++r) {
+      if (is_f32) {
+        cpu::UnpackF32PanelColumn(static_cast<const float*>(panels), r, in_features_,
+                                  static_cast<float*>(rows) + r * in_features_);
+      } else {
+        cpu::UnpackPanelColumn(static_cast<const uint16_t*>(panels), r, in_features_,
+                               static_cast<uint16_t*>(rows) + r * in_features_);
+      }
+    }
   });
   return matrix;
 }

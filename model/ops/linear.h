@@ -7,18 +7,18 @@
 
 namespace lorad {
 
-// A base weight in the form its kernel reads: [out, in] as stored, or in panels, as it is (cpu/panel_kernels.h) or
-// quantised (cpu/quantized_panels.h).
+// A base weight in the form its kernel reads: [out, in] as stored, or in panels, as it is (cpu/panel_kernels.h,
+// cpu/f32_panels.h) or quantised (cpu/quantized_panels.h).
 class LinearWeight final {
  public:
   LinearWeight() = default;
   // weight [out, in] f32 or bf16, contiguous; shares its storage.
   static LinearWeight Prepare(at::Tensor weight);
-  // Packs bf16 where our kernels compute it: nobody else may use the storage, it is overwritten, and what lies behind
-  // the weight in it, too, as far as PackedElements reach; where the storage ends before, the panels are a copy. Others
-  // as Prepare.
+  // Packs f32, and bf16 where our kernels compute it: nobody else may use the storage, it is overwritten, and what lies
+  // behind the weight in it, too, as far as PackedElements reach; where the storage ends before, the panels are a copy.
+  // Others as Prepare.
   static LinearWeight Pack(at::Tensor weight);
-  static int64_t PackedElements(int64_t out_features, int64_t in_features);  // of its panels
+  static int64_t PackedElements(int64_t out_features, int64_t in_features);  // of its panels at most
   // weight [out, in] f32, on the CPU; copied. What is computed with is W' (model/quantization.h), by f32 or bf16 rows.
   // The panels are the same bytes on a device; there more than 16 bf16 rows multiply W' rounded to bf16.
   static LinearWeight Quantize(const at::Tensor& weight, Quantization quantization);
@@ -30,7 +30,8 @@ class LinearWeight final {
   bool packed() const { return stored_.defined() && stored_.dim() == 3; }
   Quantization quantization() const { return quantization_; }
   bool quantized() const { return quantization_ != Quantization::kNone; }
-  // [out, in], or [panels, words, 32], or quantised [panels, groups, bytes of a block]
+  // [out, in], or in panels: f32 [panels, in, 16], bf16 [panels, words, 32], quantised [panels, groups, bytes of a
+  // block]
   const at::Tensor& weight() const { return stored_; }
   // Some of its outputs, sharing its storage; `first` begins a panel (a multiple of 16).
   LinearWeight Outputs(int64_t first, int64_t count) const;

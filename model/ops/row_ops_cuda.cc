@@ -77,7 +77,7 @@ cudaError_t Gather(const at::Tensor& index, int64_t offset, const at::Tensor& ta
 
 absl::Status Embedding(const EmbeddingArgs& args) {
   if (args.y.numel() == 0) return absl::OkStatus();
-  return StatusOf("Embedding", Gather(args.ids, 0, args.table, /*add=*/false, args.y));
+  return StatusOf("Embedding", Gather(args.ids, 0, args.table.weight(), /*add=*/false, args.y));
 }
 
 absl::Status AddPositions(const AddPositionsArgs& args) {

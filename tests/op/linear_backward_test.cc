@@ -70,14 +70,21 @@ TEST_P(LinearBackwardTest, EqualsTheLoopForOddSizes) {
   }
 }
 
-TEST_P(LinearBackwardTest, ARowOfAPackedWeightHasTheSameBitsAloneAndAmongOthers) {
+// Of one weight the same bits whether it is packed or not, too.
+TEST_P(LinearBackwardTest, ARowHasTheSameBitsAloneAndAmongOthers) {
   for (const Sizes& sizes : std::vector<Sizes>{{60, 577, 83}, {26, 4200, 48}}) {
-    const at::Tensor g = Gradient(sizes);
-    const LinearWeight weight = LinearWeight::Pack(Weight(sizes));
+    const at::Tensor g = Gradient(sizes), w = Weight(sizes);
+    const LinearWeight weight = LinearWeight::Pack(w.clone());
     if (!weight.packed()) return;  // LibTorch's matmul promises neither
     const at::Tensor all = LinearBackward(g, weight);
-    for (int64_t r = 0; r < sizes.rows; ++r) {
-      ASSERT_EQ(RowBytes(LinearBackward(g.narrow(0, r, 1), weight), 0), RowBytes(all, r)) << r;
+    if (GetParam() == at::kFloat) {
+      EXPECT_TRUE(LinearBackward(g, LinearWeight::Prepare(w)).equal(all));
+    }
+    for (const int64_t rows : {1, 2, 5, 12, 13}) {
+      for (int64_t r = 0; r + rows <= sizes.rows; r += rows) {
+        const at::Tensor few = LinearBackward(g.narrow(0, r, rows), weight);
+        for (int64_t i = 0; i < rows; ++i) ASSERT_EQ(RowBytes(few, i), RowBytes(all, r + i)) << rows << " " << r + i;
+      }
     }
   }
 }

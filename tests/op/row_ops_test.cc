@@ -23,15 +23,28 @@ TEST_P(RowOpsTest, EmbeddingCopiesRowsOfTheTable) {
     std::vector<int32_t> ids = {0, 39, 5, 5, 17};
     for (int i = 0; i < 100; ++i) ids.push_back(static_cast<int32_t>(numbers.Below(40)));
     at::Tensor y = at::empty({static_cast<int64_t>(ids.size()), width}, table.options());
-    ASSERT_OK(Embedding({Ints(ids), table, y}));
+    ASSERT_OK(Embedding({Ints(ids), LinearWeight::Prepare(table), y}));
     for (size_t r = 0; r < ids.size(); ++r) ASSERT_EQ(RowBytes(y, static_cast<int64_t>(r)), RowBytes(table, ids[r]));
+  }
+}
+
+// A tied head's table; 40 of its rows fill no whole panels.
+TEST_P(RowOpsTest, EmbeddingOfPanelsCopiesTheSameRows) {
+  Numbers numbers(3);
+  for (int64_t width : {1, 7, 64, 2048}) {
+    const at::Tensor table = Random(GetParam(), {40, width}, numbers);
+    std::vector<int32_t> ids;
+    for (int32_t id = 39; id >= 0; --id) ids.push_back(id);
+    at::Tensor y = at::empty({40, width}, table.options());
+    ASSERT_OK(Embedding({Ints(ids), LinearWeight::Pack(table.clone()), y}));
+    for (int64_t r = 0; r < 40; ++r) ASSERT_EQ(RowBytes(y, r), RowBytes(table, 39 - r)) << width;
   }
 }
 
 TEST_P(RowOpsTest, EmbeddingRefusesIdsOutsideTheTable) {
   Numbers numbers(2);
-  const at::Tensor table = Random(GetParam(), {4, 8}, numbers);
-  at::Tensor y = at::empty({2, 8}, table.options());
+  const LinearWeight table = LinearWeight::Prepare(Random(GetParam(), {4, 8}, numbers));
+  at::Tensor y = at::empty({2, 8}, table.weight().options());
   EXPECT_INVALID(Embedding({Ints({0, 4}), table, y}), "ids: 4 in row 1; limit: 0 to 3");
   EXPECT_INVALID(Embedding({Ints({-1, 0}), table, y}), "ids: -1 in row 0");
   EXPECT_INVALID(Embedding({Ints({1}), table, y}), "y: [2, 8]");

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "model/ops/autograd/in_pieces.h"
+#include "model/ops/cpu/f32_panels.h"
 #include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/transposed_panels.h"
@@ -48,19 +49,46 @@ at::Tensor OfQuantized(const at::Tensor& g, const LinearWeight& weight) {
   return dx.to(g.scalar_type());
 }
 
-// The product of Linear with inputs and outputs exchanged: W^T's panels of some inputs and outputs are made where they
-// stay in L2, and multiply all rows.
-class OfPanels final {
+// What follows is the product of Linear with inputs and outputs exchanged: W^T's panels of some inputs and outputs are
+// made where they stay in L2, and multiply all rows.
+constexpr int64_t kInputsAtOnce = 2 * cpu::kPanelColumns;  // the products multiply two panels at once
+constexpr int64_t kElementsPerRange = 1 << 14;             // packed by one thread
+constexpr int64_t kProductsPerRange = 1 << 17;             // 2 to 10 us of one thread
+
+// pack(row, end) for all rows of so many elements.
+template <typename Pack>
+void PackInRanges(int64_t rows, int64_t elements, const Pack& pack) {
+  cpu::ParallelFor(rows, kElementsPerRange / elements + 1, pack);
+}
+
+// multiply(input, inputs) for all inputs, each with `rows` x `outputs` products.
+template <typename Multiply>
+void ForInputs(int64_t rows, int64_t outputs, int64_t in, const Multiply& multiply) {
+  const int64_t units = (in + kInputsAtOnce - 1) / kInputsAtOnce, products = rows * outputs * kInputsAtOnce;
+  const int64_t piece = CutsPieces() ? std::min(units, PieceRows(products)) : units;
+  for (int64_t unit = 0; unit < units; unit += piece) {
+    const int64_t count = std::min(piece, units - unit);
+    BeginPiece(count * products);
+    cpu::ParallelFor(count, kProductsPerRange / products + 1, [&](int64_t i, int64_t end) {
+      for (; i < end; ++i) {
+        const int64_t input = (unit + i) * kInputsAtOnce;
+        multiply(input, std::min(kInputsAtOnce, in - input));
+      }
+    });
+  }
+}
+
+// Of bf16 in panels; g's rows are contiguous.
+class OfBf16Panels final {
  public:
-  OfPanels(const at::Tensor& g, const LinearWeight& weight)
-      : g_(g.stride(1) == 1 ? g : g.contiguous()),
+  OfBf16Panels(const at::Tensor& g, const LinearWeight& weight)
+      : g_(g),
         rows_(g.size(0)),
         out_(weight.out_features()),
         in_(weight.in_features()),
         panels_(static_cast<const uint16_t*>(weight.weight().const_data_ptr())) {}
 
   at::Tensor Run() {
-    if (rows_ == 0 || out_ == 0) return at::zeros({rows_, in_}, g_.options());
     if (out_ <= kOutputsAtOnce) {
       at::Tensor dx = at::empty({rows_, in_}, g_.options());
       auto* const to = static_cast<uint16_t*>(dx.mutable_data_ptr());
@@ -77,10 +105,7 @@ class OfPanels final {
   }
 
  private:
-  static constexpr int64_t kOutputsAtOnce = 4096;                   // 128 KiB of a panel of W^T
-  static constexpr int64_t kInputsAtOnce = 2 * cpu::kPanelColumns;  // PanelDot multiplies two panels at once
-  static constexpr int64_t kElementsPerRange = 1 << 14;             // packed by one thread
-  static constexpr int64_t kProductsPerRange = 1 << 17;             // about 10 us of one thread
+  static constexpr int64_t kOutputsAtOnce = 4096;  // 128 KiB of a panel of W^T
 
   // multiply(dot, input) for all inputs: the products with `outputs` outputs from `first` on, for inputs from `input`
   // on.
@@ -89,40 +114,73 @@ class OfPanels final {
     const int64_t packed_stride = cpu::PanelRowFloats(outputs), g_stride = g_.stride(0);
     const uint16_t* const g = static_cast<const uint16_t*>(g_.const_data_ptr()) + first;
     float* const packed = cpu::ThreadScratch(cpu::Scratch::kRows, rows_ * packed_stride);
-    cpu::ParallelFor(rows_, kElementsPerRange / outputs + 1, [&](int64_t r, int64_t end) {
+    PackInRanges(rows_, outputs, [&](int64_t r, int64_t end) {
       cpu::PackPanelRows(g + r * g_stride, g_stride, end - r, outputs, packed + r * packed_stride);
     });
     const uint16_t* const panels = panels_ + first / cpu::kPanelColumns * cpu::PanelElements(in_);
-    const int64_t units = (in_ + kInputsAtOnce - 1) / kInputsAtOnce, products = rows_ * outputs * kInputsAtOnce;
-    const int64_t piece = CutsPieces() ? std::min(units, PieceRows(products)) : units;
-    for (int64_t unit = 0; unit < units; unit += piece) {
-      const int64_t count = std::min(piece, units - unit);
-      BeginPiece(count * products);
-      cpu::ParallelFor(count, kProductsPerRange / products + 1, [&](int64_t i, int64_t end) {
-        for (; i < end; ++i) {
-          const int64_t input = (unit + i) * kInputsAtOnce, inputs = std::min(kInputsAtOnce, in_ - input);
-          auto* const transposed = reinterpret_cast<uint16_t*>(
-              cpu::ThreadScratch(cpu::Scratch::kWeights, cpu::Panels(inputs) * cpu::PanelElements(outputs) / 2));
-          cpu::TransposePanels({panels, in_, outputs, input, inputs}, transposed);
-          multiply({packed, rows_, outputs, transposed, inputs, in_}, input);
-        }
-      });
-    }
+    ForInputs(rows_, outputs, in_, [&](int64_t input, int64_t inputs) {
+      auto* const transposed = reinterpret_cast<uint16_t*>(
+          cpu::ThreadScratch(cpu::Scratch::kWeights, cpu::Panels(inputs) * cpu::PanelElements(outputs) / 2));
+      cpu::TransposePanels({panels, in_, outputs, input, inputs}, transposed);
+      multiply({packed, rows_, outputs, transposed, inputs, in_}, input);
+    });
   }
 
-  const at::Tensor g_;
+  const at::Tensor& g_;
   const int64_t rows_;
   const int64_t out_;
   const int64_t in_;
   const uint16_t* const panels_;
 };
 
+// Of f32, in panels or in rows; g's rows are contiguous.
+at::Tensor OfF32(const at::Tensor& g, const LinearWeight& weight) {
+  constexpr int64_t kOutputsAtOnce = 4 * cpu::kF32Block;  // 256 KiB of two panels of W^T
+  const int64_t rows = g.size(0), out = weight.out_features(), in = weight.in_features();
+  at::Tensor dx = at::empty({rows, in}, g.options());
+  float* const to = dx.mutable_data_ptr<float>();
+  for (int64_t first = 0; first < out; first += kOutputsAtOnce) {
+    const int64_t outputs = std::min(kOutputsAtOnce, out - first), packed_stride = cpu::PanelRowFloats(outputs);
+    const float* const of_outputs = g.const_data_ptr<float>() + first;
+    float* const packed = cpu::ThreadScratch(cpu::Scratch::kRows, rows * packed_stride);
+    PackInRanges(rows, outputs, [&](int64_t r, int64_t end) {
+      cpu::PackF32Rows(of_outputs + r * g.stride(0), g.stride(0), end - r, outputs, packed + r * packed_stride);
+    });
+    const float* const w = weight.weight().const_data_ptr<float>() + first * in;  // `first` begins a panel
+    ForInputs(rows, outputs, in, [&](int64_t input, int64_t inputs) {
+      const int64_t panel = cpu::F32PanelElements(outputs);
+      float* const transposed = cpu::ThreadScratch(cpu::Scratch::kWeights, cpu::Panels(inputs) * panel);
+      const cpu::F32TransposeArgs some = {w, in, outputs, input, inputs};
+      if (weight.packed()) {
+        cpu::TransposeF32Panels(some, transposed);
+      } else {
+        cpu::TransposeF32Rows(some, transposed);
+      }
+      cpu::F32Products({.x = packed,
+                        .x_stride = packed_stride,
+                        .rows = rows,
+                        .depth = outputs,
+                        .w = transposed,
+                        .panel_stride = panel,
+                        .step = cpu::kPanelColumns,
+                        .columns = inputs,
+                        .y_stride = in,
+                        .add = first > 0},
+                       to + input);
+    });
+  }
+  return dx;
+}
+
 }  // namespace
 
 at::Tensor LinearBackward(const at::Tensor& g, const LinearWeight& weight) {
-  if (!weight.packed()) return OfMatrix(g, weight.weight());
   if (weight.quantized()) return OfQuantized(g, weight);
-  return OfPanels(g, weight).Run();
+  const bool is_f32 = weight.weight().is_cpu() && weight.weight().scalar_type() == at::kFloat;
+  if (!weight.packed() && !is_f32) return OfMatrix(g, weight.weight());
+  if (g.size(0) == 0 || weight.out_features() == 0) return at::zeros({g.size(0), weight.in_features()}, g.options());
+  const at::Tensor of_rows = g.stride(1) == 1 ? g : g.contiguous();
+  return is_f32 ? OfF32(of_rows, weight) : OfBf16Panels(of_rows, weight).Run();
 }
 
 }  // namespace lorad

@@ -11,6 +11,7 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tanh.h>
 
+#include "model/ops/autograd/head_attention.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -52,6 +53,9 @@ at::Tensor AttendOne(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 at::Tensor RotateHeads(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
   const int64_t half = cos.size(1), rest = x.size(2) - 2 * half;
   if (half == 0) return x;
+  if (x.is_cpu() && x.scalar_type() == at::kFloat && cos.scalar_type() == at::kFloat) {
+    return RotateRowsOfHeads(x, cos, sin);
+  }
   const at::Tensor first = x.narrow(2, 0, half), second = x.narrow(2, half, half);
   const at::Tensor c = cos.unsqueeze(1), s = sin.unsqueeze(1);
   std::vector<at::Tensor> parts = {first * c - second * s, second * c + first * s};
@@ -60,6 +64,11 @@ at::Tensor RotateHeads(const at::Tensor& x, const at::Tensor& cos, const at::Ten
 }
 
 at::Tensor SequenceAttention(const SequenceAttentionArgs& args) {
+  const at::ScalarType dtype = args.q.scalar_type();
+  if (args.q.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16)) {
+    const at::Tensor q = args.q.to(at::kFloat), k = args.k.to(at::kFloat), v = args.v.to(at::kFloat);
+    return HeadAttention({q, k, v, args.starts, args.window_tokens, args.scale, args.softcap}).to(dtype);
+  }
   std::vector<at::Tensor> mixed;
   for (size_t s = 0; s + 1 < args.starts.size(); ++s) {
     const int64_t begin = args.starts[s], tokens = args.starts[s + 1] - begin;
