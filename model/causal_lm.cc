@@ -125,13 +125,13 @@ struct CausalLm::Impl {
   at::Tensor Forward(const ForwardBatch& given, const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
   // Calls fn with the context of a step without a cache.
   template <typename Fn>
-  auto WithoutCache(const ForwardBatch& batch, AdapterSeam& seam, const Fn& fn) {
+  auto WithoutCache(const PlacedBatch& batch, AdapterSeam& seam, const Fn& fn) {
     const KvView no_cache;
-    LORAD_CHECK(device.is_cpu());
-    const RopeRows rope_rows = rope.RowsOf(batch, batch.positions);
+    const c10::DeviceGuard current(device);
+    const RopeRows rope_rows = rope.RowsOf(batch.on_host, batch.on_device.positions);
     const RopeRows local_rope_rows =
-        config.local_rope.has_value() ? local_rope.RowsOf(batch, batch.positions) : rope_rows;
-    return fn(StepContext{batch, no_cache, seam, rope_rows, local_rope_rows});
+        config.local_rope.has_value() ? local_rope.RowsOf(batch.on_host, batch.on_device.positions) : rope_rows;
+    return fn(StepContext{batch.on_device, no_cache, seam, rope_rows, local_rope_rows});
   }
 
   const ModelConfig config;
@@ -218,15 +218,16 @@ absl::StatusOr<at::Tensor> CausalLm::ForwardOnDevice(const ForwardBatch& batch, 
   });
 }
 
-absl::StatusOr<HiddenRows> CausalLm::Embed(const ForwardBatch& batch, AdapterSeam& seam) {
-  return Guarded([&]() -> absl::StatusOr<HiddenRows> {
-    return HiddenRows{impl_->embed.Forward(batch, seam), at::Tensor()};
+absl::StatusOr<HiddenRows> CausalLm::Embed(const PlacedBatch& batch, AdapterSeam& seam) {
+  return GuardedOnDevice([&]() -> absl::StatusOr<HiddenRows> {
+    const c10::DeviceGuard current(impl_->device);
+    return HiddenRows{impl_->embed.Forward(batch.on_device, seam), at::Tensor()};
   });
 }
 
-absl::StatusOr<HiddenRows> CausalLm::RunLayer(int64_t layer, const HiddenRows& in, const ForwardBatch& batch,
+absl::StatusOr<HiddenRows> CausalLm::RunLayer(int64_t layer, const HiddenRows& in, const PlacedBatch& batch,
                                               AdapterSeam& seam) {
-  return Guarded([&]() -> absl::StatusOr<HiddenRows> {
+  return GuardedOnDevice([&]() -> absl::StatusOr<HiddenRows> {
     return impl_->WithoutCache(batch, seam, [&](const StepContext& step) {
       HiddenRows out;
       out.residual = in.residual.clone();  // A block adds to it in place where nothing is recorded.
@@ -236,12 +237,20 @@ absl::StatusOr<HiddenRows> CausalLm::RunLayer(int64_t layer, const HiddenRows& i
   });
 }
 
-absl::StatusOr<at::Tensor> CausalLm::Logits(const HiddenRows& in, const ForwardBatch& batch, AdapterSeam& seam) {
-  return Guarded([&]() -> absl::StatusOr<at::Tensor> {
+absl::StatusOr<at::Tensor> CausalLm::Logits(const HiddenRows& in, const PlacedBatch& batch, AdapterSeam& seam) {
+  return GuardedOnDevice([&]() -> absl::StatusOr<at::Tensor> {
     return impl_->WithoutCache(batch, seam, [&](const StepContext& step) {
       return impl_->head.Forward(in.residual.clone(), in.pending, step);
     });
   });
+}
+
+void CausalLm::AwaitDevice() const { lorad::AwaitDevice(impl_->device); }
+
+at::Tensor CausalLm::WeightOf(Site site, int layer) const {
+  if (layer >= 0) return impl_->blocks.at(static_cast<size_t>(layer)).WeightOf(site);
+  const at::Tensor of_embedding = impl_->embed.WeightOf(site);
+  return of_embedding.defined() ? of_embedding : impl_->head.WeightOf(site);
 }
 
 }  // namespace lorad

@@ -17,6 +17,8 @@
 
 namespace lorad {
 
+struct PlacedBatch;
+
 struct LoadOptions {
   DType dtype = DType::kF32;     // kF32 or kBF16; the daemon resolves "auto"
   at::Device device = at::kCPU;  // or a CUDA device, whose operators are installed (model/ops/open_cuda.h)
@@ -61,14 +63,19 @@ class CausalLm final {
   // (model/device_step.h) from before the call until it has read what it wants.
   absl::StatusOr<at::Tensor> ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
 
-  // The same forward in pieces and without a cache, for training, on the CPU alone: the batch's sequences are whole,
-  // its kv_slots and block_table are not read. Where gradients are enabled, what depends on something that wants one is
-  // recorded; base weights never want one. Inputs are not written.
-  absl::StatusOr<HiddenRows> Embed(const ForwardBatch& batch, AdapterSeam& seam);
-  absl::StatusOr<HiddenRows> RunLayer(int64_t layer, const HiddenRows& in, const ForwardBatch& batch,
-                                      AdapterSeam& seam);
-  // -> [L, vocab] fp32 of batch.logit_rows
-  absl::StatusOr<at::Tensor> Logits(const HiddenRows& in, const ForwardBatch& batch, AdapterSeam& seam);
+  // The same forward in pieces and without a cache, for training: the batch's sequences are whole and told of by
+  // sequence_tokens; its kv_slots and block_table are not read. Where gradients are enabled, what depends on something
+  // that wants one is recorded; base weights never want one. Inputs are not written. On a device nothing waits for it.
+  absl::StatusOr<HiddenRows> Embed(const PlacedBatch& batch, AdapterSeam& seam);
+  absl::StatusOr<HiddenRows> RunLayer(int64_t layer, const HiddenRows& in, const PlacedBatch& batch, AdapterSeam& seam);
+  // -> [L, vocab] fp32 of batch.logit_rows, on the model's device
+  absl::StatusOr<at::Tensor> Logits(const HiddenRows& in, const PlacedBatch& batch, AdapterSeam& seam);
+  // Waits until the device has done all that was asked of it on this thread.
+  void AwaitDevice() const;
+
+  // W [out, in] of a linear where it lies, of the embedding [hidden, vocabulary]; undefined where the model has none
+  // such, or has it as something else than a matrix (packed, quantised).
+  at::Tensor WeightOf(Site site, int layer) const;
 
  private:
   struct Impl;

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <exception>
+#include <utility>
 
 #include <ATen/ops/empty.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -18,16 +19,18 @@ ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch) {
   at::Tensor* const tensors[] = {&on_device.token_ids, &on_device.positions,   &on_device.cu_rows,
                                  &on_device.kv_slots,  &on_device.block_table, &on_device.logit_rows};
   int64_t count = 0;
-  for (const at::Tensor* tensor : tensors) count += tensor->numel();
+  for (const at::Tensor* tensor : tensors) count += tensor->defined() ? tensor->numel() : 0;
   const at::Tensor staged = at::empty({count}, at::TensorOptions().dtype(at::kInt).pinned_memory(true));
   int32_t* next = staged.mutable_data_ptr<int32_t>();
   for (const at::Tensor* tensor : tensors) {
+    if (!tensor->defined()) continue;
     if (tensor->numel() > 0) std::memcpy(next, tensor->const_data_ptr<int32_t>(), tensor->nbytes());
     next += tensor->numel();
   }
   const at::Tensor all = staged.to(device, /*non_blocking=*/true);
   int64_t first = 0;
   for (at::Tensor* tensor : tensors) {
+    if (!tensor->defined()) continue;
     const int64_t own = tensor->numel();
     *tensor = all.narrow(0, first, own).view(tensor->sizes());
     first += own;
@@ -35,20 +38,33 @@ ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch) {
   return on_device;
 }
 
-at::Tensor ToHost(const at::Tensor& on_device) {
-  if (on_device.is_cpu()) return on_device;
-  const at::Tensor host = at::empty(on_device.sizes(), on_device.options().device(at::kCPU).pinned_memory(true));
-  host.copy_(on_device, /*non_blocking=*/true);
-  CurrentStream(on_device.device()).synchronize();
+PlacedBatch Place(at::Device device, ForwardBatch batch) {
+  PlacedBatch placed = {batch, {}};
+  placed.on_device = device.is_cpu() ? std::move(batch) : BatchOn(device, batch);
+  return placed;
+}
+
+at::Tensor OnDevice(at::Device device, const at::Tensor& host) {
+  if (device.is_cpu()) return host;
+  const at::Tensor staged = at::empty(host.sizes(), host.options().pinned_memory(true));
+  staged.copy_(host);
+  return staged.to(device, /*non_blocking=*/true);
+}
+
+at::Tensor ToHost(const at::Tensor& tensor) {
+  if (tensor.is_cpu()) return tensor;
+  const at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(tensor, /*non_blocking=*/true);
+  CurrentStream(tensor.device()).synchronize();
   return host;
 }
 
-QuietAtEnd::~QuietAtEnd() {
-  if (device_.is_cpu()) return;
+void AwaitDevice(at::Device device) {
+  if (device.is_cpu()) return;
   try {
-    CurrentStream(device_).synchronize();
+    CurrentStream(device).synchronize();
   } catch (const std::exception&) {
-    // The device's error has been thrown by what was waited for before, or comes again with the next step.
+    // It has been thrown by what was waited for before, or comes again.
   }
 }
 

@@ -11,12 +11,27 @@ namespace lorad {
 
 // What of a step goes to a device, in one copy, and comes back.
 
-// The batch with its tensors on `device`. Nothing waits: the copy is queued on the current stream.
+// The batch with its tensors on `device`; what is not defined stays so. Nothing waits: the copy is queued on the
+// current stream.
 ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch);
 
-// The same numbers on the host; a host's own as they are. Waits for all that is queued on the current stream of the
-// device, also where there are none.
-at::Tensor ToHost(const at::Tensor& on_device);
+// A batch as the host made it, and with its tensors on the model's device; on the CPU both are the same.
+struct PlacedBatch {
+  ForwardBatch on_host;
+  ForwardBatch on_device;
+};
+PlacedBatch Place(at::Device device, ForwardBatch batch);
+
+// The host's tensor on `device`; itself where that is the CPU. Nothing waits.
+at::Tensor OnDevice(at::Device device, const at::Tensor& host);
+
+// The tensor, say the logits [L, V], on the host; itself where it lies there. Waits for all that is queued on the
+// current stream, also where it is empty.
+at::Tensor ToHost(const at::Tensor& tensor);
+
+// Waits for all that is queued on the current stream; not for the CPU. An error of the device stays: what is asked of
+// it next answers with it.
+void AwaitDevice(at::Device device);
 
 // Calls fn. That the device's memory is full, which LibTorch tells by an exception of its own, becomes
 // ResourceExhausted.
@@ -30,12 +45,18 @@ auto WithDeviceMemory(const Fn& fn) {
   }
 }
 
-// Waits for the current stream of `device`, if it is not the host, when it goes: a step that ends by an exception too
-// leaves nothing running on pages that may be somebody else's next.
+// Guarded, of what computes on a device: that its memory is full is ResourceExhausted.
+template <typename Fn>
+auto GuardedOnDevice(const Fn& fn) -> decltype(fn()) {
+  return Guarded([&]() -> decltype(fn()) { return WithDeviceMemory(fn); });
+}
+
+// Waits for the current stream of `device` when it goes: a step that ends by an exception too leaves nothing running
+// on pages that may be somebody else's next.
 class QuietAtEnd final {
  public:
   explicit QuietAtEnd(at::Device device) : device_(device) {}
-  ~QuietAtEnd();
+  ~QuietAtEnd() { AwaitDevice(device_); }
   QuietAtEnd(const QuietAtEnd&) = delete;
   QuietAtEnd& operator=(const QuietAtEnd&) = delete;
 

@@ -103,8 +103,9 @@ absl::Status CheckDevice(const RawFlags& raw, ServerConfig* config) {
       {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
       "auto takes the best that is there", &config->device));
   if (config->device != DeviceChoice::kCuda) return absl::OkStatus();
-  if (!config->state_dir.empty()) {
-    return FlagError("--state-dir", config->state_dir, "none with --device=cuda", "the CPU alone fine-tunes");
+  if (!config->state_dir.empty() && config->quantization != Quantization::kNone) {
+    return FlagError("--state-dir", config->state_dir, "none with --device=cuda and --quantize",
+                     "the CPU alone fine-tunes on such a base");
   }
   return absl::OkStatus();
 }
@@ -232,7 +233,7 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--adapter-root", config->adapter_root, "Refuse adapters whose path leads out of this folder");
   app->add_option("--memory-bytes", raw->memory_bytes,
                   "For KV cache and adapters together: 4GiB, 512MiB … Default: half of what is free, at most 16GiB; on "
-                  "a CUDA device four fifths of what is free there");
+                  "a CUDA device four fifths of what is free there, three with --state-dir");
   app->add_option("--max-batch-tokens", config->max_batch_tokens, "Most tokens computed in one step")
       ->capture_default_str();
   app->add_option("--max-sequences", config->max_sequences, "Most sequences running at once")->capture_default_str();
@@ -342,7 +343,9 @@ int64_t DefaultMemoryBytes(int64_t available_bytes) {
   return std::clamp(available_bytes / 2, kMinDefaultMemoryBytes, kMaxDefaultMemoryBytes);
 }
 
-int64_t DefaultDeviceMemoryBytes(int64_t available_bytes) { return available_bytes / 5 * 4; }
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains) {
+  return available_bytes / 5 * (trains ? 3 : 4);
+}
 
 int64_t AvailableMemoryBytes() {
   std::ifstream meminfo("/proc/meminfo");

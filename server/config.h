@@ -70,8 +70,9 @@ absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint);
 // Half of what is available, at least 64 MiB and at most 16 GiB.
 int64_t DefaultMemoryBytes(int64_t available_bytes);
 
-// Four fifths of what a device has left behind the weights: the rest is for what a step computes.
-int64_t DefaultDeviceMemoryBytes(int64_t available_bytes);
+// Four fifths of what a device has left behind the weights: the rest is for what a step computes. Three where it trains
+// too, whose tensors are counted as pages and lie in the rest.
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains);
 
 // MemAvailable of /proc/meminfo, or 0.
 int64_t AvailableMemoryBytes();

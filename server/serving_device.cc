@@ -29,7 +29,9 @@ std::string ProgramDir() {
 // Why `auto` does not try a device; "" = nothing speaks against it.
 std::string WhyCpu(const ServerConfig& config) {
   if (config.device == DeviceChoice::kCpu) return "--device=cpu";
-  if (!config.state_dir.empty()) return "--state-dir needs the CPU";
+  if (config.quantization != Quantization::kNone && !config.state_dir.empty()) {
+    return "--state-dir with --quantize needs the CPU";
+  }
   return "";
 }
 
@@ -65,7 +67,8 @@ absl::StatusOr<std::unique_ptr<PagePool>> CreatePages(const ServerConfig& config
     return PagePool::Create(config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes())), page_bytes);
   }
   ASSIGN_OR_RETURN(const int64_t available_bytes, device.memory.available_bytes());
-  const int64_t bytes = config.memory_bytes.value_or(DefaultDeviceMemoryBytes(available_bytes));
+  const int64_t bytes =
+      config.memory_bytes.value_or(DefaultDeviceMemoryBytes(available_bytes, !config.state_dir.empty()));
   ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, device.memory.create(bytes / page_bytes * page_bytes));
   return PagePool::Create(std::move(memory), page_bytes);
 }

@@ -69,9 +69,11 @@ absl::Status WriteMoeFolder(const std::string& dir, const TrainConfig& config, c
                             const std::string& base_name, const std::map<std::string, std::string>& provenance) {
   const std::vector<NamedLeaf> saved = leaves.Saved();
   std::vector<TensorToWrite> tensors;
+  std::vector<at::Tensor> on_host;  // until they are written
   for (const NamedLeaf& leaf : saved) {
     LORAD_CHECK(leaf.tensor.is_contiguous());
-    const auto* data = static_cast<const std::byte*>(leaf.tensor.const_data_ptr());
+    on_host.push_back(leaf.tensor.detach().cpu());
+    const auto* data = static_cast<const std::byte*>(on_host.back().const_data_ptr());
     tensors.push_back({leaf.name,
                        DType::kF32,
                        {leaf.tensor.sizes().begin(), leaf.tensor.sizes().end()},

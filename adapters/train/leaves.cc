@@ -7,19 +7,17 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/neg.h>
-#include <ATen/ops/tensor.h>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/float_convert.h"
 #include "adapters/train/fresh_leaves.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/routed_leaves.h"
 #include "adapters/train/trained_modules.h"
-#include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+#include "model/device_step.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -30,7 +28,8 @@ constexpr int64_t kNormProducts = 128;  // what a weight costs that is read, wid
 // [out], ||W + scale B A|| by row, a block of rows at a time: the whole of W would be another copy, and one long wait.
 at::Tensor NormOf(const LeafModule& module) {
   const int64_t out = module.b.size(0), rank = module.b.size(1), in = module.a.size(1);
-  const int64_t products_a_row = in * (rank + kNormProducts), most = PieceRows(products_a_row);
+  const int64_t products_a_row = in * (rank + kNormProducts);
+  const int64_t most = std::min(PieceRows(products_a_row), std::max<int64_t>(1, kWidenedElements / in));
   std::vector<at::Tensor> norms;
   for (int64_t first = 0; first < out; first += most) {
     const int64_t count = std::min(most, out - first);
@@ -78,67 +77,23 @@ void AppendNamed(const LeafModule& module, const at::Tensor& a, const at::Tensor
   if (module.router.defined()) add(".moe_gate.weight", module.router);
 }
 
-at::Tensor InF32(const HostTensor& from) {
-  at::Tensor wide = at::empty(from.shape, at::TensorOptions().dtype(at::kFloat));
-  ToF32(from.dtype, from.data(), from.elements(), wide.mutable_data_ptr<float>());
-  return wide;
-}
-
-absl::Status OtherParts(const std::string& path, const char* which) {
-  return absl::UnimplementedError(
-      absl::StrCat("init_adapter: ", path, ": has other parts than adapter.kind trains: ", which));
-}
-
-absl::Status CopyInto(const std::string& path, const HostTensor& from, at::Tensor to) {
-  if (from.present() != to.defined()) return OtherParts(path, "pair, magnitude or bias");
-  if (!to.defined()) return absl::OkStatus();
-  if (from.elements() != to.numel()) {
-    return absl::InvalidArgumentError(absl::StrCat("init_adapter: ", path, ": elements: ", from.elements(),
-                                                   "; limit: ", to.numel(), ", as the spec's rank says"));
+void MoveModule(const CausalLm& model, LeafModule* module) {
+  const at::Device device = model.device();
+  for (at::Tensor* leaf : {&module->a, &module->b, &module->magnitude, &module->router, &module->bias, &module->weight,
+                           &module->token_rows}) {
+    if (leaf->defined()) *leaf = leaf->detach().to(device).set_requires_grad(true);
   }
-  to.copy_(InF32(from).view(to.sizes()));
-  return absl::OkStatus();
-}
-
-absl::Status CopyNorm(const ImageSlot& slot, LeafModule* module) {
-  const at::Tensor rows = InF32(slot.rows);
-  at::Tensor weight = module->weight, bias = module->bias;
-  if (weight.defined()) weight.copy_(rows[0]);
-  if (bias.defined() && rows.size(0) > 1) bias.copy_(rows[1]);
-  return absl::OkStatus();
-}
-
-absl::Status CopyRows(const ImageSlot& slot, LeafModule* module) {
-  const std::vector<int64_t> ids(slot.row_ids.begin(), slot.row_ids.end());
-  if (module->weight.defined()) {
-    at::Tensor weight = module->weight;
-    if (ids.empty() ? slot.rows.shape[0] != weight.size(0) : ids.back() >= weight.size(0)) {
-      return OtherParts(module->path, "tokens of its own");
-    }
-    if (ids.empty()) {
-      weight.copy_(InF32(slot.rows));
-    } else {
-      weight.index_copy_(0, at::tensor(ids), InF32(slot.rows));
-    }
-    return absl::OkStatus();
+  for (at::Tensor* constant : {&module->initial_a, &module->initial_b, &module->norm, &module->token_ids}) {
+    if (constant->defined()) *constant = constant->to(device);
   }
-  if (!module->token_rows.defined() || !module->token_ids.equal(at::tensor(ids))) {
-    return OtherParts(module->path, "rows of other tokens");
+  if (!module->base_weight) return;
+  if (const at::Tensor weight = model.WeightOf(module->site, module->layer); weight.defined()) {
+    module->base_weight = [weight](int64_t first_row, int64_t count) { return weight.narrow(0, first_row, count); };
+  } else {  // copied each time
+    module->base_weight = [device, on_host = module->base_weight](int64_t first_row, int64_t count) {
+      return OnDevice(device, on_host(first_row, count));
+    };
   }
-  at::Tensor(module->token_rows).copy_(InF32(slot.rows));
-  return absl::OkStatus();
-}
-
-absl::Status CopySlot(const ImageSlot& slot, LeafModule* module) {
-  if (slot.delta_bias.present() || slot.router.present() || slot.experts > 1) {
-    return OtherParts(module->path, "lora_bias or experts");
-  }
-  RETURN_IF_ERROR(CopyInto(module->path, slot.a, module->a));
-  RETURN_IF_ERROR(CopyInto(module->path, slot.b, module->b));
-  RETURN_IF_ERROR(CopyInto(module->path, slot.magnitude, module->magnitude));
-  if (slot.rows.present() && IsNorm(slot.site)) return CopyNorm(slot, module);
-  if (slot.bias.present()) RETURN_IF_ERROR(CopyInto(module->path, slot.bias, module->bias));
-  return slot.rows.present() ? CopyRows(slot, module) : absl::OkStatus();
 }
 
 }  // namespace
@@ -179,36 +134,11 @@ void AdapterLeaves::TieTokens() {
   }
 }
 
-absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
-  if (routed_.has_value()) {
-    RETURN_IF_ERROR(CopyRoutedLeaves(image, &modules_));
-    UpdateNorms();
-    return absl::OkStatus();
-  }
+void AdapterLeaves::MoveToDeviceOf(const CausalLm& model) {
+  if (model.device().is_cpu()) return;
   const at::NoGradGuard frozen;
-  if (!image.invocation_tokens.empty()) {
-    return absl::UnimplementedError("init_adapter: an aLoRA, active from its invocation on; training knows no such");
-  }
-  size_t used = 0;
-  for (LeafModule& module : modules_) {
-    const auto slot = std::find_if(image.slots.begin(), image.slots.end(), [&](const ImageSlot& s) {
-      return s.site == module.site && s.layer == module.layer;
-    });
-    if (slot != image.slots.end()) {
-      const absl::Status status = Guarded([&] { return CopySlot(*slot, &module); });
-      RETURN_IF_ERROR(status);
-      ++used;
-    } else if (module.a.defined()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("init_adapter: has no weights for ", module.path, ", which adapter.targets names"));
-    }
-  }
-  if (used != image.slots.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("init_adapter: modules: ", image.slots.size(), "; limit: ", used,
-                                                   ", those that adapter.targets names"));
-  }
-  UpdateNorms();
-  return absl::OkStatus();
+  for (LeafModule& module : modules_) MoveModule(model, &module);
+  TieTokens();
 }
 
 const LeafModule* AdapterLeaves::Find(Site site, int32_t layer, int32_t expert) const {

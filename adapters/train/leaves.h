@@ -17,6 +17,11 @@
 
 namespace lorad {
 
+class CausalLm;
+
+// What is widened of a base's weight at once: 64 MiB.
+inline constexpr int64_t kWidenedElements = int64_t{1} << 24;
+
 // What is trained at one module: f32 master weights that require a gradient.
 struct LeafModule {
   std::string path;             // HF's: "model.layers.0.self_attn.q_proj"
@@ -64,6 +69,10 @@ class AdapterLeaves final {
   // Takes what `image` has for the trained modules: a pair for each that has one here, of the same rank; of what
   // replaces a part of the base, what is not in it stays the base's.
   absl::Status CopyFrom(const AdapterImage& image);
+
+  // Moves all to the device of `model`, whose weights stand for the base's tables from then on. As they are on the CPU.
+  // Before anybody holds a tensor of these.
+  void MoveToDeviceOf(const CausalLm& model);
 
   const std::vector<LeafModule>& modules() const { return modules_; }
   // Null when the module is not trained. `expert`: which one, where experts have pairs there.

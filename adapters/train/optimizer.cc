@@ -4,12 +4,15 @@
 #include <cmath>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/adamw.h"
 #include "model/base/check.h"
+#include "model/device_step.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -26,7 +29,7 @@ double SquaresOf(const at::Tensor& gradient) {
 }  // namespace
 
 Optimizer::Optimizer(const OptimizerConfig& config, std::vector<NamedLeaf> leaves)
-    : config_(config), leaves_(std::move(leaves)) {
+    : config_(config), leaves_(std::move(leaves)), on_device_(!leaves_.empty() && !leaves_[0].tensor.is_cpu()) {
   const bool needs_first = config_.kind == OptimizerKind::kAdamW || config_.momentum != 0;
   for (const NamedLeaf& leaf : leaves_) {
     if (needs_first) first_.push_back(at::zeros_like(leaf.tensor.detach()));
@@ -36,12 +39,7 @@ Optimizer::Optimizer(const OptimizerConfig& config, std::vector<NamedLeaf> leave
 
 absl::StatusOr<double> Optimizer::Step(double learning_rate) {
   const at::NoGradGuard frozen;
-  double squares = 0;
-  for (const NamedLeaf& leaf : leaves_) {
-    if (!leaf.tensor.grad().defined()) continue;
-    squares += SquaresOf(leaf.tensor.grad());
-  }
-  const double norm = std::sqrt(squares);
+  const double norm = GradientNorm();
   if (!std::isfinite(norm)) {
     return absl::DataLossError(absl::StrCat("gradient norm: ", norm, "; limit: finite; lower the learning rate"));
   }
@@ -53,14 +51,36 @@ absl::StatusOr<double> Optimizer::Step(double learning_rate) {
     BeginPiece(kUpdateProducts * leaf.numel());
     at::Tensor gradient = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
     const LeafSettings settings = SettingsOf(leaves_[i], learning_rate);
-    if (config_.kind == OptimizerKind::kAdamW) {
+    if (config_.kind == OptimizerKind::kAdamW && !on_device_) {
       AdamW(i, gradient, clip, settings);
     } else {
-      Sgd(i, clip < 1.0 ? gradient.mul_(clip) : gradient, settings);
+      if (clip < 1.0) gradient.mul_(clip);
+      config_.kind == OptimizerKind::kAdamW ? AdamWOnDevice(i, gradient, settings) : Sgd(i, gradient, settings);
     }
     leaf.mutable_grad() = at::Tensor();
   }
   return norm;
+}
+
+// All leaves' norms come from a device by one copy: the only wait of a step.
+double Optimizer::GradientNorm() const {
+  if (!on_device_) {
+    double squares = 0;
+    for (const NamedLeaf& leaf : leaves_) {
+      if (leaf.tensor.grad().defined()) squares += SquaresOf(leaf.tensor.grad());
+    }
+    return std::sqrt(squares);
+  }
+  std::vector<at::Tensor> norms;
+  for (const NamedLeaf& leaf : leaves_) {
+    if (leaf.tensor.grad().defined()) norms.push_back(at::linalg_vector_norm(leaf.tensor.grad()).view({1}));
+  }
+  if (norms.empty()) return 0;
+  const at::Tensor of_leaves = ToHost(at::cat(norms, 0).to(at::kDouble));
+  const double* const values = of_leaves.const_data_ptr<double>();
+  double squares = 0;
+  for (int64_t i = 0; i < of_leaves.numel(); ++i) squares += values[i] * values[i];
+  return std::sqrt(squares);
 }
 
 Optimizer::LeafSettings Optimizer::SettingsOf(const NamedLeaf& leaf, double learning_rate) const {
@@ -89,11 +109,23 @@ void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double clip, cons
       .step_size = static_cast<float>(settings.learning_rate / (1.0 - std::pow(config_.beta1, steps))),
   };
   at::Tensor weight = leaves_[leaf].tensor;  // may lie transposed in memory, and its state with it
-  LORAD_CHECK(weight.is_cpu() && weight.is_non_overlapping_and_dense());
+  LORAD_CHECK(weight.is_non_overlapping_and_dense());
   const bool lies_alike = gradient.strides() == weight.strides();
   const at::Tensor of_weight = lies_alike ? gradient : at::empty_like(weight).copy_(gradient);
   UpdateAdamW(step, of_weight.const_data_ptr<float>(), weight.numel(), weight.mutable_data_ptr<float>(),
               first_[leaf].mutable_data_ptr<float>(), second_[leaf].mutable_data_ptr<float>());
+}
+
+// The same by LibTorch's operators, of a gradient that is clipped.
+void Optimizer::AdamWOnDevice(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {
+  at::Tensor weight = leaves_[leaf].tensor;
+  weight.mul_(1.0 - settings.learning_rate * settings.weight_decay);
+  first_[leaf].lerp_(gradient, 1.0 - config_.beta1);
+  second_[leaf].mul_(config_.beta2).addcmul_(gradient, gradient, 1.0 - config_.beta2);
+  const double steps = static_cast<double>(steps_);
+  const double step_size = settings.learning_rate / (1.0 - std::pow(config_.beta1, steps));
+  const double root = std::sqrt(1.0 - std::pow(config_.beta2, steps));
+  weight.addcdiv_(first_[leaf], second_[leaf].sqrt().div_(root).add_(config_.epsilon), -step_size);
 }
 
 void Optimizer::Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {

@@ -41,11 +41,14 @@ class Optimizer final {
   };
   // LoRA+ has groups of them. Source: peft 0.21.2, create_loraplus_optimizer of optimizers/loraplus.py.
   LeafSettings SettingsOf(const NamedLeaf& leaf, double learning_rate) const;
+  double GradientNorm() const;
   void AdamW(size_t leaf, const at::Tensor& gradient, double clip, const LeafSettings& settings);
+  void AdamWOnDevice(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
   void Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
 
   OptimizerConfig config_;
   const std::vector<NamedLeaf> leaves_;
+  const bool on_device_;
   std::vector<at::Tensor> first_;   // Adam's m, or SGD's momentum; by leaf
   std::vector<at::Tensor> second_;  // Adam's v
   int64_t steps_ = 0;

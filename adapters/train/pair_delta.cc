@@ -3,11 +3,12 @@
 #include <cstdint>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 
 #include "adapters/train/random_order.h"
+#include "model/device_step.h"
 
 namespace lorad {
 namespace {
@@ -27,9 +28,10 @@ double DropoutOf(const MicroBatchPart& own, const LeafModule& module) {
 at::Tensor Dropped(const at::Tensor& x, const MicroBatchPart& own, const LeafModule& module) {
   const double dropout = DropoutOf(own, module);
   if (dropout == 0.0) return x;
-  at::Tensor mask = at::empty_like(x.detach());
+  // Drawn on the host, so that an adapter drops the same elements on every device.
+  at::Tensor mask = at::empty(x.sizes(), at::TensorOptions().dtype(x.scalar_type()));
   mask.bernoulli_(1.0 - dropout, at::detail::createCPUGenerator(MaskSeed(own, module)));
-  return at::mul(x, mask.div_(1.0 - dropout));
+  return at::mul(x, OnDevice(x.device(), mask.div_(1.0 - dropout)));
 }
 
 at::Tensor PairDelta(const at::Tensor& dropped, const LeafModule& module) {

@@ -36,8 +36,9 @@ SavedPaths PathsOf(const AdapterLeaves& leaves) {
     if (module.a.defined()) paths.targets.push_back(module.path);
     if (module.weight.defined()) paths.whole.push_back(module.path);
     if (!module.token_rows.defined() || module.tokens_are_tied) continue;
-    const auto* const ids = module.token_ids.const_data_ptr<int64_t>();
-    paths.tokens[module.path] = std::vector<int64_t>(ids, ids + module.token_ids.numel());
+    const at::Tensor on_host = module.token_ids.cpu();
+    const auto* const ids = on_host.const_data_ptr<int64_t>();
+    paths.tokens[module.path] = std::vector<int64_t>(ids, ids + on_host.numel());
   }
   return paths;
 }

@@ -52,7 +52,9 @@ absl::Status Copy(const std::string& path, const HostTensor& from, at::Tensor to
   if (!from.present() || from.shape != std::vector<int64_t>(to.sizes().begin(), to.sizes().end())) {
     return absl::InvalidArgumentError(absl::StrCat("init_adapter: ", path, ": not of the shape that the spec says"));
   }
-  ToF32(from.dtype, from.data(), from.elements(), to.mutable_data_ptr<float>());
+  const at::Tensor wide = at::empty(to.sizes(), kLeafOptions);
+  ToF32(from.dtype, from.data(), from.elements(), wide.mutable_data_ptr<float>());
+  to.copy_(wide);
   return absl::OkStatus();
 }
 

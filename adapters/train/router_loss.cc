@@ -3,10 +3,12 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/tensor.h>
 
 #include "adapters/train/leaves.h"
+#include "model/device_step.h"
 
 namespace lorad {
 
@@ -19,7 +21,8 @@ void RouterLoss::JoinTallies() {
     RouterTally* const tally = parts_[part].router_tally.get();
     const Totals& own = totals_[part];
     if (tally == nullptr || tally->complete || own.rows == 0) continue;
-    const auto* const chosen = own.chosen.const_data_ptr<double>();
+    const at::Tensor on_host = ToHost(own.chosen);
+    const auto* const chosen = on_host.const_data_ptr<double>();
     tally->rows += own.rows;
     tally->chosen.resize(static_cast<size_t>(own.chosen.numel()), 0.0);
     for (size_t e = 0; e < tally->chosen.size(); ++e) tally->chosen[e] += chosen[e];
@@ -28,7 +31,8 @@ void RouterLoss::JoinTallies() {
     const RouterTally* const tally = parts_[part].router_tally.get();
     if (tally == nullptr || totals_[part].rows == 0) continue;
     totals_[part].rows = tally->rows;
-    totals_[part].chosen = at::tensor(tally->chosen, at::TensorOptions().dtype(at::kDouble));
+    const at::Tensor chosen = at::tensor(tally->chosen, at::TensorOptions().dtype(at::kDouble));
+    totals_[part].chosen = OnDevice(totals_[part].probabilities.device(), chosen);
   }
 }
 
@@ -40,17 +44,26 @@ std::vector<double> RouterLoss::Values() {
     totals.rows += sums.rows;
     totals.chosen = totals.chosen.defined() ? totals.chosen + chosen : chosen;
     totals.probabilities = totals.probabilities.defined() ? totals.probabilities + mean : mean;
-    totals.squares += sums.squares.item<double>();
+    const at::Tensor squares = sums.squares.detach().to(at::kDouble);
+    totals.squares = totals.squares.defined() ? totals.squares + squares : squares;
   }
   JoinTallies();
-  std::vector<double> values(parts_.size(), 0.0);
-  for (size_t part = 0; part < parts_.size(); ++part) {
-    const Totals& totals = totals_[part];
+  std::vector<at::Tensor> sums;  // two of each part that has such a loss
+  for (const Totals& totals : totals_) {
     if (totals.rows == 0) continue;
+    sums.push_back((totals.chosen * totals.probabilities).sum().view({1}));
+    sums.push_back(totals.squares.view({1}));
+  }
+  std::vector<double> values(parts_.size(), 0.0);
+  if (sums.empty()) return values;
+  const at::Tensor on_host = ToHost(at::cat(sums, 0));
+  const double* next = on_host.const_data_ptr<double>();
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    if (totals_[part].rows == 0) continue;
     const RoutedTraining& routed = *parts_[part].leaves->routed();
-    const auto rows = static_cast<double>(totals.rows);
-    const double balance = (totals.chosen * totals.probabilities).sum().item<double>() / (rows * rows);
-    values[part] = routed.aux_loss_coef * routed.moe.experts * balance + routed.z_loss_coef * totals.squares / rows;
+    const auto rows = static_cast<double>(totals_[part].rows);
+    const double balance = *next++ / (rows * rows), squares = *next++;
+    values[part] = routed.aux_loss_coef * routed.moe.experts * balance + routed.z_loss_coef * squares / rows;
   }
   return values;
 }

@@ -48,7 +48,7 @@ class RouterLoss final {
     int64_t rows = 0;          // of the part, or its tally
     at::Tensor chosen;         // [experts] f64, of the same rows
     at::Tensor probabilities;  // [experts] f64, of the part
-    double squares = 0;
+    at::Tensor squares;        // [] f64
   };
   void JoinTallies();
 

@@ -3,11 +3,16 @@
 #include <utility>
 
 #include "adapters/train/micro_batch.h"
-#include "model/base/guarded.h"
 #include "model/base/status_macros.h"
+#include "model/device_step.h"
 #include "model/ops/cpu/parallel.h"
 
 namespace lorad {
+
+std::function<void()> DeviceWait(const CausalLm* model) {
+  if (model == nullptr || model->device().is_cpu()) return nullptr;
+  return [model] { model->AwaitDevice(); };
+}
 
 SharedBatch::SharedBatch(CausalLm* model, std::vector<Trainer*> trainers, std::vector<BatchMember> others,
                          int64_t kept_bytes)
@@ -21,7 +26,7 @@ absl::Status SharedBatch::Begin() {
     parts.push_back(std::move(part));
   }
   for (BatchMember& other : others_) parts.push_back(std::move(other.part));
-  return Guarded([&]() -> absl::Status {
+  return GuardedOnDevice([&]() -> absl::Status {
     micro_batch_ = std::make_unique<MicroBatch>(model_, std::move(parts), kept_bytes_);
     return absl::OkStatus();
   });

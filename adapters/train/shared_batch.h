@@ -12,6 +12,9 @@ namespace lorad {
 
 class MicroBatch;
 
+// Returns when the device of `model`, which outlives it, has done what was asked of it; null where that is the CPU.
+std::function<void()> DeviceWait(const CausalLm* model);
+
 // Whoever has a part in a batch. `put` is called once with the part's result, unless the batch failed.
 struct BatchMember {
   MicroBatchPart part;

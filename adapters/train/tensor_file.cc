@@ -1,6 +1,7 @@
 #include "adapters/train/tensor_file.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/file_source.h"
@@ -18,8 +19,10 @@ std::vector<int64_t> ShapeOf(const at::Tensor& tensor) { return tensor.sizes().v
 absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
                          const std::map<std::string, std::string>& metadata) {
   std::vector<TensorToWrite> written;
+  std::vector<at::Tensor> on_host;  // until they are written
   for (const auto& [name, tensor] : tensors) {
-    const auto* bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
+    on_host.push_back(tensor.detach().cpu());
+    const auto* bytes = static_cast<const std::byte*>(on_host.back().const_data_ptr());
     written.push_back({name, DType::kF32, ShapeOf(tensor), {bytes, tensor.nbytes()}});
   }
   return WriteSafetensors(path, written, metadata);
@@ -42,8 +45,10 @@ absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
   }
   RETURN_IF_ERROR(check(Metadata(index.metadata.begin(), index.metadata.end())));
   for (const auto& [name, tensor] : tensors) {
-    auto* const data = static_cast<std::byte*>(tensor.mutable_data_ptr());
+    at::Tensor read = tensor.is_cpu() ? tensor : at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
+    auto* const data = static_cast<std::byte*>(read.mutable_data_ptr());
     RETURN_IF_ERROR(ReadTensor(*files, path, index.tensors.find(name)->second, data));
+    if (!tensor.is_cpu()) tensor.copy_(read);
   }
   return absl::OkStatus();
 }

@@ -7,7 +7,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/index_add.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
@@ -20,6 +20,7 @@
 #include "adapters/train/pair_delta.h"
 #include "adapters/train/random_order.h"
 #include "model/base/check.h"
+#include "model/device_step.h"
 
 namespace lorad {
 namespace {
@@ -40,7 +41,7 @@ RouterOutput OutputOf(const LeafModule& router, const at::Tensor& x) {
 
 // Ones and zeros as a tensor like p.
 at::Tensor MaskOf(const std::vector<float>& mask, const at::Tensor& p) {
-  return at::tensor(mask).view(p.sizes()).to(p.scalar_type());
+  return OnDevice(p.device(), at::tensor(mask).view(p.sizes()).to(p.scalar_type()));
 }
 
 RouterSums SumsOf(const RouterOutput& out) {
@@ -66,9 +67,9 @@ std::vector<int64_t> RowsThatChose(const std::vector<float>& mask, int32_t exper
 }
 
 at::Tensor Noisy(const at::Tensor& x, double jitter, uint64_t seed) {
-  at::Tensor noise = at::empty_like(x.detach());
+  at::Tensor noise = at::empty(x.sizes(), at::TensorOptions().dtype(x.scalar_type()));
   noise.uniform_(1.0 - jitter, 1.0 + jitter, at::detail::createCPUGenerator(seed));
-  return x * noise;
+  return x * OnDevice(x.device(), noise);
 }
 
 // The rows of one part at one layer's router.
@@ -110,7 +111,7 @@ class LeafRouters final : public LayerRouters {
     routed.chosen_mask.assign(static_cast<size_t>(routed.out.p.numel()), 0.0f);
     routed.taken_mask = routed.chosen_mask;
     routed_.push_back(std::move(routed));
-    return routed_.back().out.logits.detach().to(at::kFloat).contiguous();
+    return ToHost(routed_.back().out.logits.detach().to(at::kFloat)).contiguous();
   }
 
   bool Takes(int32_t slot, int64_t row, int32_t expert) override {
@@ -150,7 +151,7 @@ class LeafRouters final : public LayerRouters {
     for (const RoutedPart& routed : routed_) {
       const RoutingRule& rule = parts_[static_cast<size_t>(routed.slot)].leaves->routed()->moe.routing;
       const at::Tensor dense = WeightsOf(rule, routed.out.p, routed.taken);
-      weights.push_back(at::index_select(dense.flatten(), 0, at::tensor(routed.pairs)));
+      weights.push_back(at::index_select(dense.flatten(), 0, OnDevice(dense.device(), at::tensor(routed.pairs))));
     }
     return weights.size() == 1 ? weights[0] : at::cat(weights, 0);
   }
@@ -159,8 +160,8 @@ class LeafRouters final : public LayerRouters {
   at::Tensor Passed() const {
     at::Tensor passed;
     for (const RoutedPart& routed : routed_) {
+      if (routed.chosen_mask == routed.taken_mask) continue;
       const at::Tensor left = (routed.out.chosen - routed.taken).sum(at::IntArrayRef{1}, /*keepdim=*/true);  // [R, 1]
-      if (left.sum().item<double>() == 0.0) continue;
       const at::Tensor x = x_.narrow(0, routed.first_row, left.size(0)).to(left.scalar_type());
       const at::Tensor largest = (routed.out.p * routed.out.chosen).sum(at::IntArrayRef{1}, /*keepdim=*/true);
       std::vector<at::Tensor> blocks = {at::zeros({routed.first_row, x.size(1)}, left.options()), x * largest * left};
@@ -239,7 +240,7 @@ at::Tensor AddExperts(const std::vector<MicroBatchPart>& parts, int32_t part, co
   const MicroBatchPart& own = parts[static_cast<size_t>(part)];
   const MoeConfig& moe = own.leaves->routed()->moe;
   RouterOutput out = OutputOf(router, x);
-  const at::Tensor logits = out.logits.detach().to(at::kFloat).contiguous();
+  const at::Tensor logits = ToHost(out.logits.detach().to(at::kFloat)).contiguous();
   std::vector<int32_t> chosen(static_cast<size_t>(moe.routing.Choices(moe.experts)));
   std::vector<float> weights(chosen.size()), mask(static_cast<size_t>(logits.numel()), 0.0f);
   for (int64_t row = 0; row < x.size(0); ++row) {
@@ -260,7 +261,7 @@ at::Tensor AddExperts(const std::vector<MicroBatchPart>& parts, int32_t part, co
       sum = sum + PairDelta(Dropped(wide, own, module), module) * weights_of_all;
       continue;
     }
-    const at::Tensor index = at::tensor(rows);
+    const at::Tensor index = OnDevice(x.device(), at::tensor(rows));
     const at::Tensor delta = PairDelta(Dropped(at::index_select(wide, 0, index), own, module), module);
     sum = at::index_add(sum, 0, index, delta * at::index_select(weights_of_all, 0, index));
   }

@@ -8,10 +8,13 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/index_copy.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include "adapters/train/leaves.h"
@@ -36,7 +39,7 @@ at::Tensor WithoutInitialPair(const LeafModule& module, const at::Tensor& x, con
 // x W^T [R, out] of the base's own weight, which is read a block of rows at a time
 at::Tensor MultipliedByBase(const LeafModule& module, const at::Tensor& x) {
   const int64_t out = module.b.size(0), in = x.size(1), rows = std::max<int64_t>(x.size(0), kReadProducts);
-  const int64_t most = PieceRows(rows * in);
+  const int64_t most = std::min(PieceRows(rows * in), std::max<int64_t>(1, kWidenedElements / in));
   std::vector<at::Tensor> columns;
   for (int64_t first = 0; first < out; first += most) {
     const int64_t count = std::min(most, out - first);
@@ -85,21 +88,13 @@ at::Tensor LookedUp(const LeafModule& module, const at::Tensor& table, const at:
   return at::embedding(table, ids, module.padding_row);
 }
 
-// raw [R, width] with the trained rows in the place of the base's; ids [R] int32
+// raw [R, width] with the trained rows in the place of the base's; ids [R] int32. The host does not look at them.
 at::Tensor WithTokenRows(const LeafModule& module, const at::Tensor& ids, const at::Tensor& raw) {
-  const auto* const first = module.token_ids.const_data_ptr<int64_t>();
-  const auto* const end = first + module.token_ids.numel();
-  const auto* const wanted = ids.const_data_ptr<int32_t>();
-  std::vector<int64_t> rows, of_tokens;
-  for (int64_t r = 0; r < ids.numel(); ++r) {
-    const auto* const found = std::lower_bound(first, end, wanted[r]);
-    if (found == end || *found != wanted[r]) continue;
-    rows.push_back(r);
-    of_tokens.push_back(found - first);
-  }
-  if (rows.empty()) return raw;
-  const at::Tensor trained = LookedUp(module, module.token_rows, at::tensor(of_tokens));
-  return at::index_copy(raw, 0, at::tensor(rows), trained.to(raw.scalar_type()));
+  const at::Tensor wanted = ids.to(at::kLong);
+  const at::Tensor place = at::searchsorted(module.token_ids, wanted).clamp_max(module.token_ids.numel() - 1);
+  const at::Tensor is_trained = at::index_select(module.token_ids, 0, place) == wanted;
+  const at::Tensor trained = LookedUp(module, module.token_rows, place).to(raw.scalar_type());
+  return at::where(is_trained.unsqueeze(1), trained, raw);
 }
 
 // raw [R, width] are the base's rows of ids [R] int32

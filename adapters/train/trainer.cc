@@ -15,11 +15,12 @@
 #include "adapters/train/schedule.h"
 #include "adapters/train/shared_batch.h"
 #include "adapters/train/train_size.h"
+#include "adapters/train/trainable_base.h"
 #include "adapters/train/training_state.h"
 #include "model/base/check.h"
-#include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
+#include "model/device_step.h"
 
 namespace lorad {
 namespace {
@@ -158,7 +159,7 @@ absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
   }
   report.learning_rate =
       config.optimizer.learning_rate * ScheduleFactor(config.schedule, optimizer.steps(), config.total_steps);
-  const absl::Status status = Guarded([&]() -> absl::Status {
+  const absl::Status status = GuardedOnDevice([&]() -> absl::Status {
     ASSIGN_OR_RETURN(report.grad_norm, optimizer.Step(report.learning_rate));
     leaves.UpdateNorms();
     return absl::OkStatus();
@@ -177,14 +178,18 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainConfig& conf
                                                          const BaseTables& base_tables, ExampleSource examples,
                                                          ExampleSource eval, const GoOnFn& go_on) {
   LORAD_CHECK(examples.count > 0 && config.batch_size % config.micro_batch_size == 0);
+  RETURN_IF_ERROR(CheckTrainable(*model));
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
-  return Guarded([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
+  return GuardedOnDevice([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
+    leaves.MoveToDeviceOf(*model);
     auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(eval), std::move(leaves));
     return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
   });
 }
 
-absl::Status Trainer::CopyFrom(const AdapterImage& image) { return impl_->leaves.CopyFrom(image); }
+absl::Status Trainer::CopyFrom(const AdapterImage& image) {
+  return GuardedOnDevice([&] { return impl_->leaves.CopyFrom(image); });
+}
 
 absl::StatusOr<std::optional<StepReport>> Trainer::Advance() {
   LORAD_CHECK(!done());
@@ -249,19 +254,21 @@ int64_t Trainer::state_bytes() const {
 }
 
 absl::Status Trainer::SaveState(const std::string& path) const {
-  return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer);
+  return GuardedOnDevice(
+      [&] { return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer); });
 }
 
 absl::Status Trainer::LoadState(const std::string& path) {
   LORAD_CHECK(impl_->batch.empty());
-  RETURN_IF_ERROR(LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer));
+  RETURN_IF_ERROR(GuardedOnDevice(
+      [&] { return LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer); }));
   impl_->BeginDueEvaluation();
   return absl::OkStatus();
 }
 
 absl::Status Trainer::SaveAdapter(const std::string& dir, const std::string& base_name,
                                   const std::map<std::string, std::string>& provenance) const {
-  return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name, provenance);
+  return GuardedOnDevice([&] { return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name, provenance); });
 }
 
 }  // namespace lorad

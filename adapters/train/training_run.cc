@@ -8,11 +8,11 @@
 #include "adapters/train/optimizer.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/train_size.h"
-#include "adapters/train/trainer.h"
+#include "adapters/train/trainable_base.h"
 #include "adapters/train/training_state.h"
-#include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
+#include "model/device_step.h"
 
 namespace lorad {
 
@@ -34,13 +34,17 @@ TrainingRun::~TrainingRun() = default;
 
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Create(const TrainConfig& config, CausalLm* model,
                                                                  const BaseTables& base_tables, const GoOnFn& go_on) {
+  RETURN_IF_ERROR(CheckTrainable(*model));
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
-  return Guarded([&]() -> absl::StatusOr<std::unique_ptr<TrainingRun>> {
+  return GuardedOnDevice([&]() -> absl::StatusOr<std::unique_ptr<TrainingRun>> {
+    leaves.MoveToDeviceOf(*model);
     return std::unique_ptr<TrainingRun>(new TrainingRun(std::make_unique<Impl>(config, std::move(leaves))));
   });
 }
 
-absl::Status TrainingRun::CopyFrom(const AdapterImage& image) { return impl_->leaves.CopyFrom(image); }
+absl::Status TrainingRun::CopyFrom(const AdapterImage& image) {
+  return GuardedOnDevice([&] { return impl_->leaves.CopyFrom(image); });
+}
 
 MicroBatchPart TrainingRun::PartOf(std::vector<TrainSequence> sequences, RowLoss loss, uint64_t draw) const {
   MicroBatchPart part;
@@ -75,7 +79,7 @@ bool TrainingRun::balances_experts() const {
 }
 
 absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {
-  absl::StatusOr<double> stepped = Guarded([&]() -> absl::StatusOr<double> {
+  absl::StatusOr<double> stepped = GuardedOnDevice([&]() -> absl::StatusOr<double> {
     impl_->optimizer.set_config(config);
     ASSIGN_OR_RETURN(const double norm, impl_->optimizer.Step(config.learning_rate));
     impl_->leaves.UpdateNorms();
@@ -90,11 +94,13 @@ absl::StatusOr<double> TrainingRun::OptimStep(const OptimizerConfig& config) {
 void TrainingRun::DropGradients() { impl_->leaves.DropGradients(); }
 
 absl::Status TrainingRun::SaveState(const std::string& path) const {
-  return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer);
+  return GuardedOnDevice(
+      [&] { return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer); });
 }
 
 absl::Status TrainingRun::LoadState(const std::string& path) {
-  RETURN_IF_ERROR(LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer));
+  RETURN_IF_ERROR(GuardedOnDevice(
+      [&] { return LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer); }));
   impl_->leaves.DropGradients();
   impl_->needs_state = false;
   return absl::OkStatus();
@@ -103,7 +109,7 @@ absl::Status TrainingRun::LoadState(const std::string& path) {
 bool TrainingRun::needs_state() const { return impl_->needs_state; }
 
 absl::Status TrainingRun::SaveAdapter(const std::string& dir, const std::string& base_name) const {
-  return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name);
+  return GuardedOnDevice([&] { return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name); });
 }
 
 }  // namespace lorad

@@ -92,6 +92,11 @@ at::Tensor AttentionLayer::Forward(const at::Tensor& x, const StepContext& step)
   return o_.Forward(mixed, step.seam, step.batch.rows);
 }
 
+at::Tensor AttentionLayer::WeightOf(Site site) const {
+  const at::Tensor of_qkv = qkv_.WeightOf(site);
+  return of_qkv.defined() ? of_qkv : o_.WeightOf(site);
+}
+
 at::Tensor AttentionLayer::AttendCache(at::Tensor& qkv, const StepContext& step) const {
   const ForwardBatch& batch = step.batch;
   const RopeRows& rope = local_rope_ ? step.local_rope : step.rope;
@@ -143,8 +148,8 @@ at::Tensor AttentionLayer::AttendSequences(const at::Tensor& qkv, const StepCont
     }
     return (blocks.size() == 1 ? blocks[0] : at::cat(blocks, 0)).view({-1, heads, head_dim_});
   };
-  const int32_t* cu_rows = batch.cu_rows.const_data_ptr<int32_t>();
-  const std::vector<int32_t> starts(cu_rows, cu_rows + batch.cu_rows.numel());
+  std::vector<int32_t> starts = {0};
+  for (const int64_t tokens : batch.sequence_tokens) starts.push_back(starts.back() + static_cast<int32_t>(tokens));
   const at::Tensor q = RotateHeads(heads_at(0, num_heads_, &HeadNorms::q), cos, sin);
   const at::Tensor k = RotateHeads(heads_at(num_heads_, num_kv_heads_, &HeadNorms::k), cos, sin);
   const at::Tensor v = heads_at(num_heads_ + num_kv_heads_, num_kv_heads_, nullptr);

@@ -18,6 +18,11 @@ BlockLayer::BlockLayer(const ModelConfig& config, int layer, WeightLoader& weigh
   mlp_out_norm_ = NormLayer::Load(config, Site::kMlpOutNorm, WeightName::kMlpOutNorm, std::nullopt, layer, weights);
 }
 
+at::Tensor BlockLayer::WeightOf(Site site) const {
+  const at::Tensor of_attention = attention_.WeightOf(site);
+  return of_attention.defined() ? of_attention : mlp_.WeightOf(site);
+}
+
 at::Tensor BlockLayer::Forward(at::Tensor& residual, const at::Tensor& pending, const StepContext& step) const {
   AdapterSeam& seam = step.seam;
   const RowSegments& rows = step.batch.rows;

@@ -20,6 +20,8 @@ class BlockLayer final {
   // undefined if there are none.
   at::Tensor Forward(at::Tensor& residual, const at::Tensor& pending, const StepContext& step) const;
 
+  at::Tensor WeightOf(Site site) const;  // as LinearLayer's
+
  private:
   const BlockKind kind_;
   NormLayer input_norm_;  // of a post-norm block: behind the attention

@@ -44,4 +44,9 @@ at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam)
   return y;
 }
 
+at::Tensor EmbeddingLayer::WeightOf(Site site) const {
+  if (site == Site::kEmbedTokens) return table_.packed() ? at::Tensor() : table_.weight().t();
+  return project_in_.has_value() ? project_in_->WeightOf(site) : at::Tensor();
+}
+
 }  // namespace lorad

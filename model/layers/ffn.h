@@ -19,6 +19,12 @@ class FfnLayer final {
     return std::visit([&](const auto& ffn) { return ffn.Forward(x, step); }, ffn_);
   }
 
+  // As LinearLayer's; undefined of one with experts.
+  at::Tensor WeightOf(Site site) const {
+    const MlpLayer* const dense = std::get_if<MlpLayer>(&ffn_);
+    return dense == nullptr ? at::Tensor() : dense->WeightOf(site);
+  }
+
  private:
   std::variant<MlpLayer, MoeLayer> ffn_;
 };

@@ -20,6 +20,8 @@ class HeadLayer final {
   // residual [T, H], `pending` [T, H] still to be added or undefined -> logits [L, V] fp32 of batch.logit_rows.
   at::Tensor Forward(at::Tensor residual, at::Tensor pending, const StepContext& step) const;
 
+  at::Tensor WeightOf(Site site) const;  // as LinearLayer's
+
  private:
   std::optional<NormLayer> norm_;
   std::optional<LinearLayer> project_out_;

@@ -29,4 +29,11 @@ at::Tensor LinearLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const Ro
   return Finish(x, Base(x), seam, rows);
 }
 
+at::Tensor LinearLayer::WeightOf(Site site) const {
+  for (const SitePart& part : group_.parts) {
+    if (part.site == site && !weight_.packed()) return weight_.weight().narrow(0, part.first_column, part.columns);
+  }
+  return at::Tensor();
+}
+
 }  // namespace lorad

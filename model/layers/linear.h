@@ -26,6 +26,8 @@ class LinearLayer final {
   at::Tensor Deltas(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
 
   const at::Tensor& bias() const { return bias_; }  // [out] or undefined
+  // Rows of W [out, in] of one of its sites, where they lie; undefined: another's, or W is not a matrix (packed).
+  at::Tensor WeightOf(Site site) const;
 
  private:
   LinearWeight weight_;

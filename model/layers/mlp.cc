@@ -73,6 +73,11 @@ at::Tensor MlpLayer::WithDown(const at::Tensor& pairs, const RoutedRows& routed,
   return add && down_.bias().defined() ? ScaleBias(down_.bias(), routed, std::move(y)) : y;
 }
 
+at::Tensor MlpLayer::WeightOf(Site site) const {
+  const at::Tensor of_up = up_.WeightOf(site);
+  return of_up.defined() ? of_up : down_.WeightOf(site);
+}
+
 at::Tensor MlpLayer::Forward(const at::Tensor& given, const StepContext& step) const {
   const RowRouting routing = step.seam.RouteFfn(layer_, given, step.batch.rows);
   const at::Tensor& x = routing.noisy_input.defined() ? routing.noisy_input : given;

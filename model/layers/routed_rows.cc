@@ -26,21 +26,21 @@ at::Tensor IndexOf(const std::vector<int32_t>& rows, const at::Tensor& beside) {
   return index.to(beside.device());
 }
 
-// [P] which of `routed.rows` each pair belongs to
-at::Tensor RowOfPair(const RoutedRows& routed) {
+// [P] which of `routed.rows` each pair belongs to, beside a tensor
+at::Tensor RowOfPair(const RoutedRows& routed, const at::Tensor& beside) {
   at::Tensor index = at::empty({routed.pairs.rows()}, at::TensorOptions().dtype(at::kLong));
   const size_t choices = routed.row_pairs.size() / routed.rows.size();
   for (size_t i = 0; i < routed.row_pairs.size(); ++i) {
     const int32_t pair = routed.row_pairs[i];
     if (pair >= 0) index.mutable_data_ptr<int64_t>()[pair] = static_cast<int64_t>(i / choices);
   }
-  return index;
+  return index.to(beside.device());
 }
 
 // values [P, n] of a wide type -> their sums by routed row, [Q, n]
 at::Tensor SumsByRow(const at::Tensor& values, const RoutedRows& routed) {
   const at::Tensor none = at::zeros({std::ssize(routed.rows), values.size(1)}, values.options());
-  return at::index_add(none, 0, RowOfPair(routed), values);
+  return at::index_add(none, 0, RowOfPair(routed, values), values);
 }
 
 // y with these rows [Q, n] added or instead of its own

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "scheduler/compute_gate.h"
 #include "scheduler/step_time.h"
@@ -9,12 +10,16 @@
 namespace lorad {
 
 // Runs slices of training at the gate's turns, and between the pieces of a slice (model/ops/pieces.h) lets serving go
-// first where the next one, by what such pieces took so far, is more than training has left.
+// first where the next one, by what such pieces took so far, is more than training has left. On a device, which works
+// behind the host, pieces are larger, and a turn is given up when the device has done what was asked of it: what is
+// measured is the device's time.
 //
 // Threads  the trainer's.
 class TrainingPace final {
  public:
-  explicit TrainingPace(ComputeGate* gate) : gate_(gate) {}
+  // `await_device` returns when the device is done; empty: there is none.
+  explicit TrainingPace(ComputeGate* gate, std::function<void()> await_device = nullptr)
+      : gate_(gate), await_device_(std::move(await_device)) {}
 
   // Calls `slice` in a turn of training; what it does outside of announced pieces should be short.
   void Run(const std::function<void()>& slice);
@@ -23,6 +28,7 @@ class TrainingPace final {
   void BeforePiece(int64_t products, ComputeGate::Turn* turn);
 
   ComputeGate* const gate_;
+  const std::function<void()> await_device_;
   StepTimeModel time_;          // of millions of products
   int64_t last_products_ = -1;  // of the piece under way; -1: none
   int64_t last_began_us_ = 0;

@@ -62,7 +62,7 @@ struct TuningWorker::Impl {
   JobDesk desk;
 
   // The worker thread's.
-  TrainingPace pace{parts.gate};
+  TrainingPace pace{parts.gate, DeviceWait(parts.model)};
   std::vector<std::unique_ptr<RunningJob>> jobs;
   std::vector<std::unique_ptr<RunningJob>> unstored;  // ended, but the store could not take it yet
   BatchTurns turns;

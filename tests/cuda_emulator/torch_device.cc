@@ -6,6 +6,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/view_native.h>
@@ -13,6 +14,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <optional>
 #include <utility>
@@ -77,6 +79,11 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device getDevice() const override { return kDevice; }
   c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
   c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
+  c10::Stream getDefaultStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
+  // Autograd's, between streams: there is one, whose work is done at once.
+  void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
+  void block(void*, const c10::Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
 };
 
 const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
@@ -100,8 +107,11 @@ at::Tensor OnHost(const at::Tensor& t) {
       .make_tensor();
 }
 
+std::atomic<int64_t> copies_to_host = 0;
+
 at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool) {
   const DeviceAccess access;
+  if (to.is_cpu()) ++copies_to_host;
   OnHost(to).copy_(OnHost(from));
   return to;
 }
@@ -111,13 +121,20 @@ at::Tensor ToDevice(const at::Tensor& made) {
   return moved.copy_(made);
 }
 
+// An output that its operator gave its size.
+void Resize(const at::Tensor& output, const at::Tensor& made) {
+  const at::Tensor moved = ToDevice(made);
+  output.unsafeGetTensorImpl()->set_storage_keep_dtype(moved.storage());
+  output.unsafeGetTensorImpl()->set_sizes_contiguous(moved.sizes());
+}
+
 // Runs an operator that only the CPU has.
 void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const DeviceAccess access;
   std::vector<std::pair<at::Tensor, at::Tensor>> given;  // on the device, on the host
   const auto to_host = [&](const at::Tensor& t) {
     if (!t.defined() || !t.is_cuda()) return t;
-    given.emplace_back(t, OnHost(t));
+    given.emplace_back(t, t.numel() > 0 ? OnHost(t) : at::empty(t.sizes(), t.options().device(at::kCPU)));
     return given.back().second;
   };
   const size_t first = stack->size() - op.schema().arguments().size();
@@ -131,6 +148,7 @@ void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       value = std::move(tensors);
     }
   }
+  if (op.operator_name().name == "aten::_local_scalar_dense") ++copies_to_host;
   op.callBoxed(stack);
   for (size_t i = first; i < stack->size(); ++i) {
     c10::IValue& value = (*stack)[i];
@@ -141,6 +159,7 @@ void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       return pair.second.unsafeGetTensorImpl() == made.unsafeGetTensorImpl();
     });
     value = same == given.end() ? ToDevice(made) : same->first;
+    if (same != given.end() && same->first.numel() != made.numel()) Resize(same->first, made);
   }
 }
 
@@ -160,6 +179,8 @@ void RegisterDevice() {
   c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new Guard);
   at::setHostAllocator(c10::DeviceType::CUDA, &pinned_allocator, /*priority=*/0);
 }
+
+int64_t CopiesToHost() { return copies_to_host; }
 
 const CudaLibrary& EmulatedLibrary() { return lorad_cuda_library; }
 

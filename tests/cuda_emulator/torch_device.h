@@ -1,11 +1,16 @@
 #pragma once
 
+#include <cstdint>
+
 #include "model/ops/cuda_table.h"
 
 namespace lorad::emulator {
 
 // Makes LibTorch's device "cuda:0" of the emulated one. Once, before LibTorch is called.
 void RegisterDevice();
+
+// So often did the host wait for values of the device, through LibTorch.
+int64_t CopiesToHost();
 
 // What liblorad_cuda.so has, of the same sources.
 const CudaLibrary& EmulatedLibrary();

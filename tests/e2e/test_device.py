@@ -5,7 +5,9 @@ import shutil
 import subprocess
 
 import pytest
-from lorad.v1 import adapters_pb2, inference_pb2
+import test_training
+import tuning as tuning_support
+from lorad.v1 import adapters_pb2, finetuning_pb2, inference_pb2
 from support import WAIT_SECONDS, Daemon, generate
 
 TOLERANCE = 5e-4
@@ -62,9 +64,51 @@ def test_a_quantised_base_is_served_on_the_device_as_transformers_answers_with_i
         assert [entry.logprob for entry in answer.logprobs[0]] == pytest.approx(case["logprobs"], abs=TOLERANCE)
 
 
-def test_auto_takes_the_cpu_where_a_flag_needs_it(with_device, model, tmp_path):
-    with Daemon(with_device, model, f"--state-dir={tmp_path / 'state'}") as daemon:
-        assert "--state-dir needs the CPU" in device_line(daemon)
+def prompt_logprobs(daemon, tokens, adapter):
+    answer = generate(daemon, tokens, adapter=adapter, prompt_logprobs=0, max_tokens=1)
+    return [entry.logprob for entry in answer.prompt_logprobs[0][1:]]
+
+
+def training_daemon(build_dir, model, tmp_path):
+    flags = ["--device=cuda", "--memory-bytes=16MiB", f"--state-dir={tmp_path / 'state'}"]
+    return Daemon(build_dir, model, *flags)
+
+
+def test_jobs_train_on_the_device_and_are_served_hot(with_device, model, tmp_path):
+    with training_daemon(with_device, model, tmp_path) as daemon:
+        assert "emulated device" in device_line(daemon)
+        tuning = tuning_support.Tuning(daemon)
+        prompt = json.loads(tuning_support.examples()[0])["input_ids"]
+        before = prompt_logprobs(daemon, prompt, adapter="")
+        made = [tuning_support.spec(name=name, max_steps=15) for name in ("tuned", "beside")]
+        made[1].adapter.kind = "dora"
+        for job in made:
+            job.optimizer.learning_rate = 0.01
+        for wanted, submitted in zip(made, [tuning.submit(job) for job in made]):
+            job, events = tuning.finish(submitted.id)
+            assert job.state == finetuning_pb2.JOB_STATE_SUCCEEDED, job.reason
+            by_step = tuning_support.losses(events)
+            assert sorted(by_step) == list(range(1, 16))
+            assert sum(by_step[step] for step in (13, 14, 15)) < 0.9 * sum(by_step[step] for step in (1, 2, 3))
+            half = len(prompt) // 2
+            assert sum(prompt_logprobs(daemon, prompt, wanted.name)[half:]) > sum(before[half:]) + 0.5
+        assert prompt_logprobs(daemon, prompt, adapter="") == before
+
+
+def test_a_loop_of_a_caller_learns_on_the_device_and_is_served(with_device, model, tmp_path):
+    with training_daemon(with_device, model, tmp_path) as daemon:
+        run, data = test_training.Run(daemon, "loop"), test_training.draw_data(1)
+        losses = test_training.learnt(run, 6, data)
+        assert losses[-1] < 0.95 * losses[0]
+        last = run.learn(data)
+        saved = run.call("SaveForSampling", finetuning_pb2.SaveForSamplingRequest()).adapter
+        tokens = [*data[0].token_ids, data[0].target_ids[-1]]
+        assert prompt_logprobs(daemon, tokens, saved) == pytest.approx(list(last.scores[0].logprobs), rel=1e-4)
+
+
+def test_auto_takes_the_cpu_where_flags_need_it(with_device, model, tmp_path):
+    with Daemon(with_device, model, "--quantize=int8", f"--state-dir={tmp_path / 'state'}") as daemon:
+        assert "--state-dir with --quantize needs the CPU" in device_line(daemon)
 
 
 def start(build_dir, model, *flags):

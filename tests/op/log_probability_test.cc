@@ -22,10 +22,11 @@ TEST_F(LogProbabilityTest, ValuesAndGradientsEqualLogSoftmax) {
     const int64_t rows = 5;
     const at::Tensor leaf = Random(at::kFloat, {rows, n}, numbers, 20.0f).set_requires_grad(true);
     const at::Tensor wide = leaf.detach().to(at::kDouble).set_requires_grad(true);
-    std::vector<int64_t> targets;
-    for (int64_t r = 0; r < rows; ++r) targets.push_back(r == 0 ? n - 1 : numbers.Below(n));
+    std::vector<int64_t> columns;
+    for (int64_t r = 0; r < rows; ++r) columns.push_back(r == 0 ? n - 1 : numbers.Below(n));
+    const at::Tensor targets = at::tensor(columns);
     const at::Tensor g = Random(at::kFloat, {rows}, numbers);
-    const at::Tensor expected = at::gather(at::log_softmax(wide, 1), 1, at::tensor(targets).unsqueeze(1)).squeeze(1);
+    const at::Tensor expected = at::gather(at::log_softmax(wide, 1), 1, targets.unsqueeze(1)).squeeze(1);
     (expected * g.to(at::kDouble)).sum().backward();
     const at::Tensor logprobs = LogProbabilities(leaf * 1.0, targets);
     (logprobs * g).sum().backward();
@@ -38,7 +39,7 @@ TEST_F(LogProbabilityTest, ANanStaysInItsRow) {
   Numbers numbers(42);
   at::Tensor logits = Random(at::kFloat, {3, 40}, numbers);
   Put(logits, 40 + 7, std::numeric_limits<float>::quiet_NaN());
-  const at::Tensor logprobs = LogProbabilities(logits, {1, 2, 3});
+  const at::Tensor logprobs = LogProbabilities(logits, at::tensor({int64_t{1}, int64_t{2}, int64_t{3}}));
   for (int64_t r = 0; r < 3; ++r) EXPECT_EQ(std::isnan(At(logprobs, r)), r == 1);
 }
 

@@ -148,7 +148,8 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--adapter=sql"}).text, HasSubstr("NAME=PATH"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter=a=/x", "--adapter=a=/y"}).text, HasSubstr("each name once"));
   EXPECT_THAT(Refused({"--model=/m", "--device=tpu"}).text, HasSubstr("--device: tpu; limit: auto, cpu, cuda"));
-  EXPECT_THAT(Refused({"--model=/m", "--device=cuda", "--state-dir=/s"}).text, HasSubstr("--state-dir: /s"));
+  EXPECT_THAT(Refused({"--model=/m", "--device=cuda", "--state-dir=/s", "--quantize=int8"}).text,
+              HasSubstr("--state-dir: /s"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=4QiB"}).text, HasSubstr("--memory-bytes: 4QiB"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=1K"}).text, HasSubstr("at least 1MiB"));
   EXPECT_THAT(Refused({"--model=/m", "--prefix-cache=maybe"}).text, HasSubstr("--prefix-cache: maybe; limit: on, off"));

@@ -6,9 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/checkpoint_tables.h"
 #include "adapters/train/trainer.h"
-#include "model/causal_lm.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_files.h"
@@ -21,13 +19,8 @@ namespace {
 class ResumeTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    const std::string dir = absl::StrCat(SourceDir(), "/tests/golden/llama3/model");
-    auto model = CausalLm::Load(dir, {.dtype = DType::kF32});
-    ASSERT_THAT(model, IsOk());
-    model_ = *std::move(model);
-    auto tables = OpenBaseTables(dir, model_->base_shape());
-    ASSERT_THAT(tables, IsOk());
-    tables_ = *std::move(tables);
+    base_ = LoadTrainBase("llama3");
+    ASSERT_NE(base_.model, nullptr);
     for (int32_t i = 0; i < 11; ++i) {
       Example example;
       for (int32_t t = 0; t < 5 + i; ++t) example.token_ids.push_back(3 + (i * 7 + t * 13) % 90);
@@ -57,9 +50,7 @@ class ResumeTest : public testing::TestWithParam<std::string> {
     config.base_digest = base_digest_;
     const ExampleSource source = {static_cast<int64_t>(examples_.size()),
                                   [this](int64_t i) { return examples_[static_cast<size_t>(i)]; }};
-    auto trainer = Trainer::Create(config, model_.get(), tables_, source);
-    EXPECT_THAT(trainer, IsOk());
-    return *std::move(trainer);
+    return MakeTrainer(base_, config, source);
   }
   static double Step(Trainer& trainer) {
     while (true) {
@@ -78,8 +69,7 @@ class ResumeTest : public testing::TestWithParam<std::string> {
 
   bool of_another_shape_ = false;
   std::string base_digest_;
-  std::unique_ptr<CausalLm> model_;
-  BaseTables tables_;
+  TrainBase base_;
   std::vector<Example> examples_;
 };
 

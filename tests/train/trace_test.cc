@@ -12,7 +12,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/apply.h"
-#include "adapters/checkpoint_tables.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/pool.h"
 #include "adapters/train/trainer.h"
@@ -130,10 +129,9 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
   std::ifstream file(folder + "/trace.json");
   const ordered_json trace = ordered_json::parse(file);
   const std::string base_dir = absl::StrCat(GoldenDir(), "/", trace["spec"]["base"].get<std::string>(), "/model");
-  auto model = CausalLm::Load(base_dir, {.dtype = DType::kF32});
-  ASSERT_THAT(model, IsOk());
-  const auto tables = OpenBaseTables(base_dir, (*model)->base_shape());
-  ASSERT_THAT(tables, IsOk());
+  const TrainBase base = LoadTrainBase(trace["spec"]["base"]);
+  const auto served_model = CausalLm::Load(base_dir, {.dtype = DType::kF32});
+  ASSERT_THAT(served_model, IsOk());
 
   const ExampleSource source = FileExamples(folder + "/data.jsonl");
   // Evaluated behind the last step, on tokens that all count.
@@ -146,11 +144,11 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
                                        [&](int64_t i) { return judged[static_cast<size_t>(i)]; }};
   TrainConfig config = ConfigOf(trace["spec"], static_cast<int64_t>(trace["steps"].size()));
   config.eval_every_steps = config.total_steps;
-  auto trainer = Trainer::Create(config, model->get(), *tables, source, judged_source);
+  auto trainer = Trainer::Create(config, base.model.get(), base.tables, source, judged_source);
   ASSERT_THAT(trainer, IsOk());
   if (std::filesystem::exists(folder + "/adapter")) {  // else it begins from the base's weights
     const auto begin =
-        ReadAdapter(folder + "/adapter", (*model)->base_shape(), *LocalFiles(), {.base_tables = *tables});
+        ReadAdapter(folder + "/adapter", base.model->base_shape(), *LocalFiles(), {.base_tables = base.tables});
     ASSERT_THAT(begin, IsOk());
     ASSERT_THAT((*trainer)->CopyFrom(*begin), IsOk());
   }
@@ -167,7 +165,7 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
   const std::string written = absl::StrCat(testing::TempDir(), "/trace-", GetParam());
   std::filesystem::create_directories(written);
   ASSERT_THAT((*trainer)->SaveAdapter(written, trace["spec"]["base"]), IsOk());
-  const double served = ServedLoss(**model, *tables, written, judged);
+  const double served = ServedLoss(**served_model, base.tables, written, judged);
   EXPECT_NEAR(evaluation.eval_loss.value_or(0), served, kLossTolerance * served);
 }
 

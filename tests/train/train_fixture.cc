@@ -18,10 +18,15 @@ constexpr int32_t kSmallestVocabulary = 96;  // of the golden bases
 
 }  // namespace
 
+at::Device& TrainDevice() {
+  static at::Device device = at::kCPU;
+  return device;
+}
+
 TrainBase LoadTrainBase(const std::string& name, DType dtype) {
   const std::string dir = absl::StrCat(SourceDir(), "/tests/golden/", name, "/model");
   TrainBase base;
-  auto model = CausalLm::Load(dir, {.dtype = dtype});
+  auto model = CausalLm::Load(dir, {.dtype = dtype, .device = TrainDevice()});
   if (!model.ok()) {
     ADD_FAILURE() << model.status();
     return base;

@@ -11,6 +11,9 @@
 
 namespace lorad {
 
+// Where the bases of these tests lie: the CPU, unless a program says otherwise before its first test.
+at::Device& TrainDevice();
+
 // A base of tests/golden, to train on.
 struct TrainBase {
   std::unique_ptr<CausalLm> model;

@@ -18,8 +18,8 @@ namespace lorad {
 namespace {
 
 // [t, t] bool: which positions k (columns) position q (rows) does not see.
-at::Tensor HiddenPositions(int64_t tokens, int64_t window_tokens) {
-  const at::Tensor positions = at::arange(tokens, at::TensorOptions().dtype(at::kLong));
+at::Tensor HiddenPositions(int64_t tokens, int64_t window_tokens, at::Device device) {
+  const at::Tensor positions = at::arange(tokens, at::TensorOptions().dtype(at::kLong).device(device));
   const at::Tensor distance = positions.unsqueeze(1) - positions.unsqueeze(0);
   const at::Tensor future = distance < 0;
   return window_tokens == 0 ? future : future.logical_or(distance >= window_tokens);
@@ -39,7 +39,8 @@ at::Tensor AttendOne(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   at::Tensor scores = at::bmm(queries, keys) * args.scale;
   if (args.softcap > 0) scores = at::tanh(scores / args.softcap) * args.softcap;
   scores = scores.view({kv_heads, group, tokens, tokens})
-               .masked_fill(HiddenPositions(tokens, args.window_tokens), -std::numeric_limits<float>::infinity());
+               .masked_fill(HiddenPositions(tokens, args.window_tokens, q.device()),
+                            -std::numeric_limits<float>::infinity());
   const at::Tensor weights = at::softmax(scores, -1).view({kv_heads, group * tokens, tokens});
   return at::bmm(weights, values)
       .view({kv_heads, group, tokens, dim})

@@ -1,0 +1,13 @@
+// The main of tests that train: of those of tests/train, whose bases then lie on the emulated device.
+#include <gtest/gtest.h>
+
+#include "tests/cuda_emulator/torch_device.h"
+#include "tests/train/train_fixture.h"
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  lorad::emulator::RegisterDevice();
+  lorad::InstallCudaOps(&lorad::emulator::EmulatedLibrary().ops);
+  lorad::TrainDevice() = at::Device(at::kCUDA, 0);
+  return RUN_ALL_TESTS();
+}
