@@ -1,4 +1,5 @@
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -29,6 +30,7 @@ int main(int argc, char** argv) {
     execv("/proc/self/exe", argv);
   }
 
+  prctl(PR_SET_NAME, "lorad");  // the system called it after the link it was run by
   const auto& config = std::get<lorad::ServerConfig>(outcome);
   lorad::Signals signals;
   lorad::Log log(config.log_level);

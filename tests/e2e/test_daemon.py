@@ -36,6 +36,10 @@ def test_health_says_serving_by_service_and_in_all(daemon):
     assert error.code() == grpc.StatusCode.NOT_FOUND
 
 
+def test_process_lists_show_its_name(daemon):
+    assert pathlib.Path(f"/proc/{daemon.process.pid}/comm").read_text() == "lorad\n"
+
+
 def test_reflection_lists_the_services_and_their_methods(daemon):
     database = ProtoReflectionDescriptorDatabase(daemon.channel)
     services = set(database.get_services())
