@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Inter-token latency of serving with and without a fine-tuning job, and how fast that job trains meanwhile.
 
-  bench/tuning_slo.py [--model DIR] [--slo 0.2] [--concurrency 4] [--seconds 30]
+  bench/tuning_slo.py [--model DIR] [--slo 0.2] [--concurrency 4] [--requests 100] [--rounds 3]
 
-One daemon; three parts of --seconds each, in turns: serving alone, training alone, both. Prints ratios of both to alone.
+One daemon and one job, which is paused where serving is alone. A round measures serving alone, serving and training, serving
+alone again, and training alone. Quantiles are of all rounds' tokens; ratios of both to alone.
 Goals: p99 at most 1 + slo, and training at least 0.7 of its speed alone times the share of time that serving leaves.
 Needs lorad, adapterctl and loadgen built.
 """
@@ -14,46 +15,71 @@ import os
 import pathlib
 import random
 import re
+import statistics
 import subprocess
 import tempfile
 import time
 import urllib.request
 
+from load import Point, quantile, run_once
+from servers import Lorad
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BIN = ROOT / "build/release/bin"
 CACHE = pathlib.Path(os.environ.get("LORAD_CACHE", pathlib.Path.home() / ".cache/lorad"))
 
 
-class Daemon:
-    def __init__(self, args, state):
-        command = [BIN / "lorad", f"--model={args.model}", "--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
-                   f"--state-dir={state}", f"--tuning-slo={args.slo}"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        found = re.match(r"ready listen=(\S+) metrics=(\S+)", self.process.stdout.readline())
-        self.address, self.metrics = found.groups()
-
+class Server(Lorad):
     def metric(self, name, **labels):
         page = urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=60).read().decode()
         for line in page.splitlines():
-            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+            if re.match(rf"{name}[{{ ]", line) and all(f'{key}="{value}"' in line for key, value in labels.items()):
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
 
-    def ctl(self, *arguments):
-        done = subprocess.run([BIN / "adapterctl", f"--server={self.address}", "--output=json", *arguments], check=True,
-                              capture_output=True, text=True)
+    def train(self, *arguments):
+        done = subprocess.run([self.build_dir / "bin/adapterctl", f"--server={self.address}", "--output=json", "train", *arguments],
+                              check=True, capture_output=True, text=True)
         return json.loads(done.stdout)
 
-    def totals(self):
-        seconds = {use: self.metric("lorad_tuning_model_seconds_total", use=use) for use in ("training", "serving")}
-        return {"tokens": self.metric("lorad_tuning_tokens_total"), **seconds}
+
+class Job:
+    """The fine-tuning job; trains between go_on() and pause()."""
+
+    def __init__(self, server, data):
+        self._server = server
+        self._id = server.train("submit", "bench", f"--data={data}", "--max-steps=1000000", "--batch-size=4")["id"]
+
+    def pause(self):
+        self._server.train("pause", self._id)
+        while self._server.train("show", self._id)["state"] != "paused":
+            time.sleep(0.1)
+
+    def go_on(self):
+        """Returns when it has made a step."""
+        if self._server.train("show", self._id)["state"] == "paused":
+            self._server.train("resume", self._id)
+        steps = self._server.metric("lorad_tuning_steps_total")
+        while self._server.metric("lorad_tuning_steps_total") < steps + 1:
+            time.sleep(0.1)
 
 
-def load(daemon, args):
-    out = pathlib.Path(tempfile.mkstemp(suffix=".json")[1])
-    subprocess.run([BIN / "loadgen", f"--server={daemon.address}", f"--concurrency={args.concurrency}",
-                    f"--requests={args.requests}", "--adapters=0", f"--json={out}"], check=True, capture_output=True)
-    return json.loads(out.read_text())
+class Meter:
+    """Tokens a second that the job trains, and serving's share of the model's time, while a with block lasts."""
+
+    def __init__(self, server):
+        self._server = server
+
+    def _now(self):
+        return (time.monotonic(), self._server.metric("lorad_tuning_tokens_total"),
+                self._server.metric("lorad_tuning_model_seconds_total", use="serving"))
+
+    def __enter__(self):
+        self._began = self._now()
+        return self
+
+    def __exit__(self, *_):
+        took, tokens, serving = (after - before for after, before in zip(self._now(), self._began))
+        self.tokens_per_s, self.serving_share = tokens / took, serving / took
 
 
 def write_data(path, vocab):
@@ -64,40 +90,55 @@ def write_data(path, vocab):
             file.write(json.dumps({"input_ids": ids, "labels": ids}) + "\n")
 
 
+def measure(server, job, args):
+    """Points alone and beside training, and meters beside serving and alone."""
+    alone, both, beside, training = Point(), Point(), [], []
+
+    def serve(point, seed):
+        flags = [f"--concurrency={args.concurrency}", f"--requests={args.requests}", "--adapters=0", f"--seed={seed}"]
+        point.add(run_once(args.build_dir / "bin/loadgen", server, flags))
+
+    job.pause()
+    serve(Point(), 0)  # warm
+    for index in range(args.rounds):
+        # Prompts of their own, so that nothing is cached; each pair asks for the same lengths.
+        serve(alone, 4 * index + 1)
+        job.go_on()
+        with Meter(server) as meter:
+            serve(both, 4 * index + 2)
+        beside.append(meter)
+        with Meter(server) as meter:
+            time.sleep(args.seconds)
+        training.append(meter)
+        job.pause()
+        serve(alone, 4 * index + 3)
+    return alone, both, beside, training
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build/release")
     parser.add_argument("--model", default=str(CACHE / "bench/135m"))
     parser.add_argument("--slo", type=float, default=0.2)
     parser.add_argument("--concurrency", type=int, default=4)
-    parser.add_argument("--requests", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=25)
+    parser.add_argument("--requests", type=int, default=100, help="of one measurement of serving")
+    parser.add_argument("--seconds", type=float, default=15, help="of one measurement of training alone")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = pathlib.Path(folder) / "data.jsonl"
-        write_data(data, 30000)
-        daemon = Daemon(args, pathlib.Path(folder) / "state")
-        try:
-            load(daemon, args)  # warm
-            alone = load(daemon, args)
-            job = daemon.ctl("train", "submit", "bench", f"--data={data}", "--max-steps=100000", "--batch-size=4")
-            while daemon.metric("lorad_tuning_steps_total") < 1:
-                time.sleep(0.2)
-            before, began = daemon.totals(), time.monotonic()
-            time.sleep(args.seconds)
-            training = (daemon.totals()["tokens"] - before["tokens"]) / (time.monotonic() - began)
-            before, began = daemon.totals(), time.monotonic()
-            both = load(daemon, args)
-            after, took = daemon.totals(), time.monotonic() - began
-            beside = (after["tokens"] - before["tokens"]) / took
-            serving = (after["serving"] - before["serving"]) / took
-            daemon.ctl("train", "cancel", job["id"])
-        finally:
-            daemon.process.kill()
-    for name in ("p50_ms", "p99_ms"):
-        print(f"inter-token {name}: {alone['inter_token'][name]:.1f} alone, {both['inter_token'][name]:.1f} beside training, "
-              f"ratio {both['inter_token'][name] / alone['inter_token'][name]:.2f}")
-    print(f"training tokens/s: {training:.1f} alone, {beside:.1f} beside serving; serving took {serving:.2f} of the time; "
-          f"ratio to what it leaves {beside / training / max(1e-9, 1 - serving):.2f}")
+        folder = pathlib.Path(folder)
+        write_data(folder / "data.jsonl", 30000)
+        flags = (f"--state-dir={folder / 'state'}", f"--tuning-slo={args.slo}")
+        with Server(args.build_dir, args.model, log=folder / "lorad.log", flags=flags) as server:
+            alone, both, beside, training = measure(server, Job(server, folder / "data.jsonl"), args)
+    for share in (0.5, 0.9, 0.99):
+        before, after = quantile(alone.gaps, share), quantile(both.gaps, share)
+        print(f"inter-token p{100 * share:.0f}: {before:.1f} ms alone ({len(alone.gaps)} tokens), {after:.1f} beside training "
+              f"({len(both.gaps)}), ratio {after / before:.2f}")
+    speed = statistics.median(meter.tokens_per_s for meter in training)
+    shares = [meter.tokens_per_s / speed / (1 - meter.serving_share) for meter in beside]
+    print(f"training: {speed:.1f} tokens/s alone, beside serving {', '.join(f'{m.tokens_per_s:.1f}' for m in beside)}; serving took "
+          f"{', '.join(f'{m.serving_share:.2f}' for m in beside)} of the time; ratio to what it leaves {statistics.median(shares):.2f}")
 
 
 if __name__ == "__main__":
