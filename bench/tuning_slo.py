@@ -18,6 +18,7 @@ import re
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -64,22 +65,41 @@ class Job:
 
 
 class Meter:
-    """Tokens a second that the job trains, and serving's share of the model's time, while a with block lasts."""
+    """What training does while a with block lasts: tokens a second, and the shares of time that serving and it have the model.
+
+    Tokens are counted when a step ends, every few seconds: measured is from the first such end to the last.
+    """
 
     def __init__(self, server):
         self._server = server
+        self._ended = threading.Event()
+        self._seen = []  # (when, tokens, serving's seconds, training's) at the ends of steps
+        self._watcher = threading.Thread(target=self._watch)
+
+    def _watch(self):
+        tokens = self._now()[1]
+        while not self._ended.wait(0.1):
+            now = self._now()
+            if now[1] > tokens:
+                tokens = now[1]
+                self._seen.append(now)
 
     def _now(self):
         return (time.monotonic(), self._server.metric("lorad_tuning_tokens_total"),
-                self._server.metric("lorad_tuning_model_seconds_total", use="serving"))
+                self._server.metric("lorad_tuning_model_seconds_total", use="serving"),
+                self._server.metric("lorad_tuning_model_seconds_total", use="training"))
 
     def __enter__(self):
-        self._began = self._now()
+        self._watcher.start()
         return self
 
     def __exit__(self, *_):
-        took, tokens, serving = (after - before for after, before in zip(self._now(), self._began))
-        self.tokens_per_s, self.serving_share = tokens / took, serving / took
+        self._ended.set()
+        self._watcher.join()
+        if len(self._seen) < 2:
+            raise RuntimeError(f"{len(self._seen)} steps of training ended; at least two are needed: more --requests or --seconds")
+        took, tokens, serving, training = (after - before for before, after in zip(self._seen[0], self._seen[-1]))
+        self.tokens_per_s, self.serving_share, self.training_share = tokens / took, serving / took, training / took
 
 
 def write_data(path, vocab):
@@ -138,7 +158,9 @@ def main():
     speed = statistics.median(meter.tokens_per_s for meter in training)
     shares = [meter.tokens_per_s / speed / (1 - meter.serving_share) for meter in beside]
     print(f"training: {speed:.1f} tokens/s alone, beside serving {', '.join(f'{m.tokens_per_s:.1f}' for m in beside)}; serving took "
-          f"{', '.join(f'{m.serving_share:.2f}' for m in beside)} of the time; ratio to what it leaves {statistics.median(shares):.2f}")
+          f"{', '.join(f'{m.serving_share:.2f}' for m in beside)} of the time, "
+          f"training {', '.join(f'{m.training_share:.2f}' for m in beside)} (alone "
+          f"{statistics.median(m.training_share for m in training):.2f}); ratio to what it leaves {statistics.median(shares):.2f}")
 
 
 if __name__ == "__main__":
