@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "adapters/kinds/adapter_file.h"
+#include "adapters/kinds/config_keys.h"
 #include "adapters/kinds/peft_config.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
@@ -34,20 +35,6 @@ constexpr MoeStrategy kStrategies[] = {{"mixlora", MoeKind::kMixLora, "mixlora",
                                        {"loramoe", MoeKind::kLoraMoe, "loramoe", "loramoe"},
                                        {"mola", MoeKind::kMola, "mola", "mola"}};
 
-const Json* FindSet(const Json& json, absl::string_view key) {
-  const auto found = json.find(std::string(key));
-  return found == json.end() || found->is_null() ? nullptr : &*found;
-}
-
-std::string Said(absl::string_view key, const Json& value) {
-  return absl::StrCat("adapter_config.json: ", key, ": ",
-                      Printable(value.dump(-1, ' ', false, Json::error_handler_t::replace)), "; ");
-}
-
-absl::Status Invalid(absl::string_view key, const Json& value, absl::string_view rule) {
-  return absl::InvalidArgumentError(absl::StrCat(Said(key, value), rule));
-}
-
 absl::StatusOr<int64_t> Whole(const Json& json, absl::string_view key, int64_t absent, int64_t limit) {
   const Json* value = FindSet(json, key);
   const std::string rule = absl::StrCat("must be a whole number; limit: 1..", limit);
@@ -58,7 +45,7 @@ absl::StatusOr<int64_t> Whole(const Json& json, absl::string_view key, int64_t a
   }
   const bool huge = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(limit);
   if (!value->is_number_integer() || huge || value->get<int64_t>() < 1 || value->get<int64_t>() > limit) {
-    return Invalid(key, *value, rule);
+    return InvalidKey(key, *value, rule);
   }
   return value->get<int64_t>();
 }
@@ -67,22 +54,15 @@ absl::StatusOr<double> Number(const Json& json, absl::string_view key, double ab
   const Json* value = FindSet(json, key);
   if (value == nullptr) return absent;
   if (!value->is_number() || !(value->get<double>() >= least) || !(value->get<double>() <= most)) {
-    return Invalid(key, *value, absl::StrCat("limit: ", least, "..", most));
+    return InvalidKey(key, *value, absl::StrCat("limit: ", least, "..", most));
   }
   return value->get<double>();
-}
-
-absl::StatusOr<bool> Flag(const Json& json, absl::string_view key) {
-  const Json* value = FindSet(json, key);
-  if (value == nullptr) return false;
-  if (!value->is_boolean()) return Invalid(key, *value, "must be true or false");
-  return value->get<bool>();
 }
 
 absl::StatusOr<std::string> Text(const Json& json, absl::string_view key) {
   const Json* value = FindSet(json, key);
   if (value == nullptr) return std::string();
-  if (!value->is_string()) return Invalid(key, *value, "must be a string");
+  if (!value->is_string()) return InvalidKey(key, *value, "must be a string");
   return value->get<std::string>();
 }
 
@@ -94,7 +74,7 @@ absl::StatusOr<MoeRank> ReadRank(const Json& json) {
     return absl::InvalidArgumentError("adapter_config.json: lora_alpha: missing");
   }
   ASSIGN_OR_RETURN(const double alpha, Number(json, "lora_alpha", 0, -kMostAlpha, kMostAlpha));
-  ASSIGN_OR_RETURN(const bool rslora, Flag(json, "use_rslora"));
+  ASSIGN_OR_RETURN(const bool rslora, ReadFlag(json, "use_rslora"));
   const auto r = static_cast<double>(rank.rank);
   rank.scale = static_cast<float>(alpha / (rslora ? std::sqrt(r) : r));
   return rank;
@@ -107,22 +87,21 @@ absl::Status ReadRanks(const Json& json, MoeConfig* config) {
   Json merged = json;
   if (const Json* own = FindSet(json, "expert_lora"); own != nullptr) {
     if (config->kind != MoeKind::kMixLora) {
-      return Invalid("expert_lora", *own, absl::StrCat("does not belong to ", config->name));
+      return InvalidKey("expert_lora", *own, absl::StrCat("does not belong to ", config->name));
     }
-    if (!own->is_object()) return Invalid("expert_lora", *own, "must be an object");
+    if (!own->is_object()) return InvalidKey("expert_lora", *own, "must be an object");
     for (const auto& [key, value] : own->items()) {
       constexpr absl::string_view kOwn[] = {"r",        "lora_alpha", "lora_dropout", "lora_init",
                                             "use_dora", "use_rslora", "bias"};
       if (std::find(std::begin(kOwn), std::end(kOwn), key) == std::end(kOwn) && !value.is_null()) {
-        return absl::UnimplementedError(absl::StrCat(Said(absl::StrCat("expert_lora: ", Printable(key)), value),
-                                                     "not supported yet: an unknown key that is set"));
+        return UnsupportedKey(absl::StrCat("expert_lora: ", Printable(key)), value, "an unknown key that is set");
       }
       merged[key] = value;
     }
     ASSIGN_OR_RETURN(config->expert, ReadRank(merged));
   }
-  ASSIGN_OR_RETURN(config->lora.dora, Flag(json, "use_dora"));
-  ASSIGN_OR_RETURN(config->expert.dora, Flag(merged, "use_dora"));
+  ASSIGN_OR_RETURN(config->lora.dora, ReadFlag(json, "use_dora"));
+  ASSIGN_OR_RETURN(config->expert.dora, ReadFlag(merged, "use_dora"));
   return absl::OkStatus();
 }
 
@@ -133,10 +112,10 @@ absl::Status ReadTargets(const Json& json, MoeConfig* config) {
   const std::string rule =
       absl::StrCat("must be at most ", kMaxConfigEntries, " names, as a list or with true or false");
   if (!targets->is_structured() || targets->size() > kMaxConfigEntries)
-    return Invalid("target_modules", *targets, rule);
+    return InvalidKey("target_modules", *targets, rule);
   for (const auto& [key, value] : targets->items()) {
     const bool listed = targets->is_array();
-    if (listed ? !value.is_string() : !value.is_boolean()) return Invalid("target_modules", *targets, rule);
+    if (listed ? !value.is_string() : !value.is_boolean()) return InvalidKey("target_modules", *targets, rule);
     if (listed) {
       config->targets.push_back(value.get<std::string>());
     } else if (value.get<bool>()) {
@@ -175,23 +154,22 @@ absl::Status ReadRouting(const Json& json, MoeConfig* config) {
   rule.activation = ActivationNamed(activation);
   if (rule.activation.has_value()) return absl::OkStatus();
   return absl::UnimplementedError(
-      absl::StrCat(Said("act_fn", json["act_fn"]), "not supported yet; ", kActivationNames, " are"));
+      absl::StrCat(SaidOfKey("act_fn", json["act_fn"]), "not supported yet; ", kActivationNames, " are"));
 }
 
 absl::Status CheckKeys(const Json& json) {
   for (const auto& [key, value] : json.items()) {
     const bool is_off = value.is_null() || value == false || (value.is_structured() && value.empty());
     if (is_off || std::find(std::begin(kKnownKeys), std::end(kKnownKeys), key) != std::end(kKnownKeys)) continue;
-    return absl::UnimplementedError(absl::StrCat(Said(Printable(key), value),
-                                                 "not supported yet: an unknown key that is set may change the maths"));
+    return UnsupportedKey(Printable(key), value, "an unknown key that is set may change the maths");
   }
   ASSIGN_OR_RETURN(const std::string bias, Text(json, "bias"));
   if (!bias.empty() && bias != "none") {
-    return absl::UnimplementedError(absl::StrCat(Said("bias", json["bias"]), "MoE-PEFT has no biases"));
+    return absl::UnimplementedError(absl::StrCat(SaidOfKey("bias", json["bias"]), "MoE-PEFT has no biases"));
   }
   ASSIGN_OR_RETURN(const std::string task, Text(json, "task_type"));
   if (!task.empty() && task != "CAUSAL_LM") {
-    return absl::UnimplementedError(absl::StrCat(Said("task_type", json["task_type"]), "not supported yet: its head"));
+    return UnsupportedKey("task_type", json["task_type"], "its head");
   }
   return absl::OkStatus();
 }
@@ -206,7 +184,7 @@ absl::StatusOr<MoeStrategy> FindStrategy(const Json& json) {
     if (types_agree && (written == strategy.written || (written.empty() && may_be_absent))) return strategy;
   }
   const auto said = json.find("routing_strategy");
-  return absl::InvalidArgumentError(absl::StrCat(Said("routing_strategy", said == json.end() ? Json() : *said),
+  return absl::InvalidArgumentError(absl::StrCat(SaidOfKey("routing_strategy", said == json.end() ? Json() : *said),
                                                  "not one of peft_type: ", Printable(type)));
 }
 

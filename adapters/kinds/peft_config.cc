@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/kinds/config_keys.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -83,8 +84,6 @@ const KnownKey* Find(std::string_view name) {
   return nullptr;
 }
 
-std::string Text(const Json& value) { return Printable(value.dump(-1, ' ', false, Json::error_handler_t::replace)); }
-
 bool IsOff(const Json& value) {
   if (value.is_null()) return true;
   if (value.is_boolean()) return !value.get<bool>();
@@ -92,40 +91,18 @@ bool IsOff(const Json& value) {
   return value.is_structured() && value.empty();
 }
 
-absl::Status Invalid(const std::string& key, const Json& value, const std::string& rule) {
-  return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", key, ": ", Text(value), "; ", rule));
-}
-
-absl::Status Unsupported(const std::string& key, const Json& value, const std::string& why) {
-  return absl::UnimplementedError(
-      absl::StrCat("adapter_config.json: ", key, ": ", Text(value), "; not supported yet: ", why));
-}
-
-// Absent and null are the same to PEFT's dataclass when the default is null.
-const Json* FindSet(const Json& json, const char* key) {
-  const auto found = json.find(key);
-  return found == json.end() || found->is_null() ? nullptr : &*found;
-}
-
 absl::Status CheckKeys(const Json& json) {
   for (const auto& [name, value] : json.items()) {
     const KnownKey* known = Find(name);
     if (known == nullptr && !IsOff(value)) {
-      return Unsupported(Printable(name), value,
-                         "an unknown key that is set may change the maths; remove it if it does not");
+      return UnsupportedKey(Printable(name), value,
+                            "an unknown key that is set may change the maths; remove it if it does not");
     }
     if (known != nullptr && known->use == KeyUse::kMustBeOff && !IsOff(value)) {
-      return Unsupported(name, value, known->what);
+      return UnsupportedKey(name, value, known->what);
     }
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<bool> ReadFlag(const Json& json, const char* key) {
-  const Json* value = FindSet(json, key);
-  if (value == nullptr) return false;
-  if (!value->is_boolean()) return Invalid(key, *value, "must be true or false");
-  return value->get<bool>();
 }
 
 absl::StatusOr<PeftBias> ReadBias(const Json& json) {
@@ -133,22 +110,22 @@ absl::StatusOr<PeftBias> ReadBias(const Json& json) {
   if (value == nullptr || *value == "none") return PeftBias::kNone;
   if (*value == "lora_only") return PeftBias::kLoraOnly;
   if (*value == "all") return PeftBias::kAll;
-  return Invalid("bias", *value, "must be \"none\", \"all\" or \"lora_only\"");
+  return InvalidKey("bias", *value, "must be \"none\", \"all\" or \"lora_only\"");
 }
 
 absl::StatusOr<int64_t> RankOf(const std::string& key, const Json& value) {
   const std::string rule = absl::StrCat("must be a whole number; limit: 1..", kMaxConfigRank);
-  if (!value.is_number_integer()) return Invalid(key, value, rule);
+  if (!value.is_number_integer()) return InvalidKey(key, value, rule);
   const bool huge = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kMaxConfigRank);
-  if (huge || value.get<int64_t>() < 1 || value.get<int64_t>() > kMaxConfigRank) return Invalid(key, value, rule);
+  if (huge || value.get<int64_t>() < 1 || value.get<int64_t>() > kMaxConfigRank) return InvalidKey(key, value, rule);
   return value.get<int64_t>();
 }
 
 absl::StatusOr<double> AlphaOf(const std::string& key, const Json& value) {
   constexpr double kLimit = std::numeric_limits<float>::max();
-  if (!value.is_number()) return Invalid(key, value, "must be a number");
+  if (!value.is_number()) return InvalidKey(key, value, "must be a number");
   const double alpha = value.get<double>();
-  if (!std::isfinite(alpha) || std::abs(alpha) > kLimit) return Invalid(key, value, absl::StrCat("limit: ", kLimit));
+  if (!std::isfinite(alpha) || std::abs(alpha) > kLimit) return InvalidKey(key, value, absl::StrCat("limit: ", kLimit));
   return alpha;
 }
 
@@ -163,7 +140,7 @@ absl::Status ReadPattern(const Json& json, const char* key, absl::StatusOr<T> (*
                          std::vector<std::pair<std::string, T>>* pattern) {
   const Json* value = FindSet(json, key);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_object()) return Invalid(key, *value, "must be an object of expressions and numbers");
+  if (!value->is_object()) return InvalidKey(key, *value, "must be an object of expressions and numbers");
   RETURN_IF_ERROR(CheckCount(key, *value));
   for (const auto& [expression, number] : value->items()) {
     ASSIGN_OR_RETURN(const T parsed, read(absl::StrCat(key, ": ", Printable(expression)), number));
@@ -174,10 +151,10 @@ absl::Status ReadPattern(const Json& json, const char* key, absl::StatusOr<T> (*
 
 // A string, or a list of strings; `empty_list` when the list may be empty.
 absl::Status ReadNames(const char* key, const Json& value, std::vector<std::string>* names) {
-  if (!value.is_array()) return Invalid(key, value, "must be a string or a list of strings");
+  if (!value.is_array()) return InvalidKey(key, value, "must be a string or a list of strings");
   RETURN_IF_ERROR(CheckCount(key, value));
   for (const Json& name : value) {
-    if (!name.is_string()) return Invalid(key, value, "must be a string or a list of strings");
+    if (!name.is_string()) return InvalidKey(key, value, "must be a string or a list of strings");
     names->push_back(name.get<std::string>());
   }
   return absl::OkStatus();
@@ -197,8 +174,8 @@ absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLo
     }
     if (model_type == "phi") config->target_names.insert(config->target_names.end(), {"fc1", "fc2"});
     if (config->target_names.empty()) {
-      return Invalid("target_modules", nullptr,
-                     absl::StrCat("no default for model_type: ", model_type, "; name the modules"));
+      return InvalidKey("target_modules", nullptr,
+                        absl::StrCat("no default for model_type: ", model_type, "; name the modules"));
     }
   } else if (targets->is_string()) {
     const std::string& text = targets->get_ref<const std::string&>();
@@ -209,7 +186,7 @@ absl::Status ReadTargets(const Json& json, const std::string& model_type, PeftLo
     }
   } else {
     RETURN_IF_ERROR(ReadNames("target_modules", *targets, &config->target_names));
-    if (config->target_names.empty() && !may_be_empty) return Invalid("target_modules", *targets, "names no module");
+    if (config->target_names.empty() && !may_be_empty) return InvalidKey("target_modules", *targets, "names no module");
   }
   if (const Json* exclude = FindSet(json, "exclude_modules"); exclude != nullptr && !IsOff(*exclude)) {
     if (exclude->is_string()) {
@@ -228,14 +205,14 @@ absl::Status ReadLayers(const Json& json, PeftLoraConfig* config) {
     std::vector<int64_t> numbers;
     for (const Json& layer : list) {
       if (!layer.is_number_integer()) {
-        return Invalid("layers_to_transform", *layers, "must be a whole number or a list of them");
+        return InvalidKey("layers_to_transform", *layers, "must be a whole number or a list of them");
       }
       numbers.push_back(layer.get<int64_t>());
     }
     if (!numbers.empty()) config->layers = std::move(numbers);
   }
   if (const Json* pattern = FindSet(json, "layers_pattern"); pattern != nullptr && !IsOff(*pattern)) {
-    if (!config->layers.has_value()) return Invalid("layers_pattern", *pattern, "needs layers_to_transform");
+    if (!config->layers.has_value()) return InvalidKey("layers_pattern", *pattern, "needs layers_to_transform");
     if (pattern->is_string()) {
       config->layers_patterns.push_back(pattern->get<std::string>());
     } else {
@@ -243,19 +220,19 @@ absl::Status ReadLayers(const Json& json, PeftLoraConfig* config) {
     }
   }
   if (config->layers.has_value() && config->target_regex.has_value()) {
-    return Invalid("layers_to_transform", json["layers_to_transform"],
-                   "cannot be used when target_modules is an expression; name the layers there");
+    return InvalidKey("layers_to_transform", json["layers_to_transform"],
+                      "cannot be used when target_modules is an expression; name the layers there");
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<int32_t>> ReadTokens(const char* key, const Json& list) {
-  if (!list.is_array()) return Invalid(key, list, "must be a list of tokens");
+  if (!list.is_array()) return InvalidKey(key, list, "must be a list of tokens");
   RETURN_IF_ERROR(CheckCount(key, list, kMaxTrainableTokens));
   std::vector<int32_t> tokens;
   for (const Json& token : list) {
     if (!token.is_number_integer() || token < 0 || token > std::numeric_limits<int32_t>::max()) {
-      return Invalid(key, token, "must be a token, a whole number from 0");
+      return InvalidKey(key, token, "must be a token, a whole number from 0");
     }
     tokens.push_back(token.get<int32_t>());
   }
@@ -294,7 +271,7 @@ absl::Status ReadInvocation(const Json& json, PeftLoraConfig* config) {
                                                  {"target_parameters", !config->target_parameters.empty()},
                                                  {"init_lora_weights", config->init != PeftInit::kKeepsBase}};
   for (const auto& [key, used] : others) {
-    if (used) return Unsupported("alora_invocation_tokens", *tokens, absl::StrCat("together with ", key));
+    if (used) return UnsupportedKey("alora_invocation_tokens", *tokens, absl::StrCat("together with ", key));
   }
   return absl::OkStatus();
 }
@@ -302,8 +279,8 @@ absl::Status ReadInvocation(const Json& json, PeftLoraConfig* config) {
 absl::Status ReadBlockDiagonal(const Json& json, PeftLoraConfig* config) {
   const Json* blocks = FindSet(json, "use_bdlora");
   if (blocks == nullptr || IsOff(*blocks)) return absl::OkStatus();
-  if (!blocks->is_object()) return Invalid("use_bdlora", *blocks, "must be an object");
-  if (config->use_dora) return Unsupported("use_bdlora", *blocks, "together with use_dora");
+  if (!blocks->is_object()) return InvalidKey("use_bdlora", *blocks, "must be an object");
+  if (config->use_dora) return UnsupportedKey("use_bdlora", *blocks, "together with use_dora");
   for (const auto& [key, value] : blocks->items()) {
     const std::string name = absl::StrCat("use_bdlora: ", Printable(key));
     const bool of_a = key == "target_modules_bd_a";
@@ -313,10 +290,10 @@ absl::Status ReadBlockDiagonal(const Json& json, PeftLoraConfig* config) {
     } else if (key == "nblocks") {
       ASSIGN_OR_RETURN(config->blocks, RankOf(name, value));
     } else if (key == "match_strict") {
-      if (!value.is_boolean()) return Invalid(name, value, "must be true or false");
+      if (!value.is_boolean()) return InvalidKey(name, value, "must be true or false");
       config->blocks_strict = value.get<bool>();
     } else if (!IsOff(value)) {
-      return Unsupported(name, value, "an unknown key that is set may change the maths");
+      return UnsupportedKey(name, value, "an unknown key that is set may change the maths");
     }
   }
   if (!blocks->contains("match_strict")) config->blocks_strict = true;  // PEFT's default
@@ -326,7 +303,7 @@ absl::Status ReadBlockDiagonal(const Json& json, PeftLoraConfig* config) {
 absl::StatusOr<PeftInit> ReadInit(const Json& json) {
   const Json* init = FindSet(json, "init_lora_weights");
   if (init == nullptr || init->is_boolean()) return PeftInit::kKeepsBase;
-  if (!init->is_string()) return Invalid("init_lora_weights", *init, "must be true, false or a name");
+  if (!init->is_string()) return InvalidKey("init_lora_weights", *init, "must be true, false or a name");
   const std::string& name = init->get_ref<const std::string&>();
   if (name == "pissa") return PeftInit::kPissa;
   if (name == "olora") return PeftInit::kOlora;
@@ -336,12 +313,13 @@ absl::StatusOr<PeftInit> ReadInit(const Json& json) {
   // Randomised, or made of data that is not here.
   for (const char* changes_base : {"pissa", "corda", "lora_ga", "loftq"}) {
     if (name == changes_base || absl::StartsWith(name, absl::StrCat(changes_base, "_"))) {
-      return Unsupported("init_lora_weights", *init,
-                         "this start changes the base's weights in a way that cannot be repeated; save the adapter "
-                         "again with PEFT's path_initial_model_for_weight_conversion, which makes it an ordinary LoRA");
+      return UnsupportedKey(
+          "init_lora_weights", *init,
+          "this start changes the base's weights in a way that cannot be repeated; save the adapter "
+          "again with PEFT's path_initial_model_for_weight_conversion, which makes it an ordinary LoRA");
     }
   }
-  return Unsupported("init_lora_weights", *init, "an unknown start may change the base's weights");
+  return UnsupportedKey("init_lora_weights", *init, "an unknown start may change the base's weights");
 }
 
 }  // namespace
@@ -372,7 +350,7 @@ absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::
   ASSIGN_OR_RETURN(config.use_dora, ReadFlag(json, "use_dora"));
   ASSIGN_OR_RETURN(config.lora_bias, ReadFlag(json, "lora_bias"));
   if (config.use_dora && config.lora_bias) {
-    return Invalid("lora_bias", json["lora_bias"], "cannot be used with use_dora");
+    return InvalidKey("lora_bias", json["lora_bias"], "cannot be used with use_dora");
   }
   ASSIGN_OR_RETURN(config.bias, ReadBias(json));
   ASSIGN_OR_RETURN(config.ensure_weight_tying, ReadFlag(json, "ensure_weight_tying"));
