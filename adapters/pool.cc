@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
 #include "model/base/status_macros.h"
+#include "model/memory/join_pages.h"
 
 namespace lorad {
 namespace {
@@ -126,17 +127,12 @@ bool AdapterPool::Impl::EvictOldest() {
 
 // Joins free pages until a run of `wanted_pages` is free. True: that run is there, or more can be moved another time.
 bool AdapterPool::Impl::CompactFor(int64_t wanted_pages) {
-  bool moved_adapters = false;
-  const auto note = [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; };
-  bool more = true;
-  for (int64_t spent = 0; more && spent < kCompactBytesPerReserve; spent += kCompactBytesPerTurn) {
-    if (pages->largest_free_run() >= wanted_pages) break;
-    more = pages->Compact(kCompactBytesPerTurn, note);
-  }
-  if (moved_adapters) {
+  int64_t budget_bytes = kCompactBytesPerReserve;
+  const JoinedPages joined = JoinPages(pages, wanted_pages, kCompactBytesPerTurn, &budget_bytes);
+  if (joined.moved_adapters) {
     for (const auto& [id, entry] : entries) PutIntoTable(entry);
   }
-  return more || pages->largest_free_run() >= wanted_pages;
+  return joined.more || pages->largest_free_run() >= wanted_pages;
 }
 
 AdapterPool::AdapterPool(PagePool* pages, const BaseShape& shape) : impl_(std::make_unique<Impl>(pages, shape)) {}

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "model/base/check.h"
+#include "model/memory/join_pages.h"
 #include "scheduler/composition.h"
 #include "scheduler/eviction.h"
 #include "scheduler/finish.h"
@@ -21,14 +22,9 @@ int32_t NumberOf(int64_t first_page) { return static_cast<int32_t>(first_page); 
 // Joins free pages until one block fits. True: it does.
 bool CompactFor(int64_t pages, int64_t* budget_bytes, bool* more, SchedulerState* state) {
   PagePool* const pool = state->parts.pages;
-  bool moved_adapters = false;
-  *more = true;
-  while (*more && *budget_bytes > 0 && pool->largest_free_run() < pages) {
-    *more =
-        pool->Compact(kCompactBytesPerCall, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
-    *budget_bytes -= kCompactBytesPerCall;
-  }
-  if (moved_adapters) state->parts.adapters->RefreshAddresses();
+  const JoinedPages joined = JoinPages(pool, pages, kCompactBytesPerCall, budget_bytes);
+  *more = joined.more;
+  if (joined.moved_adapters) state->parts.adapters->RefreshAddresses();
   return pool->largest_free_run() >= pages;
 }
 
