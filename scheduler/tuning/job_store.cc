@@ -5,101 +5,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
+#include "scheduler/tuning/job_schema.h"
 #include "scheduler/tuning/sqlite.h"
 
 namespace lorad {
 namespace {
-
-// Statement i brings schema version i to i + 1. Only ever appended to.
-constexpr const char* kMigrations[] = {
-    R"(CREATE TABLE jobs (
-         number INTEGER PRIMARY KEY AUTOINCREMENT,
-         id TEXT NOT NULL UNIQUE,
-         name TEXT NOT NULL,
-         spec BLOB NOT NULL,
-         idempotency_key TEXT NOT NULL,
-         data_digest TEXT NOT NULL,
-         priority INTEGER NOT NULL,
-         state INTEGER NOT NULL,
-         reason TEXT NOT NULL,
-         step INTEGER NOT NULL,
-         total_steps INTEGER NOT NULL,
-         last_loss REAL NOT NULL,
-         revision TEXT NOT NULL,
-         trained_tokens INTEGER NOT NULL,
-         created_us INTEGER NOT NULL,
-         finished_us INTEGER NOT NULL);
-       CREATE UNIQUE INDEX jobs_key ON jobs (idempotency_key) WHERE idempotency_key <> '';
-       CREATE INDEX jobs_state ON jobs (state, priority DESC, number);
-       CREATE TABLE events (
-         job_id TEXT NOT NULL,
-         sequence INTEGER NOT NULL,
-         state INTEGER NOT NULL,
-         step INTEGER NOT NULL,
-         loss REAL, grad_norm REAL, learning_rate REAL, tokens_per_second REAL,
-         message TEXT NOT NULL,
-         at_us INTEGER NOT NULL,
-         PRIMARY KEY (job_id, sequence)) WITHOUT ROWID;)",
-    "ALTER TABLE events ADD COLUMN eval_loss REAL;",
-    // For scheduler/tuning/revisions.h.
-    R"(CREATE TABLE revisions (
-         number INTEGER PRIMARY KEY AUTOINCREMENT,
-         name TEXT NOT NULL,
-         revision TEXT NOT NULL UNIQUE,
-         created_us INTEGER NOT NULL);
-       CREATE INDEX revisions_name ON revisions (name, number);
-       CREATE TABLE aliases (
-         name TEXT PRIMARY KEY,
-         revision TEXT NOT NULL) WITHOUT ROWID;)",
-    "ALTER TABLE revisions ADD COLUMN eval_loss REAL;",
-    "ALTER TABLE events ADD COLUMN aux_loss REAL;",
-};
-constexpr int64_t kSchemaVersion = std::size(kMigrations);
 
 constexpr const char* kPragmas =
     "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;";
 #define LORAD_JOB_COLUMNS                                                                                           \
   "id, name, spec, idempotency_key, data_digest, priority, state, reason, step, total_steps, last_loss, revision, " \
   "trained_tokens, created_us, finished_us"
-
-// Rolled back unless it was committed.
-class Transaction final {
- public:
-  explicit Transaction(SqliteDatabase* database) : database_(database) {}
-  ~Transaction() {
-    if (open_) (void)database_->Execute("ROLLBACK");
-  }
-  absl::Status Begin() {
-    RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE"));
-    open_ = true;
-    return absl::OkStatus();
-  }
-  absl::Status Commit() {
-    RETURN_IF_ERROR(database_->Execute("COMMIT"));
-    open_ = false;
-    return absl::OkStatus();
-  }
-
- private:
-  SqliteDatabase* const database_;
-  bool open_ = false;
-};
-
-absl::Status Migrate(SqliteDatabase* database) {
-  ASSIGN_OR_RETURN(int64_t version, database->QueryInt("PRAGMA user_version"));
-  if (version > kSchemaVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("job store: schema version: ", version,
-                                                      "; limit: ", kSchemaVersion, "; written by a newer lorad"));
-  }
-  for (; version < kSchemaVersion; ++version) {
-    Transaction transaction(database);
-    RETURN_IF_ERROR(transaction.Begin());
-    RETURN_IF_ERROR(database->Execute(kMigrations[version]));
-    RETURN_IF_ERROR(database->Execute(absl::StrCat("PRAGMA user_version = ", version + 1).c_str()));
-    RETURN_IF_ERROR(transaction.Commit());
-  }
-  return absl::OkStatus();
-}
 
 Job JobOf(const SqliteStatement& row) {
   Job job;
@@ -121,13 +37,21 @@ Job JobOf(const SqliteStatement& row) {
   return job;
 }
 
-absl::StatusOr<std::vector<Job>> JobsOf(SqliteStatement& statement) {
-  std::vector<Job> jobs;
-  while (true) {
-    ASSIGN_OR_RETURN(const bool row, statement.Step());
-    if (!row) return jobs;
-    jobs.push_back(JobOf(statement));
-  }
+JobEvent EventOf(const std::string& job_id, const SqliteStatement& row) {
+  JobEvent event;
+  event.job_id = job_id;
+  event.sequence = row.Int(0);
+  event.state = static_cast<JobState>(row.Int(1));
+  event.step = row.Int(2);
+  event.loss = row.OptionalReal(3);
+  event.grad_norm = row.OptionalReal(4);
+  event.learning_rate = row.OptionalReal(5);
+  event.tokens_per_second = row.OptionalReal(6);
+  event.message = row.Text(7);
+  event.at_us = row.Int(8);
+  event.eval_loss = row.OptionalReal(9);
+  event.aux_loss = row.OptionalReal(10);
+  return event;
 }
 
 absl::StatusOr<std::optional<Job>> OneJob(SqliteStatement& statement) {
@@ -177,13 +101,13 @@ JobStore::~JobStore() = default;
 absl::StatusOr<std::unique_ptr<JobStore>> JobStore::Open(const std::string& path) {
   ASSIGN_OR_RETURN(SqliteDatabase database, SqliteDatabase::Open(path));
   RETURN_IF_ERROR(database.Execute(kPragmas));
-  RETURN_IF_ERROR(Migrate(&database));
+  RETURN_IF_ERROR(MigrateJobs(&database));
   return std::unique_ptr<JobStore>(new JobStore(std::make_unique<Impl>(std::move(database))));
 }
 
 absl::Status JobStore::Insert(const Job& job, JobEvent* event) {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  Transaction transaction(&impl_->database);
+  SqliteTransaction transaction(&impl_->database);
   RETURN_IF_ERROR(transaction.Begin());
   SqliteStatement insert(
       impl_->database, "INSERT INTO jobs (" LORAD_JOB_COLUMNS ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
@@ -209,7 +133,7 @@ absl::Status JobStore::Insert(const Job& job, JobEvent* event) {
 
 absl::Status JobStore::Update(const Job& job, JobEvent* event) {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  Transaction transaction(&impl_->database);
+  SqliteTransaction transaction(&impl_->database);
   RETURN_IF_ERROR(transaction.Begin());
   SqliteStatement update(impl_->database,
                          "UPDATE jobs SET state = ?, reason = ?, step = ?, last_loss = ?, revision = ?, "
@@ -230,7 +154,7 @@ absl::Status JobStore::Update(const Job& job, JobEvent* event) {
 
 absl::Status JobStore::Delete(const std::string& id) {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  Transaction transaction(&impl_->database);
+  SqliteTransaction transaction(&impl_->database);
   RETURN_IF_ERROR(transaction.Begin());
   RETURN_IF_ERROR(SqliteStatement(impl_->database, "DELETE FROM events WHERE job_id = ?").Bind(id).Run());
   RETURN_IF_ERROR(SqliteStatement(impl_->database, "DELETE FROM jobs WHERE id = ?").Bind(id).Run());
@@ -266,7 +190,7 @@ absl::StatusOr<std::vector<Job>> JobStore::List(const std::string& after_id, int
                                          " FROM jobs WHERE number < COALESCE((SELECT number FROM jobs WHERE id = ?), "
                                          "9223372036854775807) ORDER BY number DESC LIMIT ?");
   query.Bind(after_id).Bind(limit);
-  return JobsOf(query);
+  return AllRows(query, JobOf);
 }
 
 absl::StatusOr<int64_t> JobStore::CountSinceProgress(const std::string& id, const std::string& message) const {
@@ -284,7 +208,7 @@ absl::StatusOr<std::vector<Job>> JobStore::InState(JobState state) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   SqliteStatement query(impl_->database, "SELECT " LORAD_JOB_COLUMNS " FROM jobs WHERE state = ? ORDER BY number");
   query.Bind(static_cast<int64_t>(state));
-  return JobsOf(query);
+  return AllRows(query, JobOf);
 }
 
 absl::StatusOr<std::optional<Job>> JobStore::NextQueued() const {
@@ -302,12 +226,7 @@ absl::StatusOr<std::vector<JobEvaluation>> JobStore::Evaluations(const std::stri
                         "SELECT step, eval_loss, MAX(sequence) FROM events WHERE job_id = ? AND eval_loss IS NOT NULL "
                         "GROUP BY step ORDER BY step");
   query.Bind(id);
-  std::vector<JobEvaluation> evaluations;
-  while (true) {
-    ASSIGN_OR_RETURN(const bool row, query.Step());
-    if (!row) return evaluations;
-    evaluations.push_back({query.Int(0), query.Real(1)});
-  }
+  return AllRows(query, [](const SqliteStatement& row) { return JobEvaluation{row.Int(0), row.Real(1)}; });
 }
 
 absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, int64_t after_sequence,
@@ -318,25 +237,7 @@ absl::StatusOr<std::vector<JobEvent>> JobStore::Events(const std::string& id, in
       "SELECT sequence, state, step, loss, grad_norm, learning_rate, tokens_per_second, message, "
       "at_us, eval_loss, aux_loss FROM events WHERE job_id = ? AND sequence > ? ORDER BY sequence LIMIT ?");
   query.Bind(id).Bind(after_sequence).Bind(limit);
-  std::vector<JobEvent> events;
-  while (true) {
-    ASSIGN_OR_RETURN(const bool row, query.Step());
-    if (!row) return events;
-    JobEvent event;
-    event.job_id = id;
-    event.sequence = query.Int(0);
-    event.state = static_cast<JobState>(query.Int(1));
-    event.step = query.Int(2);
-    event.loss = query.OptionalReal(3);
-    event.grad_norm = query.OptionalReal(4);
-    event.learning_rate = query.OptionalReal(5);
-    event.tokens_per_second = query.OptionalReal(6);
-    event.message = query.Text(7);
-    event.at_us = query.Int(8);
-    event.eval_loss = query.OptionalReal(9);
-    event.aux_loss = query.OptionalReal(10);
-    events.push_back(std::move(event));
-  }
+  return AllRows(query, [&](const SqliteStatement& row) { return EventOf(id, row); });
 }
 
 }  // namespace lorad

@@ -25,20 +25,12 @@ std::string WeightsIn(const std::string& folder) {
   return std::filesystem::exists(of_peft, error) ? of_peft : absl::StrCat(folder, "/adapter_model.bin");
 }
 
+std::string FirstColumn(const SqliteStatement& row) { return row.Text(0); }
+
 }  // namespace
 
 struct Revisions::Impl {
   Impl(SqliteDatabase opened, std::string folder) : database(std::move(opened)), dir(std::move(folder)) {}
-
-  // The first column of every row.
-  static absl::StatusOr<std::vector<std::string>> Column(SqliteStatement& query) {
-    std::vector<std::string> values;
-    while (true) {
-      ASSIGN_OR_RETURN(const bool row, query.Step());
-      if (!row) return values;
-      values.push_back(query.Text(0));
-    }
-  }
 
   mutable std::mutex mutex;
   SqliteDatabase database;
@@ -90,7 +82,7 @@ absl::Status Revisions::Prune(const std::string& name, int64_t keep) {
       "AND number NOT IN (SELECT number FROM revisions WHERE name = ?1 AND eval_loss IS NOT NULL "
       "ORDER BY eval_loss LIMIT 1)");
   query.Bind(name).Bind(keep);
-  ASSIGN_OR_RETURN(const std::vector<std::string> superfluous, Impl::Column(query));
+  ASSIGN_OR_RETURN(const std::vector<std::string> superfluous, AllRows(query, FirstColumn));
   for (const std::string& revision : superfluous) {
     RETURN_IF_ERROR(SqliteStatement(impl_->database, "DELETE FROM revisions WHERE revision = ?").Bind(revision).Run());
     RETURN_IF_ERROR(RemoveFolder(Folder(revision)));
@@ -110,14 +102,14 @@ absl::StatusOr<std::vector<std::string>> Revisions::Of(const std::string& name) 
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   SqliteStatement query(impl_->database, "SELECT revision FROM revisions WHERE name = ? ORDER BY number DESC");
   query.Bind(name);
-  return Impl::Column(query);
+  return AllRows(query, FirstColumn);
 }
 
 absl::StatusOr<std::string> Revisions::Current(const std::string& name) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   SqliteStatement query(impl_->database, "SELECT revision FROM aliases WHERE name = ?");
   query.Bind(name);
-  ASSIGN_OR_RETURN(const std::vector<std::string> found, Impl::Column(query));
+  ASSIGN_OR_RETURN(const std::vector<std::string> found, AllRows(query, FirstColumn));
   if (!found.empty()) return found[0];
   return absl::NotFoundError(absl::StrCat("adapter: ", name, "; limit: one that was trained here"));
 }
@@ -125,12 +117,7 @@ absl::StatusOr<std::string> Revisions::Current(const std::string& name) const {
 absl::StatusOr<std::vector<Revisions::Alias>> Revisions::Aliases() const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   SqliteStatement query(impl_->database, "SELECT name, revision FROM aliases ORDER BY name");
-  std::vector<Alias> aliases;
-  while (true) {
-    ASSIGN_OR_RETURN(const bool row, query.Step());
-    if (!row) return aliases;
-    aliases.push_back({query.Text(0), query.Text(1)});
-  }
+  return AllRows(query, [](const SqliteStatement& row) { return Alias{row.Text(0), row.Text(1)}; });
 }
 
 absl::StatusOr<std::string> Revisions::Target(const std::string& name, const std::string& wanted) const {

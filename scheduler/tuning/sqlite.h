@@ -6,9 +6,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/base/status_macros.h"
 
 namespace lorad {
 
@@ -31,6 +33,29 @@ class SqliteDatabase final {
   };
   explicit SqliteDatabase(sqlite3* handle) : handle_(handle) {}
   std::unique_ptr<sqlite3, Close> handle_;
+};
+
+// Rolled back unless it was committed.
+class SqliteTransaction final {
+ public:
+  explicit SqliteTransaction(SqliteDatabase* database) : database_(database) {}
+  ~SqliteTransaction() {
+    if (open_) (void)database_->Execute("ROLLBACK");
+  }
+  absl::Status Begin() {
+    RETURN_IF_ERROR(database_->Execute("BEGIN IMMEDIATE"));
+    open_ = true;
+    return absl::OkStatus();
+  }
+  absl::Status Commit() {
+    RETURN_IF_ERROR(database_->Execute("COMMIT"));
+    open_ = false;
+    return absl::OkStatus();
+  }
+
+ private:
+  SqliteDatabase* const database_;
+  bool open_ = false;
 };
 
 // One prepared statement: bind from 1 on, step, read columns from 0 on.
@@ -63,5 +88,17 @@ class SqliteStatement final {
   int next_ = 1;
   int error_ = SQLITE_OK;  // of preparing or binding
 };
+
+// What `of_row` makes of each row that the statement has left.
+template <typename OfRow>
+auto AllRows(SqliteStatement& statement, const OfRow& of_row)
+    -> absl::StatusOr<std::vector<decltype(of_row(statement))>> {
+  std::vector<decltype(of_row(statement))> rows;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return rows;
+    rows.push_back(of_row(statement));
+  }
+}
 
 }  // namespace lorad
