@@ -13,12 +13,13 @@
 
 namespace lorad {
 
+struct MetricSeries;
+
 // Counts what happens and writes it as Prometheus text (version 0.0.4). The vllm: names are those that dashboards and
 // gateways read; their label model_name is the base's name. server/README.md lists all of them.
 //
 // Threads  the observer's functions on the engine thread, the rest from any. Whoever tells of something never waits for
-// a
-//          scrape: it is queued, and counted by the next one who finds the series free, the scrape itself at the
+//          a scrape: it is queued, and counted by the next one who finds the series free, the scrape itself at the
 //          latest.
 class Metrics final : public StepObserver {
  public:
@@ -46,8 +47,7 @@ class Metrics final : public StepObserver {
 
  private:
   friend class MetricsPeer;  // tests: holds the series as a scrape does
-  struct Series;
-  using Told = std::function<void(Series*)>;
+  using Told = std::function<void(MetricSeries*)>;
 
   void Tell(Told told);
   void CountToldIfFree();
@@ -55,8 +55,8 @@ class Metrics final : public StepObserver {
 
   std::mutex told_mutex_;  // held for a push or a swap, never longer
   std::vector<Told> told_;
-  std::mutex mutex_;                // a scrape holds it; taken before told_mutex_
-  std::unique_ptr<Series> series_;  // null before SetModel
+  std::mutex mutex_;                      // a scrape holds it; taken before told_mutex_
+  std::unique_ptr<MetricSeries> series_;  // null before SetModel
 };
 
 }  // namespace lorad
