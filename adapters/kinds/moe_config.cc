@@ -18,8 +18,6 @@ namespace {
 
 using Json = AdapterConfigJson;
 
-constexpr int64_t kMaxExperts = 256;
-
 // Parsed below, or words, or only of use in training.
 constexpr absl::string_view kKnownKeys[] = {
     "peft_type", "routing_strategy", "r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "expert_lora",
@@ -126,25 +124,25 @@ absl::Status ReadTargets(const Json& json, MoeConfig* config) {
 }
 
 absl::Status ReadRouting(const Json& json, MoeConfig* config) {
-  ASSIGN_OR_RETURN(const int64_t experts, Whole(json, "num_experts", /*absent=*/0, kMaxExperts));
+  ASSIGN_OR_RETURN(const int64_t experts, Whole(json, "num_experts", /*absent=*/0, kMaxMoeExperts));
   config->experts = static_cast<int32_t>(experts);
   RoutingRule& rule = config->routing;
   rule.choice = RoutingRule::Choice::kTopK;
   if (config->name == "mixlora-dynamic") {
     rule.choice = RoutingRule::Choice::kTopP;
-    ASSIGN_OR_RETURN(const double top_p, Number(json, "top_p", 0.8, 0.0, 1.0));
-    ASSIGN_OR_RETURN(const double temperature, Number(json, "temperature", 0.0, 0.0, 1e6));
+    ASSIGN_OR_RETURN(const double top_p, Number(json, "top_p", kDefaultTopP, 0.0, 1.0));
+    ASSIGN_OR_RETURN(const double temperature, Number(json, "temperature", 0.0, 0.0, kMaxRouterTemperature));
     rule.top_p = static_cast<float>(top_p);
     rule.temperature = static_cast<float>(temperature);
   } else if (config->name == "mixlora-switch") {
     rule.top_k = 1;
-    ASSIGN_OR_RETURN(const int64_t capacity, Whole(json, "expert_capacity", 32, INT32_MAX));
+    ASSIGN_OR_RETURN(const int64_t capacity, Whole(json, "expert_capacity", kDefaultExpertCapacity, INT32_MAX));
     config->warnings.push_back(absl::StrCat("expert_capacity: ", capacity,
                                             "; a limit of training batches: every row goes through its expert"));
   } else if (config->kind == MoeKind::kLoraMoe) {
     rule.top_k = config->experts;
   } else {
-    ASSIGN_OR_RETURN(const int64_t top_k, Whole(json, "top_k", 2, experts));
+    ASSIGN_OR_RETURN(const int64_t top_k, Whole(json, "top_k", kDefaultTopK, experts));
     rule.top_k = static_cast<int32_t>(top_k);
     rule.renormalise = true;
   }

@@ -28,6 +28,13 @@ struct MoeStrategy {
 const MoeStrategy* FindMoeStrategy(absl::string_view written);  // nullptr: there is none
 const char* MoePeftType(MoeKind kind);                          // peft_type: "MIXLORA"
 
+// What a configuration or a job may say of routing, and what it means where it says nothing.
+inline constexpr int32_t kMaxMoeExperts = 256;
+inline constexpr double kMaxRouterTemperature = 1e6;
+inline constexpr double kDefaultTopP = 0.8;
+inline constexpr int32_t kDefaultTopK = 2;
+inline constexpr int32_t kDefaultExpertCapacity = 32;  // of mixlora-switch; at most INT32_MAX
+
 // Rank and scale of a LoRA, and whether it is DoRA.
 struct MoeRank {
   int64_t rank = 0;

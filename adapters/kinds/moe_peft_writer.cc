@@ -22,8 +22,6 @@ namespace {
 
 using Json = AdapterConfigJson;
 
-constexpr int64_t kDefaultCapacity = 32;  // of mixlora-switch
-
 // r, lora_alpha and use_rslora of a rank and a scale. MoE-PEFT takes whole numbers for alpha; a scale that neither of
 // its two rules makes of one is written as a fraction, which it refuses and lorad reads.
 Json RankOf(int64_t rank, float scale) {
@@ -80,7 +78,7 @@ void PutRouting(const MoeStrategy& strategy, const RoutingRule& rule, int64_t ex
   } else if (rule.renormalise) {
     (*config)["top_k"] = rule.top_k;
   } else if (strategy.kind == MoeKind::kMixLora) {
-    (*config)["expert_capacity"] = kDefaultCapacity;
+    (*config)["expert_capacity"] = kDefaultExpertCapacity;
     (*config)["sparse_step"] = nullptr;
   }
 }

@@ -16,7 +16,6 @@
 namespace lorad {
 namespace {
 
-constexpr uint32_t kMaxExperts = 256;
 constexpr double kMaxCoefficient = 1e3;
 
 absl::Status Limit(const std::string& field, const std::string& value, const std::string& limit) {
@@ -135,29 +134,29 @@ absl::Status TranslateRule(const v1::AdapterSpec& spec, RoutedTraining* routed) 
   MoeConfig& moe = routed->moe;
   RoutingRule& rule = moe.routing;
   RETURN_IF_ERROR(
-      TakeCount("adapter.num_experts", spec.has_num_experts(), spec.num_experts(), 8, kMaxExperts, &moe.experts));
+      TakeCount("adapter.num_experts", spec.has_num_experts(), spec.num_experts(), 8, kMaxMoeExperts, &moe.experts));
   rule.choice = RoutingRule::Choice::kTopK;
   if (spec.kind() == "mixlora_dynamic") {
     double top_p = 0.0, temperature = 0.0;
     rule.choice = RoutingRule::Choice::kTopP;
-    RETURN_IF_ERROR(TakeNumber("adapter.top_p", spec.has_top_p(), spec.top_p(), 0.8, 1.0, &top_p));
+    RETURN_IF_ERROR(TakeNumber("adapter.top_p", spec.has_top_p(), spec.top_p(), kDefaultTopP, 1.0, &top_p));
     if (top_p == 0.0) return Limit("adapter.top_p", "0", "above 0, to 1");
     RETURN_IF_ERROR(TakeNumber("adapter.router_temperature", spec.has_router_temperature(), spec.router_temperature(),
-                               0.0, 1e6, &temperature));
+                               0.0, kMaxRouterTemperature, &temperature));
     rule.top_p = static_cast<float>(top_p);
     rule.temperature = static_cast<float>(temperature);
   } else if (routed->is_switch()) {
     rule.top_k = 1;
     int32_t capacity = 0;
-    RETURN_IF_ERROR(TakeCount("adapter.expert_capacity", spec.has_expert_capacity(), spec.expert_capacity(), 32,
-                              INT32_MAX, &capacity));
+    RETURN_IF_ERROR(TakeCount("adapter.expert_capacity", spec.has_expert_capacity(), spec.expert_capacity(),
+                              kDefaultExpertCapacity, INT32_MAX, &capacity));
     routed->expert_capacity = capacity;
   } else if (moe.kind == MoeKind::kLoraMoe) {
     rule.top_k = moe.experts;
   } else {
     const auto experts = static_cast<uint32_t>(moe.experts);
-    RETURN_IF_ERROR(
-        TakeCount("adapter.top_k", spec.has_top_k(), spec.top_k(), std::min(2u, experts), experts, &rule.top_k));
+    RETURN_IF_ERROR(TakeCount("adapter.top_k", spec.has_top_k(), spec.top_k(),
+                              std::min(uint32_t{kDefaultTopK}, experts), experts, &rule.top_k));
     rule.renormalise = true;
   }
   return absl::OkStatus();
