@@ -61,16 +61,17 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
   std::signal(SIGABRT, TellSeed);
   Reached reached;
   for (uint64_t seed = first; seed < first + seeds; ++seed) ASSERT_NO_FATAL_FAILURE(RunSeed(seed, turns, &reached));
-  if (seeds < 200 || turns < 1'000) return;
-  EXPECT_GT(reached.answered_in_full, 2'000);
-  EXPECT_GT(reached.invoked, 500);
-  EXPECT_GT(reached.ended_late, 500);
-  EXPECT_GT(reached.preempted, 200);
-  EXPECT_GT(reached.evicted, 200);
-  EXPECT_GT(reached.loaded, 2'000);
-  EXPECT_GT(reached.loads_failed, 200);
-  EXPECT_GT(reached.hit_tokens, 20'000);
-  EXPECT_GT(reached.blocks_evicted, 2'000);
+  if (seeds < 50 || turns < 1'000) return;  // a few runs again need not reach everything
+  const auto each = static_cast<int64_t>(seeds);
+  EXPECT_GT(reached.answered_in_full, 10 * each);
+  EXPECT_GT(reached.invoked, 5 * each / 2);
+  EXPECT_GT(reached.ended_late, 5 * each / 2);
+  EXPECT_GT(reached.preempted, each);
+  EXPECT_GT(reached.evicted, each);
+  EXPECT_GT(reached.loaded, 10 * each);
+  EXPECT_GT(reached.loads_failed, each);
+  EXPECT_GT(reached.hit_tokens, 100 * each);
+  EXPECT_GT(reached.blocks_evicted, 10 * each);
 }
 
 // What only grows slowly shows in a long run.
