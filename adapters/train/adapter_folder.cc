@@ -1,26 +1,28 @@
 #include "adapters/train/adapter_folder.h"
 
 #include <algorithm>
-#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/moe_peft_writer.h"
 #include "adapters/train/peft_folder.h"
 #include "adapters/train/synced_file.h"
+#include "adapters/train/tensor_file.h"
 #include "model/base/check.h"
 #include "model/base/status_macros.h"
-#include "model/torch_file_writer.h"
 
 namespace lorad {
 namespace {
 
-constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+// As a file; what is no UTF-8 is replaced.
+template <typename Json>
+std::string TextOf(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
 
 // Of those modules that experts have, or all rows.
 std::optional<MoeRank> RankOf(const AdapterLeaves& leaves, bool of_experts) {
@@ -54,7 +56,7 @@ std::string MoeConfigText(const TrainConfig& config, const AdapterLeaves& leaves
   if (json.contains("expert_lora"))
     json["expert_lora"]["lora_dropout"] = std::max(routed.expert_dropout, kNoMoeDropout);
   json["router_init_range"] = routed.router_init_range;
-  if (routed.moe.kind == MoeKind::kLoraMoe) return json.dump(2, ' ', false, kReplace) + "\n";
+  if (routed.moe.kind == MoeKind::kLoraMoe) return TextOf(json);
   json["router_loss"] = routed.has_loss();
   json["router_aux_loss_coef"] = routed.aux_loss_coef;
   if (routed.moe.kind == MoeKind::kMixLora) json["jitter_noise"] = routed.jitter_noise;
@@ -62,27 +64,16 @@ std::string MoeConfigText(const TrainConfig& config, const AdapterLeaves& leaves
     json["router_z_loss_coef"] = routed.z_loss_coef;
     json["expert_capacity"] = routed.expert_capacity;
   }
-  return json.dump(2, ' ', false, kReplace) + "\n";
+  return TextOf(json);
 }
 
 absl::Status WriteMoeFolder(const std::string& dir, const TrainConfig& config, const AdapterLeaves& leaves,
                             const std::string& base_name, const std::map<std::string, std::string>& provenance) {
-  const std::vector<NamedLeaf> saved = leaves.Saved();
-  std::vector<TensorToWrite> tensors;
-  std::vector<at::Tensor> on_host;  // until they are written
-  for (const NamedLeaf& leaf : saved) {
-    LORAD_CHECK(leaf.tensor.is_contiguous());
-    on_host.push_back(leaf.tensor.detach().cpu());
-    const auto* data = static_cast<const std::byte*>(on_host.back().const_data_ptr());
-    tensors.push_back({leaf.name,
-                       DType::kF32,
-                       {leaf.tensor.sizes().begin(), leaf.tensor.sizes().end()},
-                       absl::MakeConstSpan(data, static_cast<size_t>(leaf.tensor.nbytes()))});
-  }
-  RETURN_IF_ERROR(WriteTorchFile(absl::StrCat(dir, "/adapter_model.bin"), tensors));
+  NamedTensors tensors;
+  for (const NamedLeaf& leaf : leaves.Saved()) tensors.emplace_back(leaf.name, leaf.tensor);
+  RETURN_IF_ERROR(SaveTorchTensors(absl::StrCat(dir, "/adapter_model.bin"), tensors));
   if (!provenance.empty()) {
-    const std::string text = nlohmann::json(provenance).dump(2, ' ', false, kReplace) + "\n";
-    RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(dir, "/provenance.json"), text));
+    RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(dir, "/provenance.json"), TextOf(nlohmann::json(provenance))));
   }
   return WriteSyncedFile(absl::StrCat(dir, "/adapter_config.json"), MoeConfigText(config, leaves, base_name));
 }

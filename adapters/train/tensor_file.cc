@@ -4,28 +4,45 @@
 #include <ATen/ops/empty.h>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/check.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 #include "model/safetensors_writer.h"
+#include "model/torch_file_writer.h"
 
 namespace lorad {
 namespace {
 
 std::vector<int64_t> ShapeOf(const at::Tensor& tensor) { return tensor.sizes().vec(); }
 
+// Tensors on the host, for as long as a file of them is written.
+class HostTensors final {
+ public:
+  explicit HostTensors(const NamedTensors& tensors) {
+    for (const auto& [name, tensor] : tensors) {
+      held_.push_back(tensor.detach().cpu());
+      const auto* bytes = static_cast<const std::byte*>(held_.back().const_data_ptr());
+      to_write_.push_back({name, DType::kF32, ShapeOf(tensor), {bytes, tensor.nbytes()}});
+    }
+  }
+  const std::vector<TensorToWrite>& to_write() const { return to_write_; }
+
+ private:
+  std::vector<at::Tensor> held_;
+  std::vector<TensorToWrite> to_write_;
+};
+
 }  // namespace
 
 absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
                          const std::map<std::string, std::string>& metadata) {
-  std::vector<TensorToWrite> written;
-  std::vector<at::Tensor> on_host;  // until they are written
-  for (const auto& [name, tensor] : tensors) {
-    on_host.push_back(tensor.detach().cpu());
-    const auto* bytes = static_cast<const std::byte*>(on_host.back().const_data_ptr());
-    written.push_back({name, DType::kF32, ShapeOf(tensor), {bytes, tensor.nbytes()}});
-  }
-  return WriteSafetensors(path, written, metadata);
+  return WriteSafetensors(path, HostTensors(tensors).to_write(), metadata);
+}
+
+absl::Status SaveTorchTensors(const std::string& path, const NamedTensors& tensors) {
+  for (const auto& [name, tensor] : tensors) LORAD_CHECK(tensor.is_contiguous());
+  return WriteTorchFile(path, HostTensors(tensors).to_write());
 }
 
 absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,

@@ -18,6 +18,9 @@ using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
                          const std::map<std::string, std::string>& metadata);
 
+// The same as torch.save writes them; contiguous ones.
+absl::Status SaveTorchTensors(const std::string& path, const NamedTensors& tensors);
+
 // Fills `tensors` from a file that has exactly these names and shapes, all f32, and whose metadata `check` approves of.
 // All of that is known before the first is filled, so that a file that does not fit changes nothing. Errors: DataLoss;
 // `check`'s; the file's, which may come in the middle.
