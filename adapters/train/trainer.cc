@@ -7,20 +7,15 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/train/adapter_folder.h"
 #include "adapters/train/evaluation_pass.h"
-#include "adapters/train/leaves.h"
-#include "adapters/train/optimizer.h"
+#include "adapters/train/example_entries.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/schedule.h"
 #include "adapters/train/shared_batch.h"
 #include "adapters/train/train_size.h"
-#include "adapters/train/trainable_base.h"
 #include "adapters/train/training_state.h"
 #include "model/base/check.h"
 #include "model/base/status_macros.h"
-#include "model/causal_lm.h"
-#include "model/device_step.h"
 
 namespace lorad {
 namespace {
@@ -34,33 +29,14 @@ int64_t RowsOf(const MicroBatchPart& part) {
 }  // namespace
 
 struct Trainer::Impl {
-  Impl(const TrainConfig& train_config, CausalLm* base, ExampleSource source, ExampleSource eval, AdapterLeaves made)
-      : config(train_config),
+  Impl(TrainingState made, CausalLm* base, ExampleSource source, ExampleSource eval)
+      : state(std::move(made)),
         model(base),
-        examples(std::move(source)),
-        evaluation(std::move(eval), config.micro_batch_size),
-        leaves(std::move(made)),
-        optimizer(config.optimizer, leaves.Named()) {}
+        entries(std::move(source), config().shuffle, config().seed),
+        evaluation(std::move(eval), config().micro_batch_size) {}
 
-  // Position `index` of the endless sequence of epochs: an example, or several that are packed.
-  absl::StatusOr<std::vector<Example>> EntryAt(int64_t index) const {
-    const int64_t epoch = index / examples.entries();
-    int64_t entry = index % examples.entries();
-    if (config.shuffle) {
-      const RandomOrder order(static_cast<uint64_t>(examples.entries()),
-                              MixSeed(MixSeed(config.seed, kOrderStream), static_cast<uint64_t>(epoch)));
-      entry = static_cast<int64_t>(order.At(static_cast<uint64_t>(entry)));
-    }
-    const bool packed = !examples.pack_starts.empty();
-    const int64_t first = packed ? examples.pack_starts[static_cast<size_t>(entry)] : entry;
-    const int64_t end = packed ? examples.pack_starts[static_cast<size_t>(entry) + 1] : entry + 1;
-    std::vector<Example> read;
-    for (int64_t i = first; i < end; ++i) {
-      ASSIGN_OR_RETURN(Example example, examples.get(i));
-      read.push_back(std::move(example));
-    }
-    return read;
-  }
+  const TrainConfig& config() const { return state.config(); }
+  int64_t steps() const { return state.optimizer().steps(); }
 
   absl::Status BeginStep();
   void BeginDueEvaluation();
@@ -68,20 +44,18 @@ struct Trainer::Impl {
   MicroBatchPart NextPart() const;
   absl::StatusOr<StepReport> EndStep();
 
-  int64_t micro_batches() const { return config.batch_size / config.micro_batch_size; }
+  int64_t micro_batches() const { return config().batch_size / config().micro_batch_size; }
 
   // The micro-batch's part of the step's loss, as the sum of its cross entropies is weighted.
   double LossScale(int64_t micro_batch_tokens) const {
-    if (config.normalization == LossNormalization::kTokenMean) return 1.0 / static_cast<double>(step_trained_tokens);
+    if (config().normalization == LossNormalization::kTokenMean) return 1.0 / static_cast<double>(step_trained_tokens);
     return 1.0 / static_cast<double>(micro_batches() * std::max<int64_t>(1, micro_batch_tokens));
   }
 
-  const TrainConfig config;
+  TrainingState state;
   CausalLm* const model;
-  const ExampleSource examples;
+  const ExampleEntries entries;
   EvaluationPass evaluation;
-  AdapterLeaves leaves;
-  Optimizer optimizer;
 
   // The step under way.
   std::vector<std::vector<Example>> batch;  // by entry; empty: none
@@ -99,8 +73,8 @@ absl::Status Trainer::Impl::BeginStep() {
   batch.clear();
   step_tokens = step_trained_tokens = micro_batch_index = 0;
   step_loss = step_router_loss = 0;
-  for (int64_t i = 0; i < config.batch_size; ++i) {
-    ASSIGN_OR_RETURN(std::vector<Example> entry, EntryAt(optimizer.steps() * config.batch_size + i));
+  for (int64_t i = 0; i < config().batch_size; ++i) {
+    ASSIGN_OR_RETURN(std::vector<Example> entry, entries.At(steps() * config().batch_size + i));
     for (const Example& example : entry) {
       step_tokens += static_cast<int64_t>(example.token_ids.size());
       step_trained_tokens += TrainedTokens(example);
@@ -111,14 +85,14 @@ absl::Status Trainer::Impl::BeginStep() {
 }
 
 void Trainer::Impl::BeginDueEvaluation() {
-  const bool last = optimizer.steps() >= config.total_steps;
-  const bool due = last || optimizer.steps() % std::max<int64_t>(1, config.eval_every_steps) == 0;
-  if (evaluation.possible() && optimizer.steps() > 0 && due) evaluation.Begin();
+  const bool last = steps() >= config().total_steps;
+  const bool due = last || steps() % std::max<int64_t>(1, config().eval_every_steps) == 0;
+  if (evaluation.possible() && steps() > 0 && due) evaluation.Begin();
 }
 
 absl::StatusOr<MicroBatchPart> Trainer::Impl::EvaluationPart() {
   MicroBatchPart part;
-  part.leaves = &leaves;
+  part.leaves = &state.leaves();
   part.loss.scale = 0.0;
   ASSIGN_OR_RETURN(part.sequences, evaluation.Next());
   return part;
@@ -126,20 +100,20 @@ absl::StatusOr<MicroBatchPart> Trainer::Impl::EvaluationPart() {
 
 MicroBatchPart Trainer::Impl::NextPart() const {
   MicroBatchPart part;
-  part.leaves = &leaves;
-  part.dropout = config.dropout;
-  const int64_t number = optimizer.steps() * micro_batches() + micro_batch_index;
-  part.dropout_seed = MixSeed(MixSeed(config.seed, kDropoutStream), static_cast<uint64_t>(number));
-  const auto first = batch.begin() + micro_batch_index * config.micro_batch_size;
+  part.leaves = &state.leaves();
+  part.dropout = config().dropout;
+  const int64_t number = steps() * micro_batches() + micro_batch_index;
+  part.dropout_seed = MixSeed(MixSeed(config().seed, kDropoutStream), static_cast<uint64_t>(number));
+  const auto first = batch.begin() + micro_batch_index * config().micro_batch_size;
   int64_t trained_tokens = 0;
-  for (auto entry = first; entry != first + config.micro_batch_size; ++entry) {
+  for (auto entry = first; entry != first + config().micro_batch_size; ++entry) {
     for (const Example& example : *entry) {
       part.sequences.push_back(SequenceOf(example));
       trained_tokens += TrainedTokens(example);
     }
   }
   part.loss.scale = LossScale(trained_tokens);
-  if (const RoutedTraining* routed = leaves.routed(); routed != nullptr) {
+  if (const RoutedTraining* routed = state.routed(); routed != nullptr) {
     part.has_noise = part.has_capacity = true;
     part.expert_dropout = routed->expert_dropout;
     part.router_loss_scale = 1.0 / static_cast<double>(micro_batches());
@@ -152,20 +126,15 @@ absl::StatusOr<StepReport> Trainer::Impl::EndStep() {
   report.loss = step_loss;
   report.tokens = step_tokens;
   report.trained_tokens = step_trained_tokens;
-  if (leaves.routed() != nullptr && leaves.routed()->has_loss()) report.router_loss = step_router_loss;
+  if (state.routed() != nullptr && state.routed()->has_loss()) report.router_loss = step_router_loss;
   if (!std::isfinite(report.loss + step_router_loss)) {
-    return absl::DataLossError(absl::StrCat("loss of step ", optimizer.steps() + 1, ": ", report.loss,
-                                            "; limit: finite; lower the learning rate"));
+    return absl::DataLossError(
+        absl::StrCat("loss of step ", steps() + 1, ": ", report.loss, "; limit: finite; lower the learning rate"));
   }
   report.learning_rate =
-      config.optimizer.learning_rate * ScheduleFactor(config.schedule, optimizer.steps(), config.total_steps);
-  const absl::Status status = GuardedOnDevice([&]() -> absl::Status {
-    ASSIGN_OR_RETURN(report.grad_norm, optimizer.Step(report.learning_rate));
-    leaves.UpdateNorms();
-    return absl::OkStatus();
-  });
-  RETURN_IF_ERROR(status);
-  report.step = optimizer.steps();
+      config().optimizer.learning_rate * ScheduleFactor(config().schedule, steps(), config().total_steps);
+  ASSIGN_OR_RETURN(report.grad_norm, state.Step(report.learning_rate));
+  report.step = steps();
   batch.clear();
   BeginDueEvaluation();
   return report;
@@ -178,18 +147,12 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainConfig& conf
                                                          const BaseTables& base_tables, ExampleSource examples,
                                                          ExampleSource eval, const GoOnFn& go_on) {
   LORAD_CHECK(examples.count > 0 && config.batch_size % config.micro_batch_size == 0);
-  RETURN_IF_ERROR(CheckTrainable(*model));
-  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model->base_shape(), base_tables, go_on));
-  return GuardedOnDevice([&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
-    leaves.MoveToDeviceOf(*model);
-    auto impl = std::make_unique<Impl>(config, model, std::move(examples), std::move(eval), std::move(leaves));
-    return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
-  });
+  ASSIGN_OR_RETURN(TrainingState state, TrainingState::Create(config, *model, base_tables, go_on));
+  auto impl = std::make_unique<Impl>(std::move(state), model, std::move(examples), std::move(eval));
+  return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
 
-absl::Status Trainer::CopyFrom(const AdapterImage& image) {
-  return GuardedOnDevice([&] { return impl_->leaves.CopyFrom(image); });
-}
+absl::Status Trainer::CopyFrom(const AdapterImage& image) { return impl_->state.CopyFrom(image); }
 
 absl::StatusOr<std::optional<StepReport>> Trainer::Advance() {
   LORAD_CHECK(!done());
@@ -213,10 +176,10 @@ absl::StatusOr<MicroBatchPart> Trainer::TakeMicroBatch() {
 absl::StatusOr<int64_t> Trainer::NextRows() {
   if (impl_->evaluation.under_way()) {
     ASSIGN_OR_RETURN(const MicroBatchPart part, impl_->EvaluationPart());
-    return RowsOf(part) * RowCost(impl_->config);
+    return RowsOf(part) * RowCost(impl_->config());
   }
   if (impl_->batch.empty()) RETURN_IF_ERROR(impl_->BeginStep());
-  return RowsOf(impl_->NextPart()) * RowCost(impl_->config);
+  return RowsOf(impl_->NextPart()) * RowCost(impl_->config());
 }
 
 absl::StatusOr<std::optional<StepReport>> Trainer::PutResult(const PartResult& result) {
@@ -235,40 +198,36 @@ absl::StatusOr<std::optional<StepReport>> Trainer::PutResult(const PartResult& r
 void Trainer::DropStep() {
   impl_->batch.clear();
   impl_->alone.reset();
-  impl_->leaves.DropGradients();
+  impl_->state.DropGradients();
   if (impl_->evaluation.under_way()) impl_->evaluation.Begin();
 }
 
-int64_t Trainer::steps() const { return impl_->optimizer.steps(); }
+int64_t Trainer::steps() const { return impl_->steps(); }
 bool Trainer::done() const {
-  return impl_->ended_early || (steps() >= impl_->config.total_steps && !impl_->evaluation.under_way());
+  return impl_->ended_early || (steps() >= impl_->config().total_steps && !impl_->evaluation.under_way());
 }
 void Trainer::EndEarly() { impl_->ended_early = true; }
-int64_t Trainer::parameters() const { return impl_->leaves.parameters(); }
+int64_t Trainer::parameters() const { return impl_->state.leaves().parameters(); }
 
 int64_t Trainer::state_bytes() const {
-  int64_t floats = 2 * impl_->leaves.parameters();
-  for (const auto& [name, state] : impl_->optimizer.State()) floats += state.numel();
-  for (const NamedLeaf& constant : impl_->leaves.Constants()) floats += constant.tensor.numel();
+  int64_t floats = 2 * impl_->state.leaves().parameters();
+  for (const auto& [name, kept] : impl_->state.optimizer().State()) floats += kept.numel();
+  for (const NamedLeaf& constant : impl_->state.leaves().Constants()) floats += constant.tensor.numel();
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
-absl::Status Trainer::SaveState(const std::string& path) const {
-  return GuardedOnDevice(
-      [&] { return SaveTrainingState(path, impl_->config.base_digest, impl_->leaves, impl_->optimizer); });
-}
+absl::Status Trainer::SaveState(const std::string& path) const { return impl_->state.Save(path); }
 
 absl::Status Trainer::LoadState(const std::string& path) {
   LORAD_CHECK(impl_->batch.empty());
-  RETURN_IF_ERROR(GuardedOnDevice(
-      [&] { return LoadTrainingState(path, impl_->config.base_digest, &impl_->leaves, &impl_->optimizer); }));
+  RETURN_IF_ERROR(impl_->state.Load(path));
   impl_->BeginDueEvaluation();
   return absl::OkStatus();
 }
 
 absl::Status Trainer::SaveAdapter(const std::string& dir, const std::string& base_name,
                                   const std::map<std::string, std::string>& provenance) const {
-  return GuardedOnDevice([&] { return WriteAdapterFolder(dir, impl_->config, impl_->leaves, base_name, provenance); });
+  return impl_->state.SaveAdapter(dir, base_name, provenance);
 }
 
 }  // namespace lorad

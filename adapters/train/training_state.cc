@@ -4,8 +4,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/train/adapter_folder.h"
 #include "adapters/train/tensor_file.h"
+#include "adapters/train/trainable_base.h"
 #include "model/base/status_macros.h"
+#include "model/causal_lm.h"
+#include "model/device_step.h"
 
 namespace lorad {
 namespace {
@@ -23,30 +27,60 @@ NamedTensors TensorsOf(const AdapterLeaves& leaves, const Optimizer& optimizer) 
 
 }  // namespace
 
-absl::Status SaveTrainingState(const std::string& path, const std::string& base_digest, const AdapterLeaves& leaves,
-                               const Optimizer& optimizer) {
-  Metadata metadata = {{kStepsKey, absl::StrCat(optimizer.steps())}};
-  if (!base_digest.empty()) metadata[kBaseKey] = base_digest;
-  return SaveTensors(path, TensorsOf(leaves, optimizer), metadata);
+TrainingState::TrainingState(const TrainConfig& config, AdapterLeaves leaves)
+    : config_(config), leaves_(std::move(leaves)), optimizer_(config_.optimizer, leaves_.Named()) {}
+
+absl::StatusOr<TrainingState> TrainingState::Create(const TrainConfig& config, const CausalLm& model,
+                                                    const BaseTables& base_tables, const GoOnFn& go_on) {
+  RETURN_IF_ERROR(CheckTrainable(model));
+  ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model.base_shape(), base_tables, go_on));
+  return GuardedOnDevice([&]() -> absl::StatusOr<TrainingState> {
+    leaves.MoveToDeviceOf(model);
+    return TrainingState(config, std::move(leaves));
+  });
 }
 
-absl::Status LoadTrainingState(const std::string& path, const std::string& base_digest, AdapterLeaves* leaves,
-                               Optimizer* optimizer) {
+absl::Status TrainingState::CopyFrom(const AdapterImage& image) {
+  return GuardedOnDevice([&] { return leaves_.CopyFrom(image); });
+}
+
+absl::StatusOr<double> TrainingState::Step(double learning_rate) {
+  return GuardedOnDevice([&]() -> absl::StatusOr<double> {
+    ASSIGN_OR_RETURN(const double norm, optimizer_.Step(learning_rate));
+    leaves_.UpdateNorms();
+    return norm;
+  });
+}
+
+absl::Status TrainingState::Save(const std::string& path) const {
+  Metadata metadata = {{kStepsKey, absl::StrCat(optimizer_.steps())}};
+  if (!config_.base_digest.empty()) metadata[kBaseKey] = config_.base_digest;
+  return GuardedOnDevice([&] { return SaveTensors(path, TensorsOf(leaves_, optimizer_), metadata); });
+}
+
+absl::Status TrainingState::Load(const std::string& path) {
   int64_t steps = 0;
   const auto check = [&](const Metadata& metadata) -> absl::Status {
     const auto base = metadata.find(kBaseKey);
-    if (base != metadata.end() && !base_digest.empty() && base->second != base_digest) {
-      return absl::FailedPreconditionError(absl::StrCat("base: ", base_digest, "; limit: ", base->second,
+    if (base != metadata.end() && !config_.base_digest.empty() && base->second != config_.base_digest) {
+      return absl::FailedPreconditionError(absl::StrCat("base: ", config_.base_digest, "; limit: ", base->second,
                                                         ", on which the state was trained; start with that --model"));
     }
     const auto found = metadata.find(kStepsKey);
     if (found != metadata.end() && absl::SimpleAtoi(found->second, &steps) && steps >= 0) return absl::OkStatus();
     return absl::DataLossError(absl::StrCat(path, ": metadata ", kStepsKey, ": missing or not a number"));
   };
-  RETURN_IF_ERROR(LoadTensors(path, TensorsOf(*leaves, *optimizer), check));
-  optimizer->set_steps(steps);
-  leaves->UpdateNorms();
-  return absl::OkStatus();
+  return GuardedOnDevice([&]() -> absl::Status {
+    RETURN_IF_ERROR(LoadTensors(path, TensorsOf(leaves_, optimizer_), check));
+    optimizer_.set_steps(steps);
+    leaves_.UpdateNorms();
+    return absl::OkStatus();
+  });
+}
+
+absl::Status TrainingState::SaveAdapter(const std::string& dir, const std::string& base_name,
+                                        const std::map<std::string, std::string>& provenance) const {
+  return GuardedOnDevice([&] { return WriteAdapterFolder(dir, config_, leaves_, base_name, provenance); });
 }
 
 }  // namespace lorad
