@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/types/span.h"
+#include "adapters/config_text.h"
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/lora.h"
@@ -105,8 +106,7 @@ absl::StatusOr<std::vector<std::string>> ConvertAdapter(const std::string& from,
   TensorCopier copier(files, index);
   RETURN_IF_ERROR(WriteSafetensors(folder->PathOf("adapter_model.safetensors"), tensors, {{"format", "pt"}},
                                    [&](const TensorToWrite& t) { return copier.Read(old_names.at(t.name)); }));
-  RETURN_IF_ERROR(folder->Write("adapter_config.json",
-                                config.dump(2, ' ', false, AdapterConfigJson::error_handler_t::replace) + "\n"));
+  RETURN_IF_ERROR(folder->Write("adapter_config.json", ConfigText(config)));
   RETURN_IF_ERROR(folder->CopyCompanions(from, {"adapter_config.json"}));
   RETURN_IF_ERROR(folder->Publish());
   return notes;

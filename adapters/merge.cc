@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/config_text.h"
 #include "adapters/merged_tensor.h"
 #include "model/base/file_source.h"
 #include "model/base/new_folder.h"
@@ -137,7 +138,7 @@ class Writer final {
     int64_t bytes = 0;
     for (const auto& [name, source] : sources_) bytes += source.stored.size_bytes;
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", bytes}}}, {"weight_map", weight_map}};
-    return folder_.Write("model.safetensors.index.json", index.dump(2) + "\n");
+    return folder_.Write("model.safetensors.index.json", ConfigText(index));
   }
 
  private:
@@ -180,8 +181,7 @@ absl::Status WriteConfig(const std::string& model_dir, bool untied, const NewFol
   nlohmann::ordered_json config = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) return absl::DataLossError(absl::StrCat(model_dir, "/config.json: not valid JSON"));
   config["tie_word_embeddings"] = false;
-  return folder.Write("config.json",
-                      config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  return folder.Write("config.json", ConfigText(config));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/config_text.h"
 #include "adapters/kinds/lora_writer.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/tensor_writer.h"
@@ -95,7 +96,7 @@ class MoeWriter final {
   absl::Status Write(const NewFolder& folder) {
     RETURN_IF_ERROR(WriteTorchFile(folder.PathOf("adapter_model.bin"), ToWrite(&tensors_)));
     const Json config = MoeConfigJson(strategy_, image_.routing, experts_, lora_, expert_, image_.targets);
-    return folder.Write("adapter_config.json", config.dump(2) + "\n");
+    return folder.Write("adapter_config.json", ConfigText(config));
   }
 
  private:
@@ -188,7 +189,7 @@ absl::Status WriteMoePeftLora(const AdapterImage& image, const BaseShape& base, 
   if (dora) config["use_dora"] = true;
   if (image.num_labels > 0) config["task_type"] = "SEQ_CLS";
   RETURN_IF_ERROR(WriteTorchFile(folder.PathOf("adapter_model.bin"), ToWrite(&tensors)));
-  return folder.Write("adapter_config.json", config.dump(2) + "\n");
+  return folder.Write("adapter_config.json", ConfigText(config));
 }
 
 }  // namespace lorad

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "adapters/config_text.h"
+
 namespace lorad {
 namespace {
 
@@ -32,7 +34,9 @@ Json OrNull(const Values& values) {
   return values.empty() ? Json() : Json(values);
 }
 
-const char* NameOf(PeftBias bias) {
+}  // namespace
+
+const char* Name(PeftBias bias) {
   switch (bias) {
     case PeftBias::kNone:
       return "none";
@@ -44,15 +48,13 @@ const char* NameOf(PeftBias bias) {
   return "";
 }
 
-}  // namespace
-
 std::string ConfigTextOf(const PeftFacts& facts) {
   const int64_t rank = MostCommon(facts.ranks);
   const double alpha = MostCommon(facts.alphas);
   const Json config = {{"alora_invocation_tokens", OrNull(facts.invocation_tokens)},
                        {"alpha_pattern", PatternOf(facts.alphas, alpha)},
                        {"base_model_name_or_path", nullptr},
-                       {"bias", NameOf(facts.bias)},
+                       {"bias", Name(facts.bias)},
                        {"fan_in_fan_out", false},
                        {"inference_mode", true},
                        {"init_lora_weights", true},
@@ -69,7 +71,7 @@ std::string ConfigTextOf(const PeftFacts& facts) {
                        {"trainable_token_indices", OrNull(facts.tokens)},
                        {"use_dora", facts.dora},
                        {"use_rslora", false}};
-  return config.dump(2) + "\n";
+  return ConfigText(config);
 }
 
 }  // namespace lorad

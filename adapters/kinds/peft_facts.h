@@ -25,6 +25,8 @@ struct PeftFacts {
   std::vector<int32_t> invocation_tokens;  // aLoRA
 };
 
+const char* Name(PeftBias bias);  // "lora_only"
+
 // The file's text, for peft 0.21.
 std::string ConfigTextOf(const PeftFacts& facts);
 

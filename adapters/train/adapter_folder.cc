@@ -1,11 +1,11 @@
 #include "adapters/train/adapter_folder.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/config_text.h"
 #include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/moe_peft_writer.h"
@@ -17,12 +17,6 @@
 
 namespace lorad {
 namespace {
-
-// As a file; what is no UTF-8 is replaced.
-template <typename Json>
-std::string TextOf(const Json& json) {
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
 
 // Of those modules that experts have, or all rows.
 std::optional<MoeRank> RankOf(const AdapterLeaves& leaves, bool of_experts) {
@@ -56,7 +50,7 @@ std::string MoeConfigText(const TrainConfig& config, const AdapterLeaves& leaves
   if (json.contains("expert_lora"))
     json["expert_lora"]["lora_dropout"] = std::max(routed.expert_dropout, kNoMoeDropout);
   json["router_init_range"] = routed.router_init_range;
-  if (routed.moe.kind == MoeKind::kLoraMoe) return TextOf(json);
+  if (routed.moe.kind == MoeKind::kLoraMoe) return ConfigText(json);
   json["router_loss"] = routed.has_loss();
   json["router_aux_loss_coef"] = routed.aux_loss_coef;
   if (routed.moe.kind == MoeKind::kMixLora) json["jitter_noise"] = routed.jitter_noise;
@@ -64,7 +58,7 @@ std::string MoeConfigText(const TrainConfig& config, const AdapterLeaves& leaves
     json["router_z_loss_coef"] = routed.z_loss_coef;
     json["expert_capacity"] = routed.expert_capacity;
   }
-  return TextOf(json);
+  return ConfigText(json);
 }
 
 absl::Status WriteMoeFolder(const std::string& dir, const TrainConfig& config, const AdapterLeaves& leaves,
@@ -73,7 +67,7 @@ absl::Status WriteMoeFolder(const std::string& dir, const TrainConfig& config, c
   for (const NamedLeaf& leaf : leaves.Saved()) tensors.emplace_back(leaf.name, leaf.tensor);
   RETURN_IF_ERROR(SaveTorchTensors(absl::StrCat(dir, "/adapter_model.bin"), tensors));
   if (!provenance.empty()) {
-    RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(dir, "/provenance.json"), TextOf(nlohmann::json(provenance))));
+    RETURN_IF_ERROR(WriteSyncedFile(absl::StrCat(dir, "/provenance.json"), ConfigText(provenance)));
   }
   return WriteSyncedFile(absl::StrCat(dir, "/adapter_config.json"), MoeConfigText(config, leaves, base_name));
 }

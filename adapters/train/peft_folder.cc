@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/config_text.h"
+#include "adapters/kinds/peft_facts.h"
 #include "adapters/train/synced_file.h"
 #include "adapters/train/tensor_file.h"
 #include "model/base/status_macros.h"
@@ -17,10 +19,6 @@ nlohmann::ordered_json ObjectOf(const Pattern& pattern) {
   nlohmann::ordered_json object = nlohmann::ordered_json::object();
   for (const auto& [expression, value] : pattern) object[expression] = value;
   return object;
-}
-
-const char* NameOf(PeftBias bias) {
-  return bias == PeftBias::kAll ? "all" : bias == PeftBias::kLoraOnly ? "lora_only" : "none";
 }
 
 // By the modules' whole paths, which mean the same to every reader.
@@ -55,12 +53,12 @@ PeftLoraConfig SavedConfig(const TrainConfig& config, const AdapterLeaves& leave
   return saved;
 }
 
-std::string ConfigJson(const TrainConfig& config, const AdapterLeaves& leaves, const std::string& base_name) {
+std::string ConfigFile(const TrainConfig& config, const AdapterLeaves& leaves, const std::string& base_name) {
   const PeftLoraConfig saved = SavedConfig(config, leaves);
   const SavedPaths paths = PathsOf(leaves);
   const nlohmann::ordered_json json = {{"alpha_pattern", ObjectOf(saved.alpha_pattern)},
                                        {"base_model_name_or_path", base_name},
-                                       {"bias", NameOf(config.adapter.bias)},
+                                       {"bias", Name(config.adapter.bias)},
                                        {"fan_in_fan_out", false},
                                        {"inference_mode", true},
                                        {"init_lora_weights", true},
@@ -75,7 +73,7 @@ std::string ConfigJson(const TrainConfig& config, const AdapterLeaves& leaves, c
                                        {"trainable_token_indices", paths.tokens},
                                        {"use_dora", config.adapter.use_dora},
                                        {"use_rslora", config.adapter.use_rslora}};
-  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return ConfigText(json);
 }
 
 }  // namespace
@@ -87,7 +85,7 @@ absl::Status WritePeftFolder(const std::string& dir, const TrainConfig& config, 
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
   metadata.insert(provenance.begin(), provenance.end());
   RETURN_IF_ERROR(SaveTensors(absl::StrCat(dir, "/adapter_model.safetensors"), tensors, metadata));
-  return WriteSyncedFile(absl::StrCat(dir, "/adapter_config.json"), ConfigJson(config, leaves, base_name));
+  return WriteSyncedFile(absl::StrCat(dir, "/adapter_config.json"), ConfigFile(config, leaves, base_name));
 }
 
 }  // namespace lorad

@@ -12,6 +12,7 @@
 #include "adapters/kinds/kind.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/lora_writer.h"
+#include "adapters/kinds/peft_facts.h"
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/names.h"
 #include "model/base/file_source.h"
@@ -71,7 +72,7 @@ class SpecMaker final {
     if (!image_.invocation_tokens.empty()) return Refuse("invocation tokens");
     if (image_.vocab_size > 0) return Refuse("tokens of its own");
     if (image_.num_labels > 0) return Refuse("a classifier head");
-    if (bias_ != PeftBias::kNone) spec_.set_bias(bias_ == PeftBias::kAll ? "all" : "lora_only");
+    if (bias_ != PeftBias::kNone) spec_.set_bias(Name(bias_));
     for (const ImageSlot& slot : image_.slots) RETURN_IF_ERROR(AddSlot(slot));
     if (spec_.targets_size() == 0) return Refuse("no pair to go on from");
     return std::move(spec_);
