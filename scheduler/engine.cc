@@ -1,6 +1,5 @@
 #include "scheduler/engine.h"
 
-#include <algorithm>
 #include <atomic>
 #include <utility>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "scheduler/admission.h"
 #include "scheduler/composition.h"
 #include "scheduler/engine_core.h"
+#include "scheduler/find_adapter.h"
 #include "scheduler/inbox.h"
 
 namespace lorad {
@@ -39,16 +39,6 @@ SchedulerParts PartsOf(const Engine::Parts& parts, Inbox* inbox) {
           .post_reply = [completions =
                              parts.completions](std::function<void()> call) { completions->Post(std::move(call)); },
           .kv_layout = parts.kv_layout};
-}
-
-// What the name means, as listed, or nullptr: also where a load failed, or an old version drains, since the folder may
-// load anew. The listing is ordered by name, what it means first.
-const AdapterInfo* FindLive(const AdapterListing& listing, const std::string& name) {
-  const auto found = std::lower_bound(listing.all.begin(), listing.all.end(), name,
-                                      [](const auto& info, const std::string& n) { return info->name < n; });
-  if (found == listing.all.end() || (*found)->name != name) return nullptr;
-  const AdapterState state = (*found)->state;
-  return state == AdapterState::kFailed || state == AdapterState::kDraining ? nullptr : found->get();
 }
 
 // Where an adapter that is not known would lie, by its words alone: the loader finds out whether it is there, since

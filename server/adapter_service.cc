@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
+#include "scheduler/find_adapter.h"
 #include "server/merge_reactor.h"
 #include "server/translate.h"
 #include "server/unary_answer.h"
@@ -110,17 +111,9 @@ absl::Status FillPage(const AdapterListing& listing, const v1::ListAdaptersReque
 
 absl::Status FindAdapter(const AdapterListing& listing, const std::string& name, v1::Adapter* response) {
   RETURN_IF_ERROR(CheckAdapterName(name));
-  // The version that new requests get comes first, then one that drains; a remembered failure last.
-  const auto rank = [](AdapterState state) {
-    return state == AdapterState::kFailed ? 2 : state == AdapterState::kDraining ? 1 : 0;
-  };
-  const AdapterInfo* best = nullptr;
-  for (const auto& info : listing.all) {
-    if (info->name == name && (best == nullptr || rank(info->state) < rank(best->state))) best = info.get();
-  }
-  if (best != nullptr) {
-    *response = ToProto(*best);
-    PutExpertLoad(*best, response);
+  if (const AdapterInfo* const found = FindListed(listing, name); found != nullptr) {
+    *response = ToProto(*found);
+    PutExpertLoad(*found, response);
     return absl::OkStatus();
   }
   return absl::NotFoundError(absl::StrCat("adapter: ", name, "; limit: a known name; load it first"));

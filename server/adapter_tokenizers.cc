@@ -1,8 +1,7 @@
 #include "server/adapter_tokenizers.h"
 
-#include <algorithm>
-
 #include "model/base/status_macros.h"
+#include "scheduler/find_adapter.h"
 
 namespace lorad {
 
@@ -33,18 +32,9 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> AdapterTokenizers::Read(FileSou
 std::optional<std::shared_ptr<const Tokenizer>> KnownTokenizerOf(const std::string& adapter,
                                                                  const EngineSnapshot& snapshot) {
   if (adapter.empty()) return std::shared_ptr<const Tokenizer>();
-  const auto& all = snapshot.adapters->all;
-  const auto name_of = [](const std::shared_ptr<const AdapterInfo>& info, const std::string& name) {
-    return info->name < name;
-  };
-  for (auto info = std::lower_bound(all.begin(), all.end(), adapter, name_of);
-       info != all.end() && (*info)->name == adapter; ++info) {
-    const bool current = (*info)->state != AdapterState::kDraining && (*info)->state != AdapterState::kFailed;
-    if (!current) continue;
-    if ((*info)->digest.empty()) return std::nullopt;  // its first read has not ended
-    return (*info)->tokenizer;
-  }
-  return std::nullopt;
+  const AdapterInfo* const live = FindLive(*snapshot.adapters, adapter);
+  if (live == nullptr || live->digest.empty()) return std::nullopt;  // its first read has not ended
+  return live->tokenizer;
 }
 
 }  // namespace lorad

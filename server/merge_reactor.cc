@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
+#include "scheduler/find_adapter.h"
 #include "server/merger.h"
 #include "server/translate.h"
 
@@ -13,10 +14,8 @@ namespace {
 
 // What the name means to new requests, read at least once.
 absl::StatusOr<AdapterInfo> FindServed(const EngineSnapshot& snapshot, const std::string& name) {
-  for (const auto& info : snapshot.adapters->all) {
-    const bool live = info->state != AdapterState::kFailed && info->state != AdapterState::kDraining;
-    if (info->name == name && live && !info->digest.empty()) return *info;
-  }
+  const AdapterInfo* const live = FindLive(*snapshot.adapters, name);
+  if (live != nullptr && !live->digest.empty()) return *live;
   return absl::NotFoundError(absl::StrCat("adapter: ", name, "; limit: a loaded one; load it first"));
 }
 

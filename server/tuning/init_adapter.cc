@@ -19,15 +19,15 @@
 #include "model/base/new_folder.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
+#include "scheduler/find_adapter.h"
 
 namespace lorad {
 namespace {
 
 std::string FolderOf(const std::string& name_or_path, const Backend& backend) {
-  for (const auto& info : backend.engine->snapshot()->adapters->all) {
-    if (info->name == name_or_path) return info->path;
-  }
-  return name_or_path;
+  const std::shared_ptr<const EngineSnapshot> now = backend.engine->snapshot();
+  const AdapterInfo* const listed = FindListed(*now->adapters, name_or_path);
+  return listed == nullptr ? name_or_path : listed->path;
 }
 
 // The shape of an adapter with routers; what only its training knows keeps its defaults.
