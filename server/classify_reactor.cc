@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
-#include "server/adapter_tokenizers.h"
 #include "server/prompt.h"
 #include "server/translate.h"
 
@@ -29,37 +28,24 @@ ClassifyReactor* ClassifyReactor::Start(grpc::CallbackServerContext* context,
                                         const absl::StatusOr<const Backend*>& backend,
                                         const v1::ClassifyRequest& request, v1::ClassifyResponse* response,
                                         RequestNumbers* numbers, Metrics* metrics) {
-  std::shared_ptr<ClassifyReactor> reactor(new ClassifyReactor(response, metrics));
+  std::shared_ptr<ClassifyReactor> reactor(new ClassifyReactor(backend.ok() ? *backend : nullptr, response, metrics));
   reactor->self_ = reactor;
   if (!backend.ok()) {
-    const std::lock_guard<std::mutex> lock(reactor->mutex_);
-    reactor->End(backend.status());
+    reactor->EndUnlessOk(backend.status());
     return reactor.get();
   }
-  reactor->backend_ = *backend;
-  reactor->arrival_us_ = (*backend)->clock->NowUs();
-  reactor->deadline_us_ = DeadlineUs(*context, reactor->arrival_us_);
+  const int64_t now_us = (*backend)->clock->NowUs();
+  const Arrival arrival{now_us, DeadlineUs(*context, now_us)};
   if (request.text().size() <= LongTexts::kLongBytes) {
-    reactor->BeginOrEnd(request, numbers);
+    reactor->EndUnlessOk(reactor->Begin(arrival, request, numbers));
     return reactor.get();
   }
-  const absl::Status posted =
-      (*backend)->long_texts->Post([reactor, request, numbers] { reactor->BeginOrEnd(request, numbers); });
-  if (!posted.ok()) {
-    const std::lock_guard<std::mutex> lock(reactor->mutex_);
-    reactor->End(posted);
-  }
+  reactor->EndUnlessOk((*backend)->long_texts->Post(
+      [reactor, arrival, request, numbers] { reactor->EndUnlessOk(reactor->Begin(arrival, request, numbers)); }));
   return reactor.get();
 }
 
-void ClassifyReactor::BeginOrEnd(const v1::ClassifyRequest& request, RequestNumbers* numbers) {
-  const absl::Status status = Begin(request, numbers);
-  if (status.ok()) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  End(status);
-}
-
-absl::Status ClassifyReactor::Begin(const v1::ClassifyRequest& proto, RequestNumbers* numbers) {
+absl::Status ClassifyReactor::Begin(const Arrival& arrival, const v1::ClassifyRequest& proto, RequestNumbers* numbers) {
   if (proto.adapter().empty()) {
     return absl::InvalidArgumentError("adapter: empty; limit: one with a classifier head; name it");
   }
@@ -69,52 +55,16 @@ absl::Status ClassifyReactor::Begin(const v1::ClassifyRequest& proto, RequestNum
   request.request_id = absl::StrCat("lorad-", request.id);
   request.adapter = proto.adapter();
   request.classify = true;
-  const auto tokenizer = KnownTokenizerOf(request.adapter, *backend_->engine->snapshot());
-  request.awaits_tokenizer = !tokenizer.has_value();
-  if (tokenizer.has_value()) request.tokenizer = *tokenizer;
+  FindTokenizer(&request);
   RETURN_IF_ERROR(AddPrompt(proto, *backend_, &request));
   request.sampling.max_tokens = 1;
-  request.arrival_us = arrival_us_;
-  request.deadline_us = deadline_us_;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (ended_) return absl::OkStatus();  // cancelled while its text waited
-    id_ = request.id;
-    if (request.awaits_tokenizer) awaiting_ = std::make_unique<Awaiting>(Awaiting{proto, request});
+  request.arrival_us = arrival.now_us;
+  request.deadline_us = arrival.deadline_us;
+  AddPromptFn add_prompt;
+  if (request.awaits_tokenizer) {
+    add_prompt = [backend = backend_, proto](Request* awaiting) { return AddPrompt(proto, *backend, awaiting); };
   }
-  request.sink = shared_from_this();
-  RETURN_IF_ERROR(backend_->engine->Submit(std::move(request)));
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (ended_) backend_->engine->Cancel(id_, -1, "client cancelled");  // else its cancel may have come before it
-  return absl::OkStatus();
-}
-
-void ClassifyReactor::OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) {
-  backend_->long_texts->PostAccepted(
-      [self = shared_from_this(), tokenizer = std::move(tokenizer)] { self->GivePrompt(tokenizer); });
-}
-
-void ClassifyReactor::GivePrompt(std::shared_ptr<const Tokenizer> tokenizer) {
-  std::unique_ptr<Awaiting> awaiting;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    awaiting = std::move(awaiting_);
-    if (ended_) return;  // and the engine was told
-  }
-  Request& request = awaiting->request;
-  request.awaits_tokenizer = false;
-  request.tokenizer = std::move(tokenizer);
-  request.sink = shared_from_this();
-  const absl::Status status = AddPrompt(awaiting->proto, *backend_, &request);
-  if (status.ok()) return backend_->engine->GivePrompt(std::move(request));
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (ended_) return;
-  backend_->engine->Cancel(id_, -1, "its prompt cannot be used");
-  End(status);
-}
-
-void ClassifyReactor::OnEvent(TokenEvent event) {
-  backend_->pump->Post([self = shared_from_this(), event = std::move(event)] { self->Handle(event); });
+  return Submit(std::move(request), std::move(add_prompt));
 }
 
 void ClassifyReactor::Handle(const TokenEvent& event) {
@@ -143,7 +93,7 @@ void ClassifyReactor::End(const absl::Status& status) {
 }
 
 void ClassifyReactor::OnDone() {
-  std::shared_ptr<ClassifyReactor> self;  // goes last, after the lock
+  std::shared_ptr<PromptCall> self;  // goes last, after the lock
   const std::lock_guard<std::mutex> lock(mutex_);
   self = std::move(self_);
 }

@@ -8,7 +8,6 @@
 #include "model/base/status_macros.h"
 #include "model/text/detokenizer.h"
 #include "scheduler/composition.h"
-#include "server/adapter_tokenizers.h"
 #include "server/prompt.h"
 #include "server/translate.h"
 
@@ -44,16 +43,6 @@ PieceDecoder DecoderFor(const std::shared_ptr<const Tokenizer>& tokenizer, absl:
 
 }  // namespace
 
-RequestId RequestNumbers::NextId() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return ++last_id_;
-}
-
-uint64_t RequestNumbers::DrawSeed() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return seeds_();
-}
-
 GenerateReactor* GenerateReactor::Start(grpc::CallbackServerContext* context, const v1::GenerateRequest& proto,
                                         const Backend* backend, RequestNumbers* numbers, Metrics* metrics, Log* log) {
   std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, backend, metrics, log));
@@ -61,24 +50,13 @@ GenerateReactor* GenerateReactor::Start(grpc::CallbackServerContext* context, co
   const int64_t now_us = backend->clock->NowUs();
   const Arrival arrival{now_us, DeadlineUs(*context, now_us)};
   if (proto.text().size() <= LongTexts::kLongBytes) {
-    reactor->BeginOrEnd(arrival, proto, numbers);
+    reactor->EndUnlessOk(reactor->Begin(arrival, proto, numbers));
     return reactor.get();
   }
   // The call, and its message with it, may end while the text waits.
-  const absl::Status posted =
-      backend->long_texts->Post([reactor, arrival, proto, numbers] { reactor->BeginOrEnd(arrival, proto, numbers); });
-  if (!posted.ok()) {
-    const std::lock_guard<std::mutex> lock(reactor->mutex_);
-    reactor->End(posted);
-  }
+  reactor->EndUnlessOk(backend->long_texts->Post(
+      [reactor, arrival, proto, numbers] { reactor->EndUnlessOk(reactor->Begin(arrival, proto, numbers)); }));
   return reactor.get();
-}
-
-void GenerateReactor::BeginOrEnd(const Arrival& arrival, const v1::GenerateRequest& proto, RequestNumbers* numbers) {
-  const absl::Status status = Begin(arrival, proto, numbers);
-  if (status.ok()) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  End(status);
 }
 
 GenerateReactor* GenerateReactor::Refuse(const absl::Status& status, Metrics* metrics, Log* log) {
@@ -96,9 +74,7 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
   request.id = id;
   request.request_id = proto.request_id().empty() ? absl::StrCat("lorad-", id) : proto.request_id();
   TranslateAdapters(proto, &request);
-  const auto tokenizer = KnownTokenizerOf(request.adapter, *backend_->engine->snapshot());
-  request.awaits_tokenizer = !tokenizer.has_value();
-  if (tokenizer.has_value()) request.tokenizer = *tokenizer;
+  FindTokenizer(&request);
   const uint64_t drawn_seed = numbers->DrawSeed();
   RETURN_IF_ERROR(AddPrompt(proto, *backend_, drawn_seed, &request));
   request.max_tokens_is_default = !proto.sampling().has_max_tokens();
@@ -113,58 +89,23 @@ absl::Status GenerateReactor::Begin(const Arrival& arrival, const v1::GenerateRe
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (ended_) return absl::OkStatus();  // cancelled while its text waited
-    id_ = id;
     request_id_ = request.request_id;
-    if (request.awaits_tokenizer) {
-      awaiting_ = std::make_unique<Awaiting>(Awaiting{proto, request, drawn_seed});
-    } else {
-      BuildRepliesTo(request);
-    }
     context_->AddInitialMetadata("lorad-request-id", request_id_);
   }
-  request.sink = shared_from_this();
-  RETURN_IF_ERROR(backend_->engine->Submit(std::move(request)));
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (ended_) backend_->engine->Cancel(id_, -1, "client cancelled");  // else its cancel may have come before it
-  return absl::OkStatus();
+  AddPromptFn add_prompt;
+  if (request.awaits_tokenizer) {
+    add_prompt = [backend = backend_, proto, drawn_seed](Request* awaiting) {
+      return AddPrompt(proto, *backend, drawn_seed, awaiting);
+    };
+  }
+  return Submit(std::move(request), std::move(add_prompt));
 }
 
-void GenerateReactor::BuildRepliesTo(const Request& request) {
+void GenerateReactor::OnPrompt(const Request& request) {
   const std::shared_ptr<const Tokenizer> tokenizer = TokenizerOf(request, *backend_);
   builder_ =
       std::make_unique<ReplyBuilder>(request.n, static_cast<int64_t>(request.prompt_ids.size()), request.sampling,
                                      [&] { return DecoderFor(tokenizer, request.prompt_ids); });
-}
-
-void GenerateReactor::OnTokenizer(std::shared_ptr<const Tokenizer> tokenizer) {
-  backend_->long_texts->PostAccepted(
-      [self = shared_from_this(), tokenizer = std::move(tokenizer)] { self->GivePrompt(tokenizer); });
-}
-
-void GenerateReactor::GivePrompt(std::shared_ptr<const Tokenizer> tokenizer) {
-  std::unique_ptr<Awaiting> awaiting;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    awaiting = std::move(awaiting_);
-    if (ended_) return;  // and the engine was told
-  }
-  Request& request = awaiting->request;
-  request.awaits_tokenizer = false;
-  request.tokenizer = std::move(tokenizer);
-  request.sink = shared_from_this();
-  const absl::Status status = AddPrompt(awaiting->proto, *backend_, awaiting->drawn_seed, &request);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (ended_) return;
-  if (!status.ok()) {
-    backend_->engine->Cancel(id_, -1, "its prompt cannot be used");
-    return End(status);
-  }
-  BuildRepliesTo(request);
-  backend_->engine->GivePrompt(std::move(request));
-}
-
-void GenerateReactor::OnEvent(TokenEvent event) {
-  backend_->pump->Post([self = shared_from_this(), event = std::move(event)] { self->Handle(event); });
 }
 
 void GenerateReactor::Handle(const TokenEvent& event) {
@@ -192,7 +133,7 @@ void GenerateReactor::Handle(const TokenEvent& event) {
 }
 
 void GenerateReactor::WaitForReader() {
-  const std::weak_ptr<GenerateReactor> weak = weak_from_this();
+  const std::weak_ptr<GenerateReactor> weak = std::static_pointer_cast<GenerateReactor>(shared_from_this());
   backend_->unread->Add(
       [weak]() -> std::optional<UnreadAnswer> {
         const auto self = weak.lock();
@@ -270,7 +211,7 @@ void GenerateReactor::GiveUpOnReader() {
 }
 
 void GenerateReactor::OnDone() {
-  std::shared_ptr<GenerateReactor> self;  // Goes last, after the lock.
+  std::shared_ptr<PromptCall> self;  // Goes last, after the lock.
   const std::lock_guard<std::mutex> lock(mutex_);
   context_ = nullptr;
   self = std::move(self_);
