@@ -3,11 +3,14 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "adapters/train/synced_file.h"
 #include "adapters/train/training_run.h"
 #include "model/base/file_source.h"
+#include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/checkpoints.h"
 
@@ -16,8 +19,20 @@ namespace {
 
 constexpr int kKeptStates = 1 << 30;  // callers name them, so none goes by itself
 constexpr int64_t kMaxSpecBytes = 16 << 20;
+constexpr absl::string_view kIdPrefix = "run-";
+constexpr size_t kIdDigits = 16;
 
 }  // namespace
+
+std::string RunIdOf(const std::string& name, int64_t sequence) {
+  Sha256 digest;
+  digest.Update(absl::StrCat(sequence, ":", name));
+  return absl::StrCat(kIdPrefix, digest.HexDigest().substr(0, kIdDigits));
+}
+
+bool IsRunId(const std::string& name) {
+  return absl::StartsWith(name, kIdPrefix) && name.size() == kIdPrefix.size() + kIdDigits;
+}
 
 absl::StatusOr<RunFolder::Identity> RunFolder::Read() const {
   const std::unique_ptr<FileSource> files = LocalFiles();

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -10,6 +9,10 @@
 namespace lorad {
 
 class TrainingRun;
+
+// Of a run: the same for the same name and number, so that one that was asked for twice is found again.
+std::string RunIdOf(const std::string& name, int64_t sequence);
+bool IsRunId(const std::string& name);
 
 // What is kept of a run of service Training: who it is, in files `name`, `spec` and `sequence`, the last one written
 // last; and its states, each by the sequence number behind which it was saved. One of the first number is what the run
@@ -25,7 +28,9 @@ class RunFolder final {
     int64_t sequence = 0;  // the first
   };
 
-  explicit RunFolder(std::string path) : path_(std::move(path)) {}
+  // In `dir`, as all runs' folders are.
+  RunFolder(const std::string& dir, const std::string& id) : path_(dir + "/" + id) {}
+  const std::string& path() const { return path_; }
 
   // NotFound: Write has not ended, so nobody was told of the run. What is damaged is DataLoss.
   absl::StatusOr<Identity> Read() const;

@@ -8,32 +8,16 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "model/base/sha256.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/checkpoints.h"
+#include "scheduler/tuning/run.h"
+#include "scheduler/tuning/run_at_once.h"
 #include "scheduler/tuning/run_folder.h"
-#include "scheduler/tuning/run_pass.h"
+#include "scheduler/tuning/run_maker.h"
 
 namespace lorad {
 namespace {
-
-constexpr absl::string_view kIdPrefix = "run-";
-constexpr size_t kIdDigits = 16;
-
-// The same for the same name and number, so that a run that was asked for twice is found again.
-std::string IdOf(const std::string& name, int64_t sequence) {
-  Sha256 digest;
-  digest.Update(absl::StrCat(sequence, ":", name));
-  return absl::StrCat(kIdPrefix, digest.HexDigest().substr(0, kIdDigits));
-}
-
-bool IsId(const std::string& name) {
-  return absl::StartsWith(name, kIdPrefix) && name.size() == kIdPrefix.size() + kIdDigits;
-}
 
 absl::Status NoSuchRun(const std::string& id) {
   return absl::NotFoundError(absl::StrCat("run: ", id.substr(0, 300), "; limit: one that CreateRun gave"));
@@ -43,19 +27,6 @@ absl::Status Ended() { return absl::UnavailableError("the daemon ends; ask again
 
 }  // namespace
 
-struct TrainingRuns::Run {
-  Run(std::string run_id, std::string run_name, int64_t last_sequence)
-      : id(std::move(run_id)), name(std::move(run_name)), queue(last_sequence) {}
-
-  const std::string id;
-  const std::string name;
-  int64_t state_bytes = 0;
-  RunQueue queue;  // under the mutex
-  // The trainer's, but for its making.
-  std::unique_ptr<TrainingRun> training;
-  RunPass pass;  // of the forward and backward under way
-};
-
 struct TrainingRuns::Impl {
   // A run that lies on disk and cannot go on.
   struct Left {
@@ -63,31 +34,24 @@ struct TrainingRuns::Impl {
     absl::Status why;
   };
 
-  explicit Impl(Parts given) : parts(std::move(given)) {}
+  explicit Impl(Parts given)
+      : parts(std::move(given)),
+        maker(parts),
+        at_once(parts, [this](const std::string& id) { return Find(id) != nullptr; }) {}
 
-  std::string PathOf(const std::string& id) const { return absl::StrCat(parts.dir, "/", id); }
-  RunFolder FolderOf(const std::string& id) const { return RunFolder(PathOf(id)); }
-  absl::StatusOr<std::shared_ptr<Run>> Make(const RunFolder::Identity& identity, bool begins_from_state,
-                                            const GoOnFn& go_on) const;
+  RunFolder FolderOf(const std::string& id) const { return RunFolder(parts.dir, id); }
   absl::StatusOr<int64_t> StateBytes(const std::string& spec) const {
     return parts.state_bytes ? parts.state_bytes(spec) : absl::StatusOr<int64_t>(0);
   }
   absl::Status Reserve(const std::string& spec);
   void Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run);
   int64_t HeldBytes() const;
-  absl::StatusOr<std::shared_ptr<Run>> Begin(const RunFolder::Identity& identity,
-                                             const std::optional<AdapterImage>& weights, const GoOnFn& go_on) const;
-  absl::StatusOr<std::shared_ptr<Run>> Load(const RunFolder::Identity& identity, const GoOnFn& go_on) const;
   absl::Status Resume(const std::string& id, const RunFolder::Identity& identity, const GoOnFn& go_on);
   void Restore();
   std::shared_ptr<Run> Find(const std::string& id) const;
   // The operation that comes next, or null.
   RunOp* Next(Run* run) const;
   void Answer(const std::shared_ptr<Run>& run, const absl::StatusOr<RunResult>& result);
-  absl::StatusOr<RunResult> DoAtOnce(Run* run, const RunOp& op, const Turn& turn);
-  absl::StatusOr<RunResult> SaveState(Run* run, const std::string& label);
-  absl::StatusOr<RunResult> LoadState(Run* run, const std::string& state_id);
-  absl::StatusOr<RunResult> SaveForSampling(Run* run, bool make_current);
   std::vector<std::shared_ptr<Run>> All() const;
   void LeaveAsItLies(const std::string& id, const std::string& name, const absl::Status& why);
   absl::StatusOr<RunInfo> Create(const std::string& id, const std::string& name, int64_t sequence, const BeginFn& begin,
@@ -95,6 +59,8 @@ struct TrainingRuns::Impl {
   absl::StatusOr<RunInfo> InfoOf(const std::string& id) const;  // under the mutex
 
   const Parts parts;
+  const RunMaker maker;
+  const RunAtOnce at_once;
   mutable std::mutex mutex;  // of what follows and of the runs' queues
   std::map<std::string, std::shared_ptr<Run>> runs;
   std::map<std::string, Left> left;
@@ -119,22 +85,22 @@ void TrainingRuns::Impl::Restore() {
   std::filesystem::directory_iterator entry(parts.dir, error);
   for (const std::filesystem::directory_iterator end; !error && entry != end; entry.increment(error)) {
     const std::string id = entry->path().filename().string();
-    if (!IsId(id)) continue;
+    if (!IsRunId(id)) continue;
     const absl::StatusOr<RunFolder::Identity> identity = FolderOf(id).Read();
     absl::Status status = identity.status();
     if (absl::IsNotFound(status)) {
-      status = RemoveFolder(PathOf(id));  // was never answered
+      status = RemoveFolder(FolderOf(id).path());  // was never answered
     } else if (status.ok()) {
       status = Resume(id, *identity, /*go_on=*/nullptr);  // not of another base, perhaps
     }
-    const bool is_its_name = identity.ok() && IdOf(identity->name, identity->sequence) == id;
+    const bool is_its_name = identity.ok() && RunIdOf(identity->name, identity->sequence) == id;
     if (!status.ok()) LeaveAsItLies(id, is_its_name ? identity->name : "", status);
   }
   if (error) parts.not_resumed(parts.dir, absl::UnavailableError(error.message()));
 }
 
 void TrainingRuns::Impl::LeaveAsItLies(const std::string& id, const std::string& name, const absl::Status& why) {
-  parts.not_resumed(PathOf(id), why);
+  parts.not_resumed(FolderOf(id).path(), why);
   const std::lock_guard<std::mutex> lock(mutex);
   left[id] = {name, why};
 }
@@ -142,49 +108,13 @@ void TrainingRuns::Impl::LeaveAsItLies(const std::string& id, const std::string&
 // Its bytes are held by the worker, with those of all others.
 absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::Identity& identity,
                                         const GoOnFn& go_on) {
-  if (IdOf(identity.name, identity.sequence) != id) return absl::DataLossError("its name or number is another run's");
+  if (RunIdOf(identity.name, identity.sequence) != id) {
+    return absl::DataLossError("its name or number is another run's");
+  }
   RETURN_IF_ERROR(Reserve(identity.spec));
-  const absl::StatusOr<std::shared_ptr<Run>> run = Load(identity, go_on);
+  const absl::StatusOr<std::shared_ptr<Run>> run = maker.Load(identity, go_on);
   Settle(id, run);
   return run.status();
-}
-
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Load(const RunFolder::Identity& identity,
-                                                                            const GoOnFn& go_on) const {
-  const RunFolder folder = FolderOf(IdOf(identity.name, identity.sequence));
-  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, folder.HasStates(), go_on));
-  ASSIGN_OR_RETURN(const int64_t newest,
-                   folder.LoadNewest(identity.sequence, parts.begins_from_weights(identity.spec), run->training.get()));
-  if (run->training->needs_state()) {  // none of its states is whole: it is as it began
-    run->training.reset();             // not two at once
-    ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, /*begins_from_state=*/false, go_on));
-  }
-  run->queue = RunQueue(newest);
-  return run;
-}
-
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Make(const RunFolder::Identity& identity,
-                                                                            bool begins_from_state,
-                                                                            const GoOnFn& go_on) const {
-  auto run = std::make_shared<Run>(IdOf(identity.name, identity.sequence), identity.name, identity.sequence);
-  ASSIGN_OR_RETURN(run->training, parts.make(identity.spec, begins_from_state, go_on));
-  return run;
-}
-
-// A new one, in memory that is held before it is taken.
-absl::StatusOr<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::Begin(const RunFolder::Identity& identity,
-                                                                             const std::optional<AdapterImage>& weights,
-                                                                             const GoOnFn& go_on) const {
-  if (parts.hold) RETURN_IF_ERROR(parts.hold());
-  ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, /*begins_from_state=*/false, go_on));
-  const RunFolder folder = FolderOf(run->id);
-  RETURN_IF_ERROR(RemoveFolder(PathOf(run->id)));  // states that an unfinished Create left would be taken for its own
-  if (weights.has_value()) {
-    RETURN_IF_ERROR(run->training->CopyFrom(*weights));
-    RETURN_IF_ERROR(folder.SaveState(identity.sequence, *run->training));
-  }
-  RETURN_IF_ERROR(folder.Write(identity));
-  return run;
 }
 
 // Counts the bytes of a run with this spec as those of the one that is being made, before any is taken.
@@ -220,13 +150,13 @@ int64_t TrainingRuns::Impl::HeldBytes() const {
 
 int64_t TrainingRuns::held_bytes() const { return impl_->HeldBytes(); }
 
-std::shared_ptr<TrainingRuns::Run> TrainingRuns::Impl::Find(const std::string& id) const {
+std::shared_ptr<Run> TrainingRuns::Impl::Find(const std::string& id) const {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = runs.find(id);
   return found == runs.end() ? nullptr : found->second;
 }
 
-std::vector<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::All() const {
+std::vector<std::shared_ptr<Run>> TrainingRuns::Impl::All() const {
   const std::lock_guard<std::mutex> lock(mutex);
   std::vector<std::shared_ptr<Run>> all;
   for (const auto& [id, run] : runs) all.push_back(run);
@@ -235,7 +165,7 @@ std::vector<std::shared_ptr<TrainingRuns::Run>> TrainingRuns::Impl::All() const 
 
 absl::StatusOr<RunInfo> TrainingRuns::Create(const std::string& name, int64_t sequence, const BeginFn& begin,
                                              const GoOnFn& go_on) {
-  const std::string id = IdOf(name, sequence);
+  const std::string id = RunIdOf(name, sequence);
   if (const absl::StatusOr<RunInfo> known = Get(id); known.ok() && known->left.ok()) return known;
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
@@ -265,12 +195,12 @@ absl::StatusOr<RunInfo> TrainingRuns::Impl::Create(const std::string& id, const 
     LeaveAsItLies(id, name, resumed);
     return absl::Status(resumed.code(),
                         absl::StrCat("run of this name and sequence: cannot go on: ", resumed.message(),
-                                     "; it stays in ", PathOf(id), "; use another sequence, or DeleteRun ", id));
+                                     "; it stays in ", folder.path(), "; use another sequence, or DeleteRun ", id));
   }
   ASSIGN_OR_RETURN(const RunBeginning beginning, begin());
   const RunFolder::Identity identity{name, beginning.spec, sequence};
   RETURN_IF_ERROR(Reserve(identity.spec));
-  const absl::StatusOr<std::shared_ptr<Run>> run = Begin(identity, beginning.weights, go_on);
+  const absl::StatusOr<std::shared_ptr<Run>> run = maker.Begin(identity, beginning.weights, go_on);
   Settle(id, run);
   if (run.ok()) return RunInfo{id, sequence, name};
   parts.wake();  // less is held
@@ -318,7 +248,7 @@ absl::Status TrainingRuns::Delete(const std::string& run_id) {
   const absl::Status deleted = absl::AbortedError(absl::StrCat("run: ", run_id, "; deleted meanwhile"));
   for (const RunQueue::Reply& reply : replies) reply(deleted);
   impl_->parts.wake();  // less is held
-  const absl::Status removed = RemoveFolder(impl_->PathOf(run_id));
+  const absl::Status removed = RemoveFolder(impl_->FolderOf(run_id).path());
   if (!removed.ok()) impl_->LeaveAsItLies(run_id, info.name, removed);
   return removed;
 }
@@ -390,7 +320,7 @@ std::vector<BatchMember> TrainingRuns::TakeMembers(int64_t rows, const Turn& tur
   for (const std::shared_ptr<Run>& run : impl_->All()) {
     RunOp* op = impl_->Next(run.get());
     while (op != nullptr && op->kind != RunOpKind::kForwardBackward) {
-      impl_->Answer(run, impl_->DoAtOnce(run.get(), *op, turn));
+      impl_->Answer(run, impl_->at_once.Do(*op, turn, run.get()));
       op = impl_->Next(run.get());
     }
     if (op == nullptr || (rows <= 0 && !members.empty())) continue;
@@ -414,60 +344,6 @@ void TrainingRuns::FailMembers(const absl::Status& status) {
     impl_->Answer(run,
                   absl::Status(status.code(), absl::StrCat(status.message(), "; the run's gradients are dropped")));
   }
-}
-
-absl::StatusOr<RunResult> TrainingRuns::Impl::DoAtOnce(Run* run, const RunOp& op, const Turn& turn) {
-  switch (op.kind) {
-    case RunOpKind::kOptimStep: {
-      absl::StatusOr<double> norm = 0.0;
-      turn([&] { norm = run->training->OptimStep(op.optimizer); });
-      RunResult result;
-      ASSIGN_OR_RETURN(result.grad_norm, std::move(norm));
-      return result;
-    }
-    case RunOpKind::kSaveState:
-      return SaveState(run, op.label);
-    case RunOpKind::kLoadState:
-      return LoadState(run, op.state_id);
-    case RunOpKind::kSaveForSampling:
-      return SaveForSampling(run, op.make_current);
-    case RunOpKind::kForwardBackward:
-      break;
-  }
-  return absl::InternalError("not done at once");
-}
-
-// An id is RUN/SEQUENCE, with the label behind it for people.
-absl::StatusOr<RunResult> TrainingRuns::Impl::SaveState(Run* run, const std::string& label) {
-  const int64_t sequence = run->queue.last_sequence() + 1;
-  RETURN_IF_ERROR(FolderOf(run->id).SaveState(sequence, *run->training));
-  RunResult result;
-  result.id = absl::StrCat(run->id, "/", sequence, label.empty() ? "" : ":", label);
-  return result;
-}
-
-absl::StatusOr<RunResult> TrainingRuns::Impl::LoadState(Run* run, const std::string& state_id) {
-  const size_t slash = state_id.find('/');
-  const std::string owner = state_id.substr(0, slash),
-                    number = state_id.substr(slash + 1, state_id.find(':') - slash - 1);
-  int64_t sequence = 0;
-  // The run's name is looked up, so that an id leads nowhere but to a run's folder.
-  if (slash == std::string::npos || !absl::SimpleAtoi(number, &sequence) || !Find(owner)) {
-    return absl::NotFoundError(absl::StrCat("state: ", state_id.substr(0, 300), "; limit: one that SaveState gave"));
-  }
-  RETURN_IF_ERROR(FolderOf(owner).LoadState(sequence, run->training.get()));
-  return RunResult();
-}
-
-absl::StatusOr<RunResult> TrainingRuns::Impl::SaveForSampling(Run* run, bool make_current) {
-  ASSIGN_OR_RETURN(const std::string unfinished, FolderOf(run->id).EmptyAdapterFolder());
-  RETURN_IF_ERROR(run->training->SaveAdapter(unfinished, parts.base_name));
-  RunResult result;
-  ASSIGN_OR_RETURN(result.id, parts.revisions->Take(run->name, unfinished));
-  if (!make_current) return result;
-  RETURN_IF_ERROR(parts.publish(run->name, parts.revisions->Folder(result.id), /*replace=*/true));
-  RETURN_IF_ERROR(parts.revisions->MakeCurrent(run->name, result.id));
-  return result;
 }
 
 }  // namespace lorad

@@ -39,9 +39,8 @@ struct RunInfo {
 //
 // Threads  any, but what is said to be the trainer's.
 // Errors   NotFound: no such run or state. FailedPrecondition: a sequence number that cannot come now, or a run that
-// was
-//          left as it lies. Aborted: the run was deleted, or the same number asked for again. ResourceExhausted: too
-//          many runs, or operations that wait, or no memory for another. Unavailable: the daemon ends.
+//          was left as it lies. Aborted: the run was deleted, or the same number asked for again. ResourceExhausted:
+//          too many runs, or operations that wait, or no memory for another. Unavailable: the daemon ends.
 class TrainingRuns final {
  public:
   struct Parts {
@@ -96,7 +95,6 @@ class TrainingRuns final {
   void FailMembers(const absl::Status& status);
 
  private:
-  struct Run;
   struct Impl;
   explicit TrainingRuns(std::unique_ptr<Impl> impl);
   const std::unique_ptr<Impl> impl_;
