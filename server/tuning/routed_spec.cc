@@ -12,15 +12,12 @@
 #include "absl/strings/str_replace.h"
 #include "adapters/kinds/moe_config.h"
 #include "model/base/status_macros.h"
+#include "server/tuning/field_limits.h"
 
 namespace lorad {
 namespace {
 
 constexpr double kMaxCoefficient = 1e3;
-
-absl::Status Limit(const std::string& field, const std::string& value, const std::string& limit) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
-}
 
 const MoeStrategy* StrategyOf(const std::string& kind) {
   return kind.find('-') == std::string::npos ? FindMoeStrategy(absl::StrReplaceAll(kind, {{"_", "-"}})) : nullptr;
@@ -88,13 +85,12 @@ absl::Status RefuseOfPeft(const v1::AdapterSpec& spec, const TrainConfig& train)
 
 absl::Status TakeNumber(const char* name, bool has, float value, double otherwise, double high, double* to) {
   *to = has ? Written(value) : otherwise;
-  if (*to >= 0.0 && *to <= high) return absl::OkStatus();  // false for NaN
-  return Limit(name, absl::StrCat(*to), absl::StrCat("0 to ", high));
+  return CheckReal(name, *to, 0.0, high);
 }
 
 absl::Status TakeCount(const char* name, bool has, uint32_t value, uint32_t otherwise, uint32_t high, int32_t* to) {
   const uint32_t count = has ? value : otherwise;
-  if (count < 1 || count > high) return Limit(name, absl::StrCat(count), absl::StrCat("1 to ", high));
+  RETURN_IF_ERROR(CheckCount(name, count, 1, high));
   *to = static_cast<int32_t>(count);
   return absl::OkStatus();
 }

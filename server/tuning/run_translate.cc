@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
+#include "server/tuning/field_limits.h"
 #include "server/tuning/tuning_spec.h"
 
 namespace lorad {
@@ -15,10 +16,6 @@ constexpr int64_t kMaxRowsOfACall = 1 << 20;
 constexpr double kMaxRouterLossWeight = 1e3;
 // Exact in a client whose numbers are doubles, too; what is counted on from it stays far from overflowing.
 constexpr uint64_t kMaxSequence = uint64_t{1} << 53;
-
-absl::Status Limit(const std::string& field, const std::string& value, const std::string& limit) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; limit: ", limit));
-}
 
 absl::StatusOr<LossKind> KindOf(const std::string& name) {
   if (name.empty() || name == "cross_entropy") return LossKind::kCrossEntropy;
