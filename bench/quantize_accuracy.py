@@ -7,7 +7,6 @@ The daemon answers for itself: none, int8 and int4 one after the other, the base
 logprob of none| of the tokens of prompts and right answers, teacher-forced. Needs lorad built, and examples/demo-base.
 """
 
-import argparse
 import concurrent.futures
 import pathlib
 import random
@@ -17,8 +16,9 @@ import tempfile
 import grpc
 
 import servers
+import shared_flags
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = shared_flags.ROOT
 sys.path.insert(0, str(ROOT / "examples"))
 import tasks  # noqa: E402
 
@@ -71,10 +71,9 @@ def measure(pb2, stub, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared_flags.parser(__doc__, "--build-dir")
     parser.add_argument("--count", type=int, default=50, help="held-out prompts for each adapter and task")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--build-dir", default=ROOT / "build/release")
     args = parser.parse_args()
     pb2, pb2_grpc = stubs()
     rows, results = samples(args.count), {}

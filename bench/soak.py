@@ -16,11 +16,9 @@ the flag, once with --slo-first-token. Fails (exit code 1) when
 Writes OUT/soak.json.
 """
 
-import argparse
 import collections
 import contextlib
 import json
-import os
 import pathlib
 import random
 import re
@@ -35,6 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import make_model  # noqa: E402
+import shared_flags  # noqa: E402
 from load import Background, QuietMachine, run_once  # noqa: E402
 from servers import Lorad  # noqa: E402
 
@@ -293,17 +292,12 @@ class Soak:
 
 
 def main():
-    cache = pathlib.Path(os.environ.get("LORAD_CACHE", pathlib.Path.home() / ".cache/lorad"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build/release")
-    parser.add_argument("--data", type=pathlib.Path, default=cache / "bench")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out")
+    parser = shared_flags.parser(__doc__, "--build-dir", "--data", "--out", "--run-under")
     parser.add_argument("--shape", choices=make_model.SHAPES, default="135m")
     parser.add_argument("--seconds", type=float, default=600, help="of each mode")
     parser.add_argument("--overload", type=float, default=1.3)
     parser.add_argument("--slo", type=float, default=6, help="seconds to the first token")
     parser.add_argument("--training", action="store_true", help="fine-tuning jobs beside it")
-    parser.add_argument("--run-under", default="", help="as in bench/peer_vllm/compare.py")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     problems = Soak(arguments).all()["problems"]

@@ -10,7 +10,6 @@ medians. peft has its best case: equal lengths, so no padding, and no gradient c
 import argparse
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import time
@@ -19,8 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CACHE = pathlib.Path(os.environ.get("LORAD_CACHE", pathlib.Path.home() / ".cache/lorad"))
+import shared_flags
 
 
 def peft_tokens_per_second(base_dir, args, jobs):
@@ -53,7 +51,7 @@ peft_tokens_per_second.base = None
 
 
 def ours(args):
-    command = [ROOT / "build/release/bin/train_bench", args.model, f"--steps={args.steps}", f"--tokens={args.tokens}",
+    command = [shared_flags.ROOT / "build/release/bin/train_bench", args.model, f"--steps={args.steps}", f"--tokens={args.tokens}",
                f"--sequences={args.sequences}", f"--rank={args.rank}", f"--jobs={args.jobs}"]
     environment = os.environ | {"GOMP_SPINCOUNT": "3000"}  # as the daemon sets it for itself
     lines = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()
@@ -61,8 +59,7 @@ def ours(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(CACHE / "bench/135m"))
+    parser = shared_flags.parser(__doc__, "--model")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--sequences", type=int, default=1)

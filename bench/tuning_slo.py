@@ -9,9 +9,7 @@ Goals: p99 at most 1 + slo, and training at least 0.7 of its speed alone times t
 Needs lorad, adapterctl and loadgen built.
 """
 
-import argparse
 import json
-import os
 import pathlib
 import random
 import re
@@ -22,11 +20,9 @@ import threading
 import time
 import urllib.request
 
+import shared_flags
 from load import Point, quantile, run_once
 from servers import Lorad
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CACHE = pathlib.Path(os.environ.get("LORAD_CACHE", pathlib.Path.home() / ".cache/lorad"))
 
 
 class Server(Lorad):
@@ -136,9 +132,7 @@ def measure(server, job, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build/release")
-    parser.add_argument("--model", default=str(CACHE / "bench/135m"))
+    parser = shared_flags.parser(__doc__, "--build-dir", "--model")
     parser.add_argument("--slo", type=float, default=0.2)
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--requests", type=int, default=100, help="of one measurement of serving")

