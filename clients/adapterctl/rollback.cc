@@ -1,8 +1,7 @@
 #include <memory>
 
-#include "clients/adapterctl/output.h"
+#include "clients/adapterctl/adapter_call.h"
 #include "clients/adapterctl/verbs.h"
-#include "lorad/v1/adapters.grpc.pb.h"
 
 namespace lorad::adapterctl {
 
@@ -12,19 +11,11 @@ Verb AddRollback(CLI::App& app) {
   command->add_option("target", *target, "NAME: the revision before; NAME@REV: that one")->required();
 
   return {command, [target](Session& session) {
-            const auto channel = session.Connect();
-            if (!channel) return kUnreachable;
-            const auto stub = v1::Adapters::NewStub(channel);
-            grpc::ClientContext context;
             v1::RollbackAdapterRequest request;
             const size_t at = target->find('@');
             request.set_name(target->substr(0, at));
             if (at != std::string::npos) request.set_revision(target->substr(at + 1));
-            v1::Adapter adapter;
-            const grpc::Status status = stub->RollbackAdapter(&context, request, &adapter);
-            if (!status.ok()) return session.Fail(status);
-            PrintAdapter(adapter, session.json());
-            return kDone;
+            return ShowAnswer(session, &v1::Adapters::Stub::RollbackAdapter, request);
           }};
 }
 

@@ -1,8 +1,7 @@
 #include <memory>
 
-#include "clients/adapterctl/output.h"
+#include "clients/adapterctl/adapter_call.h"
 #include "clients/adapterctl/verbs.h"
-#include "lorad/v1/adapters.grpc.pb.h"
 
 namespace lorad::adapterctl {
 
@@ -12,17 +11,9 @@ Verb AddShow(CLI::App& app) {
   command->add_option("name", *name, "Its name")->required();
 
   return {command, [name](Session& session) {
-            const auto channel = session.Connect();
-            if (!channel) return kUnreachable;
-            const auto stub = v1::Adapters::NewStub(channel);
-            grpc::ClientContext context;
             v1::GetAdapterRequest request;
             request.set_name(*name);
-            v1::Adapter adapter;
-            const grpc::Status status = stub->GetAdapter(&context, request, &adapter);
-            if (!status.ok()) return session.Fail(status);
-            PrintAdapter(adapter, session.json());
-            return kDone;
+            return ShowAnswer(session, &v1::Adapters::Stub::GetAdapter, request);
           }};
 }
 
