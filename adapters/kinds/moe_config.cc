@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/config_keys.h"
+#include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/peft_config.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
@@ -187,6 +188,8 @@ absl::StatusOr<MoeStrategy> FindStrategy(const Json& json) {
 }
 
 }  // namespace
+
+bool HasExperts(MoeKind kind, Site projection) { return IsOfFfn(projection) || kind == MoeKind::kMola; }
 
 const char* MoePeftType(MoeKind kind) {
   switch (kind) {

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/routing.h"
+#include "model/sites.h"
 
 namespace lorad {
 
@@ -17,6 +18,10 @@ enum class MoeKind : uint8_t {
   kLoraMoe,  // one for each projection of the FFN, all experts weighted
   kMola,     // one for each projection, also of the attention; the best few experts
 };
+
+// Whether an adapter of this kind has a pair for each expert at a projection of the base's layers; else it has one for
+// all rows there.
+bool HasExperts(MoeKind kind, Site projection);
 
 // A routing_strategy of adapter_config.json.
 struct MoeStrategy {

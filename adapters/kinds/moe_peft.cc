@@ -95,7 +95,7 @@ class MoeReader final {
   }
 
   absl::Status AddProjection(const SiteShape& shape, int32_t layer, std::vector<Place>* places) {
-    const bool routed = IsOfFfn(shape.site) || config_.kind == MoeKind::kMola;
+    const bool routed = HasExperts(config_.kind, shape.site);
     const MoeRank& rank = routed ? config_.expert : config_.lora;
     Place place;
     place.slot.site = shape.site;

@@ -105,7 +105,7 @@ class MoeWriter final {
                                  ? MoeFfnPath(strategy_.prefix, slot.layer)
                                  : MoeProjectionPath(strategy_.prefix, slot.layer, *base_.Find(slot.site));
     if (slot.router.present()) tensors_.push_back({path + ".moe_gate.weight", slot.router});
-    const bool routed = IsOfFfn(slot.site) || slot.site == Site::kFfn || strategy_.kind == MoeKind::kMola;
+    const bool routed = slot.site == Site::kFfn || HasExperts(strategy_.kind, slot.site);
     if (routed) experts_ = slot.experts;
     if (slot.rank == 0) return;
     (routed ? expert_ : lora_) = MoeRank{slot.rank, slot.scale, slot.magnitude.present()};

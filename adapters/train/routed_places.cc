@@ -48,7 +48,7 @@ absl::StatusOr<std::vector<RoutedPlace>> SelectRoutedPlaces(const MoeConfig& con
       place.layer = layer;
       place.in_features = shape->in_features;
       place.out_features = shape->out_features;
-      place.of_experts = IsOfFfn(shape->site) || config.kind == MoeKind::kMola;
+      place.of_experts = HasExperts(config.kind, shape->site);
       place.routes = place.of_experts && config.kind != MoeKind::kMixLora;
       place.pairs = place.of_experts ? config.experts : 1;
       place.rank = place.of_experts ? config.expert : config.lora;

@@ -10,11 +10,12 @@
 #include "absl/strings/str_replace.h"
 #include "adapters/float_convert.h"
 #include "adapters/kinds/kind.h"
-#include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/lora_writer.h"
+#include "adapters/kinds/moe_config.h"
 #include "adapters/kinds/peft_facts.h"
 #include "adapters/kinds/peft_targets.h"
 #include "adapters/names.h"
+#include "model/base/check.h"
 #include "model/base/file_source.h"
 #include "model/base/new_folder.h"
 #include "model/base/status_macros.h"
@@ -32,13 +33,15 @@ std::string FolderOf(const std::string& name_or_path, const Backend& backend) {
 
 // The shape of an adapter with routers; what only its training knows keeps its defaults.
 v1::AdapterSpec RoutedSpecOf(const AdapterImage& image) {
+  const MoeStrategy* const strategy = FindMoeStrategy(image.kind);
+  LORAD_CHECK(strategy != nullptr);
   v1::AdapterSpec spec, experts;
   spec.set_kind(absl::StrReplaceAll(image.kind, {{"-", "_"}}));
   spec.mutable_targets()->Assign(image.targets.begin(), image.targets.end());
   for (const ImageSlot& slot : image.slots) {
     if (slot.router.present()) spec.set_num_experts(static_cast<uint32_t>(slot.experts));
     if (slot.rank == 0) continue;
-    const bool of_experts = IsOfFfn(slot.site) || image.kind == "mola";
+    const bool of_experts = HasExperts(strategy->kind, slot.site);
     v1::AdapterSpec* of_slot = of_experts ? &experts : &spec;
     of_slot->set_rank(static_cast<uint32_t>(slot.rank));
     of_slot->set_alpha(slot.scale * static_cast<float>(slot.rank));
@@ -186,8 +189,8 @@ absl::StatusOr<std::optional<AdapterImage>> TakeInitAdapter(const std::string& n
   if (routed && image->routing.activation.value_or(model.config().activation) != model.config().activation) {
     return absl::UnimplementedError("init_adapter: act_fn: another one than the base's; not supported");
   }
-  absl::StatusOr<v1::AdapterSpec> made = RoutedSpecOf(*image);
-  if (!routed) made = SpecMaker(*image, base, base_tables).Make();
+  absl::StatusOr<v1::AdapterSpec> made =
+      routed ? absl::StatusOr<v1::AdapterSpec>(RoutedSpecOf(*image)) : SpecMaker(*image, base, base_tables).Make();
   RETURN_IF_ERROR(made.status());
   made->MergeFrom(*spec);
   *spec = *std::move(made);
