@@ -1,20 +1,14 @@
 #include "bench/step_model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <utility>
 
 #include <ATen/Parallel.h>
 
-#include "absl/strings/str_cat.h"
 #include "model/base/check.h"
 #include "model/ops/cpu/parallel.h"
-#include "model/safetensors_writer.h"
 
 namespace lorad::bench {
 namespace {
@@ -22,56 +16,6 @@ namespace {
 constexpr int64_t kPoolBytes = int64_t{4} << 30;
 constexpr ModelShape kShapes[] = {{"smollm", 576, 30, 9, 3, 1536, 49152, true},
                                   {"tinyllama", 2048, 22, 32, 4, 5632, 32000, false}};
-
-// The checkpoint's folder, gone at the end.
-class ModelFolder final {
- public:
-  explicit ModelFolder(const ModelShape& s) {
-    char pattern[] = "/tmp/step_bench.XXXXXX";
-    LORAD_CHECK(mkdtemp(pattern) != nullptr);
-    path_ = pattern;
-    std::ofstream(path_ + "/config.json")
-        << "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", "
-        << "\"torch_dtype\": \"bfloat16\", \"max_position_embeddings\": 2048, \"rms_norm_eps\": 1e-05, "
-        << "\"hidden_size\": " << s.hidden << ", \"intermediate_size\": " << s.inner
-        << ", \"num_hidden_layers\": " << s.layers << ", \"num_attention_heads\": " << s.heads
-        << ", \"num_key_value_heads\": " << s.kv_heads << ", \"vocab_size\": " << s.vocab
-        << ", \"tie_word_embeddings\": " << (s.tied ? "true" : "false") << "}";
-    std::vector<std::vector<uint16_t>> data;
-    std::vector<TensorToWrite> tensors;
-    const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-      int64_t count = 1;
-      for (const int64_t n : shape) count *= n;
-      data.push_back(RandomBf16(count, data.size()));
-      tensors.push_back({name, DType::kBF16, std::move(shape), {}});
-    };
-    const int64_t kv = s.hidden / s.heads * s.kv_heads;
-    add("model.embed_tokens.weight", {s.vocab, s.hidden});
-    if (!s.tied) add("lm_head.weight", {s.vocab, s.hidden});
-    add("model.norm.weight", {s.hidden});
-    for (int64_t l = 0; l < s.layers; ++l) {
-      const std::string layer = absl::StrCat("model.layers.", l, ".");
-      add(layer + "input_layernorm.weight", {s.hidden});
-      add(layer + "post_attention_layernorm.weight", {s.hidden});
-      add(layer + "self_attn.q_proj.weight", {s.hidden, s.hidden});
-      add(layer + "self_attn.k_proj.weight", {kv, s.hidden});
-      add(layer + "self_attn.v_proj.weight", {kv, s.hidden});
-      add(layer + "self_attn.o_proj.weight", {s.hidden, s.hidden});
-      add(layer + "mlp.gate_proj.weight", {s.inner, s.hidden});
-      add(layer + "mlp.up_proj.weight", {s.inner, s.hidden});
-      add(layer + "mlp.down_proj.weight", {s.hidden, s.inner});
-    }
-    for (size_t i = 0; i < data.size(); ++i) {
-      tensors[i].bytes = {reinterpret_cast<const std::byte*>(data[i].data()), data[i].size() * 2};
-    }
-    LORAD_CHECK(WriteSafetensors(path_ + "/model.safetensors", tensors, {}).ok());
-  }
-  ~ModelFolder() { std::filesystem::remove_all(path_); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 }  // namespace
 
@@ -88,18 +32,8 @@ std::optional<StepBenchArgs> ReadStepBenchArgs(int argc, char** argv, int least_
   return StepBenchArgs{shape, rounds};
 }
 
-std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed) {
-  std::vector<uint16_t> values(static_cast<size_t>(count));
-  uint64_t state = seed * 2 + 1;
-  for (uint16_t& v : values) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    v = static_cast<uint16_t>(0x3C00 | (state >> 40 & 0xFF) | (state >> 33 & 0x8000));  // 0.008 to 0.03, either sign
-  }
-  return values;
-}
-
 StepModel::StepModel(const ModelShape& shape, Quantization quantization) {
-  const ModelFolder folder(shape);
+  const LlamaFolder folder(shape);
   absl::StatusOr<std::unique_ptr<CausalLm>> model =
       CausalLm::Load(folder.path(), {.dtype = DType::kBF16, .quantization = quantization});
   LORAD_CHECK(model.ok());

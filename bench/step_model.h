@@ -8,18 +8,12 @@
 #include <vector>
 
 #include "adapters/slot_table.h"
+#include "bench/llama_folder.h"
 #include "model/causal_lm.h"
 #include "model/memory/page_pool.h"
 #include "scheduler/executor.h"
 
 namespace lorad::bench {
-
-// Shapes of bases; the weights are random, bf16.
-struct ModelShape {
-  const char* name;
-  int64_t hidden, layers, heads, kv_heads, inner, vocab;
-  bool tied;
-};
 
 // What the benches of a step take: [smollm|tinyllama] [rounds], smollm and 30 without. Says on stderr what is wrong,
 // and nothing then. Has LibTorch use as many threads as our kernels.
@@ -28,9 +22,6 @@ struct StepBenchArgs {
   int rounds;
 };
 std::optional<StepBenchArgs> ReadStepBenchArgs(int argc, char** argv, int least_rounds);
-
-// Small random bf16 numbers.
-std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed);
 
 // A base in memory, with pages for KV and adapters.
 class StepModel final {

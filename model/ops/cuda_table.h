@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
@@ -50,6 +51,9 @@ struct CudaOps {
   absl::Status (*route_top_k)(const RouteTopKArgs&) = nullptr;
   absl::Status (*segmented_gemm)(const SegmentedGemmArgs&) = nullptr;
   absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
+  // Compares what other libraries' kernels compute with ours, on the device: only what agrees is used from then on. A
+  // line for each form that does not.
+  std::vector<std::string> (*check_fast_forms)() = nullptr;
 };
 
 // What liblorad_cuda.so has under kCudaLibrarySymbol.

@@ -70,4 +70,9 @@ absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path) {
   return found->memory;
 }
 
+std::vector<std::string> CheckFastForms() {
+  const auto check = InstalledCudaOps().check_fast_forms;
+  return check == nullptr ? std::vector<std::string>() : check();
+}
+
 }  // namespace lorad

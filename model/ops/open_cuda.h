@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/memory/pool_memory.h"
@@ -12,6 +13,10 @@ namespace lorad {
 // Errors: NotFound without a driver or a device (nothing is opened then) or without the file; FailedPrecondition for a
 // library that does not load or is of another version, with the reason.
 absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path);
+
+// Compares the forms of operators that other libraries' kernels have with ours, on the device; until then, and where
+// they differ, ours are used. A line for each that does. Once, behind OpenCudaOps.
+std::vector<std::string> CheckFastForms();
 
 // Where the library is: in `program_dir`, or in lib beside it. Errors: NotFound names both.
 absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir);

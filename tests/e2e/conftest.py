@@ -12,6 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 def pytest_addoption(parser):
     parser.addoption("--build-dir", default=str(ROOT / "build/release"), help="where bin/lorad and bin/adapterctl are")
+    parser.addoption("--device", default="", help="of every daemon that asks for none itself, as lorad --device")
 
 
 def pytest_configure(config):
@@ -27,6 +28,9 @@ def pytest_configure(config):
     code = protoc.main(["", f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}", *protos])
     assert code == 0, "protoc failed"
     sys.path.insert(0, out)
+    from support import Daemon
+
+    Daemon.device = config.getoption("--device")
 
 
 @pytest.fixture(scope="session")

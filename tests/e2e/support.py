@@ -21,6 +21,8 @@ WAIT_SECONDS = 60
 
 
 class Daemon:
+    device = ""  # of those that ask for none; "": lorad's choice
+
     def __init__(self, build_dir, model_dir, *flags):
         self.build_dir = build_dir
         command = [build_dir / "bin/lorad", f"--model={model_dir}", *flags]
@@ -30,6 +32,8 @@ class Daemon:
             command.append("--metrics=127.0.0.1:0")
         if not any(flag.startswith("--memory-bytes") for flag in flags):
             command.append("--memory-bytes=64MiB")
+        if self.device and not any(flag.startswith("--device") for flag in flags):
+            command.append(f"--device={self.device}")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.log = []
         self._reader = threading.Thread(target=self._read_log, daemon=True)

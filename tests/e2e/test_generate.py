@@ -9,7 +9,7 @@ import sys
 import grpc
 import pytest
 from lorad.v1 import inference_pb2
-from support import collect, generate, longer, refusal, request, wait_until
+from support import Daemon, collect, generate, longer, refusal, request, wait_until
 
 STOP = inference_pb2.FINISH_REASON_STOP
 LENGTH = inference_pb2.FINISH_REASON_LENGTH
@@ -295,7 +295,7 @@ def test_tokenize_and_detokenize(daemon):
 
 def test_model_info(daemon):
     info = daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest())
-    assert (info.name, info.architecture, info.dtype, info.device) == ("tiny-llama", "LlamaForCausalLM", "float32", "cpu")
+    assert (info.name, info.architecture, info.dtype, info.device) == ("tiny-llama", "LlamaForCausalLM", "float32", Daemon.device or "cpu")
     assert (info.max_context_tokens, info.vocab_size, info.hidden_size, info.num_layers) == (256, 101, 64, 2)
     assert info.digest and info.weight_bytes > 0 and info.version
     assert 2 in info.eos_token_ids

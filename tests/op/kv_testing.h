@@ -9,6 +9,12 @@
 
 namespace lorad {
 
+// How far attention may be from the loop beside its last rounding: more where a device rounds the weights, too.
+inline double& AttentionTolerance() {
+  static double absolute = 2e-5;
+  return absolute;
+}
+
 // A KV cache of its own, filled with NaN: whoever reads what was not written shows it.
 class TestCache final {
  public:

@@ -1,4 +1,4 @@
-// A quantised base on the emulated device answers as transformers and peft do with W' in the place of its matrices.
+// A quantised base on a device answers as transformers and peft do with W' in the place of its matrices.
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -11,7 +11,7 @@
 #include "model/causal_lm.h"
 #include "tests/component/golden_base.h"
 #include "tests/component/golden_requests.h"
-#include "tests/cuda_emulator/torch_device.h"
+#include "tests/device/test_device.h"
 #include "tests/support/engine_fixture.h"
 #include "tests/support/status_matchers.h"
 
@@ -19,7 +19,7 @@ namespace lorad {
 namespace {
 
 constexpr double kTolerance = 5e-4;
-constexpr size_t kMostPromptTokens = 40;  // the emulator's time
+constexpr size_t kMostPromptTokens = 40;  // in the emulator's time
 
 class QuantizedDeviceTest : public testing::TestWithParam<std::tuple<std::string, Quantization>> {};
 
@@ -31,13 +31,15 @@ TEST_P(QuantizedDeviceTest, TheBaseAndItsAdaptersInOneBatchAnswerAsWithRoundedWe
   const std::unique_ptr<CausalLm> on_host = CausalLm::Load(folder + "/model", {.quantization = quantization}).value();
   EXPECT_EQ(model->weight_bytes(), on_host->weight_bytes());
   EngineSetup setup;
-  setup.device = emulator::EmulatedLibrary().memory;
+  setup.device = TestDeviceMemory();
   setup.pool_bytes = int64_t{4} << 20;
   setup.engine.max_batch_tokens = 48;  // steps of few rows, and of many
   SteppedEngine engine(model.get(), folder + "/model", setup);
 
   std::vector<GoldenCase> cases = ReadGoldenCases(folder + "/cases_" + std::string(Name(quantization)) + ".json");
-  std::erase_if(cases, [](const GoldenCase& golden) { return golden.prompt.size() > kMostPromptTokens; });
+  std::erase_if(cases, [](const GoldenCase& golden) {
+    return TestDeviceIsEmulated() && golden.prompt.size() > kMostPromptTokens;
+  });
   ASSERT_GT(cases.size(), 2u);
   std::set<std::string> adapters;
   for (const GoldenCase& golden : cases) {
@@ -70,10 +72,3 @@ INSTANTIATE_TEST_SUITE_P(Bases, QuantizedDeviceTest,
 
 }  // namespace
 }  // namespace lorad
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  lorad::emulator::RegisterDevice();
-  lorad::InstallCudaOps(&lorad::emulator::EmulatedLibrary().ops);
-  return RUN_ALL_TESTS();
-}

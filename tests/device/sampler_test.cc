@@ -1,4 +1,4 @@
-// Sampling on the emulated device against Sample, which has tests of its own (tests/op/sampler_test.cc): the same
+// Sampling on a device against Sample, which has tests of its own (tests/op/sampler_test.cc): the same
 // tokens for the same seeds, errors and alternatives, and log-probabilities to the last digits of an exponential.
 #include <limits>
 #include <memory>
@@ -9,7 +9,7 @@
 #include "model/ops/draw_row.h"
 #include "model/sampler/device_sampler.h"
 #include "tests/component/golden_base.h"
-#include "tests/cuda_emulator/torch_device.h"
+#include "tests/device/test_device.h"
 #include "tests/op/op_testing.h"
 #include "tests/support/engine_fixture.h"
 
@@ -223,7 +223,7 @@ TEST(DeviceSamplerTest, RequestsWithASeedGetTheTokensThatTheCpuDraws) {
   std::vector<std::vector<int32_t>> drawn[2];
   for (const bool device : {false, true}) {
     EngineSetup setup;
-    if (device) setup.device = emulator::EmulatedLibrary().memory;
+    if (device) setup.device = TestDeviceMemory();
     setup.pool_bytes = int64_t{2} << 20;
     SteppedEngine engine(device ? on_device.get() : &GoldenBase(base), folder, setup);
     std::vector<std::shared_ptr<Recording>> recordings;
@@ -251,10 +251,3 @@ TEST(DeviceSamplerTest, RequestsWithASeedGetTheTokensThatTheCpuDraws) {
 
 }  // namespace
 }  // namespace lorad
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  lorad::emulator::RegisterDevice();
-  lorad::InstallCudaOps(&lorad::emulator::EmulatedLibrary().ops);
-  return RUN_ALL_TESTS();
-}

@@ -1,0 +1,376 @@
+// The engine, loader and pool of the daemon on a CUDA device, without gRPC: how near decode comes to the memory's
+// bandwidth and prefill to the bf16 peak, what adapters cost (kept), and what their loads cost those who wait for them
+// and those who do not. Bound and peak are measured in the same run.
+//
+//   gpu_bench [llama2-7b|llama3-8b|small …] [--only=decode,prefill,kept,cold,slots]
+//
+// liblorad_cuda.so: LORAD_CUDA_LIBRARY, or beside the program or in ../lib. `small` is for proving the program.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "bench/device_llama.h"
+#include "bench/traffic.h"
+#include "model/base/check.h"
+#include "model/ops/open_cuda.h"
+#include "tests/device/test_device.h"
+#include "tests/support/engine_fixture.h"
+
+namespace lorad::bench {
+namespace {
+
+// `n` adapters whose ranks are these, in turn.
+struct Kept {
+  const char* name;
+  std::vector<int64_t> ranks;
+  std::vector<int64_t> counts;  // for each of which kept(n) is measured
+};
+
+// How much of everything.
+struct Scale {
+  int64_t copied_bytes, matrix_side;
+  std::vector<int64_t> decode_batches;
+  Ask decode;
+  int64_t prefill_streams;
+  Ask prefill;
+  int64_t kept_streams, kept_requests;
+  int rounds;
+  Ask kept;
+  std::vector<Kept> series;
+  int64_t cold_streams, cold_loads;
+  Ask beside_cold;
+  int64_t slots, slot_streams, slot_requests;
+  Ask slot;
+};
+
+Scale Large() {
+  return {
+      .copied_bytes = int64_t{2} << 30,
+      .matrix_side = 8192,
+      .decode_batches = {1, 32, 128},
+      .decode = {"", 128, 128},
+      .prefill_streams = 8,
+      .prefill = {"", 2048, 1},
+      .kept_streams = 64,
+      .kept_requests = 128,
+      .rounds = 3,
+      .kept = {"", 64, 64},
+      .series = {{"r8", {8}, {1, 8, 100, 400}}, {"r16", {16}, {1}}, {"r8-64", {8, 16, 32, 64}, {1, 8, 100, 200, 400}}},
+      .cold_streams = 16,
+      .cold_loads = 16,
+      .beside_cold = {"", 64, 512},
+      .slots = 16,
+      .slot_streams = 8,
+      .slot_requests = 96,
+      .slot = {"", 64, 32}};
+}
+
+Scale Small() {
+  return {.copied_bytes = int64_t{64} << 10,
+          .matrix_side = 32,
+          .decode_batches = {1, 3},
+          .decode = {"", 4, 4},
+          .prefill_streams = 2,
+          .prefill = {"", 24, 1},
+          .kept_streams = 2,
+          .kept_requests = 3,
+          .rounds = 1,
+          .kept = {"", 3, 2},
+          .series = {{"r8", {8}, {1, 3}}, {"r8-64", {8, 64}, {2}}},
+          .cold_streams = 2,
+          .cold_loads = 2,
+          .beside_cold = {"", 3, 12},
+          .slots = 2,
+          .slot_streams = 1,
+          .slot_requests = 6,
+          .slot = {"", 3, 2}};
+}
+
+constexpr ModelShape kShapes[] = {{"llama3-8b", 4096, 32, 32, 8, 14336, 128256, false},
+                                  {"llama2-7b", 4096, 32, 32, 32, 11008, 32000, false},
+                                  {"small", 64, 2, 4, 2, 96, 101, false}};
+const std::vector<std::string> kModules = {"q_proj", "k_proj", "v_proj", "o_proj"};
+
+void Print(const std::string& what, double value, const char* unit = "") {
+  std::printf("%-44s %10.3f %s\n", what.c_str(), value, unit);
+  std::fflush(stdout);
+}
+
+// Of some times in microseconds, in milliseconds; `at` from 0, the least, to 1, the largest.
+double MsAt(double at, std::vector<int64_t> times_us) {
+  if (times_us.empty()) return 0.0;
+  std::sort(times_us.begin(), times_us.end());
+  return 1e-3 * static_cast<double>(times_us[static_cast<size_t>(at * static_cast<double>(times_us.size() - 1))]);
+}
+
+class GpuBench final {
+ public:
+  GpuBench(const ModelShape& shape, Scale scale, std::set<std::string> only)
+      : scale_(std::move(scale)), only_(std::move(only)), llama_(shape) {
+    std::printf("\n%s: %.1f GB of weights, of which a step reads %.1f\n", shape.name,
+                static_cast<double>(llama_.model().weight_bytes()) / 1e9,
+                static_cast<double>(llama_.step_weight_bytes()) / 1e9);
+  }
+
+  void Run() {
+    speed_ = MeasureDevice(scale_.copied_bytes, scale_.matrix_side);
+    if (Wants("decode")) Decode();
+    if (Wants("prefill")) Prefill();
+    if (Wants("cold")) ColdLoads();
+    if (Wants("slots")) MoreAdaptersThanSlots();
+    if (Wants("kept")) KeptWithAdapters();  // last: it loads gigabytes of adapters
+  }
+
+ private:
+  bool Wants(const std::string& part) const { return only_.empty() || only_.contains(part); }
+
+  // An engine whose pool holds so many streams of `ask` and so many bytes of adapters.
+  std::unique_ptr<ThreadedEngine> EngineFor(int64_t streams, const Ask& ask, int64_t adapter_bytes = 0,
+                                            const std::string& adapter_dir = "") {
+    const int64_t blocks = (ask.prompt_tokens + ask.output_tokens) / kKvBlockTokens + 2;
+    EngineSetup setup;
+    setup.device = TestDeviceMemory();
+    setup.page_bytes = page_bytes();
+    setup.pool_bytes = streams * blocks * llama_.model().kv_layout().block_bytes() + adapter_bytes;
+    setup.engine.max_batch_tokens = 8192;
+    setup.engine.max_sequences = streams;
+    setup.engine.prefix_cache = false;
+    setup.engine.adapter_dir = adapter_dir;
+    return std::make_unique<ThreadedEngine>(&llama_.model(), llama_.folder(), setup);
+  }
+  int64_t page_bytes() { return std::min<int64_t>(int64_t{64} << 10, llama_.model().kv_layout().block_bytes()); }
+  // What an adapter of this rank takes of the pool.
+  int64_t AdapterBytes(int64_t rank) {
+    const ModelShape& s = llama_.shape();
+    const int64_t kv = s.hidden / s.heads * s.kv_heads;
+    const int64_t of_layer = rank * 2 * (4 * s.hidden + 2 * (s.hidden + kv));
+    return (s.layers * of_layer / page_bytes() + 1) * page_bytes();
+  }
+  // The folder of an adapter; those of one rank share it.
+  std::string FolderOf(int64_t rank) {
+    const std::string path = absl::StrCat(adapters_.path(), "/r", rank);
+    if (!std::filesystem::exists(path)) WriteLora(path, llama_.shape(), rank, kModules);
+    return path;
+  }
+  // A folder with sub-folders named 0 to count - 1, which are loaded at their first use.
+  std::string FoldersToFind(const std::string& name, int64_t count, int64_t rank) {
+    const std::filesystem::path from = FolderOf(rank), to = std::filesystem::path(adapters_.path()) / name;
+    for (int64_t i = 0; i < count; ++i) {
+      const std::filesystem::path folder = to / absl::StrCat("a", i);
+      std::filesystem::create_directories(folder);
+      for (const auto& file : std::filesystem::directory_iterator(from)) {
+        std::filesystem::create_hard_link(file.path(), folder / file.path().filename());
+      }
+    }
+    return to.string();
+  }
+
+  void Decode() {
+    for (const int64_t batch : scale_.decode_batches) {
+      const auto engine = EngineFor(batch, scale_.decode);
+      Traffic traffic(&engine->engine(), llama_.shape().vocab);
+      const std::vector<Ask> asks(static_cast<size_t>(batch), scale_.decode);
+      traffic.Run(asks, batch);  // kernels are loaded, the allocator has its blocks
+      const double rate = SteadyTokensPerSecond(traffic.Run(asks, batch));
+      // A step reads the weights once, and the KV of every stream, which is half grown on average.
+      const double context =
+          static_cast<double>(scale_.decode.prompt_tokens) + static_cast<double>(scale_.decode.output_tokens) / 2;
+      const double step_bytes = static_cast<double>(llama_.step_weight_bytes()) +
+                                static_cast<double>(batch) * context * static_cast<double>(llama_.kv_token_bytes());
+      const double bound = static_cast<double>(batch) * speed_.bytes_per_second / step_bytes;
+      Print(absl::StrCat("decode, batch ", batch), rate, "tokens/s");
+      Print("  of the bandwidth's bound", rate / bound);
+    }
+  }
+
+  void Prefill() {
+    const auto engine = EngineFor(scale_.prefill_streams, scale_.prefill);
+    Traffic traffic(&engine->engine(), llama_.shape().vocab);
+    const std::vector<Ask> asks(static_cast<size_t>(scale_.prefill_streams), scale_.prefill);
+    traffic.Run(asks, scale_.prefill_streams);
+    const double prompts_per_second = TokensPerSecond(traffic.Run(asks, scale_.prefill_streams));  // one token each
+    Print(absl::StrCat("prefill, prompts of ", scale_.prefill.prompt_tokens),
+          prompts_per_second * static_cast<double>(scale_.prefill.prompt_tokens), "tokens/s");
+    Print("  of the bf16 product's speed",
+          prompts_per_second * llama_.PrefillFlops(scale_.prefill.prompt_tokens) / speed_.bf16_flops);
+  }
+
+  void KeptWithAdapters() {
+    int64_t adapter_bytes = 0;
+    for (const Kept& kept : scale_.series) {
+      const int64_t most = *std::max_element(kept.counts.begin(), kept.counts.end());
+      for (int64_t i = 0; i < most; ++i) adapter_bytes += AdapterBytes(RankOf(kept, i));
+    }
+    const auto engine = EngineFor(scale_.kept_streams, scale_.kept, adapter_bytes);
+    Traffic traffic(&engine->engine(), llama_.shape().vocab);
+    const auto rate = [&](const std::function<std::string(int64_t)>& adapter_of, int64_t requests) {
+      std::vector<Ask> asks(static_cast<size_t>(requests), scale_.kept);
+      for (int64_t i = 0; i < requests; ++i) asks[static_cast<size_t>(i)].adapter = adapter_of(i);
+      return TokensPerSecond(traffic.Run(asks, scale_.kept_streams));
+    };
+    const auto base = [](int64_t) { return std::string(); };
+    rate(base, scale_.kept_requests);
+    double alone = 0.0;
+    for (int round = 0; round < scale_.rounds; ++round) alone = std::max(alone, rate(base, scale_.kept_requests));
+    Print(absl::StrCat("base, ", scale_.kept_streams, " streams"), alone, "tokens/s");
+
+    for (const Kept& kept : scale_.series) {
+      int64_t loaded = 0;
+      for (const int64_t count : kept.counts) {
+        for (; loaded < count; ++loaded) Load(*engine, NameOf(kept, loaded), FolderOf(RankOf(kept, loaded)));
+        const int64_t requests = std::max(count, scale_.kept_requests);
+        const auto of_adapters = [&](int64_t i) { return NameOf(kept, i % count); };
+        rate(of_adapters, requests);
+        std::vector<double> ratios;  // each of two neighbours
+        for (int round = 0; round < scale_.rounds; ++round) {
+          const double without = rate(base, requests);
+          ratios.push_back(rate(of_adapters, requests) / without);
+        }
+        std::sort(ratios.begin(), ratios.end());
+        Print(absl::StrCat("kept(", count, ", ", kept.name, "), median of ", ratios.size()), ratios[ratios.size() / 2]);
+      }
+    }
+    double beside = 0.0;
+    for (int round = 0; round < scale_.rounds; ++round) beside = std::max(beside, rate(base, scale_.kept_requests));
+    Print("base beside all of them, of base alone", beside / alone);
+  }
+
+  // Streams of the base decode while adapters that nobody has read are asked for, one after the other.
+  void ColdLoads() {
+    constexpr int64_t kRank = 16;
+    const std::string folders = FoldersToFind("cold", scale_.cold_loads, kRank);
+    const auto engine =
+        EngineFor(scale_.cold_streams + 1, scale_.beside_cold, scale_.cold_loads * AdapterBytes(kRank), folders);
+    Traffic traffic(&engine->engine(), llama_.shape().vocab);
+    const Ask first_token = {"", 16, 1};
+    traffic.Wait(traffic.Send(first_token));
+    std::vector<int64_t> sent;
+    for (int64_t i = 0; i < scale_.cold_streams; ++i) sent.push_back(traffic.Send(scale_.beside_cold));
+    std::vector<Stream> cold, warm;
+    for (int64_t i = 0; i < scale_.cold_loads; ++i) {
+      Ask ask = first_token;
+      ask.adapter = absl::StrCat("a", i);
+      for (std::vector<Stream>* const times : {&cold, &warm}) {
+        times->push_back(traffic.Wait(traffic.Send(ask)));
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+    }
+    std::vector<int64_t> quiet_us, loading_us;
+    for (const int64_t each : sent) {
+      const Stream stream = traffic.Wait(each);
+      for (size_t i = 1; i < stream.token_us.size(); ++i) {
+        const int64_t from_us = stream.token_us[i - 1], to_us = stream.token_us[i];
+        const bool loading = std::any_of(cold.begin(), cold.end(), [&](const Stream& load) {
+          return load.submitted_us < to_us && load.first_us() > from_us;
+        });
+        const bool busy = std::any_of(warm.begin(), warm.end(), [&](const Stream& other) {
+          return other.submitted_us < to_us && other.first_us() > from_us;
+        });
+        if (loading) loading_us.push_back(to_us - from_us);
+        if (!loading && busy) quiet_us.push_back(to_us - from_us);
+      }
+    }
+    std::printf("adapters of rank %lld, %.1f MB each, beside %lld streams\n", static_cast<long long>(kRank),
+                static_cast<double>(AdapterBytes(kRank)) / 1e6, static_cast<long long>(scale_.cold_streams));
+    PrintFirstTokens("  first token, cold", cold);
+    PrintFirstTokens("  first token, loaded", warm);
+    for (const auto& [name, at] :
+         std::vector<std::pair<const char*, double>>{{"median", 0.5}, {"99 %", 0.99}, {"most", 1.0}}) {
+      Print(absl::StrCat("  between the streams' tokens, no load, ", name), MsAt(at, quiet_us), "ms");
+      Print(absl::StrCat("  the same during a load, ", name), MsAt(at, loading_us), "ms");
+    }
+  }
+
+  // Twice as many adapters as fit, in turn: each has gone when its turn comes again.
+  void MoreAdaptersThanSlots() {
+    constexpr int64_t kRank = 16;
+    const int64_t count = 2 * scale_.slots;
+    const std::string folders = FoldersToFind("slots", count, kRank);
+    const auto engine = EngineFor(scale_.slot_streams, scale_.slot, scale_.slots * AdapterBytes(kRank), folders);
+    Traffic traffic(&engine->engine(), llama_.shape().vocab);
+    const auto run = [&](int64_t adapters) {
+      std::vector<Ask> asks(static_cast<size_t>(scale_.slot_requests), scale_.slot);
+      for (size_t i = 0; adapters > 0 && i < asks.size(); ++i) {
+        asks[i].adapter = absl::StrCat("a", static_cast<int64_t>(i) % adapters);
+      }
+      return traffic.Run(asks, scale_.slot_streams);
+    };
+    run(0);
+    const double base = TokensPerSecond(run(0));
+    run(scale_.slots / 2);
+    const double resident = TokensPerSecond(run(scale_.slots / 2));
+    const std::vector<Stream> streams = run(count);
+    const auto in_pool = std::ssize(engine->engine().snapshot()->adapters->resident);
+    LORAD_CHECK(in_pool < count);  // else nothing was evicted
+    std::printf("%lld adapters of rank %lld, %lld of them in the pool at the end, %lld streams\n",
+                static_cast<long long>(count), static_cast<long long>(kRank), static_cast<long long>(in_pool),
+                static_cast<long long>(scale_.slot_streams));
+    Print("  tokens of half as many as fit, of the base's", resident / base);
+    Print("  tokens of twice as many, of the base's", TokensPerSecond(streams) / base);
+    PrintFirstTokens("  first token, twice as many", streams);
+  }
+
+  static int64_t RankOf(const Kept& kept, int64_t i) { return kept.ranks[static_cast<size_t>(i) % kept.ranks.size()]; }
+  static std::string NameOf(const Kept& kept, int64_t i) { return absl::StrCat("n-", kept.name, "-", i); }
+
+  static void Load(ThreadedEngine& engine, const std::string& name, const std::string& folder) {
+    const absl::Status status = engine.Load(name, folder);
+    if (status.ok()) return;
+    std::fprintf(stderr, "%s: %s\n", name.c_str(), status.ToString().c_str());
+    std::exit(1);
+  }
+
+  static void PrintFirstTokens(const std::string& what, const std::vector<Stream>& streams) {
+    std::vector<int64_t> times_us;
+    for (const Stream& stream : streams) times_us.push_back(stream.first_us() - stream.submitted_us);
+    Print(what + ", median", MsAt(0.5, times_us), "ms");
+    Print(what + ", most", MsAt(1.0, times_us), "ms");
+  }
+
+  const Scale scale_;
+  const std::set<std::string> only_;
+  DeviceLlama llama_;
+  const TemporaryFolder adapters_;
+  DeviceSpeed speed_ = {};
+};
+
+int Main(int argc, char** argv) {
+  std::vector<const ModelShape*> shapes;
+  std::set<std::string> only;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const auto* const shape = std::find_if(std::begin(kShapes), std::end(kShapes),
+                                           [&](const ModelShape& each) { return argument == each.name; });
+    if (shape != std::end(kShapes)) {
+      shapes.push_back(shape);
+    } else if (argument.starts_with("--only=")) {
+      only = absl::StrSplit(argument.substr(7), ',');
+    } else {
+      std::fprintf(stderr, "%s [llama2-7b|llama3-8b|small …] [--only=decode,prefill,kept,cold,slots]\n", argv[0]);
+      return 2;
+    }
+  }
+  if (shapes.empty()) shapes = {&kShapes[0], &kShapes[1]};
+  OpenTestDevice();
+  for (const std::string& line : CheckFastForms()) std::printf("%s\n", line.c_str());
+  for (const ModelShape* const shape : shapes) {
+    GpuBench(*shape, std::string(shape->name) == "small" ? Small() : Large(), only).Run();
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace lorad::bench
+
+int main(int argc, char** argv) { return lorad::bench::Main(argc, argv); }

@@ -1,0 +1,143 @@
+// The whole of serving on a device: weights, KV and adapters lie in memory that the host does not touch.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/from_blob.h>
+
+#include "model/causal_lm.h"
+#include "tests/component/golden_base.h"
+#include "tests/device/device_engine.h"
+#include "tests/device/test_device.h"
+#include "tests/support/status_matchers.h"
+
+namespace lorad {
+namespace {
+
+class ServingOnDeviceTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(ServingOnDeviceTest, EveryAdapterAndTheBaseInOneBatchAnswerAsPeft) {
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(GetParam()) + "/model", OnDevice()).value();
+  ASSERT_TRUE(model->device().is_cuda());
+  const std::vector<GoldenCase> cases = CasesOf(GetParam());
+  EngineSetup setup = SetupOnDevice();
+  setup.engine.max_batch_tokens = 64;  // long prompts go in pieces, beside rows that decode
+  DeviceEngine engine(model.get(), GetParam(), setup);
+  for (const std::string& name : NamesIn(cases)) engine.Load(name);
+  engine.ExpectAnswers(cases);
+  EXPECT_GT(engine.engine().parts().observer.most_sequences, 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Bases, ServingOnDeviceTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
+                         [](const auto& info) { return info.param; });
+
+// A pool that holds a few adapters at a time, and steps of few tokens: adapters are evicted and read again, pages
+// moved, sequences give their blocks back; whoever reads an old address gets other numbers.
+TEST(PoolOnDeviceTest, EvictionReloadAndCompactionKeepTheAnswers) {
+  const std::string base = "llama3";
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+  std::vector<GoldenCase> cases =
+      CasesOf(base, {"", "all_linear", "rank_80", "dora", "saved_embed_and_head", "q_v", "rank_1"});
+  EngineSetup setup = SetupOnDevice();
+  setup.page_bytes = 1024;
+  setup.pool_bytes = int64_t{360} << 10;
+  setup.engine.max_batch_tokens = 12;
+  setup.engine.max_sequences = 3;
+  DeviceEngine engine(model.get(), base, setup);
+  for (const std::string& name : NamesIn(cases)) engine.Load(name);
+  engine.ExpectAnswers(cases);
+  std::reverse(cases.begin(), cases.end());
+  engine.ExpectAnswers(cases);
+  const CountingObserver& observer = engine.engine().parts().observer;
+  EXPECT_GT(observer.evictions, 0);
+  EXPECT_GT(observer.loads, static_cast<int64_t>(NamesIn(cases).size()));
+}
+
+at::Tensor BytesOnHost(std::byte* on_device, int64_t bytes) {
+  const at::Device device(at::kCUDA, 0);
+  return at::for_blob(on_device, {bytes})
+      .options(at::TensorOptions().dtype(at::kByte).device(device))
+      .target_device(device)
+      .make_tensor()
+      .cpu();
+}
+
+// Slides whose two places overlap, and swaps of neighbours, leave every run its bytes.
+TEST(PoolOnDeviceTest, CompactionMovesBytesOnTheDevice) {
+  constexpr int64_t kPage = 64;
+  const std::unique_ptr<PagePool> pages =
+      PagePool::Create(TestDeviceMemory().create(40 * kPage).value(), kPage).value();
+  const std::unique_ptr<PieceCopier> copier = pages->memory().NewCopier().value();
+  struct Owned {
+    PageRun run;
+    std::byte mark;
+  };
+  std::vector<Owned> owned;
+  const auto take = [&](int64_t count, PageOwner owner) {
+    Owned& taken = owned.emplace_back(Owned{pages->Reserve(count, owner).value(), std::byte(owned.size() + 1)});
+    const int64_t bytes = count * kPage;
+    std::byte* const piece = copier->Next(bytes).value();
+    std::fill_n(piece, bytes, taken.mark);
+    for (int64_t page = 0; page < count; ++page) piece[page * kPage] = std::byte(page);  // pages differ
+    ASSERT_THAT(copier->Send(taken.run.data()), IsOk());
+  };
+  for (const int64_t count : {1, 2, 1, 2, 1}) take(count, PageOwner::kKv);
+  for (const int64_t count : {7, 3, 5, 4, 6}) take(count, PageOwner::kAdapter);
+  ASSERT_THAT(copier->Finish(), IsOk());
+  take(2, PageOwner::kKv);
+  ASSERT_THAT(copier->Finish(), IsOk());
+  // Holes everywhere.
+  for (const size_t gone : {9, 6, 3, 0}) owned.erase(owned.begin() + static_cast<int64_t>(gone));
+  int64_t moves = 0;
+  while (pages->Compact(kPage, [&](PageOwner) { ++moves; })) {
+  }
+  EXPECT_GT(moves, 3);
+  EXPECT_EQ(pages->largest_free_run(), pages->free_pages());
+  for (const Owned& taken : owned) {
+    const at::Tensor on_host = BytesOnHost(taken.run.data(), taken.run.pages() * kPage);
+    for (int64_t page = 0; page < taken.run.pages(); ++page) {
+      const auto* const bytes = static_cast<const std::byte*>(on_host.const_data_ptr()) + page * kPage;
+      EXPECT_EQ(bytes[0], std::byte(page));
+      EXPECT_EQ(std::count(bytes + 1, bytes + kPage, taken.mark), kPage - 1);
+    }
+  }
+}
+
+// Of LoRAMoE and MOLA the kernels count, into memory that both sides see; of MixLoRA the host.
+TEST(PoolOnDeviceTest, RoutersCountAsOnTheCpu) {
+  const std::string base = "llama2";
+  const std::set<std::string> routed = {"moe/loramoe", "moe/mixlora"};
+  const std::vector<GoldenCase> cases = CasesOf(base, routed);
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+  std::map<std::string, std::vector<int64_t>> counted[2];
+  for (const bool on_device : {false, true}) {
+    EngineSetup setup = SetupOnDevice();
+    if (!on_device) setup.device = DeviceMemory();
+    DeviceEngine engine(on_device ? model.get() : &GoldenBase(base), base, setup);
+    for (const std::string& name : routed) engine.Load(name);
+    engine.ExpectAnswers(cases);
+    for (const std::string& name : routed) {
+      const std::shared_ptr<ExpertLoad> load = engine.engine().state().adapters.Current(name)->expert_load;
+      ASSERT_NE(load, nullptr);
+      counted[on_device][name] = load->Rows(/*layer=*/1);
+    }
+  }
+  EXPECT_EQ(counted[1], counted[0]);
+  for (const auto& [name, rows] : counted[1]) EXPECT_GT(*std::max_element(rows.begin(), rows.end()), 0) << name;
+}
+
+TEST(PoolOnDeviceTest, APoolThatDoesNotFitIsAStatus) {
+  const auto memory = TestDeviceMemory().create(int64_t{1} << 46);
+  EXPECT_THAT(memory.status(),
+              IsError(absl::StatusCode::kResourceExhausted, testing::HasSubstr("lower --memory-bytes")));
+}
+
+}  // namespace
+}  // namespace lorad
