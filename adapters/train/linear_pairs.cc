@@ -92,29 +92,7 @@ void BeginPieceOf(const Layout& layout, int64_t times) {
 }
 
 float* PanelScratch(Scratch which, int64_t columns, int64_t depth) {
-  return ThreadScratch(which, cpu::Panels(columns) * cpu::F32PanelElements(depth));
-}
-
-struct Rows {
-  const float* data;
-  int64_t stride;
-  int64_t count;
-};
-
-// y[r, c] (+)= sum over k of x[r, k] w(k, c), w in panels [ceil(columns / 16)][depth][16]
-void Multiply(const Rows& x, int64_t depth, const float* panels, int64_t columns, float* y, int64_t y_stride,
-              bool add) {
-  cpu::F32Products({.x = x.data,
-                    .x_stride = x.stride,
-                    .rows = x.count,
-                    .depth = depth,
-                    .w = panels,
-                    .panel_stride = cpu::F32PanelElements(depth),
-                    .step = cpu::kPanelColumns,
-                    .columns = columns,
-                    .y_stride = y_stride,
-                    .add = add},
-                   y);
+  return ThreadScratch(which, cpu::F32WeightElements(columns, depth));
 }
 
 // What the tensors of a call hold. inner[i] = scale A x of block i, and d_inner[i] = scale B^T g.
@@ -147,13 +125,14 @@ void AddPairsOf(const Tensors& of, const RowTask& task, float* inner, float* y) 
     const BlockShape& block = of.layout.blocks[i];
     float* const values = InnerOf(block, task.first_row, inner);
     float* const a = PanelScratch(Scratch::kWeights, block.rank, in);
-    cpu::PackF32Panels(of.a[i], block.rank, in, a);
-    Multiply({of.x + task.first_row * in, in, task.rows}, in, a, block.rank, values, block.rank, /*add=*/false);
+    cpu::PackF32Panels(of.a[i], in, block.rank, in, a);
+    cpu::F32Products({{of.x + task.first_row * in, in, task.rows}, in, {a, in, block.rank}, block.rank, /*add=*/false},
+                     values);
     Scale(block.scale, values, task.rows * block.rank);
     float* const b = PanelScratch(Scratch::kColumns, block.columns, block.rank);
-    cpu::PackF32Panels(of.b[i], block.columns, block.rank, b);
-    Multiply({values, block.rank, task.rows}, block.rank, b, block.columns,
-             y + task.first_row * out + block.first_column, out, /*add=*/true);
+    cpu::PackF32Panels(of.b[i], block.rank, block.columns, block.rank, b);
+    cpu::F32Products({{values, block.rank, task.rows}, block.rank, {b, block.rank, block.columns}, out, /*add=*/true},
+                     y + task.first_row * out + block.first_column);
   }
 }
 
@@ -166,14 +145,19 @@ void FollowRows(const Tensors& of, const RowTask& task, const float* g, float* d
     float* const values = InnerOf(block, task.first_row, d_inner);
     float* const b = PanelScratch(Scratch::kWeights, block.rank, block.columns);
     cpu::TransposeF32Rows({of.b[i], block.rank, block.columns, 0, block.rank}, b);
-    Multiply({g + task.first_row * out + block.first_column, out, task.rows}, block.columns, b, block.rank, values,
-             block.rank, /*add=*/false);
+    cpu::F32Products({{g + task.first_row * out + block.first_column, out, task.rows},
+                      block.columns,
+                      {b, block.columns, block.rank},
+                      block.rank,
+                      /*add=*/false},
+                     values);
     Scale(block.scale, values, task.rows * block.rank);
     if (dx == nullptr) continue;
     float* const a = PanelScratch(Scratch::kColumns, in, block.rank);
     cpu::TransposeF32Rows({of.a[i], in, block.rank, 0, in}, a);
-    Multiply({values, block.rank, task.rows}, block.rank, a, in, dx + task.first_row * in, in,
-             /*add=*/i > task.first_block);
+    cpu::F32Products(
+        {{values, block.rank, task.rows}, block.rank, {a, block.rank, in}, in, /*add=*/i > task.first_block},
+        dx + task.first_row * in);
   }
 }
 
@@ -208,11 +192,13 @@ void FollowLeaf(const BlockShape& block, const LeafTask& task, const float* inne
   cpu::TransposeF32Rows({outer + block.first_row * width, width, rows, first + task.first_column, task.columns},
                         panels);
   if (!task.is_b) {
-    Multiply({transposed, rows, rank}, rows, panels, task.columns, gradient + task.first_column, width, /*add=*/false);
+    cpu::F32Products({{transposed, rows, rank}, rows, {panels, rows, task.columns}, width, /*add=*/false},
+                     gradient + task.first_column);
     return;
   }
   float* const of_columns = ThreadScratch(Scratch::kColumns, rank * task.columns);  // [rank, columns]
-  Multiply({transposed, rows, rank}, rows, panels, task.columns, of_columns, task.columns, /*add=*/false);
+  cpu::F32Products({{transposed, rows, rank}, rows, {panels, rows, task.columns}, task.columns, /*add=*/false},
+                   of_columns);
   cpu::TransposeFloats({of_columns, task.columns, rank, task.columns, rank}, gradient + task.first_column * rank);
 }
 

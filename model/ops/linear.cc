@@ -34,7 +34,7 @@ at::Tensor F32Panels(const at::Tensor& weight) {
   float* const to = panels.mutable_data_ptr<float>();
   cpu::ParallelFor(cpu::Panels(out), 1, [&](int64_t panel, int64_t end) {
     const int64_t first = panel * cpu::kPanelColumns;
-    cpu::PackF32Panels(rows + first * in, std::min(end * cpu::kPanelColumns, out) - first, in,
+    cpu::PackF32Panels(rows + first * in, in, std::min(end * cpu::kPanelColumns, out) - first, in,
                        to + panel * cpu::F32PanelElements(in));
   });
   return panels;

@@ -49,8 +49,6 @@ struct Shape {
   int64_t group() const { return heads / kv_heads; }
 };
 
-int64_t PanelFloats(int64_t columns, int64_t depth) { return cpu::Panels(columns) * cpu::F32PanelElements(depth); }
-
 // Parts of one of the thread's scratches.
 class ScratchParts final {
  public:
@@ -65,34 +63,14 @@ class ScratchParts final {
   float* next_;
 };
 
-// rows [count, dim] -> panels of 16 rows each, [ceil(count / 16)][dim][16]: what scores are multiplied from.
+// rows [count, dim] -> their panels, [ceil(count / 16)][dim][16]: what scores are multiplied from.
 void PackTransposed(const Heads& of, int64_t row, int64_t head, int64_t count, float* panels) {
-  for (int64_t r = 0; r < count; r += cpu::kPanelColumns, panels += cpu::F32PanelElements(of.dim)) {
-    const int64_t columns = std::min(cpu::kPanelColumns, count - r);
-    if (columns < cpu::kPanelColumns) std::fill_n(panels, cpu::F32PanelElements(of.dim), 0.0f);
-    cpu::TransposeFloats({of.At(row + r, head), of.stride, columns, of.dim, cpu::kPanelColumns}, panels);
-  }
+  cpu::PackF32Panels(of.At(row, head), of.stride, count, of.dim, panels);
 }
 
 // The same rows -> panels of 16 coordinates each, [ceil(dim / 16)][count][16].
 void PackRowsOf(const Heads& of, int64_t row, int64_t head, int64_t count, float* panels) {
   cpu::TransposeF32Rows({of.At(row, head), of.stride, count, 0, of.dim}, panels);
-}
-
-// y [rows, columns] (+)= x [rows, depth] w, of panels [..][panel_depth][16] from their row `first` on
-void Multiply(const float* x, int64_t x_stride, int64_t rows, int64_t depth, const float* panels, int64_t panel_depth,
-              int64_t columns, float* y, int64_t y_stride, bool add) {
-  cpu::F32Products({.x = x,
-                    .x_stride = x_stride,
-                    .rows = rows,
-                    .depth = depth,
-                    .w = panels,
-                    .panel_stride = cpu::F32PanelElements(panel_depth),
-                    .step = cpu::kPanelColumns,
-                    .columns = columns,
-                    .y_stride = y_stride,
-                    .add = add},
-                   y);
 }
 
 // Queries [first, first + rows) of one sequence and the keys [first_key, end_key) that any of them sees.
@@ -153,19 +131,27 @@ void FollowSoftmax(const Shape& shape, const Tile& tile, const float* weights, c
 void Attend(const Shape& shape, const Heads& q, const Heads& k, const Heads& v, int64_t begin, int64_t tokens,
             int64_t head, const Heads& mixed) {
   const int64_t of_kv = head / shape.group(), dim = shape.dim;
-  ScratchParts scratch(PanelFloats(tokens, dim) + PanelFloats(dim, tokens) + kTileRows * tokens);
-  float* const keys = scratch.Take(PanelFloats(tokens, dim));
-  float* const values = scratch.Take(PanelFloats(dim, tokens));
+  ScratchParts scratch(cpu::F32WeightElements(tokens, dim) + cpu::F32WeightElements(dim, tokens) + kTileRows * tokens);
+  float* const keys = scratch.Take(cpu::F32WeightElements(tokens, dim));
+  float* const values = scratch.Take(cpu::F32WeightElements(dim, tokens));
   float* const weights = scratch.Take(kTileRows * tokens);
   PackTransposed(k, begin, of_kv, tokens, keys);
   PackRowsOf(v, begin, of_kv, tokens, values);
   for (int64_t first = 0; first < tokens; first += kTileRows) {
     const Tile tile = TileAt(shape, first, tokens);
-    Multiply(q.At(begin + first, head), q.stride, tile.rows, dim, keys + tile.first_key * dim, dim, tile.keys(),
-             weights, tile.keys(), /*add=*/false);
+    cpu::F32Products({{q.At(begin + first, head), q.stride, tile.rows},
+                      dim,
+                      {keys + tile.first_key * dim, dim, tile.keys()},
+                      tile.keys(),
+                      /*add=*/false},
+                     weights);
     WeighScores(shape, tile, weights, nullptr);
-    Multiply(weights, tile.keys(), tile.rows, tile.keys(), values + tile.first_key * cpu::kPanelColumns, tokens, dim,
-             mixed.At(begin + first, head), mixed.stride, /*add=*/false);
+    cpu::F32Products({{weights, tile.keys(), tile.rows},
+                      tile.keys(),
+                      {values + tile.first_key * cpu::kPanelColumns, tokens, dim},
+                      mixed.stride,
+                      /*add=*/false},
+                     mixed.At(begin + first, head));
   }
 }
 
@@ -177,17 +163,17 @@ struct Gradients {
 void Follow(const Shape& shape, const Heads& q, const Heads& k, const Heads& v, const Heads& g, int64_t begin,
             int64_t tokens, int64_t of_kv, const Gradients& to) {
   const int64_t dim = shape.dim, tile_floats = kTileRows * tokens;
-  ScratchParts scratch(2 * PanelFloats(tokens, dim) + PanelFloats(dim, tokens) + 4 * tile_floats +
-                       PanelFloats(dim, kTileRows));
-  float* const keys = scratch.Take(PanelFloats(tokens, dim));
-  float* const values = scratch.Take(PanelFloats(tokens, dim));
-  float* const key_rows = scratch.Take(PanelFloats(dim, tokens));
+  ScratchParts scratch(2 * cpu::F32WeightElements(tokens, dim) + cpu::F32WeightElements(dim, tokens) + 4 * tile_floats +
+                       cpu::F32WeightElements(dim, kTileRows));
+  float* const keys = scratch.Take(cpu::F32WeightElements(tokens, dim));
+  float* const values = scratch.Take(cpu::F32WeightElements(tokens, dim));
+  float* const key_rows = scratch.Take(cpu::F32WeightElements(dim, tokens));
   float* const weights = scratch.Take(tile_floats);
   float* const d_weights = scratch.Take(tile_floats);
   float* const room = scratch.Take(tile_floats);
   float* const capped = shape.softcap > 0 ? room : nullptr;
   float* const transposed = scratch.Take(tile_floats);
-  float* const rows = scratch.Take(PanelFloats(dim, kTileRows));
+  float* const rows = scratch.Take(cpu::F32WeightElements(dim, kTileRows));
   PackTransposed(k, begin, of_kv, tokens, keys);
   PackTransposed(v, begin, of_kv, tokens, values);
   PackRowsOf(k, begin, of_kv, tokens, key_rows);
@@ -196,22 +182,29 @@ void Follow(const Shape& shape, const Heads& q, const Heads& k, const Heads& v, 
                                   const Heads& sums) {
     cpu::TransposeFloats({of_tile, tile.keys(), tile.rows, tile.keys(), tile.rows}, transposed);
     PackRowsOf(from, begin + tile.first, head, tile.rows, rows);
-    Multiply(transposed, tile.rows, tile.keys(), tile.rows, rows, tile.rows, dim,
-             sums.At(begin + tile.first_key, of_kv), sums.stride, /*add=*/true);
+    cpu::F32Products(
+        {{transposed, tile.rows, tile.keys()}, tile.rows, {rows, tile.rows, dim}, sums.stride, /*add=*/true},
+        sums.At(begin + tile.first_key, of_kv));
   };
   for (int64_t head = of_kv * shape.group(); head < (of_kv + 1) * shape.group(); ++head) {
     for (int64_t first = 0; first < tokens; first += kTileRows) {
       const Tile tile = TileAt(shape, first, tokens);
       const int64_t row = begin + first, n = tile.keys();
-      Multiply(q.At(row, head), q.stride, tile.rows, dim, keys + tile.first_key * dim, dim, n, weights, n,
-               /*add=*/false);
+      cpu::F32Products(
+          {{q.At(row, head), q.stride, tile.rows}, dim, {keys + tile.first_key * dim, dim, n}, n, /*add=*/false},
+          weights);
       WeighScores(shape, tile, weights, capped);
-      Multiply(g.At(row, head), g.stride, tile.rows, dim, values + tile.first_key * dim, dim, n, d_weights, n,
-               /*add=*/false);
+      cpu::F32Products(
+          {{g.At(row, head), g.stride, tile.rows}, dim, {values + tile.first_key * dim, dim, n}, n, /*add=*/false},
+          d_weights);
       add_transposed(tile, weights, g, head, to.v);
       FollowSoftmax(shape, tile, weights, capped, d_weights);
-      Multiply(d_weights, n, tile.rows, n, key_rows + tile.first_key * cpu::kPanelColumns, tokens, dim,
-               to.q.At(row, head), to.q.stride, /*add=*/false);
+      cpu::F32Products({{d_weights, n, tile.rows},
+                        n,
+                        {key_rows + tile.first_key * cpu::kPanelColumns, tokens, dim},
+                        to.q.stride,
+                        /*add=*/false},
+                       to.q.At(row, head));
       add_transposed(tile, d_weights, q, head, to.k);
     }
   }

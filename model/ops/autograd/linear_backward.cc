@@ -148,24 +148,14 @@ at::Tensor OfF32(const at::Tensor& g, const LinearWeight& weight) {
     });
     const float* const w = weight.weight().const_data_ptr<float>() + first * in;  // `first` begins a panel
     ForInputs(rows, outputs, in, [&](int64_t input, int64_t inputs) {
-      const int64_t panel = cpu::F32PanelElements(outputs);
-      float* const transposed = cpu::ThreadScratch(cpu::Scratch::kWeights, cpu::Panels(inputs) * panel);
+      float* const transposed = cpu::ThreadScratch(cpu::Scratch::kWeights, cpu::F32WeightElements(inputs, outputs));
       const cpu::F32TransposeArgs some = {w, in, outputs, input, inputs};
       if (weight.packed()) {
         cpu::TransposeF32Panels(some, transposed);
       } else {
         cpu::TransposeF32Rows(some, transposed);
       }
-      cpu::F32Products({.x = packed,
-                        .x_stride = packed_stride,
-                        .rows = rows,
-                        .depth = outputs,
-                        .w = transposed,
-                        .panel_stride = panel,
-                        .step = cpu::kPanelColumns,
-                        .columns = inputs,
-                        .y_stride = in,
-                        .add = first > 0},
+      cpu::F32Products({{packed, packed_stride, rows}, outputs, {transposed, outputs, inputs}, in, /*add=*/first > 0},
                        to + input);
     });
   }

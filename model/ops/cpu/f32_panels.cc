@@ -30,7 +30,6 @@ struct TileArgs {
   int64_t depth;
   const float* w;
   int64_t panel_stride;
-  int64_t step;
   int64_t columns;
   bool add;
   int64_t y_stride;
@@ -62,12 +61,12 @@ void ProductTile(const TileArgs& a) {
     for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
   const float* x = a.x;
   const float* w = a.w;
-  for (int64_t k = 0; k < a.depth; ++k, ++x, w += a.step) {
+  for (int64_t k = 0; k < a.depth; ++k, ++x, w += kPanelColumns) {
     VF columns[kVectors];
     for (int p = 0; p < P; ++p) {
       const float* const panel = w + p * a.panel_stride;
       for (int v = 0; v < kPanelVectors; ++v) columns[p * kPanelVectors + v] = hn::LoadU(d, panel + v * kLanes);
-      __builtin_prefetch(panel + kStepsAhead * a.step);
+      __builtin_prefetch(panel + kStepsAhead * kPanelColumns);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -97,25 +96,25 @@ HWY_INLINE void TileOf(int64_t rows, int64_t panels, const TileArgs& a) {
 }
 
 void AllProducts(const F32ProductArgs& a, float* y) {
-  const int64_t most = kLanes >= 8 && a.rows <= kRowsOfFour               ? 4
-                       : kRowsOfTwo >= kRowsOfOne || a.rows <= kRowsOfTwo ? 2
-                                                                          : 1;
-  for (int64_t c = 0, together = most; c < a.columns; c += together * kPanelColumns) {
-    while ((together - 1) * kPanelColumns >= a.columns - c) together /= 2;
+  const int64_t all_rows = a.x.rows, all_columns = a.w.columns, panel_stride = F32PanelElements(a.w.depth);
+  const int64_t most = kLanes >= 8 && all_rows <= kRowsOfFour               ? 4
+                       : kRowsOfTwo >= kRowsOfOne || all_rows <= kRowsOfTwo ? 2
+                                                                            : 1;
+  for (int64_t c = 0, together = most; c < all_columns; c += together * kPanelColumns) {
+    while ((together - 1) * kPanelColumns >= all_columns - c) together /= 2;
     const int64_t tile_rows = together == 4 ? kRowsOfFour : together == 2 ? kRowsOfTwo : kRowsOfOne;
-    const int64_t tiles = (a.rows + tile_rows - 1) / tile_rows;
-    const float* const w = a.w + c / kPanelColumns * a.panel_stride;
-    const int64_t columns = std::min(kPanelColumns, a.columns - c - (together - 1) * kPanelColumns);
+    const int64_t tiles = (all_rows + tile_rows - 1) / tile_rows;
+    const float* const w = a.w.panels + c / kPanelColumns * panel_stride;
+    const int64_t columns = std::min(kPanelColumns, all_columns - c - (together - 1) * kPanelColumns);
     for (int64_t k = 0; k == 0 || k < a.depth; k += kF32Block) {
       for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t r = a.rows * t / tiles, rows = a.rows * (t + 1) / tiles - r;
+        const int64_t r = all_rows * t / tiles, rows = all_rows * (t + 1) / tiles - r;
         TileOf(rows, together,
-               {.x = a.x + r * a.x_stride + k,
-                .x_stride = a.x_stride,
+               {.x = a.x.first + r * a.x.stride + k,
+                .x_stride = a.x.stride,
                 .depth = std::min(kF32Block, a.depth - k),
-                .w = w + k * a.step,
-                .panel_stride = a.panel_stride,
-                .step = a.step,
+                .w = w + k * kPanelColumns,
+                .panel_stride = panel_stride,
                 .columns = columns,
                 .add = a.add || k > 0,
                 .y_stride = a.y_stride,
@@ -187,11 +186,11 @@ HWY_EXPORT(AllProducts);
 HWY_EXPORT(TransposeAll);
 HWY_EXPORT(TransposePanelsOf);
 
-void PackF32Panels(const float* w, int64_t out, int64_t in, float* panels) {
+void PackF32Panels(const float* w, int64_t w_stride, int64_t out, int64_t in, float* panels) {
   for (int64_t c = 0; c < out; c += kPanelColumns, panels += F32PanelElements(in)) {
     const int64_t columns = std::min(kPanelColumns, out - c);
     if (columns < kPanelColumns) std::fill_n(panels, F32PanelElements(in), 0.0f);
-    TransposeFloats({w + c * in, in, columns, in, kPanelColumns}, panels);
+    TransposeFloats({w + c * w_stride, w_stride, columns, in, kPanelColumns}, panels);
   }
 }
 

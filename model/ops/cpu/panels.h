@@ -47,17 +47,7 @@ void DotColumns(const PanelWeight& weight, const float* x, int64_t rows, int64_t
     PanelDot({x, rows, weight.in, first, columns, y_stride}, y);
   } else {
     const float* const first = static_cast<const float*>(weight.panels) + panel * F32PanelElements(weight.in);
-    F32Products({.x = x,
-                 .x_stride = RowFloats(weight),
-                 .rows = rows,
-                 .depth = weight.in,
-                 .w = first,
-                 .panel_stride = F32PanelElements(weight.in),
-                 .step = kPanelColumns,
-                 .columns = columns,
-                 .y_stride = y_stride,
-                 .add = false},
-                y);
+    F32Products({{x, RowFloats(weight), rows}, weight.in, {first, weight.in, columns}, y_stride, /*add=*/false}, y);
   }
 }
 
