@@ -2,7 +2,10 @@
 
 #include <ATen/TensorOperators.h>
 
+#include <algorithm>
+
 #include "model/ops/cpu/parallel.h"
+#include "model/ops/pieces.h"
 #include "tests/op/op_testing.h"
 
 namespace lorad {
@@ -25,10 +28,8 @@ void ExpectNear(const at::Tensor& value, const at::Tensor& expected, const char*
 }
 
 // f64 goes through LibTorch's operators, f32 through our kernels.
-TEST_P(SequenceAttentionTest, F32ValuesAndGradientsEqualLibTorchsInF64) {
-  const Case c = GetParam();
+void ExpectEqualsF64(const Case& c, const std::vector<int32_t>& starts) {
   Numbers numbers(51);
-  const std::vector<int32_t> starts = {0, 5, 6, 6, 139};
   const int64_t tokens = starts.back(), wide = (c.heads + 2 * c.kv_heads) * c.dim;
   // As in a layer: rows of q, k and v side by side.
   const at::Tensor qkv = Random(at::kFloat, {tokens, wide}, numbers, 2.0f).set_requires_grad(true);
@@ -51,6 +52,34 @@ TEST_P(SequenceAttentionTest, F32ValuesAndGradientsEqualLibTorchsInF64) {
   (expected * g.to(at::kDouble)).sum().backward();
   (mixed * g).sum().backward();
   ExpectNear(qkv.grad(), in_f64.grad(), "gradients");
+}
+
+TEST_P(SequenceAttentionTest, F32ValuesAndGradientsEqualLibTorchsInF64) {
+  ExpectEqualsF64(GetParam(), {0, 5, 6, 6, 139});
+}
+
+// Parts of one sequence come in several waves; their gradients of k and v add up.
+TEST(LongSequenceTest, HasTheValuesAndGradientsToo) {
+  cpu::SetComputeThreads(2);
+  ExpectEqualsF64({8, 2, 64, 0, 0.0}, {0, 40, 740});
+  ExpectEqualsF64({8, 4, 64, 300, 5.0}, {0, 700});
+}
+
+TEST(LongSequenceTest, IsCutInPieces) {
+  constexpr int64_t kTokens = 1000, kHeads = 8, kDim = 64;
+  cpu::SetComputeThreads(2);
+  Numbers numbers(52);
+  const at::Tensor x = Random(at::kFloat, {kTokens, kHeads, kDim}, numbers).set_requires_grad(true);
+  const std::vector<int32_t> starts = {0, kTokens};
+  int64_t pieces = 0, sum = 0;
+  const PieceListener listener([&](int64_t products) {
+    EXPECT_LE(products, kPieceProducts);
+    ++pieces;
+    sum += products;
+  });
+  SequenceAttention({x, x, x, starts, /*window_tokens=*/0, 1.0, /*softcap=*/0.0}).sum().backward();
+  EXPECT_GE(sum, 7 * kTokens * kTokens / 2 * kHeads * kDim);
+  EXPECT_LE(pieces, 5 * sum / kPieceProducts);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, SequenceAttentionTest,

@@ -4,16 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/neg.h>
 #include <ATen/ops/zeros.h>
 
+#include "model/ops/autograd/attention_parts.h"
+#include "model/ops/autograd/heads.h"
+#include "model/ops/autograd/packed_heads.h"
 #include "model/ops/cpu/f32_panels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/row_kernels.h"
-#include "model/ops/pieces.h"
 
 namespace lorad {
 namespace {
@@ -21,33 +21,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kTileRows = 64;  // queries of one head at a time
-constexpr int64_t kProductsOfPiece = int64_t{1} << 26;
-
-// [T, heads, D], of each row the heads side by side.
-struct Heads {
-  float* data;
-  int64_t stride;  // from row to row
-  int64_t dim;
-  float* At(int64_t row, int64_t head) const { return data + row * stride + head * dim; }
-};
-
-bool HeadsLieTogether(const at::Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2); }
-
-// Of a tensor that is only read, too: LibTorch has no const ones.
-Heads HeadsOf(const at::Tensor& x) { return {const_cast<float*>(x.const_data_ptr<float>()), x.stride(0), x.size(2)}; }
-
-struct Shape {
-  int64_t heads;
-  int64_t kv_heads;
-  int64_t dim;
-  int64_t window_tokens;
-  float scale;
-  float softcap;
-  std::vector<int64_t> starts;
-
-  int64_t group() const { return heads / kv_heads; }
-};
+// Of a query, a key and a coordinate: scores and what is mixed by them; scores and the four gradients.
+constexpr int64_t kForwardProducts = 2;
+constexpr int64_t kBackwardProducts = 5;
 
 // Parts of one of the thread's scratches.
 class ScratchParts final {
@@ -63,34 +39,9 @@ class ScratchParts final {
   float* next_;
 };
 
-// rows [count, dim] -> their panels, [ceil(count / 16)][dim][16]: what scores are multiplied from.
-void PackTransposed(const Heads& of, int64_t row, int64_t head, int64_t count, float* panels) {
-  cpu::PackF32Panels(of.At(row, head), of.stride, count, of.dim, panels);
-}
-
-// The same rows -> panels of 16 coordinates each, [ceil(dim / 16)][count][16].
-void PackRowsOf(const Heads& of, int64_t row, int64_t head, int64_t count, float* panels) {
-  cpu::TransposeF32Rows({of.At(row, head), of.stride, count, 0, of.dim}, panels);
-}
-
-// Queries [first, first + rows) of one sequence and the keys [first_key, end_key) that any of them sees.
-struct Tile {
-  int64_t first;
-  int64_t rows;
-  int64_t first_key;  // a multiple of 16
-  int64_t end_key;
-  int64_t keys() const { return end_key - first_key; }
-};
-
-Tile TileAt(const Shape& shape, int64_t first, int64_t tokens) {
-  const int64_t rows = std::min(kTileRows, tokens - first);
-  const int64_t seen = shape.window_tokens == 0 ? 0 : std::max<int64_t>(0, first - shape.window_tokens + 1);
-  return {first, rows, seen / cpu::kPanelColumns * cpu::kPanelColumns, first + rows};
-}
-
 // Scores [rows, keys] of a tile -> softmax weights, zeros where a query does not see. `capped` [rows, keys] gets the
 // scores behind the softcap; null where there is none.
-void WeighScores(const Shape& shape, const Tile& tile, float* scores, float* capped) {
+void WeighScores(const AttentionShape& shape, const AttentionTile& tile, float* scores, float* capped) {
   const int64_t keys = tile.keys();
   for (int64_t r = 0; r < tile.rows; ++r, scores += keys) {
     const int64_t end = tile.first + r + 1 - tile.first_key;
@@ -113,7 +64,8 @@ void WeighScores(const Shape& shape, const Tile& tile, float* scores, float* cap
 }
 
 // d_weights [rows, keys] -> the gradients of the products q k, in place.
-void FollowSoftmax(const Shape& shape, const Tile& tile, const float* weights, const float* capped, float* d_weights) {
+void FollowSoftmax(const AttentionShape& shape, const AttentionTile& tile, const float* weights, const float* capped,
+                   float* d_weights) {
   const int64_t keys = tile.keys();
   for (int64_t r = 0; r < tile.rows; ++r, weights += keys, d_weights += keys) {
     double sum = 0;
@@ -128,89 +80,96 @@ void FollowSoftmax(const Shape& shape, const Tile& tile, const float* weights, c
   }
 }
 
-void Attend(const Shape& shape, const Heads& q, const Heads& k, const Heads& v, int64_t begin, int64_t tokens,
-            int64_t head, const Heads& mixed) {
-  const int64_t of_kv = head / shape.group(), dim = shape.dim;
-  ScratchParts scratch(cpu::F32WeightElements(tokens, dim) + cpu::F32WeightElements(dim, tokens) + kTileRows * tokens);
-  float* const keys = scratch.Take(cpu::F32WeightElements(tokens, dim));
-  float* const values = scratch.Take(cpu::F32WeightElements(dim, tokens));
-  float* const weights = scratch.Take(kTileRows * tokens);
-  PackTransposed(k, begin, of_kv, tokens, keys);
-  PackRowsOf(v, begin, of_kv, tokens, values);
-  for (int64_t first = 0; first < tokens; first += kTileRows) {
-    const Tile tile = TileAt(shape, first, tokens);
-    cpu::F32Products({{q.At(begin + first, head), q.stride, tile.rows},
-                      dim,
-                      {keys + tile.first_key * dim, dim, tile.keys()},
-                      tile.keys(),
-                      /*add=*/false},
-                     weights);
+struct Operands {
+  Heads q;
+  PackedHeads keys;    // columns
+  PackedHeads values;  // rows; for gradients columns
+};
+
+void Attend(const AttentionShape& shape, const Operands& of, const AttentionPart& part, const Heads& mixed) {
+  const int64_t begin = shape.starts[part.sequence], tokens = shape.tokens_of(part.sequence), dim = shape.dim;
+  const float* const keys = of.keys.Of(part.sequence, part.head / shape.group());
+  const float* const values = of.values.Of(part.sequence, part.head / shape.group());
+  float* const weights = ScratchParts(kTileRows * tokens).Take(kTileRows * tokens);
+  for (int64_t first = part.first; first < part.end; first += kTileRows) {
+    const AttentionTile tile = TileAt(shape, first, tokens);
+    const int64_t row = begin + first, n = tile.keys();
+    cpu::F32Products(
+        {{of.q.At(row, part.head), of.q.stride, tile.rows}, dim, {keys + tile.first_key * dim, dim, n}, n, false},
+        weights);
     WeighScores(shape, tile, weights, nullptr);
-    cpu::F32Products({{weights, tile.keys(), tile.rows},
-                      tile.keys(),
+    cpu::F32Products({{weights, n, tile.rows},
+                      n,
                       {values + tile.first_key * cpu::kPanelColumns, tokens, dim},
                       mixed.stride,
                       /*add=*/false},
-                     mixed.At(begin + first, head));
+                     mixed.At(row, part.head));
   }
 }
 
 struct Gradients {
-  Heads q, k, v;
+  Heads q, k, v;  // of k and v a sum for each head of q
 };
 
-// The gradients of one kv head of one sequence, of all its query heads; those of k and v hold zeros.
-void Follow(const Shape& shape, const Heads& q, const Heads& k, const Heads& v, const Heads& g, int64_t begin,
-            int64_t tokens, int64_t of_kv, const Gradients& to) {
-  const int64_t dim = shape.dim, tile_floats = kTileRows * tokens;
-  ScratchParts scratch(2 * cpu::F32WeightElements(tokens, dim) + cpu::F32WeightElements(dim, tokens) + 4 * tile_floats +
-                       cpu::F32WeightElements(dim, kTileRows));
-  float* const keys = scratch.Take(cpu::F32WeightElements(tokens, dim));
-  float* const values = scratch.Take(cpu::F32WeightElements(tokens, dim));
-  float* const key_rows = scratch.Take(cpu::F32WeightElements(dim, tokens));
+// Those of a part, `g` those of what it mixed; of k and v they are added.
+void Follow(const AttentionShape& shape, const Operands& of, const PackedHeads& rows_of_keys, const Heads& g,
+            const AttentionPart& part, const Gradients& to) {
+  const int64_t begin = shape.starts[part.sequence], tokens = shape.tokens_of(part.sequence), dim = shape.dim;
+  const int64_t head = part.head, kv_head = head / shape.group(), tile_floats = kTileRows * tokens;
+  const float* const keys = of.keys.Of(part.sequence, kv_head);
+  const float* const values = of.values.Of(part.sequence, kv_head);
+  const float* const key_rows = rows_of_keys.Of(part.sequence, kv_head);
+  ScratchParts scratch(4 * tile_floats + cpu::F32WeightElements(dim, kTileRows));
   float* const weights = scratch.Take(tile_floats);
   float* const d_weights = scratch.Take(tile_floats);
   float* const room = scratch.Take(tile_floats);
   float* const capped = shape.softcap > 0 ? room : nullptr;
   float* const transposed = scratch.Take(tile_floats);
   float* const rows = scratch.Take(cpu::F32WeightElements(dim, kTileRows));
-  PackTransposed(k, begin, of_kv, tokens, keys);
-  PackTransposed(v, begin, of_kv, tokens, values);
-  PackRowsOf(k, begin, of_kv, tokens, key_rows);
   // to [keys, dim] += of_tile^T from, `of_tile` [rows, keys]
-  const auto add_transposed = [&](const Tile& tile, const float* of_tile, const Heads& from, int64_t head,
+  const auto add_transposed = [&](const AttentionTile& tile, const float* of_tile, const Heads& from,
                                   const Heads& sums) {
     cpu::TransposeFloats({of_tile, tile.keys(), tile.rows, tile.keys(), tile.rows}, transposed);
-    PackRowsOf(from, begin + tile.first, head, tile.rows, rows);
+    cpu::TransposeF32Rows({from.At(begin + tile.first, head), from.stride, tile.rows, 0, dim}, rows);
     cpu::F32Products(
         {{transposed, tile.rows, tile.keys()}, tile.rows, {rows, tile.rows, dim}, sums.stride, /*add=*/true},
-        sums.At(begin + tile.first_key, of_kv));
+        sums.At(begin + tile.first_key, head));
   };
-  for (int64_t head = of_kv * shape.group(); head < (of_kv + 1) * shape.group(); ++head) {
-    for (int64_t first = 0; first < tokens; first += kTileRows) {
-      const Tile tile = TileAt(shape, first, tokens);
-      const int64_t row = begin + first, n = tile.keys();
-      cpu::F32Products(
-          {{q.At(row, head), q.stride, tile.rows}, dim, {keys + tile.first_key * dim, dim, n}, n, /*add=*/false},
-          weights);
-      WeighScores(shape, tile, weights, capped);
-      cpu::F32Products(
-          {{g.At(row, head), g.stride, tile.rows}, dim, {values + tile.first_key * dim, dim, n}, n, /*add=*/false},
-          d_weights);
-      add_transposed(tile, weights, g, head, to.v);
-      FollowSoftmax(shape, tile, weights, capped, d_weights);
-      cpu::F32Products({{d_weights, n, tile.rows},
-                        n,
-                        {key_rows + tile.first_key * cpu::kPanelColumns, tokens, dim},
-                        to.q.stride,
-                        /*add=*/false},
-                       to.q.At(row, head));
-      add_transposed(tile, d_weights, q, head, to.k);
-    }
+  for (int64_t first = part.first; first < part.end; first += kTileRows) {
+    const AttentionTile tile = TileAt(shape, first, tokens);
+    const int64_t row = begin + first, n = tile.keys();
+    cpu::F32Products(
+        {{of.q.At(row, head), of.q.stride, tile.rows}, dim, {keys + tile.first_key * dim, dim, n}, n, false}, weights);
+    WeighScores(shape, tile, weights, capped);
+    cpu::F32Products({{g.At(row, head), g.stride, tile.rows}, dim, {values + tile.first_key * dim, dim, n}, n, false},
+                     d_weights);
+    add_transposed(tile, weights, g, to.v);
+    FollowSoftmax(shape, tile, weights, capped, d_weights);
+    cpu::F32Products({{d_weights, n, tile.rows},
+                      n,
+                      {key_rows + tile.first_key * cpu::kPanelColumns, tokens, dim},
+                      to.q.stride,
+                      /*add=*/false},
+                     to.q.At(row, head));
+    add_transposed(tile, d_weights, of.q, to.k);
   }
 }
 
-void Save(const Shape& shape, AutogradContext* context) {
+template <typename Fn>
+void ForParts(const AttentionShape& shape, int64_t products, const Fn& fn) {
+  for (const std::vector<AttentionPart>& wave : WavesOf(shape, products)) {
+    TasksInPieces(
+        std::ssize(wave), [&](int64_t part) { return wave[part].products; }, [&](int64_t part) { fn(wave[part]); });
+  }
+}
+
+// x [T, heads, dim] -> sums [T, kv_heads, dim] of the heads that share one.
+at::Tensor OfKvHeads(const AttentionShape& shape, const at::Tensor& x) {
+  if (shape.group() == 1) return x;
+  return x.view({x.size(0), shape.kv_heads, shape.group(), shape.dim}).sum(2);
+}
+
+void Save(const AttentionShape& shape, AutogradContext* context) {
   context->saved_data["heads"] = shape.heads;
   context->saved_data["kv_heads"] = shape.kv_heads;
   context->saved_data["dim"] = shape.dim;
@@ -220,7 +179,7 @@ void Save(const Shape& shape, AutogradContext* context) {
   context->saved_data["starts"] = shape.starts;
 }
 
-Shape SavedShape(AutogradContext* context) {
+AttentionShape SavedShape(AutogradContext* context) {
   auto& saved = context->saved_data;
   return {.heads = saved["heads"].toInt(),
           .kv_heads = saved["kv_heads"].toInt(),
@@ -231,102 +190,46 @@ Shape SavedShape(AutogradContext* context) {
           .starts = saved["starts"].toIntVector()};
 }
 
-// fn(begin, tokens, head) for every sequence and head, shared among threads; short sequences are one piece together.
-template <typename Fn>
-void ForHeads(const Shape& shape, int64_t heads, const Fn& fn) {
-  const auto tokens_of = [&](int64_t sequence) { return shape.starts[sequence + 1] - shape.starts[sequence]; };
-  const int64_t sequences = std::ssize(shape.starts) - 1;
-  for (int64_t first = 0, end = 0; first < sequences; first = end) {
-    int64_t products = 0;
-    for (; end < sequences && products < kProductsOfPiece; ++end) {
-      products += 2 * tokens_of(end) * tokens_of(end) * shape.heads * shape.dim;
-    }
-    BeginPiece(products);
-    cpu::ParallelTasks((end - first) * heads, [&](int64_t task) {
-      const int64_t sequence = first + task / heads;
-      if (tokens_of(sequence) > 0) fn(shape.starts[sequence], tokens_of(sequence), task % heads);
-    });
-  }
-}
-
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const Shape& shape) {
+                            const AttentionShape& shape) {
     at::Tensor mixed = at::empty({q.size(0), shape.heads * shape.dim}, q.options());
     const Heads to = {mixed.mutable_data_ptr<float>(), mixed.size(1), shape.dim};
-    ForHeads(shape, shape.heads, [&](int64_t begin, int64_t tokens, int64_t head) {
-      Attend(shape, HeadsOf(q), HeadsOf(k), HeadsOf(v), begin, tokens, head, to);
-    });
+    const Operands of = {HeadsOf(q), PackedHeads::Columns(shape, k), PackedHeads::Rows(shape, v)};
+    ForParts(shape, kForwardProducts, [&](const AttentionPart& part) { Attend(shape, of, part, to); });
     context->save_for_backward({q, k, v});
     Save(shape, context);
     return mixed;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& of_mixed) {
-    const Shape shape = SavedShape(context);
+    const AttentionShape shape = SavedShape(context);
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
     const at::Tensor g = of_mixed[0].contiguous().view({q.size(0), shape.heads, shape.dim});
-    const at::Tensor dq = at::empty(q.sizes(), q.options());
-    const at::Tensor dk = at::zeros(k.sizes(), k.options()), dv = at::zeros(v.sizes(), v.options());
+    const Operands of = {HeadsOf(q), PackedHeads::Columns(shape, k), PackedHeads::Columns(shape, v)};
+    const PackedHeads rows_of_keys = PackedHeads::Rows(shape, k);
+    const at::Tensor dq = at::empty(g.sizes(), q.options());
+    const at::Tensor dk = at::zeros(g.sizes(), k.options()), dv = at::zeros(g.sizes(), v.options());
     const Gradients to = {HeadsOf(dq), HeadsOf(dk), HeadsOf(dv)};
-    ForHeads(shape, shape.kv_heads, [&](int64_t begin, int64_t tokens, int64_t head) {
-      Follow(shape, HeadsOf(q), HeadsOf(k), HeadsOf(v), HeadsOf(g), begin, tokens, head, to);
-    });
-    return {dq, dk, dv, at::Tensor()};
+    ForParts(shape, kBackwardProducts,
+             [&](const AttentionPart& part) { Follow(shape, of, rows_of_keys, HeadsOf(g), part, to); });
+    return {dq, OfKvHeads(shape, dk), OfKvHeads(shape, dv), at::Tensor()};
   }
 };
-
-struct RotateFunction : torch::autograd::Function<RotateFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos,
-                            const at::Tensor& sin) {
-    context->saved_data["cos"] = cos;
-    context->saved_data["sin"] = sin;
-    return Rotate(x, cos, sin);
-  }
-
-  // The same by the opposite angle.
-  static variable_list backward(AutogradContext* context, const variable_list& g) {
-    const at::Tensor cos = context->saved_data["cos"].toTensor(), sin = context->saved_data["sin"].toTensor();
-    return {Rotate(g[0].contiguous(), cos, at::neg(sin)), at::Tensor(), at::Tensor()};
-  }
-
-  static at::Tensor Rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-    constexpr int64_t kNumbersPerRange = 1 << 13;
-    at::Tensor y = at::empty(x.sizes(), x.options());
-    const int64_t heads = x.size(1), dim = x.size(2), half = cos.size(1);
-    const Heads from = HeadsOf(x), to = HeadsOf(y);
-    const float* const of_cos = cos.const_data_ptr<float>();
-    const float* const of_sin = sin.const_data_ptr<float>();
-    cpu::ParallelFor(x.size(0), kNumbersPerRange / (heads * dim) + 1, [&](int64_t row, int64_t end) {
-      for (; row < end; ++row) {
-        for (int64_t h = 0; h < heads; ++h) {
-          cpu::RotateRow(from.At(row, h), of_cos + row * half, of_sin + row * half, half, dim, to.At(row, h));
-        }
-      }
-    });
-    return y;
-  }
-};
-
-at::Tensor WithHeadsTogether(const at::Tensor& x) { return HeadsLieTogether(x) ? x : x.contiguous(); }
 
 }  // namespace
 
 at::Tensor HeadAttention(const SequenceAttentionArgs& args) {
-  const Shape shape = {.heads = args.q.size(1),
-                       .kv_heads = args.k.size(1),
-                       .dim = args.q.size(2),
-                       .window_tokens = args.window_tokens,
-                       .scale = static_cast<float>(args.scale),
-                       .softcap = static_cast<float>(args.softcap),
-                       .starts = {args.starts.begin(), args.starts.end()}};
+  const AttentionShape shape = {.heads = args.q.size(1),
+                                .kv_heads = args.k.size(1),
+                                .dim = args.q.size(2),
+                                .window_tokens = args.window_tokens,
+                                .scale = static_cast<float>(args.scale),
+                                .softcap = static_cast<float>(args.softcap),
+                                .starts = {args.starts.begin(), args.starts.end()}};
   return AttentionFunction::apply(WithHeadsTogether(args.q), WithHeadsTogether(args.k), WithHeadsTogether(args.v),
                                   shape);
-}
-
-at::Tensor RotateRowsOfHeads(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  return RotateFunction::apply(WithHeadsTogether(x), cos.contiguous(), sin.contiguous());
 }
 
 }  // namespace lorad
