@@ -22,6 +22,7 @@
 #include "adapters/train/trainable_routing.h"
 #include "model/base/check.h"
 #include "model/layers/routed_rows.h"
+#include "model/ops/autograd/trained_linear.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -71,8 +72,7 @@ at::Tensor WithPair(const MicroBatchPart& own, const LeafModule& module, const a
 
 // x W^T [R, n] of a trained weight [n, in]
 at::Tensor Multiplied(const at::Tensor& x, const at::Tensor& weight) {
-  BeginPiece(x.size(0) * weight.numel());
-  return at::linear(x, weight.to(x.scalar_type()));
+  return TrainedLinear(x, weight.to(x.scalar_type()));
 }
 
 // What a module makes of x [R, in] for the rows of one adapter, without its bias; y [R, out] is the base's.
