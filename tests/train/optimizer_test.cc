@@ -5,7 +5,8 @@
 
 #include <gtest/gtest.h>
 
-#include <ATen/ops/manual_seed.h>
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/randn.h>
 
 #include "model/ops/pieces.h"
