@@ -84,7 +84,7 @@ void RunBackward(benchmark::State& state, const Weights& w, int64_t rows, bool o
 
 // Weights that are quantised, ours and LibTorch's packed ones (whose numbers are any: only time is looked at).
 struct QuantizedWeights {
-  std::vector<LinearWeight> int8, int4;
+  std::vector<LinearWeight> int8, int4, fp8;
   std::vector<at::Tensor> torch_int8, torch_int4;
   at::Tensor int8_scales = at::ones({kOut}).to(at::kBFloat16);
   at::Tensor int4_factors = at::ones({kIn / 64, kOut, 2}).to(at::kBFloat16);
@@ -93,6 +93,7 @@ struct QuantizedWeights {
       const at::Tensor w = at::randn({kOut, kIn});
       int8.push_back(LinearWeight::Quantize(w, Quantization::kInt8));
       int4.push_back(LinearWeight::Quantize(w, Quantization::kInt4));
+      fp8.push_back(LinearWeight::Quantize(w, Quantization::kFp8));
       torch_int8.push_back(at::randint(-127, 128, {kOut, kIn}).to(at::kChar));
       torch_int4.push_back(at::_convert_weight_to_int4pack_for_cpu(at::randint(0, 16, {kOut, kIn}).to(at::kInt), 1));
     }
@@ -184,6 +185,7 @@ int main(int argc, char** argv) {
     const std::string r = std::to_string(rows);
     add("int8/ours " + r, [&quantized, rows](benchmark::State& s) { RunQuantized(s, quantized.int8, rows); });
     add("int4/ours " + r, [&quantized, rows](benchmark::State& s) { RunQuantized(s, quantized.int4, rows); });
+    add("fp8/ours " + r, [&quantized, rows](benchmark::State& s) { RunQuantized(s, quantized.fp8, rows); });
     add("int8/torch " + r, [&quantized, rows](benchmark::State& s) {
       RunTorchQuantized(s, rows, [&](const at::Tensor& x, size_t i) {
         return at::_weight_int8pack_mm(x, quantized.torch_int8[i], quantized.int8_scales);
@@ -194,6 +196,7 @@ int main(int argc, char** argv) {
         return at::_weight_int4pack_mm_for_cpu(x, quantized.torch_int4[i], 64, quantized.int4_factors);
       });
     });
+    ratios.push_back({"fp8 rows " + r + ": Linear / bf16 Linear", "fp8/ours " + r, "bf16/ours " + r});
     for (const std::string form : {"int8", "int4"}) {
       ratios.push_back({form + " rows " + r + ": Linear / bf16 Linear", form + "/ours " + r, "bf16/ours " + r});
       ratios.push_back(

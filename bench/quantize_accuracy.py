@@ -3,8 +3,9 @@
 
   .venv/bin/python bench/quantize_accuracy.py [--count 50] [--dtype auto]
 
-The daemon answers for itself: none, int8 and int4 one after the other, the base and its demo adapters. Drift is |logprob -
-logprob of none| of the tokens of prompts and right answers, teacher-forced. Needs lorad built, and examples/demo-base.
+The daemon answers for itself: none and each form of --quantize one after the other, the base and its demo adapters.
+Drift is |logprob - logprob of none| of the tokens of prompts and right answers, teacher-forced. Needs lorad built, and
+examples/demo-base.
 """
 
 import concurrent.futures
@@ -18,6 +19,7 @@ import grpc
 import servers
 import shared_flags
 
+FORMS = ("int8", "int4", "fp8")
 ROOT = shared_flags.ROOT
 sys.path.insert(0, str(ROOT / "examples"))
 import tasks  # noqa: E402
@@ -77,7 +79,7 @@ def main():
     args = parser.parse_args()
     pb2, pb2_grpc = stubs()
     rows, results = samples(args.count), {}
-    for form in ("none", "int8", "int4"):
+    for form in ("none", *FORMS):
         flags = (f"--quantize={form}", f"--dtype={args.dtype}", f"--adapter-dir={ROOT / 'examples/adapters'}",
                  "--memory-bytes=256MiB")
         log = tempfile.mkstemp(suffix=".log")[1]
@@ -85,7 +87,7 @@ def main():
             channel = grpc.insecure_channel(server.address)
             results[form] = measure(pb2, pb2_grpc.InferenceStub(channel), rows)
             channel.close()
-    print("| answers of | none | int8 | int4 |\n| --- | --- | --- | --- |")
+    print(f"| answers of | none | {' | '.join(FORMS)} |\n| --- |{' --- |' * (1 + len(FORMS))}")
     for adapter in [None, *tasks.ADAPTERS]:
         right = []
         for result in results.values():
@@ -93,7 +95,7 @@ def main():
             right.append(f"{100 * sum(own) / len(own):.1f}")
         print(f"| {adapter or 'base'} | " + " | ".join(right) + " |")
     print("\n| drift of logprobs against none | mean | max |\n| --- | --- | --- |")
-    for form in ("int8", "int4"):
+    for form in FORMS:
         off = [abs(a - b) for (_, whole), (_, other) in zip(results["none"], results[form]) for a, b in zip(whole, other)]
         print(f"| {form} | {sum(off) / len(off):.4f} | {max(off):.3f} | ({len(off)} tokens)")
 

@@ -1,5 +1,5 @@
-// A step of one base with its matrices whole (bf16), in int8 and in int4, one after the other in each round, so that
-// all have the same neighbours.
+// A step of one base with its matrices whole (bf16), in int8, in int4 and in fp8, one after the other in each round, so
+// that all have the same neighbours.
 //   quantize_bench [smollm|tinyllama] [rounds]
 #include <algorithm>
 #include <array>
@@ -20,7 +20,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::array<Quantization, 3> kForms = {Quantization::kNone, Quantization::kInt8, Quantization::kInt4};
+constexpr std::array<Quantization, 4> kForms = {Quantization::kNone, Quantization::kInt8, Quantization::kInt4,
+                                                Quantization::kFp8};
 
 // Milliseconds of one step of `sequences`, each with `tokens` behind `context` others.
 double StepMs(StepModel& step, int64_t sequences, int64_t tokens, int64_t context) {
@@ -61,7 +62,8 @@ void Run(std::vector<std::unique_ptr<StepModel>>& models, int64_t sequences, int
   }
   std::printf("| %3lld x %3lld |", static_cast<long long>(sequences), static_cast<long long>(tokens));
   for (const double ms : third) std::printf(" %.2f ms |", ms);
-  std::printf(" %.2f | %.2f |\n", third[1] / third[0], third[2] / third[0]);
+  for (size_t f = 1; f < third.size(); ++f) std::printf(" %.2f |", third[f] / third[0]);
+  std::printf("\n");
   std::fflush(stdout);
 }
 
@@ -74,14 +76,14 @@ int main(int argc, char** argv) {
   if (!args.has_value()) return 2;
   const auto [shape, rounds] = *args;
   std::vector<std::unique_ptr<StepModel>> models;
-  std::printf("%s, bf16, %d threads; weights of none, int8, int4:", shape->name, lorad::cpu::ComputeThreads());
+  std::printf("%s, bf16, %d threads; weights of none, int8, int4, fp8:", shape->name, lorad::cpu::ComputeThreads());
   for (const lorad::Quantization form : kForms) {
     models.push_back(std::make_unique<StepModel>(*shape, form));
     std::printf(" %lld MB", static_cast<long long>(models.back()->model().weight_bytes() >> 20));
   }
   std::printf(
-      "\n| sequences x tokens | none | int8 | int4 | int8 / none | int4 / none |\n| --- | --- | --- | --- | --- | --- "
-      "|\n");
+      "\n| sequences x tokens | none | int8 | int4 | fp8 | int8 / none | int4 / none | fp8 / none |\n"
+      "| --- | --- | --- | --- | --- | --- | --- | --- |\n");
   for (const int64_t sequences : {1, 4, 8, 16, 32}) Run(models, sequences, /*tokens=*/1, /*context=*/64, rounds);
   Run(models, /*sequences=*/1, /*tokens=*/256, /*context=*/0, std::max(1, rounds / 5));
   return 0;

@@ -82,34 +82,6 @@ absl::Status TakeChoice(absl::string_view flag, const std::string& value,
   return FlagError(flag, value, absl::StrJoin(names, ", "), hint);
 }
 
-absl::Status CheckQuantize(const RawFlags& raw, ServerConfig* config) {
-  if (raw.quantize == "fp8") {
-    return FlagError(
-        "--quantize", raw.quantize, "none, int8, int4",
-        "8-bit floats want a device's tensor cores, which are not used yet; int8 is as small and nearer to "
-        "the weights");
-  }
-  for (const Quantization choice : {Quantization::kNone, Quantization::kInt8, Quantization::kInt4}) {
-    if (raw.quantize != Name(choice)) continue;
-    config->quantization = choice;
-    return absl::OkStatus();
-  }
-  return FlagError("--quantize", raw.quantize, "none, int8, int4", "none computes with the checkpoint's weights");
-}
-
-absl::Status CheckDevice(const RawFlags& raw, ServerConfig* config) {
-  RETURN_IF_ERROR(TakeChoice<DeviceChoice>(
-      "--device", raw.device,
-      {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
-      "auto takes the best that is there", &config->device));
-  if (config->device != DeviceChoice::kCuda) return absl::OkStatus();
-  if (!config->state_dir.empty() && config->quantization != Quantization::kNone) {
-    return FlagError("--state-dir", config->state_dir, "none with --device=cuda and --quantize",
-                     "the CPU alone fine-tunes on such a base");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(TakeChoice<DTypeChoice>("--dtype", raw.dtype,
                                           {{"auto", DTypeChoice::kAuto},
@@ -117,7 +89,12 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
                                            {"bfloat16", DTypeChoice::kBFloat16},
                                            {"float16", DTypeChoice::kFloat16}},
                                           "auto takes what the checkpoint has", &config->dtype));
-  RETURN_IF_ERROR(CheckQuantize(raw, config));
+  RETURN_IF_ERROR(TakeChoice<Quantization>("--quantize", raw.quantize,
+                                           {{"none", Quantization::kNone},
+                                            {"int8", Quantization::kInt8},
+                                            {"int4", Quantization::kInt4},
+                                            {"fp8", Quantization::kFp8}},
+                                           "none computes with the checkpoint's weights", &config->quantization));
   RETURN_IF_ERROR(TakeChoice<LogLevel>("--log-level", raw.log_level,
                                        {{"debug", LogLevel::kDebug},
                                         {"info", LogLevel::kInfo},
@@ -128,7 +105,10 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
     return FlagError("--prefix-cache", raw.prefix_cache, "on, off", "off computes every prompt anew");
   }
   config->prefix_cache = raw.prefix_cache == "on";
-  return CheckDevice(raw, config);
+  return TakeChoice<DeviceChoice>(
+      "--device", raw.device,
+      {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
+      "auto takes the best that is there", &config->device);
 }
 
 absl::Status CheckAdapters(const RawFlags& raw, ServerConfig* config) {
@@ -219,12 +199,12 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--metrics", config->metrics, "HTTP address of /metrics and /health; empty: none")
       ->capture_default_str();
   app->add_option("--device", raw->device,
-                  "auto, cpu or cuda; auto takes a CUDA device where there is one, liblorad_cuda.so lies beside the "
-                  "program or in its lib folder, and no flag needs the CPU")
+                  "auto, cpu or cuda; auto takes a CUDA device where there is one and liblorad_cuda.so lies beside the "
+                  "program or in its lib folder")
       ->capture_default_str();
   app->add_option("--dtype", raw->dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
   app->add_option("--quantize", raw->quantize,
-                  "none, int8 or int4: how the base's matrices are kept in memory; adapters stay what they are")
+                  "none, int8, int4 or fp8: how the base's matrices are kept in memory; adapters stay what they are")
       ->capture_default_str();
   app->add_option("--adapter", raw->adapters, "NAME=PATH of an adapter to load at start; repeatable")
       ->expected(1)

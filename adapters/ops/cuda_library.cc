@@ -13,6 +13,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .activate = &lorad::cuda::Activate,
             .add_positions = &lorad::cuda::AddPositions,
             .combine_experts = &lorad::cuda::CombineExperts,
+            .dequantize = &lorad::cuda::Dequantize,
             .draw_rows = &lorad::cuda::DrawRows,
             .embedding = &lorad::cuda::Embedding,
             .expert_linear = &lorad::cuda::ExpertLinear,

@@ -2,6 +2,7 @@
 
 #include "model/ops/activate.h"
 #include "model/ops/add_positions.h"
+#include "model/ops/dequantize.h"
 #include "model/ops/embedding.h"
 #include "model/ops/expert_linear.h"
 #include "model/ops/gated_activation.h"
@@ -18,6 +19,7 @@ namespace lorad::cpu {
 absl::Status Activate(const ActivateArgs& args);
 absl::Status AddPositions(const AddPositionsArgs& args);
 absl::Status CombineExperts(const CombineExpertsArgs& args);
+absl::Status Dequantize(const DequantizeArgs& args);
 absl::Status Embedding(const EmbeddingArgs& args);
 absl::Status ExpertLinear(const ExpertLinearArgs& args);
 absl::Status GatedActivation(const GatedActivationArgs& args);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/ops/activate.h"
 #include "model/ops/add_positions.h"
+#include "model/ops/dequantize.h"
 #include "model/ops/draw_rows.h"
 #include "model/ops/embedding.h"
 #include "model/ops/expert_linear.h"
@@ -26,6 +27,7 @@ namespace lorad::cuda {
 absl::Status Activate(const ActivateArgs& args);
 absl::Status AddPositions(const AddPositionsArgs& args);
 absl::Status CombineExperts(const CombineExpertsArgs& args);
+absl::Status Dequantize(const DequantizeArgs& args);
 absl::Status DrawRows(const DrawRowsArgs& args);
 absl::Status Embedding(const EmbeddingArgs& args);
 absl::Status ExpertLinear(const ExpertLinearArgs& args);

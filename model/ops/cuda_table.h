@@ -16,6 +16,7 @@ namespace lorad {
 struct ActivateArgs;
 struct AddPositionsArgs;
 struct CombineExpertsArgs;
+struct DequantizeArgs;
 struct DrawRowsArgs;
 struct EmbeddingArgs;
 struct ExpertLinearArgs;
@@ -37,6 +38,7 @@ struct CudaOps {
   absl::Status (*activate)(const ActivateArgs&) = nullptr;
   absl::Status (*add_positions)(const AddPositionsArgs&) = nullptr;
   absl::Status (*combine_experts)(const CombineExpertsArgs&) = nullptr;
+  absl::Status (*dequantize)(const DequantizeArgs&) = nullptr;
   absl::Status (*draw_rows)(const DrawRowsArgs&) = nullptr;
   absl::Status (*embedding)(const EmbeddingArgs&) = nullptr;
   absl::Status (*expert_linear)(const ExpertLinearArgs&) = nullptr;

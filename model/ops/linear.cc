@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 
 #include "model/base/check.h"
+#include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
 #include "model/ops/cpu/f32_panels.h"
@@ -14,6 +15,7 @@
 #include "model/ops/cpu/quantized_panels.h"
 #include "model/ops/cpu_ops.h"
 #include "model/ops/cuda_table.h"
+#include "model/ops/dequantize.h"
 
 namespace lorad {
 namespace {
@@ -71,7 +73,7 @@ LinearWeight LinearWeight::Quantize(const at::Tensor& weight, Quantization quant
   LORAD_CHECK(weight.is_cpu() && weight.scalar_type() == at::kFloat && weight.is_contiguous());
   const int64_t out = weight.size(0), in = weight.size(1), panels = cpu::Panels(out);
   const int64_t panel_bytes = cpu::QuantizedPanelBytes(quantization, in);
-  at::Tensor stored = at::empty({panels, QuantizedGroups(in), cpu::BlockBytes(quantization)}, at::kByte);
+  at::Tensor stored = at::empty({panels, 1, panel_bytes}, at::kByte);
   const auto* const rows = weight.const_data_ptr<float>();
   auto* const blocks = static_cast<std::byte*>(stored.mutable_data_ptr());
   cpu::ParallelFor(panels, 1, [&](int64_t panel, int64_t end) {
@@ -103,7 +105,7 @@ LinearWeight LinearWeight::Outputs(int64_t first, int64_t count) const {
 
 at::Tensor LinearWeight::RowMajor() const {
   if (!packed()) return stored_;
-  if (quantized()) return Dequantized();
+  if (quantized()) return Dequantized(at::kFloat);
   at::Tensor matrix = at::empty({out_features_, in_features_}, stored_.options());
   const void* const panels = stored_.const_data_ptr();
   void* const rows = matrix.mutable_data_ptr();
@@ -122,19 +124,10 @@ at::Tensor LinearWeight::RowMajor() const {
   return matrix;
 }
 
-at::Tensor LinearWeight::Dequantized() const {
-  at::Tensor matrix = at::empty({out_features_, in_features_}, at::kFloat);
-  const at::Tensor on_host = stored_.cpu();
-  const auto* const blocks = static_cast<const std::byte*>(on_host.const_data_ptr());
-  const int64_t panel_bytes = cpu::QuantizedPanelBytes(quantization_, in_features_);
-  float* const rows = matrix.mutable_data_ptr<float>();
-  cpu::ParallelFor(out_features_, cpu::kPanelColumns, [&](int64_t r, int64_t end) {
-    for (; r < end; ++r) {
-      cpu::DequantizePanelColumn(quantization_, blocks + r / cpu::kPanelColumns * panel_bytes, r % cpu::kPanelColumns,
-                                 in_features_, rows + r * in_features_);
-    }
-  });
-  return matrix.to(stored_.device());
+at::Tensor LinearWeight::Dequantized(at::ScalarType dtype) const {
+  at::Tensor matrix = at::empty({out_features_, in_features_}, stored_.options().dtype(dtype));
+  ThrowIfError(Dequantize({*this, matrix}));
+  return matrix;
 }
 
 absl::Status Linear(const LinearArgs& args) {

@@ -30,16 +30,15 @@ class LinearWeight final {
   bool packed() const { return stored_.defined() && stored_.dim() == 3; }
   Quantization quantization() const { return quantization_; }
   bool quantized() const { return quantization_ != Quantization::kNone; }
-  // [out, in], or in panels: f32 [panels, in, 16], bf16 [panels, words, 32], quantised [panels, groups, bytes of a
-  // block]
+  // [out, in], or in panels: f32 [panels, in, 16], bf16 [panels, words, 32], quantised [panels, 1, bytes of a panel]
   const at::Tensor& weight() const { return stored_; }
   // Some of its outputs, sharing its storage; `first` begins a panel (a multiple of 16).
   LinearWeight Outputs(int64_t first, int64_t count) const;
   at::Tensor RowMajor() const;  // [out, in]; a copy if packed; W' in f32 if quantised
+  // W' [out, in] of a quantised weight, where it lies; throws StatusException as model/ops/dequantize.h.
+  at::Tensor Dequantized(at::ScalarType dtype) const;
 
  private:
-  at::Tensor Dequantized() const;
-
   at::Tensor stored_;
   int64_t out_features_ = 0;
   int64_t in_features_ = 0;

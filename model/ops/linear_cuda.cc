@@ -39,14 +39,17 @@ cudaError_t MultiplyDequantized(const at::Tensor& x, const QuantizedColumns& wei
   return cudaSuccess;
 }
 
+QuantizedColumns ColumnsOf(const LinearWeight& weight) {
+  return {weight.quantization(), weight.in_features(), weight.out_features(), DataOf<uint8_t>(weight.weight())};
+}
+
 absl::Status Multiply(std::string_view op, const at::Tensor& x, const LinearWeight& weight, at::Tensor& y) {
   if (y.numel() == 0) return absl::OkStatus();
   if (!weight.quantized()) {
     at::mm_out(y, x, weight.weight().t());
     return absl::OkStatus();
   }
-  const QuantizedColumns columns = {weight.quantization(), weight.in_features(), weight.out_features(),
-                                    DataOf<uint8_t>(weight.weight())};
+  const QuantizedColumns columns = ColumnsOf(weight);
   return StatusOf(op, ForTypeOf(x, [&](auto of_rows) {
                     using T = decltype(of_rows);
                     if (x.size(0) > kFewRows) return MultiplyDequantized<T>(x, columns, y);
@@ -57,6 +60,14 @@ absl::Status Multiply(std::string_view op, const at::Tensor& x, const LinearWeig
 }  // namespace
 
 absl::Status Linear(const LinearArgs& args) { return Multiply("Linear", args.x, args.weight, args.y); }
+
+absl::Status Dequantize(const DequantizeArgs& args) {
+  if (args.w.numel() == 0) return absl::OkStatus();
+  return StatusOf("Dequantize", ForTypeOf(args.w, [&](auto of_rows) {
+                    return LaunchDequantize(ColumnsOf(args.weight), MutableRowsOf<decltype(of_rows)>(args.w).data,
+                                            StreamOf(args.w));
+                  }));
+}
 
 absl::Status ExpertLinear(const ExpertLinearArgs& args) {
   if (args.y.numel() == 0) return absl::OkStatus();

@@ -210,7 +210,7 @@ TEST_P(QuantizedBaseTest, AnswersAsTheModelWithRoundedWeights) {
 
 INSTANTIATE_TEST_SUITE_P(Bases, QuantizedBaseTest,
                          testing::Combine(testing::Values("llama3", "phi3", "qwen2_moe"),
-                                          testing::Values(Quantization::kInt8, Quantization::kInt4)),
+                                          testing::ValuesIn(kQuantizedForms)),
                          [](const auto& info) {
                            return std::get<0>(info.param) + "_" + std::string(Name(std::get<1>(info.param)));
                          });

@@ -89,7 +89,7 @@ TEST_P(CudaQuantizedLinearTest, ExpertsOfFewAndOfManyRowsMultiplyTheirOwnWeights
 
 INSTANTIATE_TEST_SUITE_P(Emulated, CudaQuantizedLinearTest,
                          testing::Combine(testing::Values(at::kFloat, at::kBFloat16),
-                                          testing::Values(Quantization::kInt8, Quantization::kInt4)),
+                                          testing::ValuesIn(kQuantizedForms)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param) == at::kFloat ? "F32" : "BF16") +
                                   std::string(Name(std::get<1>(info.param)));

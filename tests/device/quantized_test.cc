@@ -65,7 +65,7 @@ TEST_P(QuantizedDeviceTest, TheBaseAndItsAdaptersInOneBatchAnswerAsWithRoundedWe
 
 INSTANTIATE_TEST_SUITE_P(Bases, QuantizedDeviceTest,
                          testing::Combine(testing::Values("llama3", "phi3", "qwen2_moe"),
-                                          testing::Values(Quantization::kInt8, Quantization::kInt4)),
+                                          testing::ValuesIn(kQuantizedForms)),
                          [](const auto& info) {
                            return std::get<0>(info.param) + "_" + std::string(Name(std::get<1>(info.param)));
                          });

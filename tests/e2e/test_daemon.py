@@ -182,7 +182,7 @@ def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
 
     for flags, code, text in (
         ([], 2, "--model"),
-        ([f"--model={model}", "--device=cuda", "--quantize=fp8"], 2, "--quantize: fp8"),
+        ([f"--model={model}", "--device=cuda", "--quantize=fp4"], 2, "--quantize: fp4"),
         ([f"--model={model}", "--queue-limit=0"], 2, "--queue-limit: 0"),
         ([f"--model={tmp_path}", *PORTS], 1, "config.json"),
         ([f"--model={model}", "--dtype=float16", *PORTS], 1, "float16"),

@@ -1,7 +1,6 @@
 """A quantised base: what it answers, says of itself, trains and merges."""
 
 import json
-import subprocess
 
 import pytest
 from lorad.v1 import adapters_pb2, inference_pb2
@@ -14,7 +13,7 @@ def model_info(daemon):
     return daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest())
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", ["int8", "int4", "fp8"])
 def test_a_quantised_base_answers_as_transformers_does_with_its_rounded_weights(start_daemon, daemon, golden, quantize):
     quantised = start_daemon(f"--quantize={quantize}", f"--adapter-dir={golden / 'llama3/adapters'}")
     whole, info = model_info(daemon), model_info(quantised)
@@ -39,10 +38,3 @@ def test_merging_takes_the_checkpoints_own_weights(start_daemon, golden, cases, 
     assert quantised.stop() == 0
     merged = start_daemon(model_dir=tmp_path / "merged")
     assert generate(merged, case["prompt"], max_tokens=case["max_tokens"], ignore_eos=True).token_ids[0] == case["tokens"]
-
-
-def test_fp8_is_refused_by_name(build_dir, model):
-    done = subprocess.run([build_dir / "bin/lorad", f"--model={model}", "--quantize=fp8"], capture_output=True, text=True,
-                          timeout=WAIT_SECONDS)
-    assert done.returncode == 2
-    assert "--quantize: fp8; limit: none, int8, int4; " in done.stderr

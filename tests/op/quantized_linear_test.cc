@@ -1,5 +1,4 @@
-// Linears over quantised weights against a loop over W', which is computed here from its definition
-// (model/quantization.h).
+// Linears over quantised weights against a loop over W', which quantized_testing.h computes from its definition.
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -18,47 +17,10 @@
 #include "model/ops/linear.h"
 #include "model/quantization.h"
 #include "tests/op/op_testing.h"
+#include "tests/op/quantized_testing.h"
 
 namespace lorad {
 namespace {
-
-// W' of `w` [rows, in].
-at::Tensor Rounded(Quantization quantization, const at::Tensor& w) {
-  const int64_t in = w.size(1);
-  at::Tensor made = at::empty(w.sizes(), at::kFloat);
-  for (int64_t first = 0; first < w.numel(); first += in) {
-    for (int64_t group = 0; group < in; group += 64) {
-      const int64_t end = std::min(in, group + 64);
-      float low = At(w, first + group), high = low;
-      for (int64_t k = group; k < end; ++k) {
-        low = std::min(low, At(w, first + k));
-        high = std::max(high, At(w, first + k));
-      }
-      const bool int8 = quantization == Quantization::kInt8;
-      const float scale = int8 ? std::max(-low, high) / 127 : RoundToBf16((high - low) / 15);
-      const float zero = int8 ? 0 : RoundToBf16(low + 8 * scale);
-      for (int64_t k = group; k < end; ++k) {
-        const float steps = scale > 0 ? std::nearbyint((At(w, first + k) - zero) / scale) : 0;
-        const float q = int8 ? std::clamp(steps, -127.0f, 127.0f) : std::clamp(steps, -8.0f, 7.0f);
-        Put(made, first + k, scale * q + zero);
-      }
-    }
-  }
-  return made;
-}
-
-std::vector<double> Products(const at::Tensor& x, const at::Tensor& w) {
-  std::vector<double> products;
-  for (int64_t r = 0; r < x.size(0); ++r) {
-    for (int64_t c = 0; c < w.size(0); ++c) {
-      double sum = 0;
-      for (int64_t k = 0; k < x.size(1); ++k)
-        sum += static_cast<double>(At(x, r * x.size(1) + k)) * At(w, c * x.size(1) + k);
-      products.push_back(sum);
-    }
-  }
-  return products;
-}
 
 class QuantizedLinearTest : public testing::TestWithParam<std::tuple<at::ScalarType, Quantization>> {
  protected:
@@ -128,7 +90,7 @@ TEST_P(QuantizedLinearTest, GivesItsRoundedRowsBackToTheBit) {
 TEST_P(QuantizedLinearTest, TakesTheBitsThatItSays) {
   Numbers numbers(4);
   const LinearWeight w = LinearWeight::Quantize(Weights(64, 128, numbers), quantization());
-  const double bits = quantization() == Quantization::kInt8 ? 8.5 : 4.5;
+  const double bits = quantization() == Quantization::kInt8 ? 8.5 : quantization() == Quantization::kInt4 ? 4.5 : 8.25;
   EXPECT_EQ(static_cast<double>(w.weight().nbytes()), 64 * 128 * bits / 8);
 }
 
@@ -244,7 +206,7 @@ TEST_P(QuantizedLinearTest, NamesTheBadArgument) {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, QuantizedLinearTest,
                          testing::Combine(testing::Values(at::kFloat, at::kBFloat16),
-                                          testing::Values(Quantization::kInt8, Quantization::kInt4)),
+                                          testing::ValuesIn(kQuantizedForms)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param) == at::kFloat ? "F32" : "BF16") +
                                   std::string(Name(std::get<1>(info.param)));

@@ -37,16 +37,15 @@ at::Tensor OfMatrix(const at::Tensor& g, const at::Tensor& weight) {
 at::Tensor OfQuantized(const at::Tensor& g, const LinearWeight& weight) {
   constexpr int64_t kUnpackedElements = int64_t{8} << 20;
   const int64_t out = weight.out_features(), in = weight.in_features();
-  // It is f32 when it is unpacked; matmuls want one dtype.
-  const auto rows_of = [&](const LinearWeight& some) { return some.RowMajor().to(g.scalar_type()); };
-  if (out * in <= kUnpackedElements) return OfMatrix(g, rows_of(weight));
+  const at::ScalarType dtype = g.scalar_type();
+  if (out * in <= kUnpackedElements) return OfMatrix(g, weight.Dequantized(dtype));
   const int64_t most = std::max<int64_t>(1, kUnpackedElements / (cpu::kPanelColumns * in)) * cpu::kPanelColumns;
   at::Tensor dx = at::zeros({g.size(0), in}, g.options().dtype(at::kFloat));
   for (int64_t first = 0; first < out; first += most) {
     const int64_t outputs = std::min(most, out - first);
-    dx.add_(OfMatrix(g.narrow(1, first, outputs), rows_of(weight.Outputs(first, outputs))));
+    dx.add_(OfMatrix(g.narrow(1, first, outputs), weight.Outputs(first, outputs).Dequantized(dtype)));
   }
-  return dx.to(g.scalar_type());
+  return dx.to(dtype);
 }
 
 // What follows is the product of Linear with inputs and outputs exchanged: W^T's panels of some inputs and outputs are

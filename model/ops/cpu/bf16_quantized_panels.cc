@@ -11,6 +11,8 @@
 #include <cstring>
 #include <utility>
 
+#include "model/ops/cpu/bf16_quantized_words.h"
+
 // Behind the includes, so that nothing shared with other sources is compiled for these processors alone.
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
@@ -29,42 +31,6 @@ __m512bh BroadcastWord(const uint16_t* word) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 }
 
-// GCC 12 takes the forms without a mask for reads of what was not initialised; with this one the code is the same.
-constexpr __mmask16 kAll16 = 0xFFFF;
-constexpr __mmask32 kAll32 = 0xFFFFFFFF;
-
-__m512 Floats(const __m128i* bytes) {
-  return _mm512_maskz_cvtepi32_ps(kAll16, _mm512_maskz_cvtepi8_epi32(kAll16, _mm_loadu_si128(bytes)));
-}
-
-// The words of one quad of a panel as bf16, word kWord of it.
-struct Int8Words {
-  static constexpr Quantization kQuantization = Quantization::kInt8;
-  static constexpr int64_t kQuadBytes = QuadBytes(kQuantization);
-  template <int kWord>
-  static __m512bh Word(const std::byte* quad) {
-    const auto* const halves = reinterpret_cast<const __m128i*>(quad) + 2 * kWord;
-    return _mm512_cvtne2ps_pbh(Floats(halves + 1), Floats(halves));
-  }
-};
-struct Int4Words {
-  static constexpr Quantization kQuantization = Quantization::kInt4;
-  static constexpr int64_t kQuadBytes = QuadBytes(kQuantization);
-  // The lowest 5 bits of each 16 choose: whatever the fifth is, the four below it say the number.
-  static __m512i Numbers() {
-    alignas(64) static constexpr uint16_t kNumbers[32] = {
-        0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80,   // -8 .. -1
-        0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0,   // 0 .. 7
-        0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80,   //
-        0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};  //
-    return _mm512_load_si512(kNumbers);
-  }
-  template <int kWord>
-  static __m512bh Word(const std::byte* quad) {
-    const __m512i nibbles = _mm512_maskz_srli_epi16(kAll32, _mm512_loadu_si512(quad), 4 * kWord);
-    return reinterpret_cast<__m512bh>(_mm512_maskz_permutexvar_epi16(kAll32, nibbles, Numbers()));
-  }
-};
 // One group of R rows against C panels: totals[r][c][16] += the sums of the group with their factors.
 struct GroupArgs {
   const uint16_t* x;  // the group's elements of the first row
@@ -92,7 +58,7 @@ template <class Words, int kWord, int R, int C>
 
 template <Quantization kQuantization>
 __m512 Scales(const std::byte* factors) {
-  if constexpr (kQuantization == Quantization::kInt8) return _mm512_loadu_ps(factors);
+  if constexpr (kQuantization != Quantization::kInt4) return _mm512_loadu_ps(factors);
   return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll16, _mm512_loadu_si512(factors), 16));
 }
 __m512 Zeros(const std::byte* factors) {
@@ -165,12 +131,14 @@ __mmask16 FirstColumns(int64_t count) { return static_cast<__mmask16>((1u << cou
 // The words of some panels as bf16, kExpandedBytes a group.
 constexpr int64_t kExpandedBytes = kGroupWords * kLineBytes;
 template <class Words>
-const std::byte* Expand(const std::byte* block, int64_t groups) {
+const std::byte* Expand(const std::byte* panel, int64_t panels, int64_t in) {
+  const int64_t groups = QuantizedGroups(in), panel_bytes = QuantizedPanelBytes(Words::kQuantization, in);
   auto* const expanded = reinterpret_cast<std::byte*>(
-      ThreadScratch(Scratch::kWeights, groups * kExpandedBytes / static_cast<int64_t>(sizeof(float))));
+      ThreadScratch(Scratch::kWeights, panels * groups * kExpandedBytes / static_cast<int64_t>(sizeof(float))));
   std::byte* to = expanded;
-  for (int64_t g = 0; g < groups; ++g, block += BlockBytes(Words::kQuantization)) {
-    const std::byte* quad = block + kFactorBytes;
+  for (int64_t i = 0; i < panels * groups; ++i) {
+    const std::byte* quad =
+        panel + i / groups * panel_bytes + i % groups * BlockBytes(Words::kQuantization) + kFactorBytes;
     for (int64_t q = 0; q < kQuads; ++q, quad += Words::kQuadBytes, to += kQuadWords * kLineBytes) {
       const auto put = [&](int64_t word, __m512bh v) {
         _mm512_store_si512(to + word * kLineBytes, reinterpret_cast<__m512i>(v));
@@ -205,7 +173,7 @@ void FewRows(const QuantizedDotArgs& a, const float* x, int64_t rows, const std:
     group.x += kQuantizedGroup;
     ++group.x_sum;
     group.words += BlockBytes(Words::kQuantization);
-    group.factors += BlockBytes(Words::kQuantization);
+    group.factors += FactorStride(Words::kQuantization);
   }
   const __mmask16 last = FirstColumns(columns - (panels - 1) * kPanelColumns);
   for (int64_t r = 0; r < rows; ++r) {
@@ -228,7 +196,7 @@ void ExpandedTile(const QuantizedDotArgs& a, const float* x, const std::byte* fa
   __m512 totals[R][C];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) totals[r][c] = _mm512_setzero_ps();
-  for (int64_t g = 0; g < groups; ++g, factors += BlockBytes(kQuantization)) {
+  for (int64_t g = 0; g < groups; ++g, factors += FactorStride(kQuantization)) {
     __m512 acc[R][C];
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) acc[r][c] = _mm512_setzero_ps();
@@ -266,7 +234,7 @@ void ManyRows(const QuantizedDotArgs& a, const std::byte* panel, int64_t columns
       void (*)(const QuantizedDotArgs&, const float*, const std::byte*, const std::byte*, __mmask16, uint16_t*);
   static constexpr TileFn kTiles[] = {&ExpandedTile<Words::kQuantization, R + 1, C>...};
   constexpr int64_t kRows = sizeof...(R);
-  const std::byte* const expanded = Expand<Words>(panel, C * QuantizedGroups(a.in));
+  const std::byte* const expanded = Expand<Words>(panel, C, a.in);
   const __mmask16 last = FirstColumns(columns - (C - 1) * kPanelColumns);
   const int64_t tiles = (a.rows + kRows - 1) / kRows;
   for (int64_t t = 0; t < tiles; ++t) {
@@ -304,6 +272,7 @@ void DotT(const QuantizedDotArgs& a, uint16_t* y) {
 
 void QuantizedDotBf16Products(const QuantizedDotArgs& args, uint16_t* y) {
   if (args.quantization == Quantization::kInt8) return DotT<Int8Words>(args, y);
+  if (args.quantization == Quantization::kFp8) return DotT<Fp8Words>(args, y);
   DotT<Int4Words>(args, y);
 }
 

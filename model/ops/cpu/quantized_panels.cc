@@ -1,8 +1,6 @@
 #include "model/ops/cpu/quantized_panels.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <vector>
 
 #include "model/ops/cpu/bf16.h"
@@ -36,27 +34,57 @@ HWY_INLINE void AddElements(const float* x, int64_t x_stride, int64_t word, int 
   }
 }
 
-struct Int8 {
-  static constexpr Quantization kQuantization = Quantization::kInt8;
-
+// Bytes of which each vector of words has the two elements of its columns.
+template <class Bytes>
+struct ByteWords {
   template <int R>
   static HWY_INLINE void AddQuad(const float* x, int64_t x_stride, int64_t quad, const std::byte* bytes,
                                  VF (&acc)[R][kPanelVectors]) {
-    const DF d;
-    const DI di;
-    const hn::Rebind<int16_t, DI> pairs;  // two bytes of each column
     const auto* const words = reinterpret_cast<const int16_t*>(bytes);
     for (int64_t j = 0; j < kQuadWords; ++j) {
       for (int v = 0; v < kPanelVectors; ++v) {
-        const auto both = hn::PromoteTo(di, hn::LoadU(pairs, words + j * kPanelLanes + v * kLanes));
-        const VF w0 = hn::ConvertTo(d, hn::ShiftRight<24>(hn::ShiftLeft<24>(both)));
-        const VF w1 = hn::ConvertTo(d, hn::ShiftRight<8>(both));
+        VF w0, w1;
+        Bytes::Load2(words + j * kPanelLanes + v * kLanes, w0, w1);
         AddElements<R>(x, x_stride, quad * kQuadWords + j, v, w0, w1, acc);
       }
     }
   }
-  static HWY_INLINE VF Scale(const std::byte* factors, int v) {
+  static HWY_INLINE VF ScalesOf(const std::byte* factors, int v) {
     return hn::LoadU(DF(), reinterpret_cast<const float*>(factors) + v * kLanes);
+  }
+};
+
+struct Int8 : ByteWords<Int8> {
+  static constexpr Quantization kQuantization = Quantization::kInt8;
+
+  static HWY_INLINE void Load2(const int16_t* words, VF& w0, VF& w1) {
+    const DF d;
+    const DI di;
+    const hn::Rebind<int16_t, DI> pairs;
+    const auto both = hn::PromoteTo(di, hn::LoadU(pairs, words));
+    w0 = hn::ConvertTo(d, hn::ShiftRight<24>(hn::ShiftLeft<24>(both)));
+    w1 = hn::ConvertTo(d, hn::ShiftRight<8>(both));
+  }
+  static HWY_INLINE VF Scale(const std::byte* factors, int v) { return ScalesOf(factors, v); }
+};
+
+// e4m3 moved to the place of an f16 is one of 2^-8 of the value, denormal or not, which processors widen themselves.
+struct Fp8 : ByteWords<Fp8> {
+  static constexpr Quantization kQuantization = Quantization::kFp8;
+  static constexpr float kLeftOut = 256.0f;
+  using Pairs = hn::Rebind<int16_t, DF>;
+
+  static HWY_INLINE VF WidenUpper(hn::Vec<Pairs> pairs) {
+    const auto moved = hn::And(hn::ShiftRight<1>(pairs), hn::Set(Pairs(), static_cast<int16_t>(0xBF80)));
+    return hn::PromoteTo(DF(), hn::BitCast(hn::Rebind<hwy::float16_t, DF>(), moved));
+  }
+  static HWY_INLINE void Load2(const int16_t* words, VF& w0, VF& w1) {
+    const auto both = hn::LoadU(Pairs(), words);
+    w0 = WidenUpper(hn::ShiftLeft<8>(both));
+    w1 = WidenUpper(both);
+  }
+  static HWY_INLINE VF Scale(const std::byte* factors, int v) {
+    return hn::Mul(ScalesOf(factors, v), hn::Set(DF(), kLeftOut));
   }
 };
 
@@ -119,19 +147,20 @@ HWY_INLINE void QuantizedTile(const QuantizedDotArgs& a, int64_t r, const std::b
   VF total[R][kPanelVectors];
   for (int i = 0; i < R; ++i)
     for (int v = 0; v < kPanelVectors; ++v) total[i][v] = hn::Zero(d);
-  for (int64_t g = 0; g < groups; ++g, panel += BlockBytes(kQuantization)) {
+  const std::byte* factors = panel;
+  const std::byte* words = panel + kFactorBytes;
+  for (int64_t g = 0; g < groups; ++g, words += BlockBytes(kQuantization), factors += FactorStride(kQuantization)) {
     VF acc[R][kPanelVectors];
     for (int i = 0; i < R; ++i)
       for (int v = 0; v < kPanelVectors; ++v) acc[i][v] = hn::Zero(d);
-    const std::byte* const words = panel + kFactorBytes;
     for (int64_t quad = 0; quad < kGroupWords / kQuadWords; ++quad) {
       Weights::template AddQuad<R>(x + g * kQuantizedGroup, stride, quad, words + quad * QuadBytes(kQuantization), acc);
     }
     for (int v = 0; v < kPanelVectors; ++v) {
-      const VF scale = Weights::Scale(panel, v);
+      const VF scale = Weights::Scale(factors, v);
       for (int i = 0; i < R; ++i) total[i][v] = hn::MulAdd(acc[i][v], scale, total[i][v]);
       if constexpr (kQuantization == Quantization::kInt4) {
-        const VF zero = Weights::Zero(panel, v);
+        const VF zero = Weights::Zero(factors, v);
         for (int i = 0; i < R; ++i) total[i][v] = hn::MulAdd(hn::Set(d, x_sums[i * stride + g]), zero, total[i][v]);
       }
     }
@@ -153,6 +182,7 @@ void QuantizedDotOf(const QuantizedDotArgs& a, Y* y) {
 template <typename Y>
 HWY_INLINE void QuantizedDotT(const QuantizedDotArgs& a, Y* y) {
   if (a.quantization == Quantization::kInt8) return QuantizedDotOf<Int8>(a, y);
+  if (a.quantization == Quantization::kFp8) return QuantizedDotOf<Fp8>(a, y);
   QuantizedDotOf<Int4>(a, y);
 }
 void QuantizedDotF32(const QuantizedDotArgs& a, float* y) { QuantizedDotT(a, y); }
@@ -168,48 +198,6 @@ namespace {
 
 HWY_EXPORT(QuantizedDotF32);
 HWY_EXPORT(QuantizedDotBf16);
-
-// Where element k of a column lies in the words of its block.
-void PutElement(Quantization quantization, int64_t k, int64_t column, int8_t q, std::byte* words) {
-  const int64_t word = k / 2;
-  if (quantization == Quantization::kInt8) {
-    words[(word * kPanelColumns + column) * 2 + k % 2] = static_cast<std::byte>(q);
-    return;
-  }
-  const int64_t nibble = word % kQuadWords;
-  std::byte* const at = words + ((word / kQuadWords * kPanelColumns + column) * 2 + k % 2) * 2 + nibble / 2;
-  *at |= static_cast<std::byte>((q + 8) << nibble % 2 * 4);
-}
-int8_t ElementAt(Quantization quantization, int64_t k, int64_t column, const std::byte* words) {
-  const int64_t word = k / 2;
-  if (quantization == Quantization::kInt8) {
-    return static_cast<int8_t>(words[(word * kPanelColumns + column) * 2 + k % 2]);
-  }
-  const int64_t nibble = word % kQuadWords;
-  const std::byte at = words[((word / kQuadWords * kPanelColumns + column) * 2 + k % 2) * 2 + nibble / 2];
-  return static_cast<int8_t>(static_cast<int>(at >> nibble % 2 * 4 & std::byte{15}) - 8);
-}
-
-void PutFactors(Quantization quantization, int64_t column, const GroupFactors& factors, std::byte* block) {
-  if (quantization == Quantization::kInt8) {
-    std::memcpy(block + column * 4, &factors.scale, 4);
-    return;
-  }
-  uint16_t both[2];  // they are bf16 already
-  Put(factors.scale, &both[0]);
-  Put(factors.zero, &both[1]);
-  std::memcpy(block + column * 4, both, 4);
-}
-GroupFactors FactorsAt(Quantization quantization, int64_t column, const std::byte* block) {
-  GroupFactors factors;
-  if (quantization == Quantization::kInt8) {
-    std::memcpy(&factors.scale, block + column * 4, 4);
-    return factors;
-  }
-  uint16_t both[2];
-  std::memcpy(both, block + column * 4, 4);
-  return {.scale = Widen(both[0]), .zero = Widen(both[1])};
-}
 
 // In one order whatever the processor: 16 sums, added up in pairs.
 void SumGroups(const float* elements, int64_t groups, float* sums) {
@@ -240,29 +228,6 @@ void PackRows(const T* x, int64_t x_stride, int64_t rows, int64_t in, float* pac
 }
 
 }  // namespace
-
-void QuantizePanel(Quantization quantization, const float* w, int64_t columns, int64_t in, std::byte* panel) {
-  std::memset(panel, 0, static_cast<size_t>(QuantizedPanelBytes(quantization, in)));
-  std::array<int8_t, kQuantizedGroup> q;
-  for (int64_t c = 0; c < columns; ++c, w += in) {
-    std::byte* block = panel;
-    for (int64_t k = 0; k < in; k += kQuantizedGroup, block += BlockBytes(quantization)) {
-      const int64_t n = std::min(kQuantizedGroup, in - k);
-      PutFactors(quantization, c, QuantizeGroup(quantization, w + k, n, q.data()), block);
-      for (int64_t i = 0; i < n; ++i) PutElement(quantization, i, c, q[i], block + kFactorBytes);
-    }
-  }
-}
-
-void DequantizePanelColumn(Quantization quantization, const std::byte* panel, int64_t column, int64_t in, float* w) {
-  for (int64_t k = 0; k < in; k += kQuantizedGroup, panel += BlockBytes(quantization)) {
-    const GroupFactors factors = FactorsAt(quantization, column, panel);
-    for (int64_t i = 0; i < std::min(kQuantizedGroup, in - k); ++i) {
-      const int8_t q = ElementAt(quantization, i, column, panel + kFactorBytes);
-      w[k + i] = factors.scale * static_cast<float>(q) + factors.zero;
-    }
-  }
-}
 
 // A cache line more than the row takes: rows of 4 KiB would share a set of the cache.
 int64_t QuantizedRowFloats(int64_t in) {

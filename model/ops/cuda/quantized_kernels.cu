@@ -10,7 +10,8 @@ int64_t PanelsOf(const QuantizedColumns& weight) { return (weight.columns + kPan
 // Calls fn with the Quad of the weight's numbers.
 template <typename Fn>
 cudaError_t ForQuadOf(const QuantizedColumns& weight, const Fn& fn) {
-  return weight.quantization == Quantization::kInt8 ? fn(Int8Quad()) : fn(Int4Quad());
+  if (weight.quantization == Quantization::kInt8) return fn(Int8Quad());
+  return weight.quantization == Quantization::kInt4 ? fn(Int4Quad()) : fn(Fp8Quad());
 }
 
 template <typename Quad, int R, typename T>

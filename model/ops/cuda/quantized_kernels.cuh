@@ -11,37 +11,64 @@ namespace lorad::cuda {
 inline constexpr int kPanelColumns = static_cast<int>(cpu::kPanelColumns);
 inline constexpr int kQuadsOfGroup = static_cast<int>(kQuantizedGroup) / kEight;
 
-struct Int8Quad {
-  static constexpr Quantization kQuantization = Quantization::kInt8;
+// Where a group's factors and words lie in its panel.
+template <Quantization kOf>
+struct PanelOf {
+  static constexpr Quantization kQuantization = kOf;
+  static constexpr int64_t kQuadBytes = cpu::QuadBytes(kOf);
+  static constexpr int64_t kBlockBytes = cpu::BlockBytes(kOf);
+  static constexpr int64_t kFactorStride = cpu::FactorStride(kOf);
+  static constexpr int64_t kHeadBytes = cpu::QuantizedPanelBytes(kOf, /*in=*/0);  // beside the groups' blocks
+
+  __device__ static const uint8_t* Panel(const QuantizedColumns& weight, int64_t panel, int64_t groups) {
+    return weight.panels + panel * (kHeadBytes + groups * kBlockBytes);
+  }
+  __device__ static const uint8_t* Factors(const uint8_t* panel, int64_t g) { return panel + g * kFactorStride; }
+  __device__ static const uint8_t* Words(const uint8_t* panel, int64_t g, int quad) {
+    return panel + cpu::kFactorBytes + g * kBlockBytes + quad * kQuadBytes;
+  }
+};
+
+// q of a byte of int8.
+struct Int8Number {
+  __device__ static float Of(unsigned byte) { return static_cast<float>(static_cast<int8_t>(byte)); }
+};
+// Of fp8: its bits at their places in a float are one of 2^-120 of the value, denormal or not (model/e4m3.h). No device
+// is asked for instructions of its own.
+struct E4m3Number {
+  __device__ static float Of(unsigned byte) {
+    return __uint_as_float((byte & 0x80u) << 24 | (byte & 0x7Fu) << 20) * 0x1p120f;
+  }
+};
+
+// A byte an element.
+template <Quantization kOf, class Number>
+struct ByteQuad : PanelOf<kOf> {
   static constexpr int kColumns = 2;
-  static constexpr int64_t kBytes = cpu::QuadBytes(kQuantization);
-  static constexpr int64_t kBlockBytes = cpu::BlockBytes(kQuantization);
 
   // w = W' of the quad's inputs and of the columns from `column` on.
-  __device__ static void Load(const uint8_t* block, int quad, int column, float (&w)[kColumns][kEight]) {
-    const float* scales = reinterpret_cast<const float*>(block) + column;
-    const uint8_t* words = block + cpu::kFactorBytes + quad * kBytes + 2 * column;
+  __device__ static void Load(const uint8_t* panel, int64_t g, int quad, int column, float (&w)[kColumns][kEight]) {
+    const float* scales = reinterpret_cast<const float*>(ByteQuad::Factors(panel, g)) + column;
+    const uint8_t* words = ByteQuad::Words(panel, g, quad) + 2 * column;
     for (int j = 0; j < cpu::kQuadWords; ++j) {
       const unsigned word = *reinterpret_cast<const unsigned*>(words + j * 2 * kPanelColumns);
       for (int i = 0; i < kColumns; ++i) {
-        w[i][2 * j] = scales[i] * static_cast<float>(static_cast<int8_t>(word >> 16 * i));
-        w[i][2 * j + 1] = scales[i] * static_cast<float>(static_cast<int8_t>(word >> (16 * i + 8)));
+        w[i][2 * j] = scales[i] * Number::Of(word >> 16 * i);
+        w[i][2 * j + 1] = scales[i] * Number::Of(word >> (16 * i + 8));
       }
     }
   }
 };
+using Int8Quad = ByteQuad<Quantization::kInt8, Int8Number>;
+using Fp8Quad = ByteQuad<Quantization::kFp8, E4m3Number>;
 
-struct Int4Quad {
-  static constexpr Quantization kQuantization = Quantization::kInt4;
+struct Int4Quad : PanelOf<Quantization::kInt4> {
   static constexpr int kColumns = 1;
-  static constexpr int64_t kBytes = cpu::QuadBytes(kQuantization);
-  static constexpr int64_t kBlockBytes = cpu::BlockBytes(kQuantization);
 
-  __device__ static void Load(const uint8_t* block, int quad, int column, float (&w)[kColumns][kEight]) {
-    const unsigned factors = reinterpret_cast<const unsigned*>(block)[column];
+  __device__ static void Load(const uint8_t* panel, int64_t g, int quad, int column, float (&w)[kColumns][kEight]) {
+    const unsigned factors = reinterpret_cast<const unsigned*>(Factors(panel, g))[column];
     const float scale = __uint_as_float(factors << 16), zero = __uint_as_float(factors & 0xFFFF0000u);
-    const uint8_t* words = block + cpu::kFactorBytes + quad * kBytes;
-    const unsigned nibbles = reinterpret_cast<const unsigned*>(words)[column];
+    const unsigned nibbles = reinterpret_cast<const unsigned*>(Words(panel, g, quad))[column];
     for (int j = 0; j < cpu::kQuadWords; ++j) {
       w[0][2 * j] = fmaf(scale, static_cast<float>(static_cast<int>(nibbles >> 4 * j & 15u) - 8), zero);
       w[0][2 * j + 1] = fmaf(scale, static_cast<float>(static_cast<int>(nibbles >> (4 * j + 16) & 15u) - 8), zero);
@@ -65,7 +92,7 @@ __global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<c
   using Lanes = LanesOf<Quad>;
   __shared__ SharedArray<float, kDotWarps * R * kPanelColumns> sums;
   const int64_t panel = blockIdx.x, groups = (weight.in + kQuantizedGroup - 1) / kQuantizedGroup;
-  const uint8_t* blocks = weight.panels + panel * groups * Quad::kBlockBytes;
+  const uint8_t* of_panel = Quad::Panel(weight, panel, groups);
   const int column = Lane() % Lanes::kOfQuad * Quad::kColumns;
   const bool aligned = IsAligned(x.data) && IsAligned(x.data + x.stride);
   float acc[R][Quad::kColumns] = {};
@@ -73,7 +100,7 @@ __global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<c
     for (int step = 0; step < Lanes::kSteps; ++step) {
       const int quad = step * Lanes::kQuads + Lane() / Lanes::kOfQuad;
       float w[Quad::kColumns][kEight];
-      Quad::Load(blocks + g * Quad::kBlockBytes, quad, column, w);
+      Quad::Load(of_panel, g, quad, column, w);
       const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
       for (int r = 0; r < R; ++r) {
         float inputs[kEight];
@@ -113,7 +140,7 @@ __global__ void DequantizeKernel(QuantizedColumns weight, T* to) {
   const int column = static_cast<int>(threadIdx.x) / kQuadsOfGroup * Quad::kColumns;
   const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
   float w[Quad::kColumns][kEight];
-  Quad::Load(weight.panels + (panel * gridDim.y + g) * Quad::kBlockBytes, quad, column, w);
+  Quad::Load(Quad::Panel(weight, panel, gridDim.y), g, quad, column, w);
   for (int i = 0; i < Quad::kColumns; ++i) {
     const int64_t c = panel * kPanelColumns + column + i;
     if (c < weight.columns) StoreUpToEight(w[i], left, to + c * weight.in + k);

@@ -14,7 +14,7 @@ namespace lorad::cuda {
 
 // Columns of a weight, the first of them the first of a panel.
 struct QuantizedColumns {
-  Quantization quantization;  // kInt8 or kInt4
+  Quantization quantization;  // not kNone
   int64_t in;
   int64_t columns;        // the last panel may lack some
   const uint8_t* panels;  // 16-byte aligned
