@@ -247,9 +247,9 @@ absl::StatusOr<at::Tensor> CausalLm::Logits(const HiddenRows& in, const PlacedBa
 
 void CausalLm::AwaitDevice() const { lorad::AwaitDevice(impl_->device); }
 
-at::Tensor CausalLm::WeightOf(Site site, int layer) const {
+WeightRows CausalLm::WeightOf(Site site, int layer) const {
   if (layer >= 0) return impl_->blocks.at(static_cast<size_t>(layer)).WeightOf(site);
-  const at::Tensor of_embedding = impl_->embed.WeightOf(site);
+  const WeightRows of_embedding = impl_->embed.WeightOf(site);
   return of_embedding.defined() ? of_embedding : impl_->head.WeightOf(site);
 }
 

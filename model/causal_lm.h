@@ -12,6 +12,7 @@
 #include "model/config.h"
 #include "model/forward_batch.h"
 #include "model/kv/kv_layout.h"
+#include "model/layers/weight_rows.h"
 #include "model/quantization.h"
 #include "model/sites.h"
 
@@ -73,9 +74,9 @@ class CausalLm final {
   // Waits until the device has done all that was asked of it on this thread.
   void AwaitDevice() const;
 
-  // W [out, in] of a linear where it lies, of the embedding [hidden, vocabulary]; undefined where the model has none
-  // such, or has it as something else than a matrix (packed, quantised).
-  at::Tensor WeightOf(Site site, int layer) const;
+  // W [out, in] of a linear where it lies, of the embedding [hidden, vocabulary]; none where the model has none such,
+  // or has it in panels that are not quantised.
+  WeightRows WeightOf(Site site, int layer) const;
 
  private:
   struct Impl;

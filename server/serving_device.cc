@@ -26,15 +26,6 @@ std::string ProgramDir() {
   return error ? "." : program.parent_path().string();
 }
 
-// Why `auto` does not try a device; "" = nothing speaks against it.
-std::string WhyCpu(const ServerConfig& config) {
-  if (config.device == DeviceChoice::kCpu) return "--device=cpu";
-  if (config.quantization != Quantization::kNone && !config.state_dir.empty()) {
-    return "--state-dir with --quantize needs the CPU";
-  }
-  return "";
-}
-
 absl::StatusOr<ServingDevice> OpenCuda(Log* log) {
   if (CountCudaDevices() == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
   ASSIGN_OR_RETURN(const std::string library, FindCudaLibrary(ProgramDir()));
@@ -46,8 +37,8 @@ absl::StatusOr<ServingDevice> OpenCuda(Log* log) {
 }  // namespace
 
 absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log) {
-  std::string why_cpu = WhyCpu(config);
-  if (why_cpu.empty()) {
+  std::string why_cpu = "--device=cpu";
+  if (config.device != DeviceChoice::kCpu) {
     absl::StatusOr<ServingDevice> cuda = OpenCuda(log);
     if (cuda.ok()) return cuda;
     if (config.device == DeviceChoice::kCuda) {

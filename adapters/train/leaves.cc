@@ -77,8 +77,7 @@ void AppendNamed(const LeafModule& module, const at::Tensor& a, const at::Tensor
   if (module.router.defined()) add(".moe_gate.weight", module.router);
 }
 
-void MoveModule(const CausalLm& model, LeafModule* module) {
-  const at::Device device = model.device();
+void MoveModule(at::Device device, LeafModule* module) {
   for (at::Tensor* leaf : {&module->a, &module->b, &module->magnitude, &module->router, &module->bias, &module->weight,
                            &module->token_rows}) {
     if (leaf->defined()) *leaf = leaf->detach().to(device).set_requires_grad(true);
@@ -86,10 +85,16 @@ void MoveModule(const CausalLm& model, LeafModule* module) {
   for (at::Tensor* constant : {&module->initial_a, &module->initial_b, &module->norm, &module->token_ids}) {
     if (constant->defined()) *constant = constant->to(device);
   }
+}
+
+// W of the model instead of the checkpoint's: on a device, and where it is quantised, which is W' already.
+void ReadBaseOf(const CausalLm& model, LeafModule* module) {
   if (!module->base_weight) return;
-  if (const at::Tensor weight = model.WeightOf(module->site, module->layer); weight.defined()) {
-    module->base_weight = [weight](int64_t first_row, int64_t count) { return weight.narrow(0, first_row, count); };
-  } else {  // copied each time
+  const WeightRows weight = model.WeightOf(module->site, module->layer);
+  const at::Device device = model.device();
+  if (weight.defined() && (!device.is_cpu() || weight.quantized())) {
+    module->base_weight = [weight](int64_t first_row, int64_t count) { return weight.Rows(first_row, count); };
+  } else if (!device.is_cpu()) {  // copied each time
     module->base_weight = [device, on_host = module->base_weight](int64_t first_row, int64_t count) {
       return OnDevice(device, on_host(first_row, count));
     };
@@ -135,9 +140,10 @@ void AdapterLeaves::TieTokens() {
 }
 
 void AdapterLeaves::MoveToDeviceOf(const CausalLm& model) {
+  for (LeafModule& module : modules_) ReadBaseOf(model, &module);
   if (model.device().is_cpu()) return;
   const at::NoGradGuard frozen;
-  for (LeafModule& module : modules_) MoveModule(model, &module);
+  for (LeafModule& module : modules_) MoveModule(model.device(), &module);
   TieTokens();
 }
 

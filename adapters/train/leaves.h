@@ -70,8 +70,8 @@ class AdapterLeaves final {
   // replaces a part of the base, what is not in it stays the base's.
   absl::Status CopyFrom(const AdapterImage& image);
 
-  // Moves all to the device of `model`, whose weights stand for the base's tables from then on. As they are on the CPU.
-  // Before anybody holds a tensor of these.
+  // Moves all to the device of `model`, whose weights stand for the base's tables from then on; on the CPU those that
+  // are quantised. Before anybody holds a tensor of these.
   void MoveToDeviceOf(const CausalLm& model);
 
   const std::vector<LeafModule>& modules() const { return modules_; }

@@ -37,8 +37,8 @@ struct StepReport {
 // a checkpoint needs, and a run that goes on from one gives the same bits as one that was never stopped.
 //
 // Threads  one; nobody else uses the model during a call that computes.
-// Errors   Create: as the reader of targets, and CheckTrainable. Advance: DataLoss for a loss or gradient that is not
-//          finite, and the model's. A trainer that answered an error is not used again.
+// Errors   Create: as the reader of targets. Advance: DataLoss for a loss or gradient that is not finite; the model's.
+//          A trainer that answered an error is not used again.
 class Trainer final {
  public:
   // `base_tables`: for DoRA and for what is trained instead of the base's. `model` outlives it. `eval`: evaluated every

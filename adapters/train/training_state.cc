@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/train/adapter_folder.h"
 #include "adapters/train/tensor_file.h"
-#include "adapters/train/trainable_base.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "model/device_step.h"
@@ -32,7 +31,6 @@ TrainingState::TrainingState(const TrainConfig& config, AdapterLeaves leaves)
 
 absl::StatusOr<TrainingState> TrainingState::Create(const TrainConfig& config, const CausalLm& model,
                                                     const BaseTables& base_tables, const GoOnFn& go_on) {
-  RETURN_IF_ERROR(CheckTrainable(model));
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model.base_shape(), base_tables, go_on));
   return GuardedOnDevice([&]() -> absl::StatusOr<TrainingState> {
     leaves.MoveToDeviceOf(model);

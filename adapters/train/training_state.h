@@ -20,7 +20,7 @@ namespace lorad {
 // Errors   of each call that computes: ResourceExhausted, the device's memory is full.
 class TrainingState final {
  public:
-  // Fresh. Errors: as the reader of targets, and CheckTrainable; `go_on`'s.
+  // Fresh. Errors: as the reader of targets; `go_on`'s.
   static absl::StatusOr<TrainingState> Create(const TrainConfig& config, const CausalLm& model,
                                               const BaseTables& base_tables, const GoOnFn& go_on);
 

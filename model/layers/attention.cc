@@ -92,8 +92,8 @@ at::Tensor AttentionLayer::Forward(const at::Tensor& x, const StepContext& step)
   return o_.Forward(mixed, step.seam, step.batch.rows);
 }
 
-at::Tensor AttentionLayer::WeightOf(Site site) const {
-  const at::Tensor of_qkv = qkv_.WeightOf(site);
+WeightRows AttentionLayer::WeightOf(Site site) const {
+  const WeightRows of_qkv = qkv_.WeightOf(site);
   return of_qkv.defined() ? of_qkv : o_.WeightOf(site);
 }
 

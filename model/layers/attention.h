@@ -21,7 +21,7 @@ class AttentionLayer final {
   // x [T, H] -> [T, H]
   at::Tensor Forward(const at::Tensor& x, const StepContext& step) const;
 
-  at::Tensor WeightOf(Site site) const;  // as LinearLayer's
+  WeightRows WeightOf(Site site) const;  // as LinearLayer's
 
  private:
   // The norms of q and k heads in some rows: the base's, or an adapter's.

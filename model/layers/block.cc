@@ -18,8 +18,8 @@ BlockLayer::BlockLayer(const ModelConfig& config, int layer, WeightLoader& weigh
   mlp_out_norm_ = NormLayer::Load(config, Site::kMlpOutNorm, WeightName::kMlpOutNorm, std::nullopt, layer, weights);
 }
 
-at::Tensor BlockLayer::WeightOf(Site site) const {
-  const at::Tensor of_attention = attention_.WeightOf(site);
+WeightRows BlockLayer::WeightOf(Site site) const {
+  const WeightRows of_attention = attention_.WeightOf(site);
   return of_attention.defined() ? of_attention : mlp_.WeightOf(site);
 }
 

@@ -20,7 +20,7 @@ class BlockLayer final {
   // undefined if there are none.
   at::Tensor Forward(at::Tensor& residual, const at::Tensor& pending, const StepContext& step) const;
 
-  at::Tensor WeightOf(Site site) const;  // as LinearLayer's
+  WeightRows WeightOf(Site site) const;  // as LinearLayer's
 
  private:
   const BlockKind kind_;

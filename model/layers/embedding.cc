@@ -44,9 +44,11 @@ at::Tensor EmbeddingLayer::Forward(const ForwardBatch& batch, AdapterSeam& seam)
   return y;
 }
 
-at::Tensor EmbeddingLayer::WeightOf(Site site) const {
-  if (site == Site::kEmbedTokens) return table_.packed() ? at::Tensor() : table_.weight().t();
-  return project_in_.has_value() ? project_in_->WeightOf(site) : at::Tensor();
+WeightRows EmbeddingLayer::WeightOf(Site site) const {
+  if (site == Site::kEmbedTokens) {
+    return table_.packed() ? WeightRows() : WeightRows(LinearWeight::Prepare(table_.weight().t()), /*first_row=*/0);
+  }
+  return project_in_.has_value() ? project_in_->WeightOf(site) : WeightRows();
 }
 
 }  // namespace lorad

@@ -22,7 +22,7 @@ class EmbeddingLayer final {
   at::Tensor Forward(const ForwardBatch& batch, AdapterSeam& seam) const;
 
   const LinearWeight& table() const { return table_; }  // [V, embedding_size]
-  at::Tensor WeightOf(Site site) const;                 // as LinearLayer's, of the table [embedding_size, V]
+  WeightRows WeightOf(Site site) const;                 // as LinearLayer's, of the table [embedding_size, V]
 
  private:
   LinearWeight table_;  // in panels where it is the head's weight, too

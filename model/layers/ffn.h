@@ -19,10 +19,10 @@ class FfnLayer final {
     return std::visit([&](const auto& ffn) { return ffn.Forward(x, step); }, ffn_);
   }
 
-  // As LinearLayer's; undefined of one with experts.
-  at::Tensor WeightOf(Site site) const {
+  // As LinearLayer's; none of one with experts.
+  WeightRows WeightOf(Site site) const {
     const MlpLayer* const dense = std::get_if<MlpLayer>(&ffn_);
-    return dense == nullptr ? at::Tensor() : dense->WeightOf(site);
+    return dense == nullptr ? WeightRows() : dense->WeightOf(site);
   }
 
  private:

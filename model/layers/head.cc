@@ -51,8 +51,8 @@ at::Tensor HeadLayer::Forward(at::Tensor residual, at::Tensor pending, const Ste
   return logits;
 }
 
-at::Tensor HeadLayer::WeightOf(Site site) const {
-  const at::Tensor of_head = lm_head_.WeightOf(site);
+WeightRows HeadLayer::WeightOf(Site site) const {
+  const WeightRows of_head = lm_head_.WeightOf(site);
   return of_head.defined() || !project_out_.has_value() ? of_head : project_out_->WeightOf(site);
 }
 

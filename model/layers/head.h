@@ -20,7 +20,7 @@ class HeadLayer final {
   // residual [T, H], `pending` [T, H] still to be added or undefined -> logits [L, V] fp32 of batch.logit_rows.
   at::Tensor Forward(at::Tensor residual, at::Tensor pending, const StepContext& step) const;
 
-  at::Tensor WeightOf(Site site) const;  // as LinearLayer's
+  WeightRows WeightOf(Site site) const;  // as LinearLayer's
 
  private:
   std::optional<NormLayer> norm_;

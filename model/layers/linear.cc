@@ -29,11 +29,12 @@ at::Tensor LinearLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const Ro
   return Finish(x, Base(x), seam, rows);
 }
 
-at::Tensor LinearLayer::WeightOf(Site site) const {
+WeightRows LinearLayer::WeightOf(Site site) const {
+  const bool has_rows = !weight_.packed() || weight_.quantized();
   for (const SitePart& part : group_.parts) {
-    if (part.site == site && !weight_.packed()) return weight_.weight().narrow(0, part.first_column, part.columns);
+    if (part.site == site && has_rows) return WeightRows(weight_, part.first_column);
   }
-  return at::Tensor();
+  return WeightRows();
 }
 
 }  // namespace lorad

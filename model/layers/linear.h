@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/adapter_seam.h"
+#include "model/layers/weight_rows.h"
 #include "model/ops/linear.h"
 
 namespace lorad {
@@ -26,8 +27,8 @@ class LinearLayer final {
   at::Tensor Deltas(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
 
   const at::Tensor& bias() const { return bias_; }  // [out] or undefined
-  // Rows of W [out, in] of one of its sites, where they lie; undefined: another's, or W is not a matrix (packed).
-  at::Tensor WeightOf(Site site) const;
+  // Rows of W [out, in] of one of its sites; none: another's, or W is neither a matrix nor quantised (packed).
+  WeightRows WeightOf(Site site) const;
 
  private:
   LinearWeight weight_;

@@ -73,8 +73,8 @@ at::Tensor MlpLayer::WithDown(const at::Tensor& pairs, const RoutedRows& routed,
   return add && down_.bias().defined() ? ScaleBias(down_.bias(), routed, std::move(y)) : y;
 }
 
-at::Tensor MlpLayer::WeightOf(Site site) const {
-  const at::Tensor of_up = up_.WeightOf(site);
+WeightRows MlpLayer::WeightOf(Site site) const {
+  const WeightRows of_up = up_.WeightOf(site);
   return of_up.defined() ? of_up : down_.WeightOf(site);
 }
 

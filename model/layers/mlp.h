@@ -24,7 +24,7 @@ class MlpLayer final {
   // x [T, H] -> [T, H]
   at::Tensor Forward(const at::Tensor& x, const StepContext& step) const;
 
-  at::Tensor WeightOf(Site site) const;  // as LinearLayer's
+  WeightRows WeightOf(Site site) const;  // as LinearLayer's
 
  private:
   // up's columns [R, 1 or 2 * intermediate] -> [R, intermediate]; may be in place.

@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/kinds/kind.h"
 #include "adapters/train/example_sets.h"
-#include "adapters/train/trainable_base.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
@@ -78,7 +77,6 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(wanted, facts));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(wanted.dataset(), facts));
   RETURN_IF_ERROR(StateBytesWithin(memory, spec.train, model->base_shape()).status());
-  RETURN_IF_ERROR(CheckTrainable(*model));
   RETURN_IF_ERROR(MakeFolders(folder));
   const TextParts text{*backend, *chat_template, go_on};
   ASSIGN_OR_RETURN(const IntakeResult taken, TakeIn(data, text, absl::StrCat(folder, "/data")));

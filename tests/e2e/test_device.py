@@ -69,9 +69,8 @@ def prompt_logprobs(daemon, tokens, adapter):
     return [entry.logprob for entry in answer.prompt_logprobs[0][1:]]
 
 
-def training_daemon(build_dir, model, tmp_path):
-    flags = ["--device=cuda", "--memory-bytes=16MiB", f"--state-dir={tmp_path / 'state'}"]
-    return Daemon(build_dir, model, *flags)
+def training_daemon(build_dir, model, tmp_path, *flags):
+    return Daemon(build_dir, model, "--device=cuda", "--memory-bytes=16MiB", f"--state-dir={tmp_path / 'state'}", *flags)
 
 
 def test_jobs_train_on_the_device_and_are_served_hot(with_device, model, tmp_path):
@@ -106,9 +105,21 @@ def test_a_loop_of_a_caller_learns_on_the_device_and_is_served(with_device, mode
         assert prompt_logprobs(daemon, tokens, saved) == pytest.approx(list(last.scores[0].logprobs), rel=1e-4)
 
 
-def test_auto_takes_the_cpu_where_flags_need_it(with_device, model, tmp_path):
-    with Daemon(with_device, model, "--quantize=int8", f"--state-dir={tmp_path / 'state'}") as daemon:
-        assert "--state-dir with --quantize needs the CPU" in device_line(daemon)
+@pytest.mark.parametrize("base, flags", [("llama3", ["--quantize=fp8"]), ("mixtral", [])])
+def test_a_job_trains_on_the_device_on_quantised_and_on_routed_bases(with_device, golden, tmp_path, base, flags):
+    with training_daemon(with_device, golden / base / "model", tmp_path, *flags) as daemon:
+        assert "emulated device" in device_line(daemon)
+        tuning = tuning_support.Tuning(daemon)
+        job = tuning_support.spec(name="tuned", max_steps=10)
+        job.adapter.kind = "dora"
+        job.optimizer.learning_rate = 0.01
+        done, events = tuning.finish(tuning.submit(job).id)
+        assert done.state == finetuning_pb2.JOB_STATE_SUCCEEDED, done.reason
+        by_step = tuning_support.losses(events)
+        assert sum(by_step[step] for step in (8, 9, 10)) < sum(by_step[step] for step in (1, 2, 3))
+        prompt = json.loads(tuning_support.examples()[0])["input_ids"]
+        half = len(prompt) // 2
+        assert sum(prompt_logprobs(daemon, prompt, "tuned")[half:]) > sum(prompt_logprobs(daemon, prompt, "")[half:])
 
 
 def start(build_dir, model, *flags):

@@ -20,12 +20,13 @@ namespace lorad {
 namespace {
 
 constexpr double kTolerance = 2e-4;
-const std::string kModel = SourceDir() + "/tests/golden/llama3/model";
+
+std::string ModelOf(const std::string& base) { return SourceDir() + "/tests/golden/" + base + "/model"; }
 
 // A copy of the base with W' in its matrices.
-void WriteRounded(Quantization quantization, const TempDir& to) {
-  CopyFiles(kModel, to.path());
-  const Checkpoint checkpoint = OpenCausalCheckpoint(kModel).value();
+void WriteRounded(const std::string& model, Quantization quantization, const TempDir& to) {
+  CopyFiles(model, to.path());
+  const Checkpoint checkpoint = OpenCausalCheckpoint(model).value();
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, tensor] : checkpoint) {
     ASSERT_EQ(tensor.dtype, DType::kF32);
@@ -45,9 +46,9 @@ void WriteRounded(Quantization quantization, const TempDir& to) {
   ASSERT_THAT(WriteSafetensors(to.File("model.safetensors"), tensors, {{"format", "pt"}}, make), IsOk());
 }
 
-TrainBase Load(const std::string& dir, Quantization quantization) {
+TrainBase Load(const std::string& dir, Quantization quantization, at::Device device = at::kCPU) {
   TrainBase base;
-  base.model = CausalLm::Load(dir, {.quantization = quantization}).value();
+  base.model = CausalLm::Load(dir, {.device = device, .quantization = quantization}).value();
   base.tables = OpenBaseTables(dir, base.model->base_shape(), quantization).value();
   return base;
 }
@@ -66,13 +67,13 @@ std::vector<double> Losses(const TrainBase& base, const TrainConfig& config) {
 
 class QuantizedTrainingTest : public testing::TestWithParam<Quantization> {
  protected:
-  void ExpectTheSameLosses(TrainConfig config) {
+  void ExpectTheSameLosses(TrainConfig config, const std::string& base = "llama3") {
     config.optimizer.learning_rate = 5e-3;
     const TempDir dir;
-    WriteRounded(GetParam(), dir);
+    WriteRounded(ModelOf(base), GetParam(), dir);
     const std::vector<double> expected = Losses(Load(dir.path(), Quantization::kNone), config);
-    const std::vector<double> found = Losses(Load(kModel, GetParam()), config);
-    const std::vector<double> whole = Losses(Load(kModel, Quantization::kNone), config);
+    const std::vector<double> found = Losses(Load(ModelOf(base), GetParam(), TrainDevice()), config);
+    const std::vector<double> whole = Losses(Load(ModelOf(base), Quantization::kNone), config);
     ASSERT_EQ(found.size(), 6u);
     ASSERT_EQ(expected.size(), 6u);
     for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], kTolerance) << i;
@@ -89,13 +90,20 @@ TEST_P(QuantizedTrainingTest, DoraHasTheLossesOfTheRoundedBase) {
   ExpectTheSameLosses(config);
 }
 
+// Whose k and v begin within a panel of the fused weight.
+TEST_P(QuantizedTrainingTest, DoraOnARoutedBaseHasTheLossesOfTheRoundedOne) {
+  TrainConfig config = SmallConfig(4, /*steps=*/6);
+  config.adapter.use_dora = true;
+  ExpectTheSameLosses(config, "qwen2_moe");
+}
+
 TEST_P(QuantizedTrainingTest, PissaBeginsFromTheRoundedBase) {
   TrainConfig config = SmallConfig(4, /*steps=*/6);
   config.init = LeafInit::kPissa;
   ExpectTheSameLosses(config);
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, QuantizedTrainingTest, testing::Values(Quantization::kInt8, Quantization::kInt4),
+INSTANTIATE_TEST_SUITE_P(Forms, QuantizedTrainingTest, testing::ValuesIn(kQuantizedForms),
                          [](const auto& info) { return std::string(Name(info.param)); });
 
 }  // namespace
