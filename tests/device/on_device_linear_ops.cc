@@ -1,4 +1,4 @@
-// As on_device_model_ops.cc: all that the file of the CPU's matmuls has.
+// As on_device_model_ops.cc: all that the files of the CPU's matmuls have.
 #include <deque>
 #include <vector>
 
@@ -9,6 +9,12 @@ namespace lorad::cpu {
 
 bool HasOneDnnKernels() { return false; }
 bool LinearGoesToOneDnn(at::ScalarType, int64_t) { return false; }
+
+absl::Status Dequantize(const DequantizeArgs& args) {
+  DeviceCopies on;
+  at::Tensor w = on.Of(args.w);
+  return on.Back(lorad::Dequantize({on.Of(args.weight), w}));
+}
 
 absl::Status Linear(const LinearArgs& args) {
   DeviceCopies on;
