@@ -29,6 +29,16 @@ enable_language(CUDA)
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
 set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 
+# FlashInfer's headers, with those of CCCL and CUTLASS that its wheel brings, which come before CUDA's own.
+set(headers ${cache}/flashinfer)
+if(NOT EXISTS ${headers}/include/flashinfer)
+  message(FATAL_ERROR "no FlashInfer headers in ${headers}: run scripts/setup --cuda first")
+endif()
+add_library(flashinfer INTERFACE)
+target_include_directories(flashinfer BEFORE INTERFACE
+  ${headers}/cccl/thrust ${headers}/cccl/cub ${headers}/cccl/libcudacxx/include ${headers}/include ${headers}/cutlass/include)
+target_compile_options(flashinfer INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -w>)
+
 # The wheel's rpath finds NVIDIA's libraries on a host that has them; here libtorch_cuda's own are not there.
 add_library(torch_cuda INTERFACE)
 target_include_directories(torch_cuda SYSTEM INTERFACE ${LORAD_CUDA_HOME}/include)

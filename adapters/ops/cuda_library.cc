@@ -1,5 +1,6 @@
 #include "adapters/ops/cuda_ops.h"
 #include "model/memory/cuda_memory.h"
+#include "model/ops/cuda/fast_attention.h"
 #include "model/ops/cuda_ops.h"
 #include "model/ops/cuda_table.h"
 
@@ -28,6 +29,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .route_top_k = &lorad::cuda::RouteTopK,
             .segmented_gemm = &lorad::cuda::SegmentedGemm,
             .segmented_embedding = &lorad::cuda::SegmentedEmbedding,
+            .check_fast_forms = &lorad::cuda::CheckFastAttention,
         },
     .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},
 };

@@ -1,7 +1,9 @@
+#include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
 #include "model/ops/cuda/attention_kernels.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda_ops.h"
+#include "model/ops/fast_attention_cuda.h"
 
 // What reads and writes the KV cache.
 namespace lorad::cuda {
@@ -34,6 +36,23 @@ cudaError_t RopeAs(const RopeKvWriteArgs& args) {
   return LaunchRopeKvWrite(rows, DataOf<W>(args.q_norm), DataOf<W>(args.k_norm), StreamOf(args.qkv));
 }
 
+template <typename T>
+AttentionRows<T> AttentionRowsOf(const PagedAttentionArgs& args) {
+  return {.rows = args.q.size(0),
+          .heads = args.num_heads,
+          .q = RowsOf<T>(args.q),
+          .y = MutableRowsOf<T>(args.y),
+          .positions = args.positions.const_data_ptr<int32_t>(),
+          .cu_rows = args.cu_rows.const_data_ptr<int32_t>(),
+          .sequences = args.block_table.size(0),
+          .block_table = args.block_table.const_data_ptr<int32_t>(),
+          .blocks_per_sequence = args.block_table.size(1),
+          .window_tokens = args.window_tokens,
+          .scale = static_cast<float>(args.scale),
+          .softcap = static_cast<float>(args.softcap),
+          .kv = LayerOf(args.kv, args.layer)};
+}
+
 }  // namespace
 
 absl::Status RopeKvWrite(const RopeKvWriteArgs& args) {
@@ -52,23 +71,12 @@ absl::Status PagedAttention(const PagedAttentionArgs& args) {
     return ArgCheck("PagedAttention")
         .Error("head_dim", absl::StrCat(args.kv.layout.head_dim), absl::StrCat(kMaxHeadDim, " on CUDA"));
   }
-  return StatusOf("PagedAttention", ForTypeOf(args.q, [&](auto of_rows) {
-                    using T = decltype(of_rows);
-                    const AttentionRows<T> rows = {.rows = args.q.size(0),
-                                                   .heads = args.num_heads,
-                                                   .q = RowsOf<T>(args.q),
-                                                   .y = MutableRowsOf<T>(args.y),
-                                                   .positions = args.positions.const_data_ptr<int32_t>(),
-                                                   .cu_rows = args.cu_rows.const_data_ptr<int32_t>(),
-                                                   .sequences = args.block_table.size(0),
-                                                   .block_table = args.block_table.const_data_ptr<int32_t>(),
-                                                   .blocks_per_sequence = args.block_table.size(1),
-                                                   .window_tokens = args.window_tokens,
-                                                   .scale = static_cast<float>(args.scale),
-                                                   .softcap = static_cast<float>(args.softcap),
-                                                   .kv = LayerOf(args.kv, args.layer)};
-                    return LaunchPagedAttention(rows, StreamOf(args.q));
-                  }));
+  if (args.q.scalar_type() == at::kFloat) {
+    return StatusOf("PagedAttention", LaunchPagedAttention(AttentionRowsOf<float>(args), StreamOf(args.q)));
+  }
+  const auto rows = AttentionRowsOf<__nv_bfloat16>(args);
+  ASSIGN_OR_RETURN(const bool done, AttendFast(args, rows));
+  return done ? absl::OkStatus() : StatusOf("PagedAttention", LaunchPagedAttention(rows, StreamOf(args.q)));
 }
 
 }  // namespace lorad::cuda

@@ -95,19 +95,19 @@ __device__ inline bool HasBlocks(const AttentionRows<T>& rows, int64_t sequence,
   return __ballot_sync(kAllLanes, missing) == 0;
 }
 
-// Attention of one row and one head: a block of kAttentionWarps warps, each with every kAttentionWarps-th run of 32
+// Attention of row r and head h by one block of kAttentionWarps warps, each with every kAttentionWarps-th run of 32
 // positions and a running softmax of its own; at the end they are put together in the warps' order. A lane scores one
 // position, then has some columns of all 32. What a row gets depends on nothing but its own positions.
 inline constexpr int kAttentionWarps = 4;
 inline constexpr int kColumnsPerLane = static_cast<int>(kMaxHeadDim) / kWarp;
 
 template <typename T>
-__global__ void PagedAttentionKernel(AttentionRows<T> rows) {
+__device__ void AttendRow(const AttentionRows<T>& rows, int64_t r, int64_t h) {
   __shared__ SharedArray<float, static_cast<int>(kMaxHeadDim)> q;
   __shared__ SharedArray<float, kAttentionWarps * kWarp> weights;
   __shared__ SharedArray<float, kAttentionWarps> largest_of, sum_of;
   __shared__ SharedArray<float, kAttentionWarps* static_cast<int>(kMaxHeadDim)> parts;
-  const int64_t r = blockIdx.x, h = blockIdx.y, width = rows.kv.head_dim;
+  const int64_t width = rows.kv.head_dim;
   const int64_t kv_head = h / (rows.heads / rows.kv.kv_heads);
   const int warp = WarpOfBlock(), lane = Lane();
   const int64_t sequence = SequenceOf(rows, r), position = rows.positions[r];
@@ -177,6 +177,11 @@ __global__ void PagedAttentionKernel(AttentionRows<T> rows) {
     }
     Put(value / total, rows.y.row(r) + h * width + i);
   }
+}
+
+template <typename T>
+__global__ void PagedAttentionKernel(AttentionRows<T> rows) {
+  AttendRow(rows, blockIdx.x, blockIdx.y);
 }
 
 }  // namespace lorad::cuda

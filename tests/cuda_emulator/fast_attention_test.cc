@@ -1,0 +1,163 @@
+// Which form attends, and the plan of the one that takes tiles and chunks: the same rows by either.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/ops/empty_like.h>
+
+#include "model/ops/open_cuda.h"
+#include "model/ops/paged_attention.h"
+#include "tests/cuda_emulator/tiled_attention.h"
+#include "tests/device/device_copies.h"
+#include "tests/op/kv_testing.h"
+
+namespace lorad {
+namespace {
+
+using emulator::SetTiledAttention;
+using emulator::TiledAttention;
+using emulator::TiledAttentionRuns;
+
+struct Sequence {
+  int64_t context, rows;
+};
+
+// One call, with a cache of its own.
+struct Problem {
+  int64_t heads, kv_heads, head_dim, window;
+  std::unique_ptr<TestCache> cache;
+  at::Tensor q, positions, cu_rows, block_table;
+
+  Problem(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window, const std::vector<Sequence>& sequences)
+      : heads(heads), kv_heads(kv_heads), head_dim(head_dim), window(window) {
+    std::vector<int32_t> position_values, cu_values = {0}, table;
+    int64_t blocks = 0, most_blocks = 0;
+    for (const Sequence& s : sequences) {
+      blocks += (s.context + 15) / 16;
+      most_blocks = std::max(most_blocks, (s.context + 15) / 16);
+    }
+    cache = std::make_unique<TestCache>(at::kBFloat16, 1, kv_heads, head_dim, blocks);
+    Numbers numbers(static_cast<uint64_t>(head_dim + window));
+    int64_t next = blocks;
+    for (const Sequence& s : sequences) {
+      for (int64_t i = 0; i < s.rows; ++i) position_values.push_back(static_cast<int32_t>(s.context - s.rows + i));
+      cu_values.push_back(static_cast<int32_t>(position_values.size()));
+      for (int64_t b = 0; b < most_blocks; ++b) table.push_back(b < (s.context + 15) / 16 ? cache->Block(--next) : -1);
+      for (int64_t t = 0; t < s.context; ++t) {
+        const int32_t block = table[table.size() - static_cast<size_t>(most_blocks - t / 16)];
+        for (int64_t i = 0; i < kv_heads * head_dim; ++i) {
+          for (const bool value : {false, true}) {
+            cache->Set(block, 0, value, i / head_dim, t % 16, i % head_dim, numbers.Uniform(-1, 1));
+          }
+        }
+      }
+    }
+    q = Random(at::kBFloat16, {std::ssize(position_values), heads * head_dim}, numbers, 2.0f);
+    positions = Ints(position_values);
+    cu_rows = Ints(cu_values);
+    block_table = Ints(table, {std::ssize(sequences), most_blocks});
+  }
+
+  at::Tensor Run() const {
+    DeviceCopies on;
+    const int32_t* const blocks = block_table.const_data_ptr<int32_t>();
+    const KvView kv = on.Of(cache->view(), *std::max_element(blocks, blocks + block_table.numel()));
+    at::Tensor y = at::empty_like(q), on_y = on.Of(y);
+    EXPECT_OK(on.Back(PagedAttention(
+        {on.Of(q), heads, on.Of(positions), on.Of(cu_rows), on.Of(block_table), 0, window, 0.3, 0.0, kv, on_y})));
+    return y;
+  }
+};
+
+std::string BytesOf(const at::Tensor& t) {
+  return std::string(static_cast<const char*>(t.const_data_ptr()), t.nbytes());
+}
+
+// By ours, then by the fast form, which is to have run.
+void ExpectTheSame(const Problem& problem) {
+  SetTiledAttention(TiledAttention::kFails);
+  CheckFastForms();
+  const at::Tensor ours = problem.Run();
+  SetTiledAttention(TiledAttention::kRight);
+  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+  const int before = TiledAttentionRuns();
+  const at::Tensor fast = problem.Run();
+  ASSERT_EQ(TiledAttentionRuns(), before + 1);
+  for (int64_t i = 0; i < ours.numel(); ++i) {
+    const float expected = At(ours, i), actual = At(fast, i);
+    if (std::isnan(expected) && std::isnan(actual)) continue;
+    ASSERT_NEAR(actual, expected, 8e-3) << "row " << i / ours.size(1) << ", column " << i % ours.size(1);
+  }
+}
+
+TEST(FastAttentionTest, NothingIsTrustedBeforeItIsChecked) {
+  const int before = TiledAttentionRuns();
+  Problem(4, 2, 64, 0, {{20, 2}}).Run();
+  EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
+TEST(FastAttentionTest, AFormThatDiffersIsNamedAndNeverUsed) {
+  const Problem problem(4, 2, 64, 0, {{20, 2}, {40, 1}});
+  const at::Tensor ours = problem.Run();
+  SetTiledAttention(TiledAttention::kWrong);
+  const std::vector<std::string> lines = CheckFastForms();
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_THAT(lines[1],
+              testing::HasSubstr("attention by the stand-in, head size 128, window 0: differs from ours by 0.5"));
+  EXPECT_THAT(lines[1], testing::HasSubstr("limit: 0.01; ours is used"));
+  const int before = TiledAttentionRuns();
+  EXPECT_EQ(BytesOf(problem.Run()), BytesOf(ours));
+  EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
+TEST(FastAttentionTest, AFormThatFailsIsNamedAndNeverUsed) {
+  const Problem problem(4, 2, 128, 0, {{20, 2}});
+  SetTiledAttention(TiledAttention::kFails);
+  EXPECT_THAT(CheckFastForms(), testing::Each(testing::HasSubstr("the stand-in: CUDA: ")));
+  const int before = TiledAttentionRuns();
+  problem.Run();
+  EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
+TEST(FastAttentionTest, DecodeOverLongContextsInChunks) {
+  ExpectTheSame(Problem(4, 2, 64, 0, {{700, 1}}));
+  ExpectTheSame(Problem(4, 1, 64, 0, {{600, 1}, {1, 1}, {256, 1}, {257, 1}}));
+  ExpectTheSame(Problem(2, 2, 128, 300, {{650, 1}, {299, 1}, {310, 1}}));
+}
+
+TEST(FastAttentionTest, PromptsInPiecesBesideDecode) {
+  for (const int64_t window : {0, 1, 21, 100}) {
+    ExpectTheSame(Problem(4, 2, 64, window, {{90, 50}, {33, 2}, {100, 1}, {37, 37}, {16, 1}}));
+  }
+  ExpectTheSame(Problem(8, 1, 64, 0, {{70, 70}, {5, 0}, {3, 1}}));
+  ExpectTheSame(Problem(3, 3, 256, 30, {{290, 20}}));
+}
+
+TEST(FastAttentionTest, HeadsItHasNoKernelForAreOurs) {
+  SetTiledAttention(TiledAttention::kRight);
+  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+  const int before = TiledAttentionRuns();
+  Problem(4, 2, 96, 0, {{20, 2}}).Run();
+  EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
+// What the plan refuses is ours, row by row: NaN where a block is missing, numbers in the rows that miss none.
+TEST(FastAttentionTest, SequencesThatMissABlockAndRowsOfNone) {
+  for (const int64_t long_context : {120, 600}) {
+    Problem problem(4, 2, 64, 0, {{40, 30}, {long_context, 2}, {50, 1}});
+    static_cast<int32_t*>(problem.block_table.mutable_data_ptr())[1] = -1;  // tokens 16 to 31 of the first
+    ExpectTheSame(problem);
+    static_cast<int32_t*>(problem.positions.mutable_data_ptr())[31] = 1 << 20;
+    ExpectTheSame(problem);
+    static_cast<int32_t*>(problem.cu_rows.mutable_data_ptr())[3] = 32;  // the last row is nobody's
+    ExpectTheSame(problem);
+  }
+}
+
+}  // namespace
+}  // namespace lorad

@@ -1,0 +1,12 @@
+#pragma once
+
+// What an emulated device has for FlashInfer: loops that read our plan as its kernels do, which no emulator runs.
+namespace lorad::emulator {
+
+enum class TiledAttention { kRight, kWrong, kFails };
+// From now on; kRight at start.
+void SetTiledAttention(TiledAttention how);
+// How often it ran.
+int TiledAttentionRuns();
+
+}  // namespace lorad::emulator
