@@ -67,11 +67,15 @@ absl::StatusOr<double> Optimizer::Step(double learning_rate) {
     at::Tensor gradient = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
     const LeafSettings settings = SettingsOf(leaves_[i], learning_rate);
     if (config_.kind == OptimizerKind::kAdamW && !on_device_) {
-      AdamW(i, gradient, clip, settings);
+      AdamW(i, gradient, AdamWStepOf(settings, clip));
     } else {
       BeginPiece(kUpdateProducts * leaf.numel());
       if (clip < 1.0) gradient.mul_(clip);
-      config_.kind == OptimizerKind::kAdamW ? AdamWOnDevice(i, gradient, settings) : Sgd(i, gradient, settings);
+      if (config_.kind == OptimizerKind::kAdamW) {
+        AdamWOnDevice(i, gradient, AdamWStepOf(settings, /*clip=*/1.0));
+      } else {
+        Sgd(i, gradient, settings);
+      }
     }
     leaf.mutable_grad() = at::Tensor();
   }
@@ -112,9 +116,9 @@ Optimizer::LeafSettings Optimizer::SettingsOf(const NamedLeaf& leaf, double lear
   return settings;
 }
 
-void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double clip, const LeafSettings& settings) {
+AdamWStep Optimizer::AdamWStepOf(const LeafSettings& settings, double clip) const {
   const double steps = static_cast<double>(steps_);
-  const AdamWStep step = {
+  return {
       .gradient_factor = static_cast<float>(clip),
       .decayed = static_cast<float>(1.0 - settings.learning_rate * settings.weight_decay),
       .new_of_first = static_cast<float>(1.0 - config_.beta1),
@@ -124,6 +128,9 @@ void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double clip, cons
       .epsilon = static_cast<float>(config_.epsilon),
       .step_size = static_cast<float>(settings.learning_rate / (1.0 - std::pow(config_.beta1, steps))),
   };
+}
+
+void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, const AdamWStep& step) {
   at::Tensor weight = leaves_[leaf].tensor;  // may lie transposed in memory, and its state with it
   LORAD_CHECK(weight.is_non_overlapping_and_dense());
   const bool lies_alike = gradient.strides() == weight.strides();
@@ -134,16 +141,13 @@ void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, double clip, cons
   });
 }
 
-// The same by LibTorch's operators, of a gradient that is clipped.
-void Optimizer::AdamWOnDevice(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {
+// The same by LibTorch's operators.
+void Optimizer::AdamWOnDevice(size_t leaf, const at::Tensor& gradient, const AdamWStep& step) {
   at::Tensor weight = leaves_[leaf].tensor;
-  weight.mul_(1.0 - settings.learning_rate * settings.weight_decay);
-  first_[leaf].lerp_(gradient, 1.0 - config_.beta1);
-  second_[leaf].mul_(config_.beta2).addcmul_(gradient, gradient, 1.0 - config_.beta2);
-  const double steps = static_cast<double>(steps_);
-  const double step_size = settings.learning_rate / (1.0 - std::pow(config_.beta1, steps));
-  const double root = std::sqrt(1.0 - std::pow(config_.beta2, steps));
-  weight.addcdiv_(first_[leaf], second_[leaf].sqrt().div_(root).add_(config_.epsilon), -step_size);
+  weight.mul_(step.decayed);
+  first_[leaf].lerp_(gradient, step.new_of_first);
+  second_[leaf].mul_(step.beta2).addcmul_(gradient, gradient, step.new_of_second);
+  weight.addcdiv_(first_[leaf], second_[leaf].sqrt().div_(step.root).add_(step.epsilon), -step.step_size);
 }
 
 void Optimizer::Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings) {

@@ -13,6 +13,8 @@
 
 namespace lorad {
 
+struct AdamWStep;
+
 // AdamW or SGD over f32 leaves, with torch's arithmetic (torch.optim, torch.nn.utils.clip_grad_norm_).
 //
 // Threads  the trainer's.
@@ -42,8 +44,9 @@ class Optimizer final {
   // LoRA+ has groups of them. Source: peft 0.21.2, create_loraplus_optimizer of optimizers/loraplus.py.
   LeafSettings SettingsOf(const NamedLeaf& leaf, double learning_rate) const;
   double GradientNorm() const;
-  void AdamW(size_t leaf, const at::Tensor& gradient, double clip, const LeafSettings& settings);
-  void AdamWOnDevice(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
+  AdamWStep AdamWStepOf(const LeafSettings& settings, double clip) const;
+  void AdamW(size_t leaf, const at::Tensor& gradient, const AdamWStep& step);
+  void AdamWOnDevice(size_t leaf, const at::Tensor& gradient, const AdamWStep& step);  // one that does not clip
   void Sgd(size_t leaf, const at::Tensor& gradient, const LeafSettings& settings);
 
   OptimizerConfig config_;
