@@ -21,12 +21,15 @@ void SlotTable::Resize(int32_t slots) {
   LORAD_CHECK_GE(slots, num_slots_);
   for (std::vector<SlotWeights>& weights : by_site_layer_) weights.resize(static_cast<size_t>(slots));
   routing_.resize(static_cast<size_t>(slots));
+  versions_.resize(static_cast<size_t>(slots), 1);
   num_slots_ = slots;
 }
 
 void SlotTable::Set(Site site, int32_t layer, int32_t slot, const SlotWeights& weights) {
   LORAD_CHECK(slot >= 0 && slot < num_slots_);
   SlotWeights& entry = by_site_layer_[Index(site, layer)][static_cast<size_t>(slot)];
+  if (entry == weights) return;
+  ++versions_[static_cast<size_t>(slot)];
   replacing_[static_cast<size_t>(site)] += int64_t{weights.replaces()} - int64_t{entry.replaces()};
   entry = weights;
 }

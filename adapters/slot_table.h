@@ -39,6 +39,8 @@ struct SlotWeights {
   bool adds() const { return rank > 0 || bias != nullptr; }
   bool replaces() const { return num_rows > 0; }
   bool routes() const { return router != nullptr; }
+
+  bool operator==(const SlotWeights&) const = default;
 };
 
 // For every (site, layer): the weights of each resident adapter by slot. Persistent; changes on residency only.
@@ -55,6 +57,8 @@ class SlotTable final {
   // Whether any resident adapter replaces rows at this site, in whatever layer.
   bool AnyReplaces(Site site) const { return replacing_[static_cast<size_t>(site)] > 0; }
   int32_t slots() const { return num_slots_; }
+  // Raised when something of the slot becomes another: who keeps a copy elsewhere goes by it.
+  uint64_t version(int32_t slot) const { return versions_[static_cast<size_t>(slot)]; }
   DType dtype() const { return dtype_; }
   int64_t vocab_size() const { return vocab_size_; }  // columns of A at embed_tokens
 
@@ -74,6 +78,7 @@ class SlotTable final {
   std::vector<std::vector<SlotWeights>> by_site_layer_;
   std::array<int64_t, kNumSites> replacing_ = {};  // entries that replace rows
   std::vector<RoutingRule> routing_;               // by slot
+  std::vector<uint64_t> versions_;                 // by slot, from 1
 };
 
 }  // namespace lorad

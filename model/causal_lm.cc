@@ -15,6 +15,7 @@
 #include "model/base/guarded.h"
 #include "model/base/sha256.h"
 #include "model/base/status_macros.h"
+#include "model/check_batch.h"
 #include "model/device_step.h"
 #include "model/layers/block.h"
 #include "model/layers/embedding.h"
@@ -61,36 +62,6 @@ absl::Status CheckTiedHead(const MatchedWeights& weights) {
       "tie_word_embeddings: true, but lm_head.weight differs from model.embed_tokens.weight; programs disagree on "
       "which "
       "one counts; set tie_word_embeddings to false to use both");
-}
-
-absl::Status CheckBatch(const ForwardBatch& batch, const ModelConfig& config, const KvLayout& ours,
-                        const KvLayout& theirs) {
-  const int64_t max_positions = config.max_context_tokens;
-  const int64_t rows = batch.token_ids.size(0);
-  const bool shapes_agree = batch.positions.numel() == rows && batch.kv_slots.numel() == rows &&
-                            batch.rows.rows() == rows && batch.cu_rows.numel() == batch.block_table.size(0) + 1 &&
-                            batch.head_rows.rows() == batch.logit_rows.numel() && batch.logit_rows.numel() <= rows;
-  if (!shapes_agree) {
-    return absl::InternalError(
-        absl::StrCat("forward batch is inconsistent: token_ids: ", rows, "; positions: ", batch.positions.numel(),
-                     "; kv_slots: ", batch.kv_slots.numel(), "; rows: ", batch.rows.rows(),
-                     "; cu_rows: ", batch.cu_rows.numel(), "; block_table rows: ", batch.block_table.size(0),
-                     "; logit_rows: ", batch.logit_rows.numel(), "; head_rows: ", batch.head_rows.rows()));
-  }
-  const auto lengths = static_cast<int64_t>(batch.sequence_tokens.size());
-  if (lengths != batch.block_table.size(0) && (lengths > 0 || config.rope_switch.every_tokens > 0)) {
-    return absl::InternalError(
-        absl::StrCat("forward batch: sequence_tokens: ", lengths, "; sequences: ", batch.block_table.size(0)));
-  }
-  if (batch.max_context_tokens < 1 || batch.max_context_tokens > max_positions) {
-    return absl::InternalError(
-        absl::StrCat("forward batch: max_context_tokens: ", batch.max_context_tokens, "; limit: ", max_positions));
-  }
-  if (ours.block_bytes() != theirs.block_bytes() || ours.dtype != theirs.dtype) {
-    return absl::InternalError(absl::StrCat("KV cache is not this model's: block bytes: ", theirs.block_bytes(),
-                                            "; expected: ", ours.block_bytes()));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -217,6 +188,17 @@ absl::StatusOr<at::Tensor> CausalLm::ForwardOnDevice(const ForwardBatch& batch, 
     return impl_->Forward(batch, kv, seam);
   });
 }
+
+absl::StatusOr<at::Tensor> CausalLm::ForwardPlaced(const PlacedBatch& batch, const KvView& kv, AdapterSeam& seam) {
+  RETURN_IF_ERROR(CheckBatch(batch.on_host, impl_->config, kv_layout(), kv.layout));
+  return GuardedOnDevice([&]() -> absl::StatusOr<at::Tensor> {
+    const c10::InferenceMode no_autograd;
+    const c10::DeviceGuard current(impl_->device);
+    return impl_->Forward(batch.on_host, batch.on_device, kv, seam);
+  });
+}
+
+int64_t CausalLm::table_moves() const { return impl_->rope.moves() + impl_->local_rope.moves(); }
 
 absl::StatusOr<HiddenRows> CausalLm::Embed(const PlacedBatch& batch, AdapterSeam& seam) {
   return GuardedOnDevice([&]() -> absl::StatusOr<HiddenRows> {

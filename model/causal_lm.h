@@ -63,6 +63,12 @@ class CausalLm final {
   // The same, but the logits are the device's, which may still be at work: the caller holds a QuietAtEnd
   // (model/device_step.h) from before the call until it has read what it wants.
   absl::StatusOr<at::Tensor> ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
+  // The same of a batch that is on the device already, which may have rows more than on_host, for launches that are
+  // captured (model/step_graphs.h): nothing is copied to the device, and with a BaseOnlySeam or a GraphSeam the host
+  // waits for nothing, but on a routed base. on_host.max_context_tokens bounds the positions.
+  absl::StatusOr<at::Tensor> ForwardPlaced(const PlacedBatch& batch, const KvView& kv, AdapterSeam& seam);
+  // Raised when tables of the model's that launches read have moved: rope's, which grow with the contexts.
+  int64_t table_moves() const;
 
   // The same forward in pieces and without a cache, for training: the batch's sequences are whole and told of by
   // sequence_tokens; its kv_slots and block_table are not read. Where gradients are enabled, what depends on something

@@ -158,6 +158,7 @@ bool EngineCore::Turn() {
     const int64_t commit_us = clock.NowUs();
     if (result.ok()) {
       stats.execute_us = result->execute_us;
+      stats.device = result->device;
       state_.step_time.Observe(stats.rows_tokens, result->execute_us);
     }
     CommitStep(std::move(held), std::move(result), &state_);

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "model/sampler/sampling_options.h"
+#include "scheduler/observer.h"
 #include "scheduler/plan.h"
 
 namespace lorad {
@@ -24,6 +25,7 @@ struct RowResult {
 struct StepResult {
   std::vector<RowResult> rows;  // as the launched rows
   int64_t execute_us = 0;
+  DeviceStep device = {};
 };
 
 using Ticket = int64_t;

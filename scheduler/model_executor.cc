@@ -93,8 +93,8 @@ void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, c
 
 }  // namespace
 
-ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate)
-    : model_(model), kv_(kv), seam_(seam), gate_(gate) {}
+ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate, StepGraphs* graphs)
+    : model_(model), kv_(kv), seam_(seam), gate_(gate), graphs_(graphs) {}
 
 Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows, int64_t expected_us) {
   LORAD_CHECK(!result_.has_value());
@@ -110,14 +110,18 @@ absl::StatusOr<StepResult> ModelExecutor::Wait(Ticket ticket) {
   return result;
 }
 
+absl::StatusOr<at::Tensor> ModelExecutor::Forward(const ForwardBatch& batch) {
+  AdapterSeam& seam = batch.rows.base_only() ? static_cast<AdapterSeam&>(base_only_) : *seam_;
+  return graphs_ == nullptr ? model_->ForwardOnDevice(batch, kv_, seam) : graphs_->Forward(batch, kv_, seam);
+}
+
 absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows) {
   const auto begin = std::chrono::steady_clock::now();
   const c10::InferenceMode inference_mode;
   const cpu::ComputeTeam::KeepAwake awake = cpu::KeepTeamAwake();
   const BuiltBatch built = BuildForward(rows);
-  AdapterSeam& seam = built.batch.rows.base_only() ? static_cast<AdapterSeam&>(base_only_) : *seam_;
   const QuietAtEnd quiet(model_->device());
-  ASSIGN_OR_RETURN(at::Tensor logits, model_->ForwardOnDevice(built.batch, kv_, seam));
+  ASSIGN_OR_RETURN(at::Tensor logits, Forward(built.batch));
   StepResult result;
   result.rows.resize(rows.size());
   const int64_t vocab_size = model_->config().vocab_size;
@@ -126,6 +130,10 @@ absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows
     TakeClassLogits(logits, rows, built, &result);
     return DrawTokens(logits, vocab_size, rows, built, &result);
   }));
+  if (graphs_ != nullptr) {
+    const StepGraphs::Held held = graphs_->held();
+    result.device = {.how = graphs_->how(), .graphs = held.graphs, .graph_bytes = held.bytes};
+  }
   result.execute_us =
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
   return result;

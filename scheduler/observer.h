@@ -2,10 +2,18 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "scheduler/request.h"
 
 namespace lorad {
+
+// How a step ran on a device that captures steps.
+struct DeviceStep {
+  std::string_view how = {};  // "replayed", "captured", or why neither; empty: nothing is captured there
+  int64_t graphs = 0;         // held
+  int64_t graph_bytes = 0;    // of the device's memory, for them
+};
 
 struct StepStats {
   int64_t rows_tokens = 0;     // tokens computed
@@ -15,6 +23,7 @@ struct StepStats {
   int64_t plan_us = 0;
   int64_t execute_us = 0;
   int64_t commit_us = 0;
+  DeviceStep device = {};
 };
 
 // One finished sequence. Times in microseconds; -1 = never got there.

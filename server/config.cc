@@ -37,6 +37,7 @@ struct RawFlags {
   std::string log_level = "info";
   std::string memory_bytes;
   std::string prefix_cache = "on";
+  std::string cuda_graphs = "on";
   std::vector<std::string> adapters;
   std::vector<std::string> weights;
   double slo_first_token_seconds = 0.0;
@@ -105,6 +106,8 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
     return FlagError("--prefix-cache", raw.prefix_cache, "on, off", "off computes every prompt anew");
   }
   config->prefix_cache = raw.prefix_cache == "on";
+  RETURN_IF_ERROR(TakeChoice<bool>("--cuda-graphs", raw.cuda_graphs, {{"on", true}, {"off", false}},
+                                   "off launches every step anew", &config->cuda_graphs));
   return TakeChoice<DeviceChoice>(
       "--device", raw.device,
       {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
@@ -235,6 +238,10 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--max-waiting-per-adapter", config->max_waiting_per_adapter,
                   "Most sequences of one adapter waiting; one more is RESOURCE_EXHAUSTED; 0: no limit")
       ->capture_default_str();
+  app->add_option("--cuda-graphs", raw->cuda_graphs,
+                  "on or off: on a CUDA device, capture steps that decode and replay them; a sixteenth of "
+                  "--memory-bytes, 1GiB at most, is theirs")
+      ->capture_default_str();
   app->add_option("--prefix-cache", raw->prefix_cache,
                   "on or off: keep the KV cache of prompts and answers, so that what begins like them begins there")
       ->capture_default_str();
@@ -318,6 +325,8 @@ absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint) {
   return absl::UnimplementedError(
       "--dtype: float16; limit: float32 or bfloat16 on cpu; float16 checkpoints are served as float32 by --dtype=auto");
 }
+
+int64_t DeviceGraphBytes(int64_t memory_bytes) { return std::min(memory_bytes / 16, int64_t{1} << 30); }
 
 int64_t DefaultMemoryBytes(int64_t available_bytes) {
   return std::clamp(available_bytes / 2, kMinDefaultMemoryBytes, kMaxDefaultMemoryBytes);

@@ -39,6 +39,7 @@ struct ServerConfig {
   int64_t max_sequences = 64;
   int64_t queue_limit = 1024;
   bool prefix_cache = true;
+  bool cuda_graphs = true;
   std::string order = "fcfs";
   ServicePrices prices;
   int64_t max_running_per_adapter = 0;  // 0 = no limit
@@ -73,6 +74,9 @@ int64_t DefaultMemoryBytes(int64_t available_bytes);
 // Four fifths of what a device has left behind the weights: the rest is for what a step computes. Three where it trains
 // too, whose tensors are counted as pages and lie in the rest.
 int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains);
+
+// Of those bytes on a device, for the graphs of captured steps: a sixteenth, and a GiB at most.
+int64_t DeviceGraphBytes(int64_t memory_bytes);
 
 // MemAvailable of /proc/meminfo, or 0.
 int64_t AvailableMemoryBytes();

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/apply.h"
 #include "adapters/checkpoint_tables.h"
+#include "adapters/graph_seam.h"
 #include "adapters/loader.h"
 #include "adapters/names.h"
 #include "adapters/pool.h"
@@ -24,6 +25,7 @@
 #include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/padding_token.h"
+#include "model/step_graphs.h"
 #include "model/text/chat_template.h"
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
@@ -162,6 +164,8 @@ struct Serving::Parts {
   std::unique_ptr<PagePool> pages;
   std::unique_ptr<AdapterPool> adapters;
   std::unique_ptr<SlotSeam> seam;
+  std::unique_ptr<SlotGraphSeam> graph_seam;
+  std::unique_ptr<StepGraphs> graphs;  // null: no step is captured
   std::unique_ptr<ComputeGate> gate;
   std::unique_ptr<ModelExecutor> executor;
   UnreadAnswers unread{&pump};  // The pump's thread uses it to the end.
@@ -241,20 +245,26 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   ASSIGN_OR_RETURN(parts.backend.tokenizer, LoadTokenizer(config.model_dir, log));
 
   const KvLayout layout = parts.model->kv_layout();
-  ASSIGN_OR_RETURN(parts.pages, CreatePages(config, device, layout));
+  ASSIGN_OR_RETURN(ServingMemory memory, CreateMemory(config, device, layout));
+  parts.pages = std::move(memory.pages);
   const int64_t kv_tokens =
       parts.pages->total_pages() / std::max<int64_t>(1, parts.pages->PagesFor(layout.block_bytes())) * kKvBlockTokens;
   log->Info("memory", {{"bytes", parts.pages->memory().bytes()},
                        {"page_bytes", parts.pages->page_bytes()},
+                       {"graph_bytes", memory.graph_bytes},
                        {"kv_tokens_at_most", kv_tokens}});
 
   const BaseShape& shape = parts.model->base_shape();
   parts.adapters = std::make_unique<AdapterPool>(parts.pages.get(), shape);
   parts.seam = std::make_unique<SlotSeam>(parts.adapters->slots(), parts.model->device());
   parts.gate = std::make_unique<ComputeGate>(config.tuning_slo);
+  if (memory.graph_bytes > 0) {
+    parts.graph_seam = std::make_unique<SlotGraphSeam>(parts.adapters->slots(), shape, parts.model->device());
+    parts.graphs = StepGraphs::Create(parts.model.get(), parts.graph_seam.get(), {.most_bytes = memory.graph_bytes});
+  }
   parts.executor = std::make_unique<ModelExecutor>(parts.model.get(),
                                                    KvView{parts.pages->arena(), parts.pages->page_bytes(), layout},
-                                                   parts.seam.get(), parts.gate.get());
+                                                   parts.seam.get(), parts.gate.get(), parts.graphs.get());
   AdapterLoader::Options loader_options;
   loader_options.pool_dtype = parts.model->dtype();
   loader_options.pool_memory = &parts.pages->memory();

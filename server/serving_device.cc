@@ -52,17 +52,23 @@ absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log)
   return ServingDevice();
 }
 
-absl::StatusOr<std::unique_ptr<PagePool>> CreatePages(const ServerConfig& config, const ServingDevice& device,
-                                                      const KvLayout& layout) {
+absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const ServingDevice& device,
+                                           const KvLayout& layout) {
   const int64_t page_bytes = PageBytes(layout);
+  ServingMemory made;
   if (!device.is_cuda()) {
-    return PagePool::Create(config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes())), page_bytes);
+    const int64_t bytes = config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes()));
+    ASSIGN_OR_RETURN(made.pages, PagePool::Create(bytes, page_bytes));
+    return made;
   }
   ASSIGN_OR_RETURN(const int64_t available_bytes, device.memory.available_bytes());
   const int64_t bytes =
       config.memory_bytes.value_or(DefaultDeviceMemoryBytes(available_bytes, !config.state_dir.empty()));
-  ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, device.memory.create(bytes / page_bytes * page_bytes));
-  return PagePool::Create(std::move(memory), page_bytes);
+  if (config.cuda_graphs) made.graph_bytes = DeviceGraphBytes(bytes);
+  const int64_t pages = (bytes - made.graph_bytes) / page_bytes;
+  ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, device.memory.create(pages * page_bytes));
+  ASSIGN_OR_RETURN(made.pages, PagePool::Create(std::move(memory), page_bytes));
+  return made;
 }
 
 }  // namespace lorad

@@ -24,9 +24,15 @@ struct ServingDevice {
 // called before the first call of LibTorch. Errors: with --device=cuda why there is none; auto takes the CPU then.
 absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log);
 
-// The pages of KV and adapters, where the model computes; once its weights are there, since the default is of what they
-// leave. Errors: ResourceExhausted; InvalidArgument for a pool that has no page.
-absl::StatusOr<std::unique_ptr<PagePool>> CreatePages(const ServerConfig& config, const ServingDevice& device,
-                                                      const KvLayout& layout);
+// What --memory-bytes is spent on.
+struct ServingMemory {
+  std::unique_ptr<PagePool> pages;  // of KV and adapters, where the model computes
+  int64_t graph_bytes = 0;          // of a device, for the graphs of captured steps; 0: none are wanted
+};
+
+// Once the model's weights are there, since the default is of what they leave. Errors: ResourceExhausted;
+// InvalidArgument for a pool that has no page.
+absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const ServingDevice& device,
+                                           const KvLayout& layout);
 
 }  // namespace lorad

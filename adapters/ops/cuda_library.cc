@@ -29,7 +29,12 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .route_top_k = &lorad::cuda::RouteTopK,
             .segmented_gemm = &lorad::cuda::SegmentedGemm,
             .segmented_embedding = &lorad::cuda::SegmentedEmbedding,
+            .tabled_embedding = &lorad::cuda::TabledEmbedding,
+            .tabled_gemm = &lorad::cuda::TabledGemm,
+            .tabled_replaced_embedding = &lorad::cuda::TabledReplacedEmbedding,
+            .tabled_replaced_head = &lorad::cuda::TabledReplacedHead,
             .check_fast_forms = &lorad::cuda::CheckFastAttention,
+            .new_graphs = &lorad::cuda::NewGraphs,
         },
     .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},
 };

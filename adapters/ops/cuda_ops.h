@@ -2,6 +2,7 @@
 
 #include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
+#include "adapters/ops/tabled_rows.h"
 
 // The CUDA form of the adapters' ops; arguments are checked before. As model/ops/cuda_ops.h.
 namespace lorad::cuda {
@@ -10,5 +11,9 @@ absl::Status ReplaceEmbeddingRows(const ReplaceEmbeddingRowsArgs& args);
 absl::Status ReplaceHeadRows(const ReplaceHeadRowsArgs& args);
 absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
 absl::Status SegmentedEmbedding(const SegmentedEmbeddingArgs& args);
+absl::Status TabledEmbedding(const TabledEmbeddingArgs& args);
+absl::Status TabledGemm(const TabledGemmArgs& args);
+absl::Status TabledReplacedEmbedding(const TabledReplacedEmbeddingArgs& args);
+absl::Status TabledReplacedHead(const TabledReplacedHeadArgs& args);
 
 }  // namespace lorad::cuda

@@ -25,8 +25,8 @@ Tiles CutIntoTiles(const Args& args) {
       const SlotWeights& w = args.slots[rows.terms[t].slot];
       if (!w.replaces()) continue;
       if (rounds.size() == round) rounds.emplace_back();
-      for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kReplacedRowsPerTile) {
-        rounds[round].push_back({r, std::min<int32_t>(kReplacedRowsPerTile, rows.starts[g + 1] - r), w});
+      for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kRowsPerTile) {
+        rounds[round].push_back({r, std::min<int32_t>(kRowsPerTile, rows.starts[g + 1] - r), w});
       }
       ++round;
     }

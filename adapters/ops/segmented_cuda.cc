@@ -1,6 +1,7 @@
 #include "adapters/ops/cuda/segmented_kernels.h"
 #include "adapters/ops/cuda/segmented_plan.h"
 #include "adapters/ops/cuda_ops.h"
+#include "model/ops/check_args.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda/upload.h"
 #include "model/ops/cuda_ops.h"
@@ -18,34 +19,30 @@ class Step final {
     const auto f32 = at::TensorOptions().dtype(at::kFloat).device(beside.device());
     h_ = at::empty({plan_.h_floats}, f32);
     logits_ = at::empty({std::ssize(plan_.tiles) * kRowsPerTile * plan_.sizes.experts}, f32);
-    // Parts hold the address of the slots, so those go first.
-    slots_.Add(plan_.slots);
-    slots_.Send(beside);
-    const SlotWeights* slots = slots_.At<SlotWeights>(0);
-    for (SegmentedPart& part : plan_.parts) {
-      part.slots = slots;
-      slots += plan_.used_slots;
-    }
-    const int64_t tiles = rest_.Add(plan_.tiles), on_parts = rest_.Add(plan_.parts), terms = rest_.Add(plan_.terms);
-    input_rows_ = rows.input_rows.empty() ? -1 : rest_.Add(rows.input_rows);
-    rest_.Send(beside);
-    work_ = {.tiles = rest_.At<RowTile>(tiles),
+    const int64_t slots = upload_.Add(plan_.slots), tiles = upload_.Add(plan_.tiles), terms = upload_.Add(plan_.terms);
+    input_rows_ = rows.input_rows.empty() ? -1 : upload_.Add(rows.input_rows);
+    upload_.Send(beside);
+    work_ = {.tiles = upload_.At<RowTile>(tiles),
              .num_tiles = std::ssize(plan_.tiles),
-             .parts = rest_.At<SegmentedPart>(on_parts),
+             .parts = {},
              .num_parts = static_cast<int32_t>(plan_.parts.size()),
-             .terms = rest_.At<SlotTerm>(terms),
+             .terms = upload_.At<SlotTerm>(terms),
              .with_bias = with_bias,
              .h = h_.mutable_data_ptr<float>()};
+    for (size_t p = 0; p < plan_.parts.size(); ++p) {
+      work_.parts[p] = plan_.parts[p];
+      work_.parts[p].slots = upload_.At<SlotWeights>(slots) + static_cast<int64_t>(p) * plan_.used_slots;
+    }
   }
   bool empty() const { return plan_.tiles.empty(); }
   const SegmentedWork& work() const { return work_; }
   const SegmentedSizes& sizes() const { return plan_.sizes; }
-  const int32_t* input_rows() const { return input_rows_ < 0 ? nullptr : rest_.At<int32_t>(input_rows_); }
+  const int32_t* input_rows() const { return input_rows_ < 0 ? nullptr : upload_.At<int32_t>(input_rows_); }
   float* logits() { return logits_.mutable_data_ptr<float>(); }
 
  private:
   SegmentedPlan plan_;
-  Upload slots_, rest_;
+  Upload upload_;
   at::Tensor h_, logits_;
   int64_t input_rows_ = -1;
   SegmentedWork work_ = {};
@@ -85,6 +82,9 @@ absl::Status AddAs(std::string_view op, const Args& args, Step& step) {
 absl::Status SegmentedGemm(const SegmentedGemmArgs& args) {
   std::vector<SegmentedPart> parts;
   for (const SegmentedGemmPart& part : args.parts) parts.push_back({part.slots, part.first_column, part.columns});
+  if (std::ssize(parts) > kMostParts) {
+    return ArgCheck("SegmentedGemm").Error("parts", absl::StrCat(parts.size()), absl::StrCat(kMostParts, " on CUDA"));
+  }
   Step step(parts, args.num_slots, args.rows, /*with_bias=*/true, args.y);
   return AddAs("SegmentedGemm", args, step);
 }

@@ -105,14 +105,15 @@ RopeTables::RopeTables(const RopeConfig& config, int64_t variant, int64_t max_po
   Reserve(std::min(kFirstPositions, max_positions));
 }
 
-void RopeTables::Reserve(int64_t positions) {
+bool RopeTables::Reserve(int64_t positions) {
   const int64_t held = cos_.defined() ? cos_.size(0) : 0;
-  if (positions <= held) return;
+  if (positions <= held) return false;
   const int64_t rows = std::max(std::min(2 * held, max_positions_), positions);
   const c10::InferenceMode recorded(false);  // A forward may grow them, and training's backward reads them.
   const at::Tensor angles = at::outer(at::arange(rows, inverse_frequencies_.options()), inverse_frequencies_);
   cos_ = at::cos(angles).mul_(attention_factor_).to(options_);
   sin_ = at::sin(angles).mul_(attention_factor_).to(options_);
+  return true;
 }
 
 Rope::Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions,
@@ -121,7 +122,7 @@ Rope::Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_
 
 const RopeTables& Rope::Tables(int64_t variant, int64_t positions) {
   RopeTables& tables = tables_.try_emplace(variant, config_, variant, max_positions_, options_).first->second;
-  tables.Reserve(positions);
+  if (tables.Reserve(positions)) ++moves_;
   return tables;
 }
 

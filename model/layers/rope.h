@@ -22,8 +22,8 @@ class RopeTables final {
  public:
   RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, const at::TensorOptions& like);
 
-  // Makes the tables hold at least `positions` rows (at most max_positions).
-  void Reserve(int64_t positions);
+  // Makes the tables hold at least `positions` rows (at most max_positions). True: they have moved.
+  bool Reserve(int64_t positions);
 
   const at::Tensor& cos() const { return cos_; }  // [>= positions, rotary_dim / 2]
   const at::Tensor& sin() const { return sin_; }
@@ -52,6 +52,8 @@ class Rope final {
 
   // `batch` is the host's, `on_device` [T] its positions on the model's device. Valid until the next call.
   RopeRows RowsOf(const ForwardBatch& batch, const at::Tensor& on_device);
+  // How often a table moved: who keeps its address goes by it.
+  int64_t moves() const { return moves_; }
 
  private:
   const RopeTables& Tables(int64_t variant, int64_t positions);
@@ -61,6 +63,7 @@ class Rope final {
   const int64_t max_positions_;
   const at::TensorOptions options_;
   std::map<int64_t, RopeTables> tables_;  // by variant
+  int64_t moves_ = 0;
 };
 
 }  // namespace lorad

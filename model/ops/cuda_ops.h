@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string_view>
 
 #include <cuda_runtime.h>
@@ -9,6 +10,7 @@
 #include "model/ops/activate.h"
 #include "model/ops/add_positions.h"
 #include "model/ops/dequantize.h"
+#include "model/ops/device_graph.h"
 #include "model/ops/draw_rows.h"
 #include "model/ops/embedding.h"
 #include "model/ops/expert_linear.h"
@@ -38,6 +40,7 @@ absl::Status PagedAttention(const PagedAttentionArgs& args);
 absl::Status RmsNorm(const RmsNormArgs& args);
 absl::Status RopeKvWrite(const RopeKvWriteArgs& args);
 absl::Status RouteTopK(const RouteTopKArgs& args);
+std::unique_ptr<DeviceGraphs> NewGraphs();
 
 inline absl::Status StatusOf(std::string_view op, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "model/memory/pool_memory.h"
+#include "model/ops/device_graph.h"
 
 namespace lorad {
 
@@ -31,6 +33,10 @@ struct RopeKvWriteArgs;
 struct RouteTopKArgs;
 struct SegmentedGemmArgs;
 struct SegmentedEmbeddingArgs;
+struct TabledEmbeddingArgs;
+struct TabledGemmArgs;
+struct TabledReplacedEmbeddingArgs;
+struct TabledReplacedHeadArgs;
 
 // The CUDA form of every op. The CUDA shared object, when it is opened, hands its table to InstallCudaOps before the
 // first call of Torch; an entry left null, or no table at all, means Unimplemented.
@@ -53,9 +59,15 @@ struct CudaOps {
   absl::Status (*route_top_k)(const RouteTopKArgs&) = nullptr;
   absl::Status (*segmented_gemm)(const SegmentedGemmArgs&) = nullptr;
   absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
+  absl::Status (*tabled_embedding)(const TabledEmbeddingArgs&) = nullptr;
+  absl::Status (*tabled_gemm)(const TabledGemmArgs&) = nullptr;
+  absl::Status (*tabled_replaced_embedding)(const TabledReplacedEmbeddingArgs&) = nullptr;
+  absl::Status (*tabled_replaced_head)(const TabledReplacedHeadArgs&) = nullptr;
   // Compares what other libraries' kernels compute with ours, on the device: only what agrees is used from then on. A
   // line for each form that does not.
   std::vector<std::string> (*check_fast_forms)() = nullptr;
+  // No op: what captures the launches of all of them.
+  std::unique_ptr<DeviceGraphs> (*new_graphs)() = nullptr;
 };
 
 // What liblorad_cuda.so has under kCudaLibrarySymbol.

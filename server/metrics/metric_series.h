@@ -15,6 +15,7 @@
 
 #include "scheduler/snapshot.h"
 #include "server/metrics/busy_names.h"
+#include "server/metrics/device_series.h"
 
 namespace lorad {
 
@@ -113,6 +114,7 @@ struct MetricSeries {
                    {0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1});
   Histogram& step_sequences = OneHistogram("lorad_step_sequences", "Sequences in a step", CountBuckets());
   Histogram& step_adapters = OneHistogram("lorad_step_adapters", "Different adapters in a step", CountBuckets());
+  DeviceSeries of_device{&registry, labels};
 
  private:
   static constexpr size_t kShownAdapters = 100;

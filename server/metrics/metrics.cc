@@ -70,6 +70,7 @@ void Metrics::OnStep(const StepStats& step) {
     series->step_sequences.Observe(static_cast<double>(step.sequences));
     series->step_adapters.Observe(static_cast<double>(step.distinct_adapters));
     series->iteration_tokens.Observe(static_cast<double>(step.rows_tokens));
+    series->of_device.Observe(step.device);
   });
   CountToldIfFree();  // Once a step: what a step tells is counted together.
 }

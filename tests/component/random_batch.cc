@@ -17,7 +17,7 @@ constexpr int64_t kMostNewTokens = 48;
 }  // namespace
 
 RandomBatch::RandomBatch(const std::string& base, const std::vector<std::string>& folders, uint64_t seed,
-                         AloneRunner* alone)
+                         AloneRunner* alone, const BatchDevice& device)
     : base_(base), alone_(alone), rng_(seed), vocab_(GoldenBase(base).config().vocab_size) {
   for (int64_t i = Pick(rng_, 1, 5); i > 0; --i) {
     paths_.push_back(folders[static_cast<size_t>(Pick(rng_, 0, static_cast<int64_t>(folders.size()) - 1))]);
@@ -35,7 +35,11 @@ RandomBatch::RandomBatch(const std::string& base, const std::vector<std::string>
     alone->AddImage(nan_path_, images.back().second);
     paths_.push_back(nan_path_);
   }
-  engine_ = std::make_unique<SteppedEngine>(&GoldenBase(base), GoldenDir(base) + "/model", RandomSetup());
+  EngineSetup setup = RandomSetup();
+  setup.device = device.memory;
+  setup.graphs = device.graphs;
+  CausalLm* const model = device.model == nullptr ? &GoldenBase(base) : device.model;
+  engine_ = std::make_unique<SteppedEngine>(model, GoldenDir(base) + "/model", setup);
   for (const auto& [path, image] : images) engine_->AddImage(path, image);
   for (int64_t i = Pick(rng_, 1, 6); i > 0; --i) {
     adapters_.push_back(std::make_unique<Adapter>());
@@ -206,6 +210,7 @@ void RandomBatch::Run(BatchedEqualsAlone* compared, BatchCounts* counts) {
   counts->most_adapters = std::max(counts->most_adapters, seen.most_adapters);
   counts->replaced += replaced_;
   counts->unloaded += unloaded_;
+  for (const auto& [how, steps] : seen.device_steps) counts->device_steps[how] += steps;
 }
 
 void RandomBatch::ExpectEmpty() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,10 +22,18 @@ struct BatchCounts {
   int64_t evictions = 0;
   int64_t replaced = 0;
   int64_t unloaded = 0;
-  int64_t most_adapters = 0;  // in one step
-  int64_t cancelled = 0;      // sequences that ended early
-  int64_t poisoned = 0;       // sequences that ended by their adapter's NaN
-  int64_t cached_tokens = 0;  // of prompts that were found computed
+  int64_t most_adapters = 0;                    // in one step
+  int64_t cancelled = 0;                        // sequences that ended early
+  int64_t poisoned = 0;                         // sequences that ended by their adapter's NaN
+  int64_t cached_tokens = 0;                    // of prompts that were found computed
+  std::map<std::string, int64_t> device_steps;  // by DeviceStep::how
+};
+
+// Where batches run; the CPU, if nothing is said.
+struct BatchDevice {
+  CausalLm* model = nullptr;  // the base on the device; outlives the batch
+  DeviceMemory memory = {};
+  std::optional<StepGraphs::Options> graphs = {};
 };
 
 // One seeded batch: requests of all sorts arrive at an engine with little memory and small steps, are cancelled or run
@@ -33,7 +42,8 @@ struct BatchCounts {
 class RandomBatch final {
  public:
   // `folders`: adapters of the base to choose from.
-  RandomBatch(const std::string& base, const std::vector<std::string>& folders, uint64_t seed, AloneRunner* alone);
+  RandomBatch(const std::string& base, const std::vector<std::string>& folders, uint64_t seed, AloneRunner* alone,
+              const BatchDevice& device = {});
 
   void Run(BatchedEqualsAlone* compared, BatchCounts* counts);
 

@@ -10,6 +10,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/view_native.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
@@ -20,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
 
 extern "C" const lorad::CudaLibrary lorad_cuda_library;
@@ -34,9 +36,11 @@ const c10::Device kDevice(c10::DeviceType::CUDA, 0);
 struct DeviceAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, kDevice};
-    void* const data = AllocateOnDevice(bytes);
+    CapturedLaunches* const captured = Capturing();
+    void* const data = captured == nullptr ? AllocateOnDevice(bytes) : captured->Allocate(bytes);
     TORCH_CHECK_WITH(OutOfMemoryError, data != nullptr, "the emulated device is full: bytes: ", bytes);
-    return {data, data, &FreeOnDevice, kDevice};
+    // What a capture allocates stays its own.
+    return {data, data, captured == nullptr ? &FreeOnDevice : +[](void*) {}, kDevice};
   }
   void copy_data(void* to, const void* from, size_t bytes) const override {
     const DeviceAccess access;
@@ -84,6 +88,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
+  void synchronizeStream(const c10::Stream&) const override { RefuseInCapture("the host waits"); }
 };
 
 const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
@@ -110,6 +115,14 @@ at::Tensor OnHost(const at::Tensor& t) {
 std::atomic<int64_t> copies_to_host = 0;
 
 at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool) {
+  if (CapturedLaunches* const captured = Capturing()) {
+    if (to.is_cpu() || from.is_cpu()) RefuseInCapture("a copy from or to the host");
+    captured->Add([to = OnHost(to), from = OnHost(from)]() mutable {
+      const DeviceAccess access;
+      to.copy_(from);
+    });
+    return to;
+  }
   const DeviceAccess access;
   if (to.is_cpu()) ++copies_to_host;
   OnHost(to).copy_(OnHost(from));
@@ -123,12 +136,30 @@ at::Tensor ToDevice(const at::Tensor& made) {
 
 // An output that its operator gave its size.
 void Resize(const at::Tensor& output, const at::Tensor& made) {
+  RefuseInCapture("an output without its size");
   const at::Tensor moved = ToDevice(made);
   output.unsafeGetTensorImpl()->set_storage_keep_dtype(moved.storage());
   output.unsafeGetTensorImpl()->set_sizes_contiguous(moved.sizes());
 }
 
-// Runs an operator that only the CPU has.
+// Whether a captured operator may have it: numbers are arguments of a kernel, other memory of the host is none.
+bool IsNumber(const at::Tensor& t) { return !t.defined() || (t.is_cpu() && t.dim() == 0); }
+
+// Does again what an operator did with `arguments`, tensors over the device's bytes; what it makes goes to `outputs`
+// [results of the operator], undefined where it wrote in place.
+void CaptureOperator(const c10::OperatorHandle& op, torch::jit::Stack arguments, std::vector<at::Tensor> outputs) {
+  Capturing()->Add([op, arguments = std::move(arguments), outputs = std::move(outputs)] {
+    const c10::InferenceMode no_autograd;
+    const DeviceAccess access;
+    torch::jit::Stack stack = arguments;
+    op.callBoxed(&stack);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (outputs[i].defined()) OnHost(outputs[i]).copy_(stack[i].toTensor());
+    }
+  });
+}
+
+// Runs an operator that only the CPU has. While launches are captured it runs too, for the sizes of what it makes.
 void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const DeviceAccess access;
   std::vector<std::pair<at::Tensor, at::Tensor>> given;  // on the device, on the host
@@ -148,19 +179,42 @@ void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       value = std::move(tensors);
     }
   }
-  if (op.operator_name().name == "aten::_local_scalar_dense") ++copies_to_host;
+  if (op.operator_name().name == "aten::_local_scalar_dense") {
+    RefuseInCapture("the host reads a number of the device");
+    ++copies_to_host;
+  }
+  const bool captures = Capturing() != nullptr;
+  torch::jit::Stack arguments;
+  if (captures) {
+    arguments.assign(stack->begin() + static_cast<int64_t>(first), stack->end());
+    for (const c10::IValue& value : arguments) {
+      const bool from_host = value.isTensor() && !IsNumber(value.toTensor()) &&
+                             std::none_of(given.begin(), given.end(), [&](const auto& pair) {
+                               return pair.second.unsafeGetTensorImpl() == value.toTensor().unsafeGetTensorImpl();
+                             });
+      if (from_host) RefuseInCapture("an operator on memory of the host");
+    }
+  }
+  std::vector<at::Tensor> outputs;
   op.callBoxed(stack);
   for (size_t i = first; i < stack->size(); ++i) {
     c10::IValue& value = (*stack)[i];
     TORCH_CHECK(!value.isTensorList(), op.operator_name(), ": gives several tensors, which the emulated device cannot");
+    outputs.emplace_back();
     if (!value.isTensor() || !value.toTensor().defined()) continue;
     const at::Tensor made = value.toTensor();
     const auto same = std::find_if(given.begin(), given.end(), [&](const auto& pair) {
       return pair.second.unsafeGetTensorImpl() == made.unsafeGetTensorImpl();
     });
+    if (same == given.end() && captures) {
+      outputs.back() = at::empty_like(made, made.options().device(kDevice));
+      value = outputs.back();
+      continue;
+    }
     value = same == given.end() ? ToDevice(made) : same->first;
     if (same != given.end() && same->first.numel() != made.numel()) Resize(same->first, made);
   }
+  if (captures) CaptureOperator(op, std::move(arguments), std::move(outputs));
 }
 
 TORCH_LIBRARY_IMPL(aten, CUDA, m) {

@@ -53,6 +53,22 @@ def test_it_serves_on_the_device_as_peft_answers(with_device, model, golden, cho
         daemon.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="dora"))
 
 
+def test_steps_that_decode_are_captured_and_replayed_unless_told_otherwise(with_device, model, golden):
+    case = next(case for case in json.loads((golden / "llama3/cases.json").read_text())
+                if case["adapter"] == "all_linear" and len(case["prompt"]) <= MOST_PROMPT_TOKENS)
+    for flags, replays in ((["--cuda-graphs=on"], True), (["--cuda-graphs=off"], False)):
+        flags += ["--device=cuda", f"--adapter-dir={golden / 'llama3/adapters'}", "--memory-bytes=48MiB"]
+        with Daemon(with_device, model, *flags) as daemon:
+            for _ in range(2):
+                answer = generate(daemon, case["prompt"], adapter=case["adapter"], max_tokens=case["max_tokens"],
+                                  ignore_eos=True)
+                assert answer.token_ids[0] == case["tokens"]
+            page = daemon.http("/metrics")[1]
+            assert ('how="replayed"' in page) == replays
+            assert ('how="captured"' in page) == replays
+            assert "capture_failed" not in page
+
+
 def test_a_quantised_base_is_served_on_the_device_as_transformers_answers_with_its_rounded_weights(
         with_device, model, golden):
     with Daemon(with_device, model, "--quantize=int8", "--device=cuda", "--memory-bytes=8MiB") as daemon:

@@ -61,7 +61,8 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--output-token-price=3",
                                       "--max-running-per-adapter=5",
                                       "--max-waiting-per-adapter=6",
-                                      "--slo-first-token=2.5"});
+                                      "--slo-first-token=2.5",
+                                      "--cuda-graphs=off"});
   EXPECT_EQ(config.model_dir, "/m");
   EXPECT_EQ(config.listen, "0.0.0.0:1");
   EXPECT_EQ(config.metrics, "");
@@ -79,6 +80,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.queue_limit, 9);
   EXPECT_EQ(config.threads, 3);
   EXPECT_FALSE(config.prefix_cache);
+  EXPECT_FALSE(config.cuda_graphs);
   EXPECT_EQ(config.state_dir, "/s");
   EXPECT_EQ(config.log_level, LogLevel::kError);
   EXPECT_EQ(config.order, "fair_share");
@@ -150,6 +152,7 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=1K"}).text, HasSubstr("at least 1MiB"));
   EXPECT_THAT(Refused({"--model=/m", "--prefix-cache=maybe"}).text, HasSubstr("--prefix-cache: maybe; limit: on, off"));
   EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
+  EXPECT_THAT(Refused({"--model=/m", "--cuda-graphs=1"}).text, HasSubstr("--cuda-graphs: 1; limit: on, off"));
   EXPECT_THAT(Refused({"--model=/m", "--order=lottery"}).text, HasSubstr("--order: lottery; limit: fcfs, fair_share"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a"}).text, HasSubstr("NAME=WEIGHT"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=0"}).text, HasSubstr("--adapter-weight: 0; limit: 0.001 to"));

@@ -99,6 +99,8 @@ void CountingObserver::OnStep(const StepStats& step) {
   if (step.prefill_tokens > 0 && step.prefill_tokens < step.rows_tokens) ++mixed_steps;
   most_adapters = std::max(most_adapters, step.distinct_adapters);
   most_sequences = std::max(most_sequences, step.sequences);
+  last_device_step = step.device;
+  if (!step.device.how.empty()) ++device_steps[std::string(step.device.how)];
 }
 
 ServingParts::ServingParts(CausalLm* model, const EngineSetup& setup)
@@ -106,7 +108,9 @@ ServingParts::ServingParts(CausalLm* model, const EngineSetup& setup)
       pages(Pages(setup)),
       adapters(pages.get(), model->base_shape()),
       seam(adapters.slots(), model->device()),
-      executor(model, {pages->arena(), pages->page_bytes(), model->kv_layout()}, &seam) {}
+      graph_seam(adapters.slots(), model->base_shape(), model->device()),
+      graphs(setup.graphs.has_value() ? StepGraphs::Create(model, &graph_seam, *setup.graphs) : nullptr),
+      executor(model, {pages->arena(), pages->page_bytes(), model->kv_layout()}, &seam, nullptr, graphs.get()) {}
 
 SteppedEngine::SteppedEngine(CausalLm* model, const std::string& model_dir, const EngineSetup& setup)
     : files_(LocalFiles()),

@@ -14,12 +14,14 @@
 
 #include "absl/status/status.h"
 #include "adapters/apply.h"
+#include "adapters/graph_seam.h"
 #include "adapters/image.h"
 #include "adapters/loader.h"
 #include "adapters/pool.h"
 #include "model/base/file_source.h"
 #include "model/causal_lm.h"
 #include "model/memory/page_pool.h"
+#include "model/step_graphs.h"
 #include "scheduler/engine.h"
 #include "scheduler/engine_core.h"
 #include "scheduler/inbox.h"
@@ -69,6 +71,8 @@ class CountingObserver final : public StepObserver {
  public:
   int64_t steps = 0, mixed_steps = 0, prefill_steps = 0, tokens = 0, finished = 0;
   int64_t loads = 0, load_failures = 0, evictions = 0, preemptions = 0, most_adapters = 0, most_sequences = 0;
+  std::map<std::string, int64_t> device_steps;  // by DeviceStep::how
+  DeviceStep last_device_step;
 
  private:
   void OnStep(const StepStats& step) override;
@@ -84,7 +88,8 @@ class CountingObserver final : public StepObserver {
 
 struct EngineSetup {
   int64_t pool_bytes = int64_t{64} << 20;
-  DeviceMemory device = {};  // where the pool is to lie; none: the host's
+  DeviceMemory device = {};                        // where the pool is to lie; none: the host's
+  std::optional<StepGraphs::Options> graphs = {};  // steps on the device are captured
   int64_t page_bytes = 4096;
   // Large steps whose size does not depend on time; a test makes them small. 0 in max_context_tokens: the model's.
   EngineConfig engine = {.max_batch_tokens = 512, .target_step_us = int64_t{3'600'000'000}, .max_sequences = 64};
@@ -99,6 +104,8 @@ class ServingParts final {
   const std::unique_ptr<PagePool> pages;
   AdapterPool adapters;
   SlotSeam seam;
+  SlotGraphSeam graph_seam;
+  const std::unique_ptr<StepGraphs> graphs;  // may be null
   ModelExecutor executor;
   CountingObserver observer;
 };

@@ -7,8 +7,8 @@ namespace lorad::cuda {
 template <typename T>
 cudaError_t LaunchReplaceEmbeddingRows(const ReplacedTile* tiles, int64_t num_tiles, const int32_t* ids, int64_t width,
                                        const Rows<T>& y, cudaStream_t stream) {
-  return Launch(&ReplaceEmbeddingRowsKernel<T>, Grid(num_tiles, kReplacedRowsPerTile), ThreadsFor(width), stream, tiles,
-                ids, width, y);
+  return Launch(&ReplaceEmbeddingRowsKernel<T>, Grid(num_tiles, kRowsPerTile), ThreadsFor(width), stream, tiles, ids,
+                width, y);
 }
 
 template <typename T>

@@ -44,17 +44,17 @@ __global__ void ReplaceHeadRowsKernel(const ReplacedTile* tiles, Rows<const T> x
     const int64_t column = w.row_ids == nullptr ? i : w.row_ids[i];
     if (column >= columns) continue;
     const T* row = reinterpret_cast<const T*>(w.rows) + i * width;
-    float sums[kReplacedRowsPerTile] = {};
+    float sums[kRowsPerTile] = {};
     for (int64_t k = Lane() * kEight; k < width; k += kWarp * kEight) {
       float of_row[kEight], of_x[kEight];
       LoadUpToEight(wide, row + k, width - k, of_row);
-      for (int r = 0; r < kReplacedRowsPerTile; ++r) {
+      for (int r = 0; r < kRowsPerTile; ++r) {
         if (r >= tile.rows) continue;
         LoadUpToEight(wide, x.row(tile.first_row + r) + k, width - k, of_x);
         for (int e = 0; e < kEight; ++e) sums[r] = fmaf(of_row[e], of_x[e], sums[r]);
       }
     }
-    for (int r = 0; r < kReplacedRowsPerTile; ++r) {
+    for (int r = 0; r < kRowsPerTile; ++r) {
       if (r >= tile.rows) continue;
       const float sum = WarpSum(sums[r]);
       if (Lane() == 0) Put(sum, y.row(tile.first_row + r) + column);

@@ -4,21 +4,12 @@
 
 #include <cuda_runtime.h>
 
-#include "adapters/slot_table.h"
+#include "adapters/ops/row_tiles.h"
 #include "model/ops/cuda/row_kernels.h"
 
 // Adapters' own rows of an embedding or a head, queued on a stream; the contract is that of
 // adapters/ops/replaced_rows.h.
 namespace lorad::cuda {
-
-inline constexpr int kReplacedRowsPerTile = 8;
-
-// Rows of one segment, and a slot that replaces something in them. Several of the same rows are several launches.
-struct ReplacedTile {
-  int32_t first_row;
-  int32_t rows;  // kReplacedRowsPerTile at most
-  SlotWeights weights;
-};
 
 template <typename T>
 cudaError_t LaunchReplaceEmbeddingRows(const ReplacedTile* tiles, int64_t num_tiles, const int32_t* ids, int64_t width,

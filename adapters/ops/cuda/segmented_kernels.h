@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include "adapters/ops/row_tiles.h"
 #include "adapters/slot_table.h"
 #include "model/ops/cuda/row_kernels.h"
 #include "model/row_segments.h"
@@ -13,19 +14,9 @@
 // operators read: the grid depends on numbers of rows, columns and ranks alone, never on which adapters they are of.
 namespace lorad::cuda {
 
-inline constexpr int kRowsPerTile = 8;
 inline constexpr int kRanksPerBlock = 8;
 inline constexpr int kColumnsPerBlock = 128;
-
-// Rows of one segment, kRowsPerTile at most; h [rows, ranks] f32 holds the ranks of each (term, part) in turn.
-struct RowTile {
-  int32_t first_row;
-  int32_t rows;
-  int32_t first_term;
-  int32_t end_term;
-  int64_t h_offset;
-  int64_t ranks;
-};
+inline constexpr int kMostParts = 4;
 
 struct SegmentedPart {
   const SlotWeights* slots;
@@ -36,7 +27,7 @@ struct SegmentedPart {
 struct SegmentedWork {
   const RowTile* tiles;
   int64_t num_tiles;
-  const SegmentedPart* parts;
+  SegmentedPart parts[kMostParts];
   int32_t num_parts;
   const SlotTerm* terms;
   bool with_bias;  // SlotWeights::bias counts

@@ -13,7 +13,7 @@ struct SegmentedPlan {
   std::vector<RowTile> tiles;
   std::vector<SlotTerm> terms;
   std::vector<SlotWeights> slots;    // [parts, used slots]
-  std::vector<SegmentedPart> parts;  // `slots` is a number of entries into the above
+  std::vector<SegmentedPart> parts;  // without `slots`
   int64_t h_floats = 0;
   SegmentedSizes sizes;
   int64_t used_slots = 0;

@@ -6,9 +6,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "tests/cuda_emulator/block.h"
+#include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/streams.h"
 
@@ -39,7 +42,8 @@ inline const lorad::emulator::Position& gridDim = lorad::emulator::grid_dim;
 using cudaError_t = int;
 using cudaStream_t = lorad::emulator::Stream*;
 using cudaEvent_t = lorad::emulator::Event*;
-inline constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2;
+inline constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2,
+                             cudaErrorStreamCaptureUnsupported = 900;
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorMemoryAllocation ? "out of memory" : "an error of the emulator's";
 }
@@ -54,9 +58,17 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const lorad::emulator::DeviceAccess access;
-  const dim3 grid = config->gridDim;
-  lorad::emulator::RunGrid({grid.x, grid.y, grid.z}, config->blockDim.x, [&] { kernel(arguments...); });
+  // A captured launch keeps its arguments, as a device does.
+  auto launch = [grid = config->gridDim, threads = config->blockDim.x, kernel,
+                 kept = std::tuple<std::remove_cvref_t<Parameters>...>(arguments...)] {
+    const lorad::emulator::DeviceAccess access;
+    lorad::emulator::RunGrid({grid.x, grid.y, grid.z}, threads, [&] { std::apply(kernel, kept); });
+  };
+  if (lorad::emulator::CapturedLaunches* const captured = lorad::emulator::Capturing()) {
+    captured->Add(std::move(launch));
+  } else {
+    launch();
+  }
   return cudaSuccess;
 }
 
@@ -117,11 +129,13 @@ inline unsigned __float_as_uint(float v) {
   return bits;
 }
 
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 inline constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (lorad::emulator::Capturing() != nullptr) return cudaErrorStreamCaptureUnsupported;
   *data = lorad::emulator::AllocateOnDevice(bytes);
   return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -144,6 +158,7 @@ inline cudaError_t cudaFreeHost(void* data) {
 
 // The default stream's work is done at once, that of others when somebody waits for it.
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  if (lorad::emulator::Capturing() != nullptr) return cudaErrorStreamCaptureUnsupported;
   lorad::emulator::Queue(stream, [=] {
     const lorad::emulator::DeviceAccess access;
     std::memcpy(to, from, bytes);
@@ -159,6 +174,7 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (lorad::emulator::Capturing() != nullptr) return cudaErrorStreamCaptureUnsupported;
   lorad::emulator::RunUntil(stream, lorad::emulator::QueuedOn(stream));
   return cudaSuccess;
 }

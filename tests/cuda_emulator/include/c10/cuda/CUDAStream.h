@@ -10,5 +10,6 @@ struct CUDAStream {
   cudaStream_t stream() const { return nullptr; }
 };
 inline CUDAStream getCurrentCUDAStream(DeviceIndex = -1) { return {}; }
+inline CUDAStream getStreamFromPool() { return {}; }
 
 }  // namespace c10::cuda

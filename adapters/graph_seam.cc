@@ -1,0 +1,206 @@
+#include "adapters/graph_seam.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <vector>
+
+#include <ATen/ops/zeros.h>
+
+#include "absl/container/inlined_vector.h"
+#include "model/base/check.h"
+#include "model/base/guarded.h"
+
+namespace lorad {
+namespace {
+
+constexpr int kNoLayer = -1;
+constexpr int64_t kFewestRanks = 8;
+constexpr int64_t kMostPartsOfAGroup = 3;  // q|k|v
+constexpr int64_t kAlignment = 16;
+
+int64_t PowerOfTwo(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n))); }
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+template <typename T>
+void Put(const std::vector<T>& values, int64_t at, std::vector<std::byte>* tables) {
+  if (!values.empty()) std::memcpy(tables->data() + at, values.data(), values.size() * sizeof(T));
+}
+
+// Rows of segments with terms, in pieces of kRowsPerTile; `ranks` of h for each row.
+std::vector<RowTile> TilesOf(const RowSegments& rows, int64_t ranks) {
+  std::vector<RowTile> tiles;
+  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
+    if (rows.term_starts[g] == rows.term_starts[g + 1]) continue;
+    for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kRowsPerTile) {
+      const int32_t count = std::min<int32_t>(kRowsPerTile, rows.starts[g + 1] - r);
+      tiles.push_back({r, count, rows.term_starts[g], rows.term_starts[g + 1], r * ranks, ranks});
+    }
+  }
+  return tiles;
+}
+
+// What replaces rows of the table whose slots these are: one term of a segment at most (Gather).
+std::vector<ReplacedTile> ReplacedTilesOf(const RowSegments& rows, const SlotWeights* slots) {
+  std::vector<ReplacedTile> tiles;
+  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
+    for (int32_t t = rows.term_starts[g]; t < rows.term_starts[g + 1]; ++t) {
+      const SlotWeights& w = slots[rows.terms[static_cast<size_t>(t)].slot];
+      if (!w.replaces()) continue;
+      for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kRowsPerTile) {
+        tiles.push_back({r, std::min<int32_t>(kRowsPerTile, rows.starts[g + 1] - r), w});
+      }
+    }
+  }
+  return tiles;
+}
+
+// Most terms of a segment that replace something there.
+int64_t MostReplacements(const RowSegments& rows, const SlotWeights* slots) {
+  int64_t most = 0;
+  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
+    most = std::max<int64_t>(
+        most, std::count_if(rows.terms.begin() + rows.term_starts[g], rows.terms.begin() + rows.term_starts[g + 1],
+                            [&](const SlotTerm& term) { return slots[term.slot].replaces(); }));
+  }
+  return most;
+}
+
+}  // namespace
+
+SlotGraphSeam::SlotGraphSeam(const SlotTable& slots, const BaseShape& shape, at::Device device)
+    : slots_(slots), on_device_(slots, shape, device) {}
+
+std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
+  features_ = {};
+  for (const SlotTerm& term : rows.terms) {
+    LORAD_CHECK(term.slot >= 0 && term.slot < slots_.slots());  // a lease holds its slot for the whole step
+    on_device_.Refresh(term.slot);
+    const SlotSummary& slot = on_device_.Summary(term.slot);
+    if (slot.routes_ffn) return "routed_adapter";
+    if (slot.replaces_norms) return "replaced_norms";
+    features_.adds |= slot.adds;
+    features_.routes |= slot.routes;
+    features_.most_ranks = std::max<int64_t>(features_.most_ranks, slot.most_ranks);
+    features_.most_experts = std::max<int64_t>(features_.most_experts, slot.most_experts);
+  }
+  if (rows.base_only()) return "";
+  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
+    features_.most_terms = std::max<int64_t>(features_.most_terms, rows.term_starts[g + 1] - rows.term_starts[g]);
+  }
+  features_.most_ranks = PowerOfTwo(std::max(features_.most_ranks, kFewestRanks));
+  const SlotWeights* const embedding = slots_.At(Site::kEmbedTokens, kNoLayer);
+  const SlotWeights* const head = slots_.At(Site::kLmHead, kNoLayer);
+  if (MostReplacements(rows, embedding) > 1 || MostReplacements(rows, head) > 1) return "replacements";
+  for (const SlotTerm& term : rows.terms) {
+    features_.replaces_embedding |= embedding[term.slot].replaces();
+    if (!head[term.slot].replaces()) continue;
+    const int64_t replaced = head[term.slot].num_rows;
+    features_.replaced_head_rows = std::max(features_.replaced_head_rows, PowerOfTwo(replaced));
+    features_.head_columns = std::max(features_.head_columns, head[term.slot].end_of_rows);
+  }
+  return "";
+}
+
+SlotGraphSeam::Places SlotGraphSeam::PlacesOf(int64_t padded_rows) const {
+  Places places;
+  if (features_.most_terms == 0) return places;
+  const auto after = [](int64_t begin, int64_t count, size_t bytes) {
+    return Aligned(begin + count * static_cast<int64_t>(bytes));
+  };
+  places.terms = after(places.tiles, padded_rows, sizeof(RowTile));
+  places.embedding = after(places.terms, padded_rows * features_.most_terms, sizeof(SlotTerm));
+  places.head = after(places.embedding, features_.replaces_embedding ? padded_rows : 0, sizeof(ReplacedTile));
+  places.end = after(places.head, features_.replaced_head_rows > 0 ? padded_rows : 0, sizeof(ReplacedTile));
+  return places;
+}
+
+GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
+  LORAD_CHECK(rows.rows() <= padded_rows && rows.input_rows.empty());
+  GraphStep step;
+  step.eager = Gather(rows);
+  if (!step.eager.empty()) return step;
+  padded_rows_ = padded_rows;
+  step.features = {static_cast<int64_t>(features_.adds),
+                   static_cast<int64_t>(features_.routes),
+                   features_.most_terms,
+                   features_.most_ranks,
+                   features_.most_experts,
+                   features_.replaces_embedding ? 1 : 0,
+                   features_.replaced_head_rows,
+                   features_.head_columns};
+  const Places places = PlacesOf(padded_rows);
+  // What nobody uses stays zero: tiles of no rows.
+  step.tables.resize(static_cast<size_t>(places.end));
+  if (features_.most_terms == 0) return step;
+  const TabledRows table = TableOfRows();
+  Put(TilesOf(rows, table.h_floats / padded_rows), places.tiles, &step.tables);
+  Put(rows.terms, places.terms, &step.tables);
+  if (features_.replaces_embedding) {
+    Put(ReplacedTilesOf(rows, slots_.At(Site::kEmbedTokens, kNoLayer)), places.embedding, &step.tables);
+  }
+  if (features_.replaced_head_rows > 0) {
+    Put(ReplacedTilesOf(rows, slots_.At(Site::kLmHead, kNoLayer)), places.head, &step.tables);
+  }
+  return step;
+}
+
+void SlotGraphSeam::ReadTablesAt(const std::byte* on_device) { tables_ = on_device; }
+
+TabledRows SlotGraphSeam::TableOfRows() const {
+  const Places places = PlacesOf(padded_rows_);
+  const auto at = [&](int64_t offset) { return tables_ == nullptr ? nullptr : tables_ + offset; };
+  TabledRows table;
+  table.tiles = reinterpret_cast<const RowTile*>(at(places.tiles));
+  table.num_tiles = padded_rows_;
+  table.terms = reinterpret_cast<const SlotTerm*>(at(places.terms));
+  table.most_terms = features_.most_terms;
+  table.most_ranks = features_.most_ranks;
+  // The same for every group, so that one table of tiles serves all of them.
+  table.h_floats = padded_rows_ * features_.most_terms * features_.most_ranks * kMostPartsOfAGroup;
+  return table;
+}
+
+at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                       const at::Tensor& base_bias, const RowSegments&) {
+  LORAD_CHECK(std::ssize(group.parts) <= kMostPartsOfAGroup);
+  if (group.parts[0].site == Site::kLmHead && features_.replaced_head_rows > 0) {
+    if (features_.head_columns > y.size(1)) {
+      at::Tensor wide = at::zeros({y.size(0), features_.head_columns}, y.options());
+      wide.narrow(1, 0, y.size(1)).copy_(y);
+      y = wide;
+    }
+    const auto* const tiles = reinterpret_cast<const ReplacedTile*>(tables_ + PlacesOf(padded_rows_).head);
+    ThrowIfError(TabledReplacedHead({x, y, tiles, padded_rows_, features_.replaced_head_rows}));
+  }
+  absl::InlinedVector<SegmentedGemmPart, 3> parts;
+  bool routes = false;
+  for (const SitePart& part : group.parts) {
+    if ((features_.adds & BitOf(part.site)) == 0) continue;
+    routes |= (features_.routes & BitOf(part.site)) != 0;
+    parts.push_back({on_device_.At(part.site, group.layer), part.first_column, part.columns});
+  }
+  if (!parts.empty()) {
+    ThrowIfError(TabledGemm({x, y, parts, routes ? features_.most_experts : 0, TableOfRows()}));
+  }
+  if (base_bias.defined()) y.add_(base_bias);
+  return y;
+}
+
+RowRouting SlotGraphSeam::RouteFfn(int, const at::Tensor&, const RowSegments& rows) { return {&rows}; }
+
+at::Tensor SlotGraphSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments&) {
+  if (features_.replaces_embedding) {
+    const auto* const tiles = reinterpret_cast<const ReplacedTile*>(tables_ + PlacesOf(padded_rows_).embedding);
+    ThrowIfError(TabledReplacedEmbedding({ids, raw, tiles, padded_rows_}));
+  }
+  if ((features_.adds & BitOf(Site::kEmbedTokens)) != 0) {
+    const SlotWeights* const slots = on_device_.At(Site::kEmbedTokens, kNoLayer);
+    ThrowIfError(TabledEmbedding({ids, raw, slots, slots_.vocab_size(), TableOfRows()}));
+  }
+  return raw;
+}
+
+const NormOverride* SlotGraphSeam::Norm(int, Site, const RowSegments&) { return nullptr; }
+
+}  // namespace lorad

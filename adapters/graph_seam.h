@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+#include "adapters/device_slots.h"
+#include "adapters/ops/tabled_rows.h"
+#include "adapters/slot_table.h"
+#include "model/graph_seam.h"
+
+namespace lorad {
+
+// SlotSeam for captured launches: which slots the rows have lies in tables of the step, what a slot has in
+// DeviceSlots. A step's features are the sites where its adapters do something and bounds of what they do there.
+//
+// Not for adapters that deal the rows of an FFN to experts, which the host plans, nor for those that replace a norm's
+// weights. Threads  as GraphSeam; `slots` outlives it.
+class SlotGraphSeam final : public GraphSeam {
+ public:
+  SlotGraphSeam(const SlotTable& slots, const BaseShape& shape, at::Device device);
+
+  GraphStep Plan(const RowSegments& rows, int64_t padded_rows) override;
+  void ReadTablesAt(const std::byte* on_device) override;
+  int64_t generation() const override { return on_device_.generation(); }
+
+  at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
+                          const RowSegments& rows) override;
+  RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) override;
+  at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) override;
+  const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
+
+ private:
+  // What launches are prepared for.
+  struct Features {
+    uint64_t adds = 0;  // as SlotSummary
+    uint64_t routes = 0;
+    int64_t most_terms = 0;    // of a row
+    int64_t most_ranks = 0;    // of a row in one slot; a power of two
+    int64_t most_experts = 0;  // of a slot that routes
+    bool replaces_embedding = false;
+    int64_t replaced_head_rows = 0;  // most of a slot, a power of two
+    int64_t head_columns = 0;        // with adapters' own tokens; 0: the base's
+  };
+  // Where the step's tables begin, in bytes.
+  struct Places {
+    int64_t tiles = 0, terms = 0, embedding = 0, head = 0, end = 0;
+  };
+
+  std::string_view Gather(const RowSegments& rows);  // into features_; why the step cannot be captured
+  Places PlacesOf(int64_t padded_rows) const;
+  TabledRows TableOfRows() const;
+
+  const SlotTable& slots_;
+  DeviceSlots on_device_;
+  Features features_;
+  int64_t padded_rows_ = 0;
+  const std::byte* tables_ = nullptr;  // on the device
+};
+
+}  // namespace lorad

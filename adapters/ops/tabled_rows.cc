@@ -1,0 +1,86 @@
+#include "adapters/ops/tabled_rows.h"
+
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/ops/check_args.h"
+#include "model/ops/cuda_table.h"
+
+namespace lorad {
+namespace {
+
+template <typename Args>
+absl::Status NotOnCpu(const Args&) {
+  return absl::UnimplementedError("rows by tables: device: cpu; limit: a CUDA device; the CPU captures nothing");
+}
+
+absl::Status CheckRows(const ArgCheck& check, const TabledRows& rows, int64_t y_rows) {
+  if (rows.num_tiles < 1 || rows.num_tiles > y_rows || rows.tiles == nullptr || rows.terms == nullptr) {
+    return check.Error("rows", absl::StrCat(rows.num_tiles, " tiles"), absl::StrCat("1 to ", y_rows, ", with terms"));
+  }
+  if (rows.most_terms < 1 || rows.most_ranks < 1 || rows.h_floats < 1) {
+    return check.Error("rows", absl::StrCat(rows.most_terms, " terms of ", rows.most_ranks, " ranks"), "1 or more");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTiles(const ArgCheck& check, const ReplacedTile* tiles, int64_t num_tiles) {
+  if (tiles != nullptr && num_tiles > 0) return absl::OkStatus();
+  return check.Error("tiles", absl::StrCat(num_tiles), "1 or more");
+}
+
+}  // namespace
+
+absl::Status TabledGemm(const TabledGemmArgs& args) {
+  const ArgCheck check("TabledGemm");
+  RETURN_IF_ERROR(check.Floating("x", args.x));
+  const at::ScalarType dtype = args.x.scalar_type();
+  RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {args.x.size(0), ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.SameDevice(args.x, "y", args.y));
+  RETURN_IF_ERROR(CheckRows(check, args.rows, args.x.size(0)));
+  for (const SegmentedGemmPart& part : args.parts) {
+    if (part.first_column < 0 || part.columns < 0 || part.first_column + part.columns > args.y.size(1)) {
+      return check.Error("parts", absl::StrCat("columns ", part.first_column, " to ", part.first_column + part.columns),
+                         absl::StrCat("0 to ", args.y.size(1)));
+    }
+    if (part.slots == nullptr) return check.Error("parts", "no slots", "a slot table");
+  }
+  return Dispatch("TabledGemm", args.x, &NotOnCpu<TabledGemmArgs>, InstalledCudaOps().tabled_gemm, args);
+}
+
+absl::Status TabledEmbedding(const TabledEmbeddingArgs& args) {
+  const ArgCheck check("TabledEmbedding");
+  RETURN_IF_ERROR(check.Contiguous("ids", args.ids, at::kInt, {ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.Floating("y", args.y));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, args.y.scalar_type(), {args.ids.size(0), ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.SameDevice(args.ids, "y", args.y));
+  RETURN_IF_ERROR(CheckRows(check, args.rows, args.ids.size(0)));
+  if (args.slots == nullptr) return check.Error("slots", "none", "a slot table");
+  return Dispatch("TabledEmbedding", args.y, &NotOnCpu<TabledEmbeddingArgs>, InstalledCudaOps().tabled_embedding, args);
+}
+
+absl::Status TabledReplacedEmbedding(const TabledReplacedEmbeddingArgs& args) {
+  const ArgCheck check("TabledReplacedEmbedding");
+  RETURN_IF_ERROR(check.Contiguous("ids", args.ids, at::kInt, {ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.Floating("y", args.y));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, args.y.scalar_type(), {args.ids.size(0), ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.SameDevice(args.ids, "y", args.y));
+  RETURN_IF_ERROR(CheckTiles(check, args.tiles, args.num_tiles));
+  return Dispatch("TabledReplacedEmbedding", args.y, &NotOnCpu<TabledReplacedEmbeddingArgs>,
+                  InstalledCudaOps().tabled_replaced_embedding, args);
+}
+
+absl::Status TabledReplacedHead(const TabledReplacedHeadArgs& args) {
+  const ArgCheck check("TabledReplacedHead");
+  RETURN_IF_ERROR(check.Floating("x", args.x));
+  RETURN_IF_ERROR(check.Tensor("x", args.x, args.x.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, args.x.scalar_type(), {args.x.size(0), ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.SameDevice(args.x, "y", args.y));
+  RETURN_IF_ERROR(CheckTiles(check, args.tiles, args.num_tiles));
+  return Dispatch("TabledReplacedHead", args.y, &NotOnCpu<TabledReplacedHeadArgs>,
+                  InstalledCudaOps().tabled_replaced_head, args);
+}
+
+}  // namespace lorad

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "adapters/ops/replaced_rows.h"
+#include "adapters/ops/row_tiles.h"
+#include "adapters/ops/segmented_gemm.h"
+
+namespace lorad {
+
+// The segmented operators for launches that are captured and run again (model/ops/device_graph.h): what they apply is
+// read out of tables on the device, whose contents may be others by then. Nothing of the step's adapters is baked in
+// but the sizes below, which bound what tables may say.
+//
+// Every pointer is the device's. A tile without rows is passed over, so is a term whose slot has nothing at a part.
+struct TabledRows {
+  const RowTile* tiles = nullptr;   // [num_tiles]
+  int64_t num_tiles = 0;            // rows of all tiles: num_tiles at most
+  const SlotTerm* terms = nullptr;  // slots as in the tables
+  int64_t most_terms = 0;           // of a tile
+  int64_t most_ranks = 0;           // of a row in one slot, a multiple of 8; tiles' `ranks` hold those of all terms
+  int64_t h_floats = 0;             // that the tiles' h_offsets reach
+};
+
+// SegmentedGemm (segmented_gemm.h), by tables. x [R, in], y [R, >= out] of one dtype, R >= the tiles' rows; parts: 4 at
+// most. most_experts: of a slot that routes at one of the parts; 0: none does.
+// Errors of all: InvalidArgument names the argument; Unimplemented on the CPU and without CUDA.
+struct TabledGemmArgs {
+  const at::Tensor& x;
+  at::Tensor& y;
+  absl::Span<const SegmentedGemmPart> parts;
+  int64_t most_experts;
+  const TabledRows& rows;
+};
+absl::Status TabledGemm(const TabledGemmArgs& args);
+
+// SegmentedEmbedding. ids [R] int32, y [R, columns].
+struct TabledEmbeddingArgs {
+  const at::Tensor& ids;
+  at::Tensor& y;
+  const SlotWeights* slots;
+  int64_t vocab_size;
+  const TabledRows& rows;
+};
+absl::Status TabledEmbedding(const TabledEmbeddingArgs& args);
+
+// ReplaceEmbeddingRows and ReplaceHeadRows (replaced_rows.h). tiles [num_tiles] with y's width, or x's. most_rows: that
+// a slot replaces, for the grid.
+struct TabledReplacedEmbeddingArgs {
+  const at::Tensor& ids;
+  at::Tensor& y;
+  const ReplacedTile* tiles;
+  int64_t num_tiles;
+};
+absl::Status TabledReplacedEmbedding(const TabledReplacedEmbeddingArgs& args);
+
+struct TabledReplacedHeadArgs {
+  const at::Tensor& x;
+  at::Tensor& y;
+  const ReplacedTile* tiles;
+  int64_t num_tiles;
+  int64_t most_rows;
+};
+absl::Status TabledReplacedHead(const TabledReplacedHeadArgs& args);
+
+}  // namespace lorad

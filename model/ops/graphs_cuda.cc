@@ -1,0 +1,92 @@
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/core/Allocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
+#include "model/ops/cuda_ops.h"
+#include "model/ops/device_graph.h"
+
+namespace lorad::cuda {
+namespace {
+
+// LibTorch's calls throw.
+template <typename Fn>
+absl::Status Tried(std::string_view what, const Fn& fn) {
+  try {
+    fn();
+    return absl::OkStatus();
+  } catch (const c10::OutOfMemoryError& error) {
+    return absl::ResourceExhaustedError(absl::StrCat(std::string(what), ": ", error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat(std::string(what), ": ", error.what()));
+  }
+}
+
+int64_t FreeBytes() {
+  size_t free_bytes = 0, total_bytes = 0;
+  return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? static_cast<int64_t>(free_bytes) : 0;
+}
+
+class CapturedGraph final : public DeviceGraph {
+ public:
+  absl::Status Capture(c10::MempoolId_t pool, c10::cuda::CUDAStream stream,
+                       const std::function<absl::Status()>& queue) {
+    const int64_t free_before = FreeBytes();
+    absl::Status queued;
+    {
+      // The default stream cannot be captured. What is captured does not run, so neither waits for the other.
+      const c10::cuda::CUDAStreamGuard aside(stream);
+      // Of this thread alone: loaders go on allocating and copying beside it.
+      RETURN_IF_ERROR(Tried("capture", [&] { graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal); }));
+      absl::Status thrown = Tried("capture", [&] { queued = queue(); });
+      const absl::Status ended = Tried("capture", [&] { graph_.capture_end(); });
+      queued.Update(thrown);
+      queued.Update(ended);
+    }
+    cudaGetLastError();  // of a capture that failed: it has been told
+    bytes_ = std::max<int64_t>(0, free_before - FreeBytes());
+    return queued;
+  }
+
+  absl::Status Replay() override {
+    return Tried("replay", [&] { graph_.replay(); });
+  }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  at::cuda::CUDAGraph graph_;
+  int64_t bytes_ = 0;
+};
+
+class GraphFamily final : public DeviceGraphs {
+ public:
+  absl::StatusOr<std::unique_ptr<DeviceGraph>> Capture(const std::function<absl::Status()>& queue) override {
+    auto graph = std::make_unique<CapturedGraph>();
+    RETURN_IF_ERROR(graph->Capture(pool_, stream_, queue));
+    return std::unique_ptr<DeviceGraph>(std::move(graph));
+  }
+  void Renew() override { pool_ = at::cuda::graph_pool_handle(); }
+
+ private:
+  // One for all: cuBLAS keeps a workspace for each stream that it has seen.
+  const c10::cuda::CUDAStream stream_ = c10::cuda::getStreamFromPool();
+  c10::MempoolId_t pool_ = at::cuda::graph_pool_handle();
+};
+
+}  // namespace
+
+std::unique_ptr<DeviceGraphs> NewGraphs() { return std::make_unique<GraphFamily>(); }
+
+}  // namespace lorad::cuda

@@ -1,0 +1,24 @@
+#include "model/step_buckets.h"
+
+#include <bit>
+
+namespace lorad {
+namespace {
+
+int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+}  // namespace
+
+int64_t RowsBucket(int64_t rows) {
+  if (rows < 1 || rows > kMostGraphRows) return 0;
+  if (rows <= 8) return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
+  return RoundUp(rows, rows <= 64 ? 8 : 32);
+}
+
+int64_t BlocksBucket(int64_t blocks) {
+  int64_t bucket = 4;
+  while (bucket < blocks) bucket *= 4;
+  return bucket;
+}
+
+}  // namespace lorad
