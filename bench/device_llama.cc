@@ -43,9 +43,9 @@ DeviceLlama::DeviceLlama(const ModelShape& shape) : shape_(shape), folder_(shape
   model_ = *std::move(model);
   constexpr double kDeviation = 0.02;  // as bases are before they are trained
   const auto draw = [&](Site site, int layer) {
-    at::Tensor weight = model_->WeightOf(site, layer);
+    const WeightRows weight = model_->WeightOf(site, layer);
     LORAD_CHECK(weight.defined());
-    weight.normal_(0.0, kDeviation);
+    weight.Rows(0, model_->base_shape().Find(site)->out_features).normal_(0.0, kDeviation);  // where it lies
   };
   draw(Site::kEmbedTokens, -1);
   if (!shape.tied) draw(Site::kLmHead, -1);
