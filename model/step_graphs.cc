@@ -34,6 +34,7 @@ struct Words {
         block_table(4 * rows + 1),
         logit_rows(block_table + rows * blocks),
         end(logit_rows + rows) {}
+  int64_t bytes() const { return end * int64_t{sizeof(int32_t)}; }
 };
 
 // Rows beyond the batch's: a sequence each, of token 0 at position 0, without a block.
@@ -111,7 +112,7 @@ absl::StatusOr<at::Tensor> StepGraphs::Forward(const ForwardBatch& batch, const 
   return Replay(batch, step, graphs_.front());
 }
 
-absl::StatusOr<at::Tensor> StepGraphs::Replay(const ForwardBatch& batch, const GraphStep& step, Graph& graph) {
+absl::StatusOr<at::Tensor> StepGraphs::Replay(const ForwardBatch& batch, const GraphStep& step, const Graph& graph) {
   how_ = "replayed";
   return GuardedOnDevice([&]() -> absl::StatusOr<at::Tensor> {
     const c10::InferenceMode no_autograd;
@@ -129,20 +130,24 @@ absl::StatusOr<at::Tensor> StepGraphs::RunAndCapture(const ForwardBatch& batch, 
                                                      const KvView& kv) {
   how_ = "captured";
   Graph graph;
+  PlacedBatch placed = {batch, {}};
   RETURN_IF_ERROR(GuardedOnDevice([&] {
     const c10::InferenceMode no_autograd;
     const c10::DeviceGuard current(model_->device());
     graph = MakeInputs(step, std::move(key));
     Upload(batch, step, graph);
+    placed.on_device = OverInputs(graph);
     return absl::OkStatus();
   }));
+  // Which rows have an adapter is told by the tables; that there are any is a feature.
+  placed.on_device.rows = batch.rows;
+  placed.on_device.head_rows = batch.head_rows;
+  placed.on_host.max_context_tokens = std::min(graph.blocks * kKvBlockTokens, model_->config().max_context_tokens);
   // What a capture cannot do is done here: libraries start, tables grow.
-  ForwardBatch on_host = batch;
-  on_host.max_context_tokens = std::min(graph.blocks * kKvBlockTokens, model_->config().max_context_tokens);
   seam_->ReadTablesAt(static_cast<const std::byte*>(graph.inputs.const_data_ptr()) + graph.tables_at);
-  ASSIGN_OR_RETURN(at::Tensor logits, model_->ForwardPlaced({on_host, graph.batch}, kv, *seam_));
+  ASSIGN_OR_RETURN(at::Tensor logits, model_->ForwardPlaced(placed, kv, *seam_));
   DropIfMoved(kv);  // by that
-  if (const absl::Status captured = Capture(on_host, kv, graph); captured.ok()) {
+  if (const absl::Status captured = Capture(placed, kv, graph); captured.ok()) {
     Keep(std::move(graph));
   } else {
     how_ = "capture_failed";
@@ -152,10 +157,10 @@ absl::StatusOr<at::Tensor> StepGraphs::RunAndCapture(const ForwardBatch& batch, 
   return logits;
 }
 
-absl::Status StepGraphs::Capture(const ForwardBatch& on_host, const KvView& kv, Graph& graph) {
+absl::Status StepGraphs::Capture(const PlacedBatch& batch, const KvView& kv, Graph& graph) {
   const c10::DeviceGuard current(model_->device());
   absl::StatusOr<std::unique_ptr<DeviceGraph>> captured = family_->Capture([&]() -> absl::Status {
-    ASSIGN_OR_RETURN(at::Tensor logits, model_->ForwardPlaced({on_host, graph.batch}, kv, *seam_));
+    ASSIGN_OR_RETURN(at::Tensor logits, model_->ForwardPlaced(batch, kv, *seam_));
     LORAD_CHECK(logits.is_contiguous());
     graph.logits = logits.mutable_data_ptr();
     graph.logits_shape = logits.sizes().vec();
@@ -171,33 +176,34 @@ StepGraphs::Graph StepGraphs::MakeInputs(const GraphStep& step, Key key) const {
   graph.rows = key[0];
   graph.blocks = key[1];
   graph.key = std::move(key);
-  const Words at(graph.rows, graph.blocks);
-  const int64_t words_bytes = at.end * int64_t{sizeof(int32_t)};
+  const int64_t words_bytes = Words(graph.rows, graph.blocks).bytes();
   graph.tables_at = (words_bytes + kTablesBorder - 1) / kTablesBorder * kTablesBorder;
   graph.inputs = at::empty({graph.tables_at + std::ssize(step.tables)},
                            at::TensorOptions().dtype(at::kByte).device(model_->device()));
-  const at::Tensor words = graph.inputs.narrow(0, 0, words_bytes).view(at::kInt);
+  return graph;
+}
+
+ForwardBatch StepGraphs::OverInputs(const Graph& graph) {
+  const Words at(graph.rows, graph.blocks);
+  const at::Tensor words = graph.inputs.narrow(0, 0, at.bytes()).view(at::kInt);
   const auto part = [&](int64_t begin, int64_t count) { return words.narrow(0, begin, count); };
-  ForwardBatch& batch = graph.batch;
+  ForwardBatch batch;
   batch.token_ids = part(at.token_ids, graph.rows);
   batch.positions = part(at.positions, graph.rows);
   batch.cu_rows = part(at.cu_rows, graph.rows + 1);
   batch.kv_slots = part(at.kv_slots, graph.rows);
   batch.block_table = part(at.block_table, graph.rows * graph.blocks).view({graph.rows, graph.blocks});
   batch.logit_rows = part(at.logit_rows, graph.rows);
-  return graph;
+  return batch;
 }
 
-void StepGraphs::Upload(const ForwardBatch& batch, const GraphStep& step, Graph& graph) {
+void StepGraphs::Upload(const ForwardBatch& batch, const GraphStep& step, const Graph& graph) const {
   const at::Tensor staged = at::empty(graph.inputs.sizes(), at::TensorOptions().dtype(at::kByte).pinned_memory(true));
   auto* const bytes = static_cast<std::byte*>(staged.mutable_data_ptr());
   WritePadded(batch, graph.rows, graph.blocks, reinterpret_cast<int32_t*>(bytes));
   LORAD_CHECK_EQ(graph.tables_at + std::ssize(step.tables), graph.inputs.numel());
   if (!step.tables.empty()) std::memcpy(bytes + graph.tables_at, step.tables.data(), step.tables.size());
   graph.inputs.copy_(staged, /*non_blocking=*/true);
-  // Whether anybody has an adapter is a feature; which rows do, the tables say.
-  graph.batch.rows = batch.rows;
-  graph.batch.head_rows = batch.head_rows;
 }
 
 void StepGraphs::DropIfMoved(const KvView& kv) {

@@ -59,7 +59,6 @@ class StepGraphs final {
     int64_t blocks = 0;  // of a sequence, padded
     at::Tensor inputs;   // [bytes] uint8, on the device: batch, then the seam's tables
     int64_t tables_at = 0;
-    ForwardBatch batch;  // over `inputs`
     std::unique_ptr<DeviceGraph> graph;
     // The logits of a replay: memory of the family's pool, which another graph's replay writes over.
     void* logits = nullptr;
@@ -68,11 +67,12 @@ class StepGraphs final {
   StepGraphs(CausalLm* model, GraphSeam* seam, const Options& options);
 
   std::string_view WhyEager(const ForwardBatch& batch) const;
-  absl::StatusOr<at::Tensor> Replay(const ForwardBatch& batch, const GraphStep& step, Graph& graph);
+  absl::StatusOr<at::Tensor> Replay(const ForwardBatch& batch, const GraphStep& step, const Graph& graph);
   absl::StatusOr<at::Tensor> RunAndCapture(const ForwardBatch& batch, const GraphStep& step, Key key, const KvView& kv);
-  absl::Status Capture(const ForwardBatch& batch, const KvView& kv, Graph& graph);
+  absl::Status Capture(const PlacedBatch& batch, const KvView& kv, Graph& graph);
   Graph MakeInputs(const GraphStep& step, Key key) const;
-  void Upload(const ForwardBatch& batch, const GraphStep& step, Graph& graph);
+  static ForwardBatch OverInputs(const Graph& graph);  // without what tells of adapters
+  void Upload(const ForwardBatch& batch, const GraphStep& step, const Graph& graph) const;
   void DropIfMoved(const KvView& kv);
   void DropAll();
   void Keep(Graph graph);
