@@ -18,6 +18,7 @@
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "model/device_step.h"
+#include "model/ops/autograd/in_pieces.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -31,9 +32,7 @@ at::Tensor NormOf(const LeafModule& module) {
   const int64_t products_a_row = in * (rank + kNormProducts);
   const int64_t most = std::min(PieceRows(products_a_row), std::max<int64_t>(1, kWidenedElements / in));
   std::vector<at::Tensor> norms;
-  for (int64_t first = 0; first < out; first += most) {
-    const int64_t count = std::min(most, out - first);
-    BeginPiece(count * products_a_row);
+  ItemsInPieces(out, most, products_a_row, [&](int64_t first, int64_t count) {
     at::Tensor merged = at::addmm(module.base_weight(first, count).to(at::kFloat), module.b.narrow(0, first, count),
                                   module.a, /*beta=*/1, /*alpha=*/module.scale);
     if (module.initial_a.defined()) {
@@ -41,7 +40,7 @@ at::Tensor NormOf(const LeafModule& module) {
                          /*alpha=*/-module.scale);
     }
     norms.push_back(at::linalg_vector_norm(merged, 2, at::IntArrayRef{1}));
-  }
+  });
   return norms.size() == 1 ? norms[0] : at::cat(norms, 0);
 }
 

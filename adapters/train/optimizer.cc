@@ -13,6 +13,7 @@
 #include "adapters/train/adamw.h"
 #include "model/base/check.h"
 #include "model/device_step.h"
+#include "model/ops/autograd/in_pieces.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -25,12 +26,7 @@ constexpr double kEmbeddingPairRate = 1e-6;  // peft's loraplus_lr_embedding
 // fn(first, count) for pieces that cover the elements of a leaf; those of a saved head are hundreds of milliseconds.
 template <typename Fn>
 void ForElements(int64_t elements, int64_t products_an_element, const Fn& fn) {
-  const int64_t most = kPieceProducts / products_an_element;
-  for (int64_t first = 0; first < elements; first += most) {
-    const int64_t count = std::min(most, elements - first);
-    BeginPiece(count * products_an_element);
-    fn(first, count);
-  }
+  ItemsInPieces(elements, kPieceProducts / products_an_element, products_an_element, fn);
 }
 
 double SquaresOf(const at::Tensor& gradient) {

@@ -22,6 +22,7 @@
 #include "adapters/train/trainable_routing.h"
 #include "model/base/check.h"
 #include "model/layers/routed_rows.h"
+#include "model/ops/autograd/in_pieces.h"
 #include "model/ops/autograd/trained_linear.h"
 #include "model/ops/pieces.h"
 
@@ -42,11 +43,9 @@ at::Tensor MultipliedByBase(const LeafModule& module, const at::Tensor& x) {
   const int64_t out = module.b.size(0), in = x.size(1), rows = std::max<int64_t>(x.size(0), kReadProducts);
   const int64_t most = std::min(PieceRows(rows * in), std::max<int64_t>(1, kWidenedElements / in));
   std::vector<at::Tensor> columns;
-  for (int64_t first = 0; first < out; first += most) {
-    const int64_t count = std::min(most, out - first);
-    BeginPiece(count * rows * in);
+  ItemsInPieces(out, most, rows * in, [&](int64_t first, int64_t count) {
     columns.push_back(at::linear(x, module.base_weight(first, count).to(x.scalar_type())));
-  }
+  });
   return columns.size() == 1 ? columns[0] : at::cat(columns, 1);
 }
 

@@ -7,6 +7,16 @@
 
 namespace lorad {
 
+// fn(first, count) for pieces of at most `most` that cover `items`, each of which costs `products` multiplications.
+template <typename Fn>
+void ItemsInPieces(int64_t items, int64_t most, int64_t products, const Fn& fn) {
+  for (int64_t first = 0; first < items; first += most) {
+    const int64_t count = std::min(most, items - first);
+    BeginPiece(count * products);
+    fn(first, count);
+  }
+}
+
 // A part of a matmul: rows [first_row, first_row + rows) by outputs [first_output, first_output + outputs).
 struct MatmulPiece {
   int64_t first_row;

@@ -65,16 +65,14 @@ template <typename Multiply>
 void ForInputs(int64_t rows, int64_t outputs, int64_t in, const Multiply& multiply) {
   const int64_t units = (in + kInputsAtOnce - 1) / kInputsAtOnce, products = rows * outputs * kInputsAtOnce;
   const int64_t piece = CutsPieces() ? std::min(units, PieceRows(products)) : units;
-  for (int64_t unit = 0; unit < units; unit += piece) {
-    const int64_t count = std::min(piece, units - unit);
-    BeginPiece(count * products);
-    cpu::ParallelFor(count, kProductsPerRange / products + 1, [&](int64_t i, int64_t end) {
+  ItemsInPieces(units, piece, products, [&](int64_t unit, int64_t units_at_once) {
+    cpu::ParallelFor(units_at_once, kProductsPerRange / products + 1, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) {
         const int64_t input = (unit + i) * kInputsAtOnce;
         multiply(input, std::min(kInputsAtOnce, in - input));
       }
     });
-  }
+  });
 }
 
 // Of bf16 in panels; g's rows are contiguous.

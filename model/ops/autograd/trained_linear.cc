@@ -2,14 +2,13 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
+#include "model/ops/autograd/in_pieces.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -21,13 +20,8 @@ using torch::autograd::variable_list;
 // fn(first, count) for outputs that cover W's; `products` of a row, an input and an output.
 template <typename Fn>
 void ForOutputs(const at::Tensor& x, const at::Tensor& weight, int64_t products, const Fn& fn) {
-  const int64_t out = weight.size(0), of_output = products * x.numel();
-  const int64_t most = PieceOutputs(of_output);
-  for (int64_t first = 0; first < out; first += most) {
-    const int64_t count = std::min(most, out - first);
-    BeginPiece(count * of_output);
-    fn(first, count);
-  }
+  const int64_t of_output = products * x.numel();
+  ItemsInPieces(weight.size(0), PieceOutputs(of_output), of_output, fn);
 }
 
 struct TrainedLinearFunction : torch::autograd::Function<TrainedLinearFunction> {
