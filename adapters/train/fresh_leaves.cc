@@ -46,8 +46,8 @@ void BeginFromWeight(LeafInit init, const at::Tensor& weight, int64_t rank, Leaf
   } else {
     const auto [u, s, vh] = at::linalg_svd(weight, /*full_matrices=*/false);
     const at::Tensor root = at::sqrt(at::div(s.narrow(0, 0, rank), module->scale));
-    module->b = at::mul(u.narrow(1, 0, rank), root);
-    module->a = at::mul(vh.narrow(0, 0, rank), root.unsqueeze(1));
+    module->b = at::mul(u.narrow(1, 0, rank), root).contiguous();
+    module->a = at::mul(vh.narrow(0, 0, rank), root.unsqueeze(1)).contiguous();
   }
 }
 

@@ -22,7 +22,7 @@ class CausalLm;
 // What is widened of a base's weight at once: 64 MiB.
 inline constexpr int64_t kWidenedElements = int64_t{1} << 24;
 
-// What is trained at one module: f32 master weights that require a gradient.
+// What is trained at one module: f32 master weights that require a gradient, contiguous.
 struct LeafModule {
   std::string path;             // HF's: "model.layers.0.self_attn.q_proj"
   std::string saved_path = "";  // of its tensors in a saved folder; "": PEFT's, of `path`

@@ -5,7 +5,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -127,10 +126,9 @@ AdamWStep Optimizer::AdamWStepOf(const LeafSettings& settings, double clip) cons
 }
 
 void Optimizer::AdamW(size_t leaf, const at::Tensor& gradient, const AdamWStep& step) {
-  at::Tensor weight = leaves_[leaf].tensor;  // may lie transposed in memory, and its state with it
-  LORAD_CHECK(weight.is_non_overlapping_and_dense());
-  const bool lies_alike = gradient.strides() == weight.strides();
-  const at::Tensor of_weight = lies_alike ? gradient : at::empty_like(weight).copy_(gradient);
+  at::Tensor weight = leaves_[leaf].tensor;
+  LORAD_CHECK(weight.is_contiguous());
+  const at::Tensor of_weight = gradient.contiguous();
   ForElements(weight.numel(), kUpdateProducts, [&](int64_t first, int64_t count) {
     UpdateAdamW(step, of_weight.const_data_ptr<float>() + first, count, weight.mutable_data_ptr<float>() + first,
                 first_[leaf].mutable_data_ptr<float>() + first, second_[leaf].mutable_data_ptr<float>() + first);

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 
 #include "absl/strings/str_cat.h"
-#include "model/base/check.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
@@ -21,7 +20,7 @@ class HostTensors final {
  public:
   explicit HostTensors(const NamedTensors& tensors) {
     for (const auto& [name, tensor] : tensors) {
-      held_.push_back(tensor.detach().cpu());
+      held_.push_back(tensor.detach().cpu().contiguous());
       const auto* bytes = static_cast<const std::byte*>(held_.back().const_data_ptr());
       to_write_.push_back({name, DType::kF32, ShapeOf(tensor), {bytes, tensor.nbytes()}});
     }
@@ -41,7 +40,6 @@ absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
 }
 
 absl::Status SaveTorchTensors(const std::string& path, const NamedTensors& tensors) {
-  for (const auto& [name, tensor] : tensors) LORAD_CHECK(tensor.is_contiguous());
   return WriteTorchFile(path, HostTensors(tensors).to_write());
 }
 
@@ -62,10 +60,11 @@ absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
   }
   RETURN_IF_ERROR(check(Metadata(index.metadata.begin(), index.metadata.end())));
   for (const auto& [name, tensor] : tensors) {
-    at::Tensor read = tensor.is_cpu() ? tensor : at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
+    const bool in_place = tensor.is_cpu() && tensor.is_contiguous();
+    at::Tensor read = in_place ? tensor : at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
     auto* const data = static_cast<std::byte*>(read.mutable_data_ptr());
     RETURN_IF_ERROR(ReadTensor(*files, path, index.tensors.find(name)->second, data));
-    if (!tensor.is_cpu()) tensor.copy_(read);
+    if (!in_place) tensor.copy_(read);
   }
   return absl::OkStatus();
 }

@@ -14,11 +14,11 @@ namespace lorad {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-// f32 tensors as a safetensors file, synced to disk.
+// f32 tensors as a safetensors file, synced to disk; however they lie in memory, and wherever.
 absl::Status SaveTensors(const std::string& path, const NamedTensors& tensors,
                          const std::map<std::string, std::string>& metadata);
 
-// The same as torch.save writes them; contiguous ones.
+// The same as torch.save writes them.
 absl::Status SaveTorchTensors(const std::string& path, const NamedTensors& tensors);
 
 // Fills `tensors` from a file that has exactly these names and shapes, all f32, and whose metadata `check` approves of.

@@ -48,6 +48,8 @@ class ResumeTest : public testing::TestWithParam<std::string> {
     config.micro_batch_size = 2;
     config.seed = seed;
     config.base_digest = base_digest_;
+    if (GetParam() == "Pissa") config.init = LeafInit::kPissa;
+    config.begins_from_state = begins_from_state_;
     const ExampleSource source = {static_cast<int64_t>(examples_.size()),
                                   [this](int64_t i) { return examples_[static_cast<size_t>(i)]; }};
     return MakeTrainer(base_, config, source);
@@ -68,6 +70,7 @@ class ResumeTest : public testing::TestWithParam<std::string> {
   }
 
   bool of_another_shape_ = false;
+  bool begins_from_state_ = false;
   std::string base_digest_;
   TrainBase base_;
   std::vector<Example> examples_;
@@ -85,6 +88,7 @@ TEST_P(ResumeTest, ARunFromACheckpointHasTheBitsOfOneThatWasNeverStopped) {
   for (int i = 0; i < 5; ++i) ASSERT_THAT(first->Advance(), IsOk());  // A step that is under way is not in the state.
   ASSERT_THAT(first->SaveState(path), IsOk());
   first.reset();
+  begins_from_state_ = true;
   const auto second = Make();
   ASSERT_THAT(second->LoadState(path), IsOk());
   EXPECT_EQ(second->steps(), 3);
@@ -138,7 +142,7 @@ TEST_P(ResumeTest, AStateIsOfTheBaseThatItWasTrainedOn) {
   EXPECT_THAT(Make()->LoadState(path), IsOk());
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Values("LoraWithDropout", "Dora", "MixLoraWithNoise"),
+INSTANTIATE_TEST_SUITE_P(Kinds, ResumeTest, testing::Values("LoraWithDropout", "Dora", "MixLoraWithNoise", "Pissa"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
