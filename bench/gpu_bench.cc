@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <memory>
@@ -20,7 +19,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "bench/adapter_folders.h"
 #include "bench/device_llama.h"
+#include "bench/gpu_scale.h"
 #include "bench/traffic.h"
 #include "model/base/check.h"
 #include "model/ops/open_cuda.h"
@@ -30,77 +31,9 @@
 namespace lorad::bench {
 namespace {
 
-// `n` adapters whose ranks are these, in turn.
-struct Kept {
-  const char* name;
-  std::vector<int64_t> ranks;
-  std::vector<int64_t> counts;  // for each of which kept(n) is measured
-};
-
-// How much of everything.
-struct Scale {
-  int64_t copied_bytes, matrix_side;
-  std::vector<int64_t> decode_batches;
-  Ask decode;
-  int64_t prefill_streams;
-  Ask prefill;
-  int64_t kept_streams, kept_requests;
-  int rounds;
-  Ask kept;
-  std::vector<Kept> series;
-  int64_t cold_streams, cold_loads;
-  Ask beside_cold;
-  int64_t slots, slot_streams, slot_requests;
-  Ask slot;
-};
-
-Scale Large() {
-  return {
-      .copied_bytes = int64_t{2} << 30,
-      .matrix_side = 8192,
-      .decode_batches = {1, 32, 128},
-      .decode = {"", 128, 128},
-      .prefill_streams = 8,
-      .prefill = {"", 2048, 1},
-      .kept_streams = 64,
-      .kept_requests = 128,
-      .rounds = 3,
-      .kept = {"", 64, 64},
-      .series = {{"r8", {8}, {1, 8, 100, 400}}, {"r16", {16}, {1}}, {"r8-64", {8, 16, 32, 64}, {1, 8, 100, 200, 400}}},
-      .cold_streams = 16,
-      .cold_loads = 16,
-      .beside_cold = {"", 64, 512},
-      .slots = 16,
-      .slot_streams = 8,
-      .slot_requests = 96,
-      .slot = {"", 64, 32}};
-}
-
-Scale Small() {
-  return {.copied_bytes = int64_t{64} << 10,
-          .matrix_side = 32,
-          .decode_batches = {1, 3},
-          .decode = {"", 4, 4},
-          .prefill_streams = 2,
-          .prefill = {"", 24, 1},
-          .kept_streams = 2,
-          .kept_requests = 3,
-          .rounds = 1,
-          .kept = {"", 3, 2},
-          .series = {{"r8", {8}, {1, 3}}, {"r8-64", {8, 64}, {2}}},
-          .cold_streams = 2,
-          .cold_loads = 2,
-          .beside_cold = {"", 3, 12},
-          .slots = 2,
-          .slot_streams = 1,
-          .slot_requests = 6,
-          .slot = {"", 3, 2}};
-}
-
 constexpr ModelShape kShapes[] = {{"llama3-8b", 4096, 32, 32, 8, 14336, 128256, false},
                                   {"llama2-7b", 4096, 32, 32, 32, 11008, 32000, false},
                                   {"small", 64, 2, 4, 2, 96, 101, false}};
-const std::vector<std::string> kModules = {"q_proj", "k_proj", "v_proj", "o_proj"};
 
 void Print(const std::string& what, double value, const char* unit = "") {
   std::printf("%-44s %10.3f %s\n", what.c_str(), value, unit);
@@ -117,7 +50,7 @@ double MsAt(double at, std::vector<int64_t> times_us) {
 class GpuBench final {
  public:
   GpuBench(const ModelShape& shape, Scale scale, std::set<std::string> only)
-      : scale_(std::move(scale)), only_(std::move(only)), llama_(shape) {
+      : scale_(std::move(scale)), only_(std::move(only)), llama_(shape), adapters_(shape) {
     std::printf("\n%s: %.1f GB of weights, of which a step reads %.1f\n", shape.name,
                 static_cast<double>(llama_.model().weight_bytes()) / 1e9,
                 static_cast<double>(llama_.step_weight_bytes()) / 1e9);
@@ -149,33 +82,8 @@ class GpuBench final {
     setup.engine.adapter_dir = adapter_dir;
     return std::make_unique<ThreadedEngine>(&llama_.model(), llama_.folder(), setup);
   }
+  int64_t AdapterBytes(int64_t rank) { return adapters_.PoolBytes(rank, page_bytes()); }
   int64_t page_bytes() { return std::min<int64_t>(int64_t{64} << 10, llama_.model().kv_layout().block_bytes()); }
-  // What an adapter of this rank takes of the pool.
-  int64_t AdapterBytes(int64_t rank) {
-    const ModelShape& s = llama_.shape();
-    const int64_t kv = s.hidden / s.heads * s.kv_heads;
-    const int64_t of_layer = rank * 2 * (4 * s.hidden + 2 * (s.hidden + kv));
-    return (s.layers * of_layer / page_bytes() + 1) * page_bytes();
-  }
-  // The folder of an adapter; those of one rank share it.
-  std::string FolderOf(int64_t rank) {
-    const std::string path = absl::StrCat(adapters_.path(), "/r", rank);
-    if (!std::filesystem::exists(path)) WriteLora(path, llama_.shape(), rank, kModules);
-    return path;
-  }
-  // A folder with sub-folders named 0 to count - 1, which are loaded at their first use.
-  std::string FoldersToFind(const std::string& name, int64_t count, int64_t rank) {
-    const std::filesystem::path from = FolderOf(rank), to = std::filesystem::path(adapters_.path()) / name;
-    for (int64_t i = 0; i < count; ++i) {
-      const std::filesystem::path folder = to / absl::StrCat("a", i);
-      std::filesystem::create_directories(folder);
-      for (const auto& file : std::filesystem::directory_iterator(from)) {
-        std::filesystem::create_hard_link(file.path(), folder / file.path().filename());
-      }
-    }
-    return to.string();
-  }
-
   void Decode() {
     for (const int64_t batch : scale_.decode_batches) {
       const auto engine = EngineFor(batch, scale_.decode);
@@ -228,7 +136,7 @@ class GpuBench final {
     for (const Kept& kept : scale_.series) {
       int64_t loaded = 0;
       for (const int64_t count : kept.counts) {
-        for (; loaded < count; ++loaded) Load(*engine, NameOf(kept, loaded), FolderOf(RankOf(kept, loaded)));
+        for (; loaded < count; ++loaded) Load(*engine, NameOf(kept, loaded), adapters_.Of(RankOf(kept, loaded)));
         const int64_t requests = std::max(count, scale_.kept_requests);
         const auto of_adapters = [&](int64_t i) { return NameOf(kept, i % count); };
         rate(of_adapters, requests);
@@ -249,7 +157,7 @@ class GpuBench final {
   // Streams of the base decode while adapters that nobody has read are asked for, one after the other.
   void ColdLoads() {
     constexpr int64_t kRank = 16;
-    const std::string folders = FoldersToFind("cold", scale_.cold_loads, kRank);
+    const std::string folders = adapters_.ToFind("cold", scale_.cold_loads, kRank);
     const auto engine =
         EngineFor(scale_.cold_streams + 1, scale_.beside_cold, scale_.cold_loads * AdapterBytes(kRank), folders);
     Traffic traffic(&engine->engine(), llama_.shape().vocab);
@@ -296,7 +204,7 @@ class GpuBench final {
   void MoreAdaptersThanSlots() {
     constexpr int64_t kRank = 16;
     const int64_t count = 2 * scale_.slots;
-    const std::string folders = FoldersToFind("slots", count, kRank);
+    const std::string folders = adapters_.ToFind("slots", count, kRank);
     const auto engine = EngineFor(scale_.slot_streams, scale_.slot, scale_.slots * AdapterBytes(kRank), folders);
     Traffic traffic(&engine->engine(), llama_.shape().vocab);
     const auto run = [&](int64_t adapters) {
@@ -341,7 +249,7 @@ class GpuBench final {
   const Scale scale_;
   const std::set<std::string> only_;
   DeviceLlama llama_;
-  const TemporaryFolder adapters_;
+  const AdapterFolders adapters_;
   DeviceSpeed speed_ = {};
 };
 
