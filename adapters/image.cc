@@ -6,13 +6,14 @@
 #include "absl/strings/str_cat.h"
 #include "adapters/float_convert.h"
 #include "model/base/check.h"
+#include "model/base/round_up.h"
 
 namespace lorad {
 namespace {
 
 constexpr int64_t kAlignmentBytes = 64;
 
-int64_t Aligned(int64_t bytes) { return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes; }
+int64_t Aligned(int64_t bytes) { return RoundUp(bytes, kAlignmentBytes); }
 
 void Copy(const HostTensor& from, DType to, std::byte* destination) {
   constexpr int64_t kBlock = 4096;

@@ -37,9 +37,9 @@ struct HiddenRows {
 // A frozen decoder read from an HF folder. Knows no adapter kinds and no requests.
 //
 // Threads  Load once; Forward from one thread at a time.
-// Errors   Load: NotFound, InvalidArgument, Unimplemented, DataLoss as the readers say. Forward: ResourceExhausted when
-// memory
-//          ran out; Internal for a broken batch.
+// Errors   Load: NotFound, InvalidArgument, Unimplemented, DataLoss as the readers say.
+//          All that compute: ResourceExhausted when memory ran out;
+//          Internal for a broken batch.
 class CausalLm final {
  public:
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::string& model_dir, const LoadOptions& options);

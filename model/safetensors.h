@@ -36,8 +36,8 @@ struct SafetensorsIndex {
 // Reads and checks the header of `path`; the data is not read.
 //
 // Errors   DataLoss, naming the file and the tensor, for anything that lies: length, JSON, UTF-8, duplicate names,
-// shapes,
-//          offsets. Unimplemented for an element type of the format that is not supported (F8_E4M3, U16, …).
+//          shapes, offsets.
+//          Unimplemented for an element type of the format that is not supported (F8_E4M3, U16, …).
 // Source   safetensors, README "Format"; the library itself accepts duplicate names, we do not.
 absl::StatusOr<SafetensorsIndex> ParseSafetensorsHeader(FileSource& files, const std::string& path);
 

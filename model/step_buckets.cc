@@ -2,12 +2,9 @@
 
 #include <bit>
 
+#include "model/base/round_up.h"
+
 namespace lorad {
-namespace {
-
-int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-}  // namespace
 
 int64_t RowsBucket(int64_t rows) {
   if (rows < 1 || rows > kMostGraphRows) return 0;

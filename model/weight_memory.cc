@@ -7,13 +7,13 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/accumulate.h>
 
+#include "model/base/round_up.h"
+
 namespace lorad {
 namespace {
 
 constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 constexpr int64_t kAlignmentBytes = 64;
-
-int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 }  // namespace
 

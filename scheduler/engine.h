@@ -46,10 +46,10 @@ struct EngineConfig {
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.
 //
 // Threads  Run on the engine thread; all others from any.
-// Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining, InvalidArgument for a
-// request
-//          that can never fit, with the numbers. Everything later reaches the request's sink: exactly one Finish a
-//          sequence.
+// Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining,
+//          InvalidArgument for a request that can never fit, with the numbers.
+//          Everything later reaches the request's sink:
+//          exactly one Finish a sequence.
 class Engine final {
  public:
   // What the engine works with; all outlive it.

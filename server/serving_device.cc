@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/round_up.h"
 #include "model/base/status_macros.h"
 #include "model/ops/open_cuda.h"
 
@@ -17,7 +18,7 @@ constexpr int64_t kPageStepBytes = 4 << 10;
 
 // A page is 64 KiB, or one KV block where that is smaller, so that tiny models waste nothing.
 int64_t PageBytes(const KvLayout& layout) {
-  return std::min(kMaxPageBytes, (layout.block_bytes() + kPageStepBytes - 1) / kPageStepBytes * kPageStepBytes);
+  return std::min(kMaxPageBytes, RoundUp(layout.block_bytes(), kPageStepBytes));
 }
 
 std::string ProgramDir() {

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
+#include "model/base/round_up.h"
 #include "model/base/status_macros.h"
 
 namespace lorad::cuda {
@@ -67,7 +68,7 @@ class Piece final {
     bytes_ = bytes;
     if (bytes > capacity_bytes_) {
       Release();
-      const int64_t rounded = (bytes + kPieceStepBytes - 1) / kPieceStepBytes * kPieceStepBytes;
+      const int64_t rounded = RoundUp(bytes, kPieceStepBytes);
       RETURN_IF_ERROR(StatusOf(absl::StrCat("pinned memory, bytes: ", rounded),
                                cudaHostAlloc(&data_, static_cast<size_t>(rounded), cudaHostAllocDefault)));
       capacity_bytes_ = rounded;

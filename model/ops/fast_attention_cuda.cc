@@ -43,8 +43,6 @@ bool Covers(const FastAttention& fast, const AttentionRows<Bf16>& rows) {
          rows.y.stride == rows.heads * head_dim && rows.blocks_per_sequence > 0 && AreAligned(rows);
 }
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // As many chunks as keep the device busy where tiles alone do not.
 AttentionTiles SizesOf(const FastAttention& fast, const AttentionRows<Bf16>& rows) {
   constexpr int64_t kLeastChunkTokens = 256, kChunkStep = 128;

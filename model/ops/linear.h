@@ -48,9 +48,9 @@ class LinearWeight final {
 // y = x W^T, no bias.
 //
 // x [R, in], y [R, out] (preallocated): the weight's dtype (f32, bf16; either where it is quantised), one device,
-// contiguous rows. Sums in f32.
-// A row's result does not depend on the rows beside it (bf16 on processors with AMX, and CUDA: see
-// model/ops/README.md, model/ops/cuda/README.md). Errors: InvalidArgument names the argument and its shape;
+// contiguous rows. Sums in f32. A row's result does not depend on the rows beside it (bf16 on processors with AMX, and
+// CUDA: see model/ops/README.md, model/ops/cuda/README.md).
+// Errors: InvalidArgument names the argument and its shape;
 // Unimplemented without CUDA.
 struct LinearArgs {
   const at::Tensor& x;

@@ -24,10 +24,10 @@ struct SampleRow {
 
 // Draws one token per row. Depends on nothing but the row's logits, options and the count of generated tokens: the draw
 // uses a counter-based generator (Philox) keyed by (seed, generated_ids.size()).
-// logits [L, V] f32, device CPU here; not modified. logprobs are of the raw logits. Errors: Internal, naming the row,
-// when a row has NaN, +infinity or no finite logit, before or after bias and penalties; other rows still get their
-// token
-// (`errors[i]`).
+// logits [L, V] f32, device CPU here; not modified.
+// logprobs are of the raw logits.
+// Errors (`errors[i]`): Internal, naming the row, when a row has NaN, +infinity or no finite logit, before or after
+// bias and penalties; other rows still get their token.
 struct SampleResult {
   std::vector<TokenLogprob> tokens;  // one per row
   std::vector<absl::Status> errors;  // one per row

@@ -1,8 +1,5 @@
 #include "tests/adapters/adapter_folder.h"
 
-#include <unistd.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -15,17 +12,6 @@
 #include "model/safetensors_writer.h"
 
 namespace lorad {
-
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "lorad_test_XXXXXX").string();
-  LORAD_CHECK(::mkdtemp(name.data()) != nullptr);
-  path_ = name;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
 
 BaseShape TinyBase() {
   constexpr int64_t kHidden = 32, kMlp = 48, kVocab = 96;

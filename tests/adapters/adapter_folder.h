@@ -10,19 +10,6 @@
 
 namespace lorad {
 
-// A folder that goes with the object.
-class TemporaryFolder final {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 // A Llama of 2 layers, hidden 32, MLP 48, vocabulary 96, untied.
 BaseShape TinyBase();
 

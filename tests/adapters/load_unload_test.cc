@@ -12,6 +12,7 @@
 #include "adapters/loader.h"
 #include "adapters/pool.h"
 #include "tests/adapters/adapter_folder.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -55,7 +56,7 @@ class LoadUnloadTest : public testing::Test {
     pool_.Commit(std::move(reservation));
   }
 
-  TemporaryFolder dir_;
+  TempDir dir_;
   std::unique_ptr<FileSource> files_ = LocalFiles();
   std::unique_ptr<PagePool> pages_;
   AdapterPool pool_;

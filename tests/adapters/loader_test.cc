@@ -13,6 +13,7 @@
 
 #include "adapters/float_convert.h"
 #include "tests/adapters/adapter_folder.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -92,7 +93,7 @@ class LoaderTest : public testing::Test {
     return AdapterLoader(options, TinyBase(), files, [this](LoaderEvent event) { events_.Add(std::move(event)); });
   }
   Events events_;
-  TemporaryFolder dir_;
+  TempDir dir_;
 };
 
 TEST_F(LoaderTest, ReadsThenPacksIntoThePagesItIsGiven) {

@@ -16,6 +16,7 @@
 #include "adapters/kinds/peft_targets.h"
 #include "model/safetensors_writer.h"
 #include "tests/adapters/adapter_folder.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -29,7 +30,7 @@ class LoraReaderTest : public testing::Test {
   absl::StatusOr<AdapterImage> Read(const AdapterSpec& spec, const AdapterReadOptions& options = {}) {
     return ReadAdapter(WriteAdapter(dir_.path() + "/a", spec), base_, *files_, options);
   }
-  TemporaryFolder dir_;
+  TempDir dir_;
   BaseShape base_ = TinyBase();
   std::unique_ptr<FileSource> files_ = LocalFiles();
 };
@@ -257,7 +258,7 @@ class BaseTableTest : public testing::Test {
     std::iota(all.begin(), all.end(), 0);
     return all;
   }
-  TemporaryFolder dir_;
+  TempDir dir_;
   std::vector<float> table_;
 };
 

@@ -9,6 +9,7 @@
 #include "adapters/kinds/kind.h"
 #include "model/base/file_source.h"
 #include "tests/adapters/adapter_folder.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -42,7 +43,7 @@ class AdapterPathTest : public testing::Test {
     fs::create_directory_symlink(root_ + "/circle", root_ + "/circle");
     std::ofstream(root_ + "/file") << "x";
   }
-  TemporaryFolder inside_, outside_;
+  TempDir inside_, outside_;
   const std::string root_ = fs::canonical(inside_.path()).string();
 };
 

@@ -21,6 +21,7 @@
 #include "tests/adapters/adapter_folder.h"
 #include "tests/adapters/equal_experts.h"
 #include "tests/support/source_dir.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -138,7 +139,7 @@ class WrittenTest : public testing::TestWithParam<std::string> {
   const BaseShape shape_;
   const BaseTables tables_;
   const std::unique_ptr<FileSource> files_ = LocalFiles();
-  TemporaryFolder work_;
+  TempDir work_;
 };
 
 TEST_P(WrittenTest, IsReadAgainTensorByTensorAndWrittenAgainByteByByte) {
@@ -218,7 +219,7 @@ INSTANTIATE_TEST_SUITE_P(Bases, WrittenMixLoraTest, testing::ValuesIn(UnroutedBa
 
 // As published OPT folders are: by the inner model, without "model.".
 TEST(InnerModelTest, ItsTablesAreFoundForDoraAndBiases) {
-  TemporaryFolder work;
+  TempDir work;
   const std::string model = work.path() + "/opt";
   fs::copy(kGolden + "/opt/model", model, fs::copy_options::recursive);
   const Checkpoint whole = OpenCheckpoint(kGolden + "/opt/model").value();
@@ -252,7 +253,7 @@ class ConvertTest : public testing::Test {
     std::ofstream(dir + "/adapter_config.json") << config;
     return dir;
   }
-  TemporaryFolder work_;
+  TempDir work_;
   const std::unique_ptr<FileSource> files_ = LocalFiles();
 };
 

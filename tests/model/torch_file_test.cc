@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "model/base/file_source.h"
 #include "model/pickled_tensors.h"
 #include "model/torch_file_writer.h"
@@ -51,7 +52,7 @@ std::string Zip64(const std::map<std::string, std::string>& files, uint64_t lie_
 
 // {"a": a view of storage "0" of 12 floats: offset 1, shape [2, 3], strides [1, 4]}
 std::string Pickle() {
-  const auto text = [](const std::string& s) { return "X" + Little(s.size(), 4) + s; };
+  const auto text = [](const std::string& s) { return absl::StrCat("X", Little(s.size(), 4), s); };
   return std::string("\x80\x02}") + text("a") + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
          "ctorch\nFloatStorage\n" + text("0") + text("cpu") + "K\x0ctQK\x01K\x02K\x03\x86K\x01K\x04\x86\x89NtRs.";
 }

@@ -14,6 +14,7 @@
 #include "tests/adapters/adapter_folder.h"
 #include "tests/support/fake_executor.h"
 #include "tests/support/recording_sink.h"
+#include "tests/support/test_files.h"
 
 namespace lorad {
 namespace {
@@ -128,7 +129,7 @@ class EngineThreadsTest : public ::testing::Test {
   }
 
   static constexpr KvLayout kKvLayout = {.num_layers = 1, .num_kv_heads = 1, .head_dim = 32, .dtype = DType::kF32};
-  TemporaryFolder folder_;
+  TempDir folder_;
   EngineConfig config_;
   SteadyClock clock_;
   StuckFiles files_;

@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/support/status_matchers.h"
 
 namespace lorad {
@@ -63,7 +64,7 @@ std::vector<std::string> Trained(const TrainConfig& config, const BaseShape& bas
     if (trained.pair) text += " pair";
     if (trained.weight) text += " weight";
     if (trained.bias) text += " bias";
-    for (const int32_t token : trained.tokens) text += " " + std::to_string(token);
+    for (const int32_t token : trained.tokens) absl::StrAppend(&text, " ", token);
     if (trained.tokens_are_tied) text += " tied";
     texts.push_back(std::move(text));
   }

@@ -6,8 +6,7 @@
 
 namespace lorad::cpu {
 
-// QuantizedDot by the processor's own bf16 instruction (where HasBf16Products): its numbers are
-// exact in bf16.
+// QuantizedDot by the processor's own bf16 instruction (where HasBf16Products): its numbers are exact in bf16.
 void QuantizedDotBf16Products(const QuantizedDotArgs& args, uint16_t* y);
 
 }  // namespace lorad::cpu

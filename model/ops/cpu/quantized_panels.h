@@ -8,13 +8,13 @@
 
 namespace lorad::cpu {
 
-// Products of rows with quantised weights (model/quantization.h), which lie in panels of 16 columns as bf16 weights do
-// (panel_kernels.h).
+// Products of rows with quantised weights (model/quantization.h) in panels of 16 columns, as bf16's (panel_kernels.h).
 //
 //   panels [ceil(out / 16)] of QuantizedPanelBytes, one behind the other: for each group of 64 inputs a block of 64
-//   bytes of factors and 32 words of two elements of each column. int8   factors [16] f32 scales; words [32][16][2]
-//   bytes int4   factors [16][2] bf16, scale and zero; words [8][16][2] of 16 bits, each the same element of 4 words,
-//   q + 8 fp8   as int8, but the factors once, before the first block
+//   bytes of factors and 32 words of two elements of each column.
+//   int8   factors [16] f32 scales; words [32][16][2] bytes
+//   int4   factors [16][2] bf16, scale and zero; words [8][16][2] of 16 bits, each the same element of 4 words, q + 8
+//   fp8    as int8, but the factors once, before the first block
 //
 // What lies behind the last column and element is multiplied by nothing or by zeros. For each group the numbers are
 // multiplied exactly and summed in f32, then scaled and added to the groups before: a result is the same bits whatever

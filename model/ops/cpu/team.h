@@ -19,10 +19,10 @@ namespace lorad::cpu {
 // program, the rest do its work.
 //
 // Waiting  a worker without work spins for kSpinUs while somebody keeps the team awake (KeepAwake), else sleeps at
-// once;
-//          a caller that waits for the last pieces spins as long, then sleeps.
+//          once; a caller that waits for the last pieces spins as long, then sleeps.
 // Threads  Run from any thread. One region runs at a time; a second caller, and a region inside a region, computes
-// alone. Errors   what `fn` throws reaches the caller (the first of several), after every piece has ended.
+//          alone.
+// Errors   what `fn` throws reaches the caller (the first of several), after every piece has ended.
 class ComputeTeam final {
  public:
   static constexpr int kSpinUs = 50;

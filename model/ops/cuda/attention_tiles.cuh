@@ -5,8 +5,6 @@
 
 namespace lorad::cuda {
 
-__device__ inline int32_t CeilDiv(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
-
 // Whether the sequence's rows are consecutive and have all blocks that they see; the same in all lanes.
 template <typename T>
 __device__ inline bool IsPlain(const AttentionRows<T>& rows, int64_t sequence) {
@@ -64,11 +62,11 @@ __global__ void AttentionTilesKernel(AttentionRows<T> rows, AttentionTiles tiles
     if (Lane() != 0) continue;
     const int64_t context = plain ? rows.positions[begin] + own_rows : 1;
     const int64_t seen = rows.window_tokens > 0 ? rows.window_tokens - 1 + tiles.tile_rows : context;
-    const int32_t chunks = CeilDiv(seen < context ? seen : context, tiles.chunk_tokens);
+    const int64_t chunks = CeilDiv(seen < context ? seen : context, tiles.chunk_tokens);
     tiles.table_starts[s] = static_cast<int32_t>(s * rows.blocks_per_sequence);
     tiles.last_tokens[s] = static_cast<int32_t>(context - (rows.blocks_per_sequence - 1) * kKvBlockTokens);
-    tiles.item_starts[s + 1] = plain ? CeilDiv(own_rows * group, tiles.tile_rows) * chunks : 0;
-    tiles.first_parts[s + 1] = plain ? static_cast<int32_t>(own_rows) * chunks : 0;
+    tiles.item_starts[s + 1] = plain ? static_cast<int32_t>(CeilDiv(own_rows * group, tiles.tile_rows) * chunks) : 0;
+    tiles.first_parts[s + 1] = plain ? static_cast<int32_t>(own_rows * chunks) : 0;
     tiles.refused[s] = own_rows > 0 && !plain ? 1 : 0;
   }
   __syncthreads();

@@ -10,6 +10,8 @@
 // device: nothing waits for the host, and how much is asked for goes by shapes alone.
 namespace lorad::cuda {
 
+__host__ __device__ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // A KV head's rows are packed: `row * group + h` for the `group` query heads that it has. An item is a tile of
 // tile_rows packed rows of one sequence, and chunk_tokens of the context, from the oldest token that the tile sees on.
 // All arrays are the device's; S sequences, T rows.

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lorad {
+
+// The smallest multiple of `step` that is n or more, of n >= 0.
+constexpr int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+}  // namespace lorad
