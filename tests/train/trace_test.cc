@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -124,7 +125,7 @@ StepReport NextReport(Trainer& trainer) {
 
 class TraceTest : public testing::TestWithParam<std::string> {};
 
-TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAsItWasTrained) {
+TEST_P(TraceTest, LossesAndGradientsArePeftsAndTheResultIsServedAsItWasTrained) {
   const std::string folder = absl::StrCat(GoldenDir(), "/training/", GetParam());
   std::ifstream file(folder + "/trace.json");
   const ordered_json trace = ordered_json::parse(file);
@@ -134,7 +135,7 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
   ASSERT_THAT(served_model, IsOk());
 
   const ExampleSource source = FileExamples(folder + "/data.jsonl");
-  // Evaluated behind the last step, on tokens that all count.
+  // Evaluated behind the last step that is done, on tokens that all count.
   std::vector<Example> judged;
   for (int64_t i = 0; i < 4; ++i) {
     judged.push_back(*source.get(i));
@@ -143,7 +144,8 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
   const ExampleSource judged_source = {static_cast<int64_t>(judged.size()),
                                        [&](int64_t i) { return judged[static_cast<size_t>(i)]; }};
   TrainConfig config = ConfigOf(trace["spec"], static_cast<int64_t>(trace["steps"].size()));
-  config.eval_every_steps = config.total_steps;
+  const int64_t steps = std::min(config.total_steps, MostTracedSteps());
+  config.eval_every_steps = steps;
   auto trainer = Trainer::Create(config, base.model.get(), base.tables, source, judged_source);
   ASSERT_THAT(trainer, IsOk());
   if (std::filesystem::exists(folder + "/adapter")) {  // else it begins from the base's weights
@@ -153,7 +155,8 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
     ASSERT_THAT((*trainer)->CopyFrom(*begin), IsOk());
   }
 
-  for (const ordered_json& expected : trace["steps"]) {
+  for (int64_t step = 0; step < steps; ++step) {
+    const ordered_json& expected = trace["steps"][static_cast<size_t>(step)];
     const StepReport report = NextReport(**trainer);
     const double loss = expected["loss"], norm = expected["grad_norm"];
     EXPECT_NEAR(report.loss, loss, kLossTolerance * std::abs(loss)) << "step " << report.step;
@@ -161,7 +164,7 @@ TEST_P(TraceTest, LossesAndGradientsArePeftsForTwentyStepsAndTheResultIsServedAs
     EXPECT_NEAR(report.learning_rate, expected["learning_rate"].get<double>(), 1e-12) << "step " << report.step;
   }
   const StepReport evaluation = NextReport(**trainer);
-  EXPECT_TRUE((*trainer)->done());
+  EXPECT_EQ((*trainer)->done(), steps == config.total_steps);
   const std::string written = absl::StrCat(testing::TempDir(), "/trace-", GetParam());
   std::filesystem::create_directories(written);
   ASSERT_THAT((*trainer)->SaveAdapter(written, trace["spec"]["base"]), IsOk());

@@ -1,6 +1,7 @@
 #include "tests/train/train_fixture.h"
 
 #include <fstream>
+#include <limits>
 #include <random>
 #include <utility>
 
@@ -21,6 +22,11 @@ constexpr int32_t kSmallestVocabulary = 96;  // of the golden bases
 at::Device& TrainDevice() {
   static at::Device device = at::kCPU;
   return device;
+}
+
+int64_t& MostTracedSteps() {
+  static int64_t steps = std::numeric_limits<int64_t>::max();
+  return steps;
 }
 
 TrainBase LoadTrainBase(const std::string& name, DType dtype) {

@@ -13,6 +13,8 @@ namespace lorad {
 
 // Where the bases of these tests lie: the CPU, unless a program says otherwise before its first test.
 at::Device& TrainDevice();
+// Steps of a golden trace that are done again: all, unless a program says otherwise.
+int64_t& MostTracedSteps();
 
 // A base of tests/golden, to train on.
 struct TrainBase {
