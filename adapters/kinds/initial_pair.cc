@@ -1,7 +1,7 @@
 #include "adapters/kinds/initial_pair.h"
 
+#include <Eigen/Eigenvalues>
 #include <Eigen/QR>
-#include <Eigen/SVD>
 #include <Spectra/contrib/PartialSVDSolver.h>
 
 #include <algorithm>
@@ -51,10 +51,16 @@ absl::StatusOr<Removed> LargestSingularValues(const Matrix& weight, int64_t rank
       return Removed{left, solver.matrix_V(rank).transpose()};
     }
   }
-  const Eigen::BDCSVD<Matrix> svd(weight, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  if (svd.info() != Eigen::Success) return absl::InternalError("singular values of the base's weight: no convergence");
-  const Matrix left = svd.matrixU().leftCols(rank) * svd.singularValues().head(rank).asDiagonal();
-  return Removed{left, svd.matrixV().leftCols(rank).transpose()};
+  // The singular vectors of the shorter side; W times their projection is the same approximation.
+  const bool of_rows = weight.rows() <= weight.cols();
+  const Matrix products = of_rows ? Matrix(weight * weight.transpose()) : Matrix(weight.transpose() * weight);
+  const Eigen::SelfAdjointEigenSolver<Matrix> solver(products);
+  if (solver.info() != Eigen::Success) {
+    return absl::InternalError("singular values of the base's weight: no convergence");
+  }
+  const Matrix largest = solver.eigenvectors().rightCols(rank);  // they ascend
+  if (of_rows) return Removed{largest, largest.transpose() * weight};
+  return Removed{weight * largest, largest.transpose()};
 }
 
 Removed FirstColumns(const Matrix& weight, int64_t rank, double scale) {
