@@ -60,8 +60,8 @@ class CausalLm final {
   // batch and the logits are the host's, the cache and what the seam reads are the model's device's. When this returns
   // the device is done with the step.
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
-  // The same, but the logits are the device's, which may still be at work: the caller holds a QuietAtEnd
-  // (model/device_step.h) from before the call until it has read what it wants.
+  // The same, but the logits are the device's, which may still be at work, also where this fails: before anybody else
+  // gets what the step uses, the caller waits (model/device_step.h).
   absl::StatusOr<at::Tensor> ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
   // The same of a batch that is on the device already, which may have rows more than on_host, for launches that are
   // captured (model/step_graphs.h): nothing is copied to the device, and with a BaseOnlySeam or a GraphSeam the host

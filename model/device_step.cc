@@ -4,7 +4,11 @@
 #include <exception>
 #include <utility>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/clamp_min.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/where.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace lorad {
@@ -35,6 +39,7 @@ ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch) {
     *tensor = all.narrow(0, first, own).view(tensor->sizes());
     first += own;
   }
+  if (batch.drawn.defined()) on_device.token_ids = WithDrawnTokens(on_device.token_ids, batch.drawn);
   return on_device;
 }
 
@@ -51,12 +56,32 @@ at::Tensor OnDevice(at::Device device, const at::Tensor& host) {
   return staged.to(device, /*non_blocking=*/true);
 }
 
-at::Tensor ToHost(const at::Tensor& tensor) {
+at::Tensor QueueToHost(const at::Tensor& tensor) {
   if (tensor.is_cpu()) return tensor;
   const at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
   host.copy_(tensor, /*non_blocking=*/true);
-  CurrentStream(tensor.device()).synchronize();
   return host;
+}
+
+at::Tensor ToHost(const at::Tensor& tensor) {
+  const at::Tensor host = QueueToHost(tensor);
+  if (!tensor.is_cpu()) CurrentStream(tensor.device()).synchronize();
+  return host;
+}
+
+at::Tensor WithDrawnTokens(const at::Tensor& ids, const at::Tensor& drawn) {
+  const at::Tensor of_draws = at::index_select(drawn, 0, (TokenOfDraw(0) - ids).clamp_min(0));
+  return at::where(ids <= TokenOfDraw(0), of_draws, ids);
+}
+
+StreamMark::StreamMark(at::Device device) {
+  if (device.is_cpu()) return;
+  event_ = std::make_unique<c10::Event>(device.type());
+  event_->record(CurrentStream(device));
+}
+
+void StreamMark::Await() const {
+  if (event_ != nullptr) event_->synchronize();
 }
 
 void AwaitDevice(at::Device device) {

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <cstdint>
+#include <memory>
+
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 #include <c10/util/Exception.h>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +32,26 @@ at::Tensor OnDevice(at::Device device, const at::Tensor& host);
 // The tensor, say the logits [L, V], on the host; itself where it lies there. Waits for all that is queued on the
 // current stream, also where it is empty.
 at::Tensor ToHost(const at::Tensor& tensor);
+
+// The same, queued: pinned memory that holds it once the stream has come here. What lies on the host is itself.
+at::Tensor QueueToHost(const at::Tensor& tensor);
+
+// The ids [T] int32 of a step, where some may be TokenOfDraw(n): there is drawn[n], of drawn [R] int32 on the same
+// device. Queued on the current stream.
+constexpr int32_t TokenOfDraw(int64_t n) { return static_cast<int32_t>(-2 - n); }
+at::Tensor WithDrawnTokens(const at::Tensor& ids, const at::Tensor& drawn);
+
+// A place in what is queued on the current stream of a device: behind all that was queued when it was made.
+class StreamMark final {
+ public:
+  StreamMark() = default;  // behind nothing
+  explicit StreamMark(at::Device device);
+  // Returns when the device has come there; at once for the CPU. Throws what the device answers.
+  void Await() const;
+
+ private:
+  std::unique_ptr<c10::Event> event_;  // null: nothing to wait for
+};
 
 // Waits for all that is queued on the current stream; not for the CPU. An error of the device stays: what is asked of
 // it next answers with it.

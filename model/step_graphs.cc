@@ -204,6 +204,9 @@ void StepGraphs::Upload(const ForwardBatch& batch, const GraphStep& step, const 
   LORAD_CHECK_EQ(graph.tables_at + std::ssize(step.tables), graph.inputs.numel());
   if (!step.tables.empty()) std::memcpy(bytes + graph.tables_at, step.tables.data(), step.tables.size());
   graph.inputs.copy_(staged, /*non_blocking=*/true);
+  if (!batch.drawn.defined()) return;
+  at::Tensor ids = OverInputs(graph).token_ids;
+  ids.copy_(WithDrawnTokens(ids, batch.drawn));
 }
 
 void StepGraphs::DropIfMoved(const KvView& kv) {

@@ -1,7 +1,7 @@
 #include "model/sampler/device_sampler.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -32,7 +32,7 @@ struct Draws {
     draw.logit_row = row.logit_row;
     draw.vocab_size = static_cast<int32_t>(vocab);
     if (!IsGreedy(options)) {
-      draw.uniform = UniformAt(options.seed, row.generated_ids.size());
+      draw.uniform = UniformAt(options.seed, row.generated_ids.size() + row.unknown_tokens);
       draw.inverse_temperature = 1.0f / options.temperature;
       draw.top_k = static_cast<int32_t>(std::min(options.top_k, vocab));
       draw.top_p = options.top_p;
@@ -58,24 +58,43 @@ absl::Status Taken(const DrawRow& row, const DrawnRow& drawn, const DrawnLogprob
 
 }  // namespace
 
-absl::StatusOr<SampleResult> SampleOnDevice(at::Tensor& logits, absl::Span<const SampleRow> rows) {
+absl::StatusOr<QueuedDraws> QueuedDraws::Queue(at::Tensor& logits, absl::Span<const SampleRow> rows) {
   Draws draws;
   for (const SampleRow& row : rows) draws.Add(row, logits.size(1));
-  const size_t count = rows.size();
-  at::Tensor drawn = at::empty({DrawnBytes(std::ssize(rows), draws.most)}, logits.options().dtype(at::kByte));
-  RETURN_IF_ERROR(DrawRows({logits, draws.rows, draws.edits, draws.most, drawn}));
-  const at::Tensor host = ToHost(drawn);
-  const auto* const bytes = static_cast<const std::byte*>(host.const_data_ptr());
+  QueuedDraws queued;
+  queued.drawn_ = at::empty({DrawnBytes(std::ssize(rows), draws.most)}, logits.options().dtype(at::kByte));
+  RETURN_IF_ERROR(DrawRows({logits, draws.rows, draws.edits, draws.most, queued.drawn_}));
+  queued.on_host_ = QueueToHost(queued.drawn_);
+  queued.copied_ = StreamMark(logits.device());
+  queued.rows_ = std::move(draws.rows);
+  queued.most_ = draws.most;
+  return queued;
+}
+
+at::Tensor QueuedDraws::tokens() const {
+  static_assert(offsetof(DrawnRow, token) == 0 && sizeof(DrawnRow) % sizeof(int32_t) == 0);
+  constexpr int64_t kWords = sizeof(DrawnRow) / sizeof(int32_t);
+  const int64_t rows = std::ssize(rows_);
+  return drawn_.narrow(0, 0, DrawnBytes(rows, 0)).view(at::kInt).view({rows, kWords}).select(1, 0);
+}
+
+SampleResult QueuedDraws::Fetch() const {
+  copied_.Await();
+  const auto* const bytes = static_cast<const std::byte*>(on_host_.const_data_ptr());
   const auto* const of_rows = reinterpret_cast<const DrawnRow*>(bytes);
-  const auto* const tops = reinterpret_cast<const DrawnLogprob*>(bytes + DrawnBytes(std::ssize(rows), 0));
+  const auto* const tops = reinterpret_cast<const DrawnLogprob*>(bytes + DrawnBytes(std::ssize(rows_), 0));
   SampleResult result;
-  result.tokens.resize(count);
-  result.errors.resize(count);
-  for (size_t i = 0; i < count; ++i) {
-    result.errors[i] =
-        Taken(draws.rows[i], of_rows[i], tops + static_cast<int64_t>(i) * draws.most, i, &result.tokens[i]);
+  result.tokens.resize(rows_.size());
+  result.errors.resize(rows_.size());
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    result.errors[i] = Taken(rows_[i], of_rows[i], tops + static_cast<int64_t>(i) * most_, i, &result.tokens[i]);
   }
   return result;
+}
+
+absl::StatusOr<SampleResult> SampleOnDevice(at::Tensor& logits, absl::Span<const SampleRow> rows) {
+  ASSIGN_OR_RETURN(const QueuedDraws queued, QueuedDraws::Queue(logits, rows));
+  return queued.Fetch();
 }
 
 }  // namespace lorad

@@ -52,7 +52,7 @@ absl::Status SampleOne(const at::Tensor& logits, const SampleRow& row, size_t in
       return absl::InternalError(
           absl::StrCat("sampler: row ", index, ": tokens left to draw from: 0; limit: 1 or more"));
     }
-    token = Draw(candidates, UniformAt(options.seed, row.generated_ids.size()));
+    token = Draw(candidates, UniformAt(options.seed, row.generated_ids.size() + row.unknown_tokens));
   }
   if (options.logprobs >= 0) {
     out = LogprobOf(logits, row.logit_row, token, options.logprobs, row.vocab_size);

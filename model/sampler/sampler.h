@@ -20,10 +20,11 @@ struct SampleRow {
   absl::Span<const int32_t> generated_ids;
   absl::Span<const int32_t> banned_ids;  // eos and stop tokens while below min_tokens
   int64_t vocab_size = 0;                // the first logits, to choose from; 0 = all
+  int64_t unknown_tokens = 0;            // generated behind generated_ids: draws count them, penalties do not
 };
 
 // Draws one token per row. Depends on nothing but the row's logits, options and the count of generated tokens: the draw
-// uses a counter-based generator (Philox) keyed by (seed, generated_ids.size()).
+// uses a counter-based generator (Philox) keyed by (seed, generated_ids.size() + unknown_tokens).
 // logits [L, V] f32, device CPU here; not modified.
 // logprobs are of the raw logits.
 // Errors (`errors[i]`): Internal, naming the row, when a row has NaN, +infinity or no finite logit, before or after

@@ -126,6 +126,7 @@ TEST_P(CapturedBasesTest, ReplayedStepsAnswerAsPeft) {
   engine.ExpectAnswers(cases, /*apart=*/1);
   RecordProperty("steps", engine.Steps());
   EXPECT_GT(engine.steps()["prefill"], 0);
+  EXPECT_GT(engine.observer().steps_behind, 0);
   EXPECT_EQ(engine.steps()["capture_failed"], 0) << engine.Steps();
   if (!model->config().routed.layers.empty()) {
     EXPECT_GT(engine.steps()["routed_base"], 0);

@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <deque>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -78,17 +79,38 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
 };
 
+// Copies to pinned memory that nobody has waited for: what they copied, and where it belongs.
+struct LateCopy {
+  int64_t number;
+  at::Tensor copied, to;
+};
+thread_local std::deque<LateCopy> late_copies;
+thread_local int64_t copies_made = 0;
+
+// The host waits for the first so many of this thread's.
+void ArriveCopies(int64_t count) {
+  RefuseInCapture("the host waits");
+  const c10::InferenceMode no_autograd;
+  while (!late_copies.empty() && late_copies.front().number <= count) {
+    late_copies.front().to.copy_(late_copies.front().copied);
+    late_copies.pop_front();
+  }
+}
+
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device exchangeDevice(c10::Device) const override { return kDevice; }
   c10::Device getDevice() const override { return kDevice; }
   c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
   c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
   c10::Stream getDefaultStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
-  // Autograd's, between streams: there is one, whose work is done at once.
-  void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
+  // There is one stream, whose work is done at once, but for copies to the host: an event is the number of those made.
+  void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
+    *event = reinterpret_cast<void*>(copies_made);
+  }
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override { RefuseInCapture("the host waits"); }
+  void synchronizeStream(const c10::Stream&) const override { ArriveCopies(copies_made); }
+  void synchronizeEvent(void* event) const override { ArriveCopies(reinterpret_cast<int64_t>(event)); }
 };
 
 const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
@@ -114,7 +136,8 @@ at::Tensor OnHost(const at::Tensor& t) {
 
 std::atomic<int64_t> copies_to_host = 0;
 
-at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool) {
+// To pinned memory, if nobody waits for it, as late as a device may be.
+at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   if (CapturedLaunches* const captured = Capturing()) {
     if (to.is_cpu() || from.is_cpu()) RefuseInCapture("a copy from or to the host");
     captured->Add([to = OnHost(to), from = OnHost(from)]() mutable {
@@ -125,7 +148,12 @@ at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool) {
   }
   const DeviceAccess access;
   if (to.is_cpu()) ++copies_to_host;
-  OnHost(to).copy_(OnHost(from));
+  if (to.is_cpu() && non_blocking) {
+    late_copies.push_back({++copies_made, OnHost(from).clone(), to});
+  } else {
+    if (to.is_cpu()) ArriveCopies(copies_made);
+    OnHost(to).copy_(OnHost(from));
+  }
   return to;
 }
 
