@@ -8,23 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/check.h"
 #include "scheduler/finish.h"
-#include "scheduler/prefix_reuse.h"
 
 namespace lorad {
 namespace {
-
-void TakeMemory(HeldRow* row, SchedulerState* state) {
-  Sequence* const sequence = row->sequence;
-  if (!sequence->running) {
-    sequence->blocks.Adopt(std::move(row->prefix));
-    if (!sequence->order.begun) CountPrefix(row->plan.first_position, sequence, state);
-    Begin(sequence, state);
-  }
-  for (PageRun& block : row->new_blocks) sequence->blocks.Append(std::move(block));
-  if (!row->new_leases.empty()) sequence->leases = std::move(row->new_leases);
-  sequence->computed_tokens = row->plan.first_position + row->plan.tokens;
-  sequence->in_flight_tokens = 0;
-}
 
 // The first prompt token has no log-probability, so entry i of the list belongs to prompt position i. After a
 // preemption the same positions come again.
@@ -101,15 +87,20 @@ void EndClassified(std::vector<float> class_logits, Sequence* sequence, Schedule
 
 }  // namespace
 
-void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState* state) {
+void CommitStep(const HeldStep& held, absl::StatusOr<StepResult> result, SchedulerState* state) {
   if (result.ok() && result->rows.size() != held.rows.size()) {
     result =
         absl::InternalError(absl::StrCat("rows launched: ", held.rows.size(), "; answered: ", result->rows.size()));
   }
   for (size_t i = 0; i < held.rows.size(); ++i) {
-    HeldRow& row = held.rows[i];
+    const HeldRow& row = held.rows[i];
     Sequence* const sequence = row.sequence;
-    TakeMemory(&row, state);
+    sequence->in_flight_tokens -= row.plan.tokens;
+    if (sequence->ended) {
+      LetGo(sequence, state);
+      continue;
+    }
+    sequence->computed_tokens = row.plan.first_position + row.plan.tokens;
     const absl::Status& status = result.ok() ? result->rows[i].status : result.status();
     if (!status.ok()) {
       GiveUp(status, sequence, state);

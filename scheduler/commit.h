@@ -7,9 +7,9 @@
 
 namespace lorad {
 
-// Takes what the step made into the sequences: memory and leases, computed tokens, the drawn token; ends those that are
-// done, and hands out one event a sequence that has news. An error of the step ends its rows' sequences, a row's error
-// that one.
-void CommitStep(HeldStep held, absl::StatusOr<StepResult> result, SchedulerState* state);
+// Takes what a launched step made into its sequences: computed tokens, the drawn token; ends those that are done, and
+// hands out one event a sequence that has news. An error of the step ends its rows' sequences, a row's error that one.
+// Of a sequence that ended while the step ran, nothing is taken.
+void CommitStep(const HeldStep& held, absl::StatusOr<StepResult> result, SchedulerState* state);
 
 }  // namespace lorad

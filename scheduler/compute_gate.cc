@@ -85,6 +85,11 @@ void ComputeGate::Leave(bool serving, int64_t began_us) {
   changed_.notify_all();
 }
 
+bool ComputeGate::TrainingWaits() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return trainer_waits_;
+}
+
 void ComputeGate::Hurry(bool on) {
   const std::lock_guard<std::mutex> lock(mutex_);
   hurry_ = on;

@@ -46,6 +46,8 @@ class ComputeGate final {
   // than training may take before one step, lets serving go first and waits for another turn.
   void YieldIfDue(int64_t expected_us, Turn* training);
 
+  // Training waits for a turn; serving should not make its own longer than a step.
+  bool TrainingWaits() const;
   // While it is on, training gets a piece after every step, whatever its share: somebody waits for it to let go.
   void Hurry(bool on);
 

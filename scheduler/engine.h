@@ -37,10 +37,13 @@ struct EngineConfig {
   int64_t max_waiting_per_adapter = 0;  // accepted and not begun; the same
   int64_t slo_first_token_us = 0;       // 0 = none: end what can no longer make its first token so soon
   int64_t hanging_read_us = 5'000'000;  // a read that lasts longer may never end
-  bool prefix_cache = true;             // KV blocks of common prefixes are kept and shared
-  bool check_invariants = false;        // after each turn, and abort when one is broken: for tests and development
-  std::string adapter_dir = {};         // "" = none; a sub-folder loads by name at its first use
-  std::string revision_dir = {};        // "" = none; the same for NAME@REV
+  // A turn may run so many steps, each planned and launched while the one before it runs on a device. 1: the next one
+  // is planned when one has ended.
+  int64_t steps_a_turn = 8;
+  bool prefix_cache = true;       // KV blocks of common prefixes are kept and shared
+  bool check_invariants = false;  // after each turn, and abort when one is broken: for tests and development
+  std::string adapter_dir = {};   // "" = none; a sub-folder loads by name at its first use
+  std::string revision_dir = {};  // "" = none; the same for NAME@REV
 };
 
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <unordered_set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,94 +9,22 @@
 #include "scheduler/adapter_memory.h"
 #include "scheduler/apply.h"
 #include "scheduler/arrange.h"
-#include "scheduler/commit.h"
-#include "scheduler/eviction.h"
 #include "scheduler/finish.h"
 #include "scheduler/first_token.h"
 #include "scheduler/invariants.h"
 #include "scheduler/lifecycle.h"
-#include "scheduler/prefix_reuse.h"
+#include "scheduler/plan_input.h"
 #include "scheduler/reserve.h"
+#include "scheduler/run_steps.h"
 #include "scheduler/stuck.h"
 #include "scheduler/tuning_memory.h"
 
 namespace lorad {
 namespace {
 
-// Logits of every prompt position are large: a row that needs them is short.
-constexpr int64_t kPromptLogprobRowTokens = 64;
 constexpr int64_t kReadCheckUs = 1'000'000;
 
-PlanSequence PlanViewOf(const Sequence& sequence) {
-  PlanSequence view;
-  view.id = sequence.id;
-  view.computed_tokens = sequence.computed_tokens + sequence.in_flight_tokens;
-  view.known_tokens = sequence.known_tokens();
-  view.blocks = sequence.blocks.size();
-  view.sole_blocks = sequence.blocks.sole_blocks();
-  if (sequence.sampling.prompt_logprobs >= 0 && !sequence.answered) view.row_limit_tokens = kPromptLogprobRowTokens;
-  for (const SequenceAdapter& adapter : sequence.adapters) view.adapters.push_back({.id = adapter.version->id});
-  view.account = sequence.request->adapter.empty() ? 0 : sequence.account->id;
-  view.overtaken = sequence.overtaken;
-  return view;
-}
-
-void AddPrefix(const PrefixMatch& match, PlanSequence* view) {
-  view->computed_tokens = match.blocks * kKvBlockTokens;
-  view->blocks = match.blocks;
-  view->idle_blocks = match.idle_blocks;
-  view->next_block = match.next_block;
-}
-
-StepStats StatsOf(const HeldStep& held) {
-  StepStats stats;
-  std::unordered_set<int32_t> slots;
-  for (const HeldRow& row : held.rows) {
-    stats.rows_tokens += row.plan.tokens;
-    const int64_t prompt_left = row.sequence->prompt_tokens - row.plan.first_position;
-    stats.prefill_tokens += std::clamp<int64_t>(prompt_left, 0, row.plan.tokens);
-    for (const AdapterLease& lease : row.leases()) slots.insert(lease.slot());
-  }
-  stats.sequences = static_cast<int64_t>(held.rows.size());
-  stats.distinct_adapters = static_cast<int64_t>(slots.size());
-  return stats;
-}
-
 }  // namespace
-
-PlanInput MakePlanInput(const SchedulerState& state) {
-  const EngineConfig& config = state.config;
-  PlanInput input;
-  for (const Sequence* sequence : state.running) {
-    input.running.push_back(PlanViewOf(*sequence));
-    // One that goes in short rows would keep others waiting for longer than they take themselves.
-    PlanSequence& view = input.running.back();
-    if (view.row_limit_tokens == 0) view.next_block = sequence->blocks.NextBlock(sequence->tokens);
-  }
-  // Of thousands who wait, those far behind will not begin in this step; none will without a seat.
-  const bool seats = config.max_sequences > static_cast<int64_t>(state.running.size());
-  int64_t lookups = seats ? 2 * config.max_sequences : 0;
-  for (const Sequence* sequence : state.waiting) {
-    PlanSequence view = PlanViewOf(*sequence);
-    view.readiness = ReadinessOf(*sequence);
-    for (size_t i = 0; i < sequence->adapters.size(); ++i) {
-      const AdapterVersion& adapter = *sequence->adapters[i].version;
-      const bool placed = adapter.running > 0 || adapter.pinned || adapter.phase == WantedPhase::kPacking;
-      if (!placed) view.adapters[i].idle_pages = adapter.pages;
-    }
-    if (view.readiness == AdapterReadiness::kReady && lookups-- > 0) AddPrefix(MatchPrefix(*sequence, state), &view);
-    input.waiting.push_back(view);
-  }
-  input.token_budget = TokenBudget(state);
-  input.max_sequences = config.max_sequences;
-  input.available_pages = AvailablePages(state);
-  input.pages_per_block = state.pages_per_block();
-  input.watermark_pages = WatermarkPages(state);
-  input.max_overtakes = config.max_overtakes;
-  input.max_running_per_account = config.max_running_per_adapter;
-  input.may_keep_seat = MayKeepSeat(state);
-  return input;
-}
 
 struct EngineCore::Published {
   mutable std::mutex mutex;
@@ -142,29 +69,9 @@ bool EngineCore::Turn() {
     if (!acted) acted = FailHeadIfStuck(&state_);
   } else {
     for (const SequenceId id : plan.overtaken) ++state_.sequences.at(id)->overtaken;
-    StepStats stats = StatsOf(held);
-    const std::vector<ExecRow> rows = held.ExecRows();
-    const int64_t launch_us = clock.NowUs();
-    for (const HeldRow& row : held.rows) {
-      row.sequence->in_flight_tokens = row.plan.tokens;
-      if (row.sequence->first_scheduled_us < 0) {
-        row.sequence->first_scheduled_us = launch_us;
-        state_.parts.observer->OnScheduled(launch_us - row.sequence->request->arrival_us);
-      }
-    }
-    const Ticket ticket =
-        state_.parts.executor->Launch(rows, state_.step_time.PredictUs(stats.rows_tokens).value_or(0));
-    absl::StatusOr<StepResult> result = state_.parts.executor->Wait(ticket);
-    const int64_t commit_us = clock.NowUs();
-    if (result.ok()) {
-      stats.execute_us = result->execute_us;
-      stats.device = result->device;
-      state_.step_time.Observe(stats.rows_tokens, result->execute_us);
-    }
-    CommitStep(std::move(held), std::move(result), &state_);
-    stats.plan_us = launch_us - begin_us;
-    stats.commit_us = clock.NowUs() - commit_us;
-    state_.parts.observer->OnStep(stats);
+    // What was done in this turn may go on in the next one, with nothing in flight.
+    const int64_t most_steps = acted ? 1 : state_.config.steps_a_turn;
+    RunSteps(std::move(held), begin_us, most_steps, &state_, [this] { Publish(); });
     acted = true;
   }
   acted |= SettleAdapters(&state_);

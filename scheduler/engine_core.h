@@ -38,6 +38,4 @@ class EngineCore final {
   std::unique_ptr<Published> published_;
 };
 
-PlanInput MakePlanInput(const SchedulerState& state);
-
 }  // namespace lorad

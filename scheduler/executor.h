@@ -30,14 +30,17 @@ struct StepResult {
 
 using Ticket = int64_t;
 
-// Runs a step on the device. Launch starts it (the CPU's completes it there), Wait gives the result; at most one is in
-// flight. An error of Wait fails the step's rows, nothing else. Rows must stay valid until Wait returns. `expected_us`:
-// how long the step will take, 0 where that is not known.
+// Runs steps on the device, one after the other. Launch starts a step (the CPU's completes it there) and has read its
+// rows when it returns; Wait gives the result, of the oldest first. An error of Wait fails the step's rows, nothing
+// else. `expected_us`: how long the step will take, 0 where that is not known.
 class StepExecutor {
  public:
   virtual ~StepExecutor() = default;
   virtual Ticket Launch(absl::Span<const ExecRow> rows, int64_t expected_us) = 0;
   virtual absl::StatusOr<StepResult> Wait(Ticket ticket) = 0;
+  // Whether another step may be launched behind the one in flight, whose rows may go on from tokens that this one draws
+  // (ExecRow::from_draw). Else at most one is in flight.
+  virtual bool TakesStepBehind() const { return false; }
 };
 
 }  // namespace lorad

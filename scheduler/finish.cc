@@ -26,12 +26,20 @@ void TellObserver(const Finish& finish, const Sequence& sequence, SchedulerState
   state->parts.observer->OnFinish(stats);
 }
 
+void GiveBackMemory(Sequence* sequence) {
+  sequence->blocks.Clear();
+  sequence->leases.clear();
+}
+
 void Forget(Sequence* sequence, SchedulerState* state) {
   const auto request = state->by_request.find(sequence->request->id);
   LORAD_CHECK(request != state->by_request.end());
   std::erase(request->second, sequence->id);
   if (request->second.empty()) state->by_request.erase(request);
-  state->sequences.erase(sequence->id);
+  auto forgotten = state->sequences.extract(sequence->id);
+  if (sequence->in_flight_tokens == 0) return;
+  sequence->ended = true;
+  state->ended.push_back(std::move(forgotten.mapped()));
 }
 
 }  // namespace
@@ -55,8 +63,7 @@ void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state
   TellObserver(*event.finish, *sequence, state);
   sequence->request->sink->OnEvent(std::move(event));
 
-  sequence->blocks.Clear();
-  sequence->leases.clear();
+  if (sequence->in_flight_tokens == 0) GiveBackMemory(sequence);
   for (const SequenceAdapter& adapter : sequence->adapters) {
     --(sequence->running ? adapter.version->running : adapter.version->waiting);
     state->adapters.Touch(adapter.version);
@@ -70,6 +77,12 @@ void FinishWithEvent(TokenEvent event, Sequence* sequence, SchedulerState* state
     state->parts.inbox->SequenceLeftQueue();
   }
   Forget(sequence, state);
+}
+
+void LetGo(Sequence* sequence, SchedulerState* state) {
+  if (sequence->in_flight_tokens > 0) return;
+  GiveBackMemory(sequence);
+  std::erase_if(state->ended, [sequence](const auto& owned) { return owned.get() == sequence; });
 }
 
 void GiveUp(const absl::Status& status, Sequence* sequence, SchedulerState* state) {
@@ -94,8 +107,7 @@ void FinishAsStop(Sequence* sequence, SchedulerState* state) {
 void Preempt(Sequence* sequence, SchedulerState* state) {
   LORAD_CHECK(sequence->running && sequence->in_flight_tokens == 0);
   EraseFrom(sequence, &state->running);
-  sequence->blocks.Clear();
-  sequence->leases.clear();
+  GiveBackMemory(sequence);
   sequence->computed_tokens = 0;
   sequence->running = false;
   state->waiting.push_back(sequence);

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "model/base/check.h"
+#include "model/device_step.h"
 #include "model/kv/kv_layout.h"
 
 namespace lorad {
@@ -59,7 +60,7 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
     LORAD_CHECK_GE(static_cast<int64_t>(row.blocks.size()) * kKvBlockTokens, context_tokens);
     for (int64_t i = 0; i < tokens; ++i) {
       const int64_t position = row.first_position + i;
-      token_ids.push_back(row.token_ids[i]);
+      token_ids.push_back(row.from_draw >= 0 ? TokenOfDraw(row.from_draw) : row.token_ids[i]);
       positions.push_back(static_cast<int32_t>(position));
       kv_slots.push_back(
           static_cast<int32_t>(row.blocks[position / kKvBlockTokens] * kKvBlockTokens + position % kKvBlockTokens));
@@ -75,7 +76,7 @@ BuiltBatch BuildForward(absl::Span<const ExecRow> rows) {
     const auto first_active = std::lower_bound(offsets.begin(), offsets.end(), on_base);
     Extend(first_active - offsets.begin(), {}, &built.batch.head_rows);
     Extend(offsets.end() - first_active, row.terms, &built.batch.head_rows);
-    built.batch.sequence_tokens.push_back(static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size()));
+    built.batch.sequence_tokens.push_back(row.sequence_tokens());
     most_blocks = std::max(most_blocks, row.blocks.size());
     built.batch.max_context_tokens = std::max(built.batch.max_context_tokens, context_tokens);
   }

@@ -20,7 +20,7 @@ struct BuiltBatch {
 };
 
 // Rows that follow each other on one adapter slot share a segment; base rows have none, and so have those of a sequence
-// before its adapter is active.
+// before its adapter is active. `batch.drawn` is the caller's to set where rows go on from draws.
 BuiltBatch BuildForward(absl::Span<const ExecRow> rows);
 
 }  // namespace lorad

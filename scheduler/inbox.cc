@@ -97,6 +97,11 @@ std::vector<Command> Inbox::Close() {
   return std::exchange(commands_, {});
 }
 
+bool Inbox::empty() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return commands_.empty() && !woken_;
+}
+
 int64_t Inbox::queued_sequences() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return queued_sequences_;

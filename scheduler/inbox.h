@@ -36,6 +36,7 @@ class Inbox final {
   void Wake();                   // ends a wait
   std::vector<Command> Close();  // refuses everything from now on; returns what was never taken out
 
+  bool empty() const;  // nothing waits to be taken out, and nobody woke the engine
   int64_t queued_sequences() const;
 
  private:

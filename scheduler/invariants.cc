@@ -40,6 +40,7 @@ absl::Status CheckSequence(const Sequence& sequence, const SchedulerState& state
 }
 
 absl::Status CheckLists(const SchedulerState& state) {
+  if (!state.ended.empty()) return Broken("a sequence that ended is still held between turns");
   if (state.running.size() + state.waiting.size() != state.sequences.size())
     return Broken("a sequence is on no list, or two");
   const auto came_before = [](const Sequence* a, const Sequence* b) { return CameBefore(a->order, b->order); };

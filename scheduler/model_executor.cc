@@ -42,37 +42,40 @@ void TakePromptLogprobs(const at::Tensor& logits, int64_t vocab_size, absl::Span
   }
 }
 
-// Where the logits are, if the device can.
-absl::StatusOr<SampleResult> SampleAnywhere(at::Tensor& logits, absl::Span<const SampleRow> rows) {
-  if (logits.is_cpu() || logits.size(1) > kMostDrawnLogits) return Sample(ToHost(logits), rows);
-  return SampleOnDevice(logits, rows);
-}
+struct RowsToSample {
+  std::vector<SampleRow> rows;
+  std::vector<size_t> of_row;  // which row of the step each of them is
+};
 
-// Overwrites logits on a device.
-absl::Status DrawTokens(at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows, const BuiltBatch& built,
-                        StepResult* result) {
-  std::vector<SampleRow> sample_rows;
-  std::vector<size_t> of_row;
+RowsToSample ToSample(int64_t vocab_size, absl::Span<const ExecRow> rows, const BuiltBatch& built) {
+  RowsToSample to_sample;
   for (size_t i = 0; i < rows.size(); ++i) {
     const ExecRow& row = rows[i];
     if (!row.sample || row.classes > 0) continue;
-    sample_rows.push_back({.logit_row = built.logits[i].first_row + built.logits[i].rows - 1,
-                           .options = row.sampling,
-                           .prompt_ids = row.prompt_ids,
-                           .generated_ids = row.generated_ids,
-                           .banned_ids = row.banned_ids,
-                           .vocab_size = VocabularyOf(row, vocab_size)});
-    of_row.push_back(i);
+    to_sample.rows.push_back({.logit_row = built.logits[i].first_row + built.logits[i].rows - 1,
+                              .options = row.sampling,
+                              .prompt_ids = row.prompt_ids,
+                              .generated_ids = row.generated_ids,
+                              .banned_ids = row.banned_ids,
+                              .vocab_size = VocabularyOf(row, vocab_size),
+                              .unknown_tokens = row.from_draw >= 0 ? 1 : 0});
+    to_sample.of_row.push_back(i);
   }
-  if (sample_rows.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(SampleResult drawn, SampleAnywhere(logits, sample_rows));
+  return to_sample;
+}
+
+void TakeTokens(SampleResult sampled, absl::Span<const size_t> of_row, StepResult* result) {
   for (size_t s = 0; s < of_row.size(); ++s) {
     RowResult& row_result = result->rows[of_row[s]];
-    row_result.status = std::move(drawn.errors[s]);
+    row_result.status = std::move(sampled.errors[s]);
     row_result.sampled = row_result.status.ok();
-    row_result.token = std::move(drawn.tokens[s]);
+    row_result.token = std::move(sampled.tokens[s]);
   }
-  return absl::OkStatus();
+}
+
+int64_t NowUs() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built,
@@ -93,21 +96,65 @@ void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, c
 
 }  // namespace
 
+// A launched step, and what is left to do of it.
+struct ModelExecutor::Step {
+  Ticket ticket = 0;
+  int64_t begin_us = 0;
+  absl::StatusOr<StepResult> result = StepResult();  // but for what follows
+  bool queued = false;                               // on the device: `end` is to be awaited
+  StreamMark end;
+  std::optional<QueuedDraws> draws;
+  std::vector<size_t> of_row;  // the row of each draw
+};
+
 ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate, StepGraphs* graphs)
     : model_(model), kv_(kv), seam_(seam), gate_(gate), graphs_(graphs) {}
 
+ModelExecutor::~ModelExecutor() = default;
+
+bool ModelExecutor::TakesStepBehind() const {
+  const bool one_runs = in_flight_.size() == 1 && in_flight_.front().queued;
+  return one_runs && (gate_ == nullptr || !gate_->TrainingWaits());
+}
+
 Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows, int64_t expected_us) {
-  LORAD_CHECK(!result_.has_value());
-  std::optional<ComputeGate::Turn> turn;
-  if (gate_ != nullptr) turn.emplace(gate_->EnterServing(expected_us));
-  result_ = Guarded([&] { return Execute(rows); });
-  return ++last_ticket_;
+  LORAD_CHECK(in_flight_.empty() || TakesStepBehind());
+  if (gate_ != nullptr && !turn_.has_value()) turn_.emplace(gate_->EnterServing(expected_us));
+  Step step;
+  step.ticket = ++last_ticket_;
+  step.begin_us = NowUs();
+  if (absl::Status status = Guarded([&] { return Queue(rows, &step); }); !status.ok()) {
+    AwaitDevice(model_->device());  // nothing of it runs on pages that are somebody else's next
+    step.result = std::move(status);
+    step.queued = false;
+    step.draws.reset();
+  }
+  if (!step.queued) End(&step);
+  in_flight_.push_back(std::move(step));
+  return last_ticket_;
 }
 
 absl::StatusOr<StepResult> ModelExecutor::Wait(Ticket ticket) {
-  LORAD_CHECK(ticket == last_ticket_ && result_.has_value());
-  absl::StatusOr<StepResult> result = *std::exchange(result_, std::nullopt);
-  return result;
+  LORAD_CHECK(!in_flight_.empty() && ticket == in_flight_.front().ticket);
+  Step step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  if (step.queued) {
+    const absl::Status status = Guarded([&] {
+      step.end.Await();
+      if (step.draws.has_value()) TakeTokens(step.draws->Fetch(), step.of_row, &*step.result);
+      return absl::OkStatus();
+    });
+    if (!status.ok()) step.result = status;
+    End(&step);
+  }
+  if (in_flight_.empty()) turn_.reset();
+  return std::move(step.result);
+}
+
+void ModelExecutor::End(Step* step) {
+  const int64_t now_us = NowUs();
+  if (step->result.ok()) step->result->execute_us = now_us - std::max(step->begin_us, last_end_us_);
+  last_end_us_ = now_us;
 }
 
 absl::StatusOr<at::Tensor> ModelExecutor::Forward(const ForwardBatch& batch) {
@@ -115,28 +162,37 @@ absl::StatusOr<at::Tensor> ModelExecutor::Forward(const ForwardBatch& batch) {
   return graphs_ == nullptr ? model_->ForwardOnDevice(batch, kv_, seam) : graphs_->Forward(batch, kv_, seam);
 }
 
-absl::StatusOr<StepResult> ModelExecutor::Execute(absl::Span<const ExecRow> rows) {
-  const auto begin = std::chrono::steady_clock::now();
+absl::Status ModelExecutor::Queue(absl::Span<const ExecRow> rows, Step* step) {
   const c10::InferenceMode inference_mode;
   const cpu::ComputeTeam::KeepAwake awake = cpu::KeepTeamAwake();
-  const BuiltBatch built = BuildForward(rows);
-  const QuietAtEnd quiet(model_->device());
+  BuiltBatch built = BuildForward(rows);
+  const bool draws_run = !in_flight_.empty() && in_flight_.front().draws.has_value();
+  if (draws_run) built.batch.drawn = in_flight_.front().draws->tokens();
   ASSIGN_OR_RETURN(at::Tensor logits, Forward(built.batch));
-  StepResult result;
-  result.rows.resize(rows.size());
-  const int64_t vocab_size = model_->config().vocab_size;
-  RETURN_IF_ERROR(WithDeviceMemory([&] {
-    TakePromptLogprobs(logits, vocab_size, rows, built, &result);
-    TakeClassLogits(logits, rows, built, &result);
-    return DrawTokens(logits, vocab_size, rows, built, &result);
-  }));
+  StepResult* const result = &*step->result;
+  result->rows.resize(rows.size());
   if (graphs_ != nullptr) {
     const StepGraphs::Held held = graphs_->held();
-    result.device = {.how = graphs_->how(), .graphs = held.graphs, .graph_bytes = held.bytes};
+    result->device = {.how = graphs_->how(), .graphs = held.graphs, .graph_bytes = held.bytes};
   }
-  result.execute_us =
-      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
-  return result;
+  const int64_t vocab_size = model_->config().vocab_size;
+  return WithDeviceMemory([&]() -> absl::Status {
+    TakePromptLogprobs(logits, vocab_size, rows, built, result);
+    TakeClassLogits(logits, rows, built, result);
+    RowsToSample to_sample = ToSample(vocab_size, rows, built);
+    if (logits.is_cpu() || logits.size(1) > kMostDrawnLogits) {
+      if (!to_sample.rows.empty()) TakeTokens(Sample(ToHost(logits), to_sample.rows), to_sample.of_row, result);
+      AwaitDevice(model_->device());
+      return absl::OkStatus();
+    }
+    if (!to_sample.rows.empty()) {
+      ASSIGN_OR_RETURN(step->draws, QueuedDraws::Queue(logits, to_sample.rows));
+      step->of_row = std::move(to_sample.of_row);
+    }
+    step->end = StreamMark(model_->device());
+    step->queued = true;
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace lorad

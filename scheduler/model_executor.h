@@ -1,9 +1,8 @@
 #pragma once
 
-#include <functional>
-#include <memory>
+#include <cstdint>
+#include <deque>
 #include <optional>
-#include <vector>
 
 #include "adapters/slot_table.h"
 #include "model/adapter_seam.h"
@@ -16,23 +15,31 @@
 namespace lorad {
 
 // Runs steps on the base model with the adapters of `slots`: forward, prompt log-probabilities, sampling, which on a
-// device happens there. The whole step happens in Launch.
+// device happens there. On the CPU the whole step happens in Launch. On a device Launch queues it and Wait waits for
+// its tokens, unless something of it wants logits on the host, for which Launch waits: log-probabilities of prompts,
+// classes, vocabularies that the device does not draw from.
 //
 // Threads  the engine's.
 // Errors   Wait: what Forward or the adapters' seam answered; then no row has a result.
 class ModelExecutor final : public StepExecutor {
  public:
   // All outlive it. `seam` applies the adapters; a step without any uses the base alone.
-  // Each step is one of `gate`'s serving turns; null: nobody else uses the model. `graphs`: of the model on a device;
-  // null: every step is launched anew.
+  // Steps that follow one another without a wait are one of `gate`'s serving turns; null: nobody else uses the model.
+  // `graphs`: of the model on a device; null: every step is launched anew.
   ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate = nullptr,
                 StepGraphs* graphs = nullptr);
 
+  ~ModelExecutor() override;
+
   Ticket Launch(absl::Span<const ExecRow> rows, int64_t expected_us) override;
   absl::StatusOr<StepResult> Wait(Ticket ticket) override;
+  // Not while training waits for its turn.
+  bool TakesStepBehind() const override;
 
  private:
-  absl::StatusOr<StepResult> Execute(absl::Span<const ExecRow> rows);
+  struct Step;
+  absl::Status Queue(absl::Span<const ExecRow> rows, Step* step);
+  void End(Step* step);
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch);
 
   CausalLm* const model_;
@@ -42,7 +49,9 @@ class ModelExecutor final : public StepExecutor {
   StepGraphs* const graphs_;
   BaseOnlySeam base_only_;
   Ticket last_ticket_ = 0;
-  std::optional<absl::StatusOr<StepResult>> result_;
+  std::deque<Step> in_flight_;  // the oldest first; two at most
+  std::optional<ComputeGate::Turn> turn_;
+  int64_t last_end_us_ = 0;  // of a step that was waited for
 };
 
 }  // namespace lorad

@@ -20,6 +20,7 @@ struct StepStats {
   int64_t prefill_tokens = 0;  // of them, of prompts
   int64_t sequences = 0;
   int64_t distinct_adapters = 0;
+  bool behind = false;  // planned and launched while the step before it ran
   int64_t plan_us = 0;
   int64_t execute_us = 0;
   int64_t commit_us = 0;

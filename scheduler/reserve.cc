@@ -5,7 +5,6 @@
 
 #include "model/base/check.h"
 #include "model/memory/join_pages.h"
-#include "scheduler/composition.h"
 #include "scheduler/eviction.h"
 #include "scheduler/finish.h"
 #include "scheduler/prefix_reuse.h"
@@ -16,8 +15,6 @@ namespace {
 // About 3 ms of memory bandwidth a turn.
 constexpr int64_t kCompactBytesPerTurn = int64_t{16} << 20;
 constexpr int64_t kCompactBytesPerCall = int64_t{4} << 20;
-
-int32_t NumberOf(int64_t first_page) { return static_cast<int32_t>(first_page); }
 
 // Joins free pages until one block fits. True: it does.
 bool CompactFor(int64_t pages, int64_t* budget_bytes, bool* more, SchedulerState* state) {
@@ -30,7 +27,11 @@ bool CompactFor(int64_t pages, int64_t* budget_bytes, bool* more, SchedulerState
 
 class Reserver final {
  public:
-  explicit Reserver(SchedulerState* state) : state_(state), block_pages_(state->pages_per_block()) {}
+  // `may_move`: others' pages, where free ones are scattered.
+  Reserver(SchedulerState* state, bool may_move)
+      : state_(state),
+        block_pages_(state->pages_per_block()),
+        compact_budget_bytes_(may_move ? kCompactBytesPerTurn : 0) {}
 
   bool moving() const { return moving_; }
 
@@ -80,57 +81,41 @@ class Reserver final {
 
   SchedulerState* const state_;
   const int64_t block_pages_;
-  int64_t compact_budget_bytes_ = kCompactBytesPerTurn;
+  int64_t compact_budget_bytes_;
   bool moving_ = false;
 };
 
-}  // namespace
-
-std::vector<ExecRow> HeldStep::ExecRows() const {
-  std::vector<ExecRow> exec_rows;
-  exec_rows.reserve(rows.size());
-  for (const HeldRow& held : rows) {
-    const Sequence& sequence = *held.sequence;
-    const absl::Span<const int32_t> tokens = sequence.tokens;
-    ExecRow row;
-    row.sequence = sequence.id;
-    row.first_position = held.plan.first_position;
-    row.token_ids = tokens.subspan(held.plan.first_position, held.plan.tokens);
-    LORAD_CHECK_GE(row.first_position, (sequence.blocks.shared_blocks() + held.prefix.blocks()) * kKvBlockTokens);
-    for (int64_t b = 0; b < sequence.blocks.size(); ++b) row.blocks.push_back(NumberOf(sequence.blocks.first_page(b)));
-    for (int64_t b = 0; b < held.prefix.blocks(); ++b) row.blocks.push_back(NumberOf(held.prefix.first_page(b)));
-    for (const PageRun& block : held.new_blocks) row.blocks.push_back(NumberOf(block.first_page()));
-    for (size_t i = 0; i < sequence.adapters.size(); ++i) {
-      row.terms.push_back({.slot = held.leases()[i].slot(), .scale = sequence.adapters[i].scale});
-    }
-    row.active_from = sequence.active_from;
-    row.vocab_size = VocabularyOf(sequence.adapters);
-    row.sample = held.plan.sample;
-    if (sequence.request->classify) row.classes = sequence.adapters.front().version->num_labels;
-    row.sampling = &sequence.sampling;
-    row.prompt_ids = tokens.subspan(0, sequence.prompt_tokens);
-    row.generated_ids = tokens.subspan(sequence.prompt_tokens);
-    if (sequence.generated_tokens() < sequence.sampling.min_tokens) row.banned_ids = sequence.sampling.stop_token_ids;
-    row.prompt_logprobs = sequence.sampling.prompt_logprobs >= 0 && !sequence.answered &&
-                          held.plan.first_position < sequence.prompt_tokens;
-    exec_rows.push_back(std::move(row));
-  }
-  return exec_rows;
+void SortBySlot(HeldStep* held) {
+  std::stable_sort(held->rows.begin(), held->rows.end(),
+                   [](const HeldRow& a, const HeldRow& b) { return a.first_slot() < b.first_slot(); });
 }
+
+}  // namespace
 
 HeldStep Reserve(const StepPlan& plan, SchedulerState* state, bool* moving) {
   for (const SequenceId id : plan.preempt) Preempt(state->sequences.at(id).get(), state);
   HeldStep held;
-  Reserver reserver(state);
+  Reserver reserver(state, /*may_move=*/true);
   // Leases first: an eviction for one row must not take the adapter or the cached blocks of another.
   for (const PlanRow& row : plan.rows) {
     HeldRow held_row{.sequence = state->sequences.at(row.sequence).get(), .plan = row};
     if (reserver.Lease(&held_row)) held.rows.push_back(std::move(held_row));
   }
   std::erase_if(held.rows, [&reserver](HeldRow& row) { return !reserver.Blocks(&row); });
-  std::stable_sort(held.rows.begin(), held.rows.end(),
-                   [](const HeldRow& a, const HeldRow& b) { return a.first_slot() < b.first_slot(); });
+  SortBySlot(&held);
   *moving = reserver.moving();
+  return held;
+}
+
+std::optional<HeldStep> ReserveBehind(const StepPlan& plan, SchedulerState* state) {
+  HeldStep held;
+  Reserver reserver(state, /*may_move=*/false);
+  for (const PlanRow& row : plan.rows) {
+    held.rows.push_back({.sequence = state->sequences.at(row.sequence).get(), .plan = row});
+    LORAD_CHECK(held.rows.back().sequence->running);
+    if (!reserver.Blocks(&held.rows.back())) return std::nullopt;
+  }
+  SortBySlot(&held);
   return held;
 }
 

@@ -40,7 +40,7 @@ struct Sequence {
   std::vector<int32_t> tokens;  // prompt, then generated
   int64_t prompt_tokens = 0;
   int64_t computed_tokens = 0;                  // their k and v lie in `blocks`
-  int64_t in_flight_tokens = 0;                 // being computed by the launched step
+  int64_t in_flight_tokens = 0;                 // being computed by launched steps
   BlockTable blocks;                            // kKvBlockTokens positions each
   absl::InlinedVector<AdapterLease, 1> leases;  // while it runs, of `adapters` in order
 
@@ -48,6 +48,7 @@ struct Sequence {
   bool begun = false;     // a step of it was committed, once
   bool answered = false;  // an event went out
   bool late = false;      // ended because its first token could not be in time
+  bool ended = false;     // its Finish went out, but a launched step still has a row of it
   int64_t overtaken = 0;
   int64_t cached_tokens = 0;                  // of the prompt, found computed when it first began
   std::vector<TokenLogprob> prompt_logprobs;  // gathered until the first event
@@ -61,6 +62,8 @@ struct Sequence {
     return std::any_of(adapters.begin(), adapters.end(), [&](const auto& a) { return a.version == version; });
   }
   int64_t known_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  // A step in flight computes its newest token, and draws the next one.
+  bool draws_in_flight() const { return in_flight_tokens > 0 && computed_tokens + in_flight_tokens == known_tokens(); }
 };
 
 }  // namespace lorad

@@ -68,8 +68,9 @@ struct SchedulerState {
   PrefixCounts prefix_counts;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences;
   std::unordered_map<RequestId, std::vector<SequenceId>> by_request;
-  std::vector<Sequence*> running;  // by CameBefore
-  std::vector<Sequence*> waiting;  // as ArrangeWaiting left it, new ones behind
+  std::vector<std::unique_ptr<Sequence>> ended;  // that a step in flight has rows of (Sequence::ended)
+  std::vector<Sequence*> running;                // by CameBefore
+  std::vector<Sequence*> waiting;                // as ArrangeWaiting left it, new ones behind
   Accounts accounts;
   AdapterTable adapters;
   StepTimeModel step_time;

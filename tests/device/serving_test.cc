@@ -33,6 +33,7 @@ TEST_P(ServingOnDeviceTest, EveryAdapterAndTheBaseInOneBatchAnswerAsPeft) {
   for (const std::string& name : NamesIn(cases)) engine.Load(name);
   engine.ExpectAnswers(cases);
   EXPECT_GT(engine.engine().parts().observer.most_sequences, 1);
+  EXPECT_GT(engine.engine().parts().observer.steps_behind, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, ServingOnDeviceTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),

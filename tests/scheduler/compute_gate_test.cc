@@ -35,6 +35,19 @@ TEST(ComputeGateTest, APieceThatIsMoreThanTrainingHasLeftLetsServingGoFirst) {
   serving.join();
 }
 
+TEST(ComputeGateTest, ServingCanSeeThatTrainingWaits) {
+  ComputeGate gate(0.2);
+  std::thread training;
+  {
+    const ComputeGate::Turn serving = gate.EnterServing();
+    EXPECT_FALSE(gate.TrainingWaits());
+    training = std::thread([&] { gate.EnterTraining(); });
+    while (!gate.TrainingWaits()) std::this_thread::yield();
+  }
+  training.join();
+  EXPECT_FALSE(gate.TrainingWaits());
+}
+
 // Serving's steps follow one another for as long as it lives.
 class BusyServing final {
  public:

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ATen/ops/tensor.h>
+
 #include "adapters/invocation.h"
+#include "model/device_step.h"
 
 namespace lorad {
 namespace {
@@ -46,6 +49,19 @@ TEST_F(ForwardBuilderTest, PositionsAndKvSlotsFollowTheBlocks) {
   EXPECT_THAT(Values(batch.block_table), ElementsAre(7, 2, 5, -1));
   EXPECT_EQ(batch.max_context_tokens, 18);
   EXPECT_THAT(batch.block_table.sizes(), ElementsAre(2, 2));
+}
+
+TEST_F(ForwardBuilderTest, ATokenThatIsBeingDrawnIsItsPlaceAmongTheDraws) {
+  std::vector<ExecRow> rows = {Row(40, 1, {7, 2, 4}, -1), Row(40, 1, {5, 6, 8}, -1)};
+  rows[0].from_draw = 3;
+  rows[1].from_draw = 0;
+  const ForwardBatch batch = BuildForward(rows).batch;
+  EXPECT_THAT(Values(batch.token_ids), ElementsAre(TokenOfDraw(3), TokenOfDraw(0)));
+  EXPECT_THAT(batch.sequence_tokens, ElementsAre(41, 41));
+  const at::Tensor drawn = at::tensor({11, 12, -1, 14}, at::kInt);
+  EXPECT_THAT(Values(WithDrawnTokens(batch.token_ids, drawn)), ElementsAre(14, 11));
+  EXPECT_THAT(Values(WithDrawnTokens(at::tensor({0, 7, -1, TokenOfDraw(2)}, at::kInt), drawn)),
+              ElementsAre(0, 7, -1, -1));
 }
 
 TEST_F(ForwardBuilderTest, OnlyRowsThatSampleHaveLogits) {

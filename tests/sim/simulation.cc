@@ -47,6 +47,7 @@ std::vector<int32_t> InvocationOf(const std::string& name) {
 }  // namespace
 
 Simulation::Simulation(uint64_t seed) : random_(seed), world_(OptionsOf(seed)) {
+  world_.executor.takes_step_behind = seed % 8 >= 4;
   for (int64_t i = 0; i < kNames + kFolderNames; ++i) {
     PutFolder(NameOf(i));
   }

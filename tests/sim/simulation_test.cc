@@ -32,6 +32,7 @@ struct Reached {
   int64_t loads_failed = 0;
   int64_t hit_tokens = 0;
   int64_t blocks_evicted = 0;
+  int64_t steps_behind = 0;
 };
 
 void RunSeed(uint64_t seed, int turns, Reached* reached) {
@@ -45,6 +46,7 @@ void RunSeed(uint64_t seed, int turns, Reached* reached) {
   reached->invoked += simulation.invoked();
   const CountingObserver& seen = simulation.world().observer;
   for (const SequenceStats& sequence : seen.finished) reached->ended_late += sequence.late;
+  for (const StepStats& step : seen.steps) reached->steps_behind += step.behind;
   reached->preempted += seen.preempted;
   reached->evicted += seen.evicted;
   reached->loaded += seen.loaded;
@@ -72,6 +74,7 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
   EXPECT_GT(reached.loads_failed, each);
   EXPECT_GT(reached.hit_tokens, 100 * each);
   EXPECT_GT(reached.blocks_evicted, 10 * each);
+  EXPECT_GT(reached.steps_behind, 50 * each);
 }
 
 // What only grows slowly shows in a long run.

@@ -99,6 +99,7 @@ void CountingObserver::OnStep(const StepStats& step) {
   if (step.prefill_tokens > 0 && step.prefill_tokens < step.rows_tokens) ++mixed_steps;
   most_adapters = std::max(most_adapters, step.distinct_adapters);
   most_sequences = std::max(most_sequences, step.sequences);
+  steps_behind += step.behind;
   last_device_step = step.device;
   if (!step.device.how.empty()) ++device_steps[std::string(step.device.how)];
 }

@@ -71,6 +71,7 @@ class CountingObserver final : public StepObserver {
  public:
   int64_t steps = 0, mixed_steps = 0, prefill_steps = 0, tokens = 0, finished = 0;
   int64_t loads = 0, load_failures = 0, evictions = 0, preemptions = 0, most_adapters = 0, most_sequences = 0;
+  int64_t steps_behind = 0;
   std::map<std::string, int64_t> device_steps;  // by DeviceStep::how
   DeviceStep last_device_step;
 
@@ -91,8 +92,10 @@ struct EngineSetup {
   DeviceMemory device = {};                        // where the pool is to lie; none: the host's
   std::optional<StepGraphs::Options> graphs = {};  // steps on the device are captured
   int64_t page_bytes = 4096;
-  // Large steps whose size does not depend on time; a test makes them small. 0 in max_context_tokens: the model's.
-  EngineConfig engine = {.max_batch_tokens = 512, .target_step_us = int64_t{3'600'000'000}, .max_sequences = 64};
+  // Large steps whose size does not depend on time; a test makes them small. 0 in max_context_tokens: the model's. A
+  // test decides what comes between turns: there are few steps in one.
+  EngineConfig engine = {
+      .max_batch_tokens = 512, .target_step_us = int64_t{3'600'000'000}, .max_sequences = 64, .steps_a_turn = 2};
 };
 
 // What lies below the engine, all of it real: pages, pool, seam, executor.

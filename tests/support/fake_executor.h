@@ -1,13 +1,15 @@
 #pragma once
 
 #include <cstring>
+#include <deque>
 #include <functional>
-#include <optional>
+#include <memory>
 #include <utility>
 #include <vector>
 
 #include "adapters/slot_table.h"
 #include "model/kv/kv_layout.h"
+#include "model/base/check.h"
 #include "model/memory/page_pool.h"
 #include "scheduler/executor.h"
 #include "tests/support/fake_clock.h"
@@ -16,7 +18,7 @@
 namespace lorad {
 
 // Runs the fake model on the real pages: a position's hidden value lies in its KV block, an adapter's content in the
-// first bytes of its A matrix, found through the slot table as kernels find it.
+// first bytes of its A matrix, found through the slot table as kernels find it. With takes_step_behind, as on a device.
 class FakeExecutor final : public StepExecutor {
  public:
   FakeExecutor(const PagePool* pages, const SlotTable* slots, const KvLayout& layout, FakeClock* clock,
@@ -28,25 +30,68 @@ class FakeExecutor final : public StepExecutor {
         rope_(rope) {}
 
   Ticket Launch(absl::Span<const ExecRow> rows, int64_t) override {
+    LORAD_CHECK(steps_.empty() || TakesStepBehind());
+    std::vector<std::unique_ptr<OwnedRow>>& step = steps_.emplace_back();
+    for (const ExecRow& row : rows) step.push_back(std::make_unique<OwnedRow>(row));
+    return ++launched_;
+  }
+  // Only here the step runs, the latest that a device may.
+  absl::StatusOr<StepResult> Wait(Ticket ticket) override {
+    LORAD_CHECK(ticket == launched_ - static_cast<Ticket>(steps_.size()) + 1);
     StepResult result;
+    std::vector<ExecRow> rows;
+    std::vector<int32_t> draws;
     int64_t tokens = 0;
-    for (const ExecRow& row : rows) {
-      result.rows.push_back(RunRow(row));
-      tokens += static_cast<int64_t>(row.token_ids.size());
+    for (const std::unique_ptr<OwnedRow>& owned : steps_.front()) {
+      if (owned->row.from_draw >= 0) owned->GoOnFrom(draws_.at(static_cast<size_t>(owned->row.from_draw)));
+      rows.push_back(owned->row);
+      result.rows.push_back(RunRow(owned->row));
+      if (owned->row.sample) draws.push_back(result.rows.back().token.token_id);
+      tokens += static_cast<int64_t>(owned->row.token_ids.size());
     }
     result.execute_us = 1'000 + 100 * tokens;
     if (clock_ != nullptr) clock_->Advance(result.execute_us);
     if (on_step) on_step(rows, &result);
-    result_ = step_error.ok() ? absl::StatusOr<StepResult>(std::move(result)) : step_error;
-    step_error = absl::OkStatus();
-    return ++ticket_;
+    steps_.pop_front();
+    draws_ = std::move(draws);
+    if (!step_error.ok()) return std::exchange(step_error, absl::OkStatus());
+    return result;
   }
-  absl::StatusOr<StepResult> Wait(Ticket) override { return *std::exchange(result_, std::nullopt); }
+  bool TakesStepBehind() const override { return takes_step_behind && steps_.size() == 1; }
 
+  bool takes_step_behind = false;
   absl::Status step_error;  // of the next step
   std::function<void(absl::Span<const ExecRow> rows, StepResult* result)> on_step;
 
  private:
+  // A row with what its spans point to.
+  struct OwnedRow {
+    explicit OwnedRow(const ExecRow& launched)
+        : row(launched),
+          token_ids(launched.token_ids.begin(), launched.token_ids.end()),
+          prompt_ids(launched.prompt_ids.begin(), launched.prompt_ids.end()),
+          generated_ids(launched.generated_ids.begin(), launched.generated_ids.end()),
+          banned_ids(launched.banned_ids.begin(), launched.banned_ids.end()),
+          sampling(*launched.sampling) {
+      row.sampling = &sampling;
+      row.prompt_ids = prompt_ids;
+      row.banned_ids = banned_ids;
+      row.token_ids = token_ids;
+      row.generated_ids = generated_ids;
+    }
+    OwnedRow(const OwnedRow&) = delete;
+    void GoOnFrom(int32_t token) {
+      token_ids = {token};
+      generated_ids.push_back(token);
+      row.token_ids = token_ids;
+      row.generated_ids = generated_ids;
+      row.from_draw = -1;
+    }
+    ExecRow row;
+    std::vector<int32_t> token_ids, prompt_ids, generated_ids, banned_ids;
+    SamplingOptions sampling;
+  };
+
   std::byte* Place(const ExecRow& row, int64_t position) const {
     return pages_->arena() + row.blocks[position / kKvBlockTokens] * pages_->page_bytes() +
            position % kKvBlockTokens * token_stride_bytes_;
@@ -59,7 +104,7 @@ class FakeExecutor final : public StepExecutor {
       std::memcpy(&of_term, slots_->At(Site::kQProj, 0)[term.slot].a, sizeof(of_term));
       content = FakeContent(content, of_term, term.scale);
     }
-    const auto known_tokens = static_cast<int64_t>(row.prompt_ids.size() + row.generated_ids.size());
+    const int64_t known_tokens = row.sequence_tokens();
     uint64_t hidden = 0;
     if (row.first_position > 0) std::memcpy(&hidden, Place(row, row.first_position - 1), sizeof(hidden));
     RowResult result;
@@ -84,8 +129,9 @@ class FakeExecutor final : public StepExecutor {
   const int64_t token_stride_bytes_;
   FakeClock* const clock_;
   const RopeSwitch rope_;
-  Ticket ticket_ = 0;
-  std::optional<absl::StatusOr<StepResult>> result_;
+  Ticket launched_ = 0;
+  std::deque<std::vector<std::unique_ptr<OwnedRow>>> steps_;  // in flight
+  std::vector<int32_t> draws_;                                // of the last that ran
 };
 
 }  // namespace lorad
