@@ -38,6 +38,7 @@ struct RawFlags {
   std::string memory_bytes;
   std::string prefix_cache = "on";
   std::string cuda_graphs = "on";
+  std::string async_scheduling = "on";
   std::vector<std::string> adapters;
   std::vector<std::string> weights;
   double slo_first_token_seconds = 0.0;
@@ -108,6 +109,8 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
   config->prefix_cache = raw.prefix_cache == "on";
   RETURN_IF_ERROR(TakeChoice<bool>("--cuda-graphs", raw.cuda_graphs, {{"on", true}, {"off", false}},
                                    "off launches every step anew", &config->cuda_graphs));
+  RETURN_IF_ERROR(TakeChoice<bool>("--async-scheduling", raw.async_scheduling, {{"on", true}, {"off", false}},
+                                   "off plans a step when the one before it has ended", &config->async_scheduling));
   return TakeChoice<DeviceChoice>(
       "--device", raw.device,
       {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}},
@@ -241,6 +244,9 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--cuda-graphs", raw->cuda_graphs,
                   "on or off: on a CUDA device, capture steps that decode and replay them; a sixteenth of "
                   "--memory-bytes, 1GiB at most, is theirs")
+      ->capture_default_str();
+  app->add_option("--async-scheduling", raw->async_scheduling,
+                  "on or off: on a CUDA device, plan and launch the next step while one runs")
       ->capture_default_str();
   app->add_option("--prefix-cache", raw->prefix_cache,
                   "on or off: keep the KV cache of prompts and answers, so that what begins like them begins there")

@@ -95,6 +95,7 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   engine.max_sequences = config.max_sequences;
   engine.queue_limit = config.queue_limit;
   engine.prefix_cache = config.prefix_cache;
+  if (!config.async_scheduling) engine.steps_a_turn = 1;
   engine.order = config.order;
   engine.prices = config.prices;
   engine.max_running_per_adapter = config.max_running_per_adapter;

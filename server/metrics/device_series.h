@@ -20,10 +20,11 @@ class DeviceSeries final {
   // `registry` outlives it; `labels` are every series'.
   DeviceSeries(prometheus::Registry* registry, const std::map<std::string, std::string>& labels);
 
-  void Observe(const DeviceStep& step);
+  void Observe(const StepStats& step);
 
  private:
   prometheus::Family<prometheus::Counter>& steps_;
+  prometheus::Family<prometheus::Counter>& steps_behind_;
   prometheus::Family<prometheus::Gauge>& graphs_;
   prometheus::Family<prometheus::Gauge>& graph_bytes_;
 };

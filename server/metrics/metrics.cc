@@ -65,12 +65,14 @@ void Metrics::CountRefused(absl::StatusCode code) {
 
 void Metrics::OnStep(const StepStats& step) {
   Tell([step](MetricSeries* series) {
-    series->step_seconds.Observe(Seconds(step.plan_us + step.execute_us + step.commit_us));
-    series->step_overhead.Observe(Seconds(step.plan_us + step.commit_us));
+    const int64_t overhead_us = step.plan_us + step.commit_us;
+    // Of a step behind another the device sees nothing of it.
+    series->step_seconds.Observe(Seconds(step.execute_us + (step.behind ? 0 : overhead_us)));
+    series->step_overhead.Observe(Seconds(overhead_us));
     series->step_sequences.Observe(static_cast<double>(step.sequences));
     series->step_adapters.Observe(static_cast<double>(step.distinct_adapters));
     series->iteration_tokens.Observe(static_cast<double>(step.rows_tokens));
-    series->of_device.Observe(step.device);
+    series->of_device.Observe(step);
   });
   CountToldIfFree();  // Once a step: what a step tells is counted together.
 }

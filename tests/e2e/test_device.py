@@ -69,6 +69,18 @@ def test_steps_that_decode_are_captured_and_replayed_unless_told_otherwise(with_
             assert "capture_failed" not in page
 
 
+def test_steps_are_launched_behind_others_unless_told_otherwise(with_device, model, golden):
+    case = next(case for case in json.loads((golden / "llama3/cases.json").read_text())
+                if case["adapter"] == "all_linear" and len(case["prompt"]) <= MOST_PROMPT_TOKENS)
+    for flag, behind in (("--async-scheduling=on", True), ("--async-scheduling=off", False)):
+        with Daemon(with_device, model, flag, "--device=cuda", f"--adapter-dir={golden / 'llama3/adapters'}",
+                    "--memory-bytes=48MiB") as daemon:
+            answer = generate(daemon, case["prompt"], adapter=case["adapter"], max_tokens=case["max_tokens"],
+                              ignore_eos=True)
+            assert answer.token_ids[0] == case["tokens"]
+            assert ("lorad_device_steps_behind_total{" in daemon.http("/metrics")[1]) == behind
+
+
 def test_a_quantised_base_is_served_on_the_device_as_transformers_answers_with_its_rounded_weights(
         with_device, model, golden):
     with Daemon(with_device, model, "--quantize=int8", "--device=cuda", "--memory-bytes=8MiB") as daemon:

@@ -62,7 +62,8 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--max-running-per-adapter=5",
                                       "--max-waiting-per-adapter=6",
                                       "--slo-first-token=2.5",
-                                      "--cuda-graphs=off"});
+                                      "--cuda-graphs=off",
+                                      "--async-scheduling=off"});
   EXPECT_EQ(config.model_dir, "/m");
   EXPECT_EQ(config.listen, "0.0.0.0:1");
   EXPECT_EQ(config.metrics, "");
@@ -81,6 +82,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.threads, 3);
   EXPECT_FALSE(config.prefix_cache);
   EXPECT_FALSE(config.cuda_graphs);
+  EXPECT_FALSE(config.async_scheduling);
   EXPECT_EQ(config.state_dir, "/s");
   EXPECT_EQ(config.log_level, LogLevel::kError);
   EXPECT_EQ(config.order, "fair_share");

@@ -82,7 +82,7 @@ TEST(MetricsTest, StepsOnADeviceAreCountedByHowTheyRan) {
   EXPECT_THAT(metrics.Text(nullptr, 1), Not(HasSubstr("lorad_device_steps_total{")));
   metrics.OnStep({});  // on the CPU
   metrics.OnStep({.device = {.how = "captured", .graphs = 1, .graph_bytes = 4096}});
-  metrics.OnStep({.device = {.how = "replayed", .graphs = 1, .graph_bytes = 4096}});
+  metrics.OnStep({.behind = true, .device = {.how = "replayed", .graphs = 1, .graph_bytes = 4096}});
   metrics.OnStep({.device = {.how = "replayed", .graphs = 1, .graph_bytes = 4096}});
   metrics.OnStep({.device = {.how = "prefill", .graphs = 2, .graph_bytes = 8192}});
   auto values = Parse(metrics.Text(nullptr, 1));
@@ -92,6 +92,7 @@ TEST(MetricsTest, StepsOnADeviceAreCountedByHowTheyRan) {
   EXPECT_EQ(values["lorad_device_steps_total{how=\"replayed\",model_name=\"m\"}"] +
                 values["lorad_device_steps_total{model_name=\"m\",how=\"replayed\"}"],
             2);
+  EXPECT_EQ(values["lorad_device_steps_behind_total{model_name=\"m\"}"], 1);
   EXPECT_EQ(values["lorad_device_graphs{model_name=\"m\"}"], 2);
   EXPECT_EQ(values["lorad_device_graph_bytes{model_name=\"m\"}"], 8192);
 }
