@@ -28,9 +28,10 @@ std::string ProgramDir() {
 }
 
 absl::StatusOr<ServingDevice> OpenCuda(Log* log) {
-  if (CountCudaDevices() == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
+  RETURN_IF_ERROR(CheckCudaDevice());
   ASSIGN_OR_RETURN(const std::string library, FindCudaLibrary(ProgramDir()));
   ASSIGN_OR_RETURN(const DeviceMemory memory, OpenCudaOps(library));
+  RETURN_IF_ERROR(memory.available_bytes().status());  // it starts
   for (const std::string& line : CheckFastForms()) log->Warning("device", {{"why", line}});
   log->Info("device", {{"device", "cuda"}, {"name", CudaDeviceName()}, {"library", library}});
   return ServingDevice{.name = "cuda", .memory = memory};

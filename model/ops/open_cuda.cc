@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "model/base/status_macros.h"
 #include "model/ops/cuda_table.h"
 
 namespace lorad {
@@ -27,12 +28,32 @@ Function* OfDriver(const char* name) {
   return driver == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(driver, name));
 }
 
+// What a function of the driver's writes, 0 where it fails or there is none.
+template <typename... Rest>
+int AskDriver(const char* name, Rest... rest) {
+  const auto ask = OfDriver<int(int*, Rest...)>(name);
+  int answer = 0;
+  return ask != nullptr && ask(&answer, rest...) == 0 ? answer : 0;
+}
+
 }  // namespace
 
-int CountCudaDevices() {
-  const auto count = OfDriver<int(int*)>("cuDeviceGetCount");
-  int devices = 0;
-  return count != nullptr && count(&devices) == 0 ? devices : 0;
+absl::Status CheckCudaDevice() {
+  // What LibTorch's CUDA wants of a driver, and the oldest architecture that the library is built for
+  // (cmake/lorad_cuda.cmake).
+  constexpr int kLeastDriver = 13000, kLeastMajor = 8;
+  constexpr int kMajorAttribute = 75, kMinorAttribute = 76, kFirstDevice = 0;  // of cuda.h
+  if (AskDriver("cuDeviceGetCount") == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
+  if (const int driver = AskDriver("cuDriverGetVersion"); driver < kLeastDriver) {
+    return absl::FailedPreconditionError(absl::StrCat("CUDA of the driver: ", driver / 1000, ".", driver % 1000 / 10,
+                                                      "; limit: ", kLeastDriver / 1000,
+                                                      ".0 or later; update NVIDIA's driver"));
+  }
+  const int major = AskDriver("cuDeviceGetAttribute", kMajorAttribute, kFirstDevice);
+  if (major >= kLeastMajor) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "CUDA device: ", CudaDeviceName(), "; compute capability: ", major, ".",
+      AskDriver("cuDeviceGetAttribute", kMinorAttribute, kFirstDevice), "; limit: ", kLeastMajor, ".0 or later"));
 }
 
 std::string CudaDeviceName() {
@@ -52,7 +73,7 @@ absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir) {
 }
 
 absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path) {
-  if (CountCudaDevices() == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
+  RETURN_IF_ERROR(CheckCudaDevice());
   if (access(path.c_str(), R_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("CUDA operators: no ", path, "; build the preset cuda"));
   }

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/memory/pool_memory.h"
 
@@ -10,8 +11,8 @@ namespace lorad {
 
 // Opens liblorad_cuda.so and installs its operators, if the machine has a CUDA device; gives the device's memory.
 // Torch-free; to be called before the first call of Torch, once: what is open stays open.
-// Errors: NotFound without a driver or a device (nothing is opened then) or without the file; FailedPrecondition for a
-// library that does not load or is of another version, with the reason.
+// Errors: CheckCudaDevice's (nothing is opened then); NotFound without the file; FailedPrecondition for a library that
+// does not load or is of another version, with the reason.
 absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path);
 
 // Compares the forms of operators that other libraries' kernels have with ours, on the device; until then, and where
@@ -21,8 +22,10 @@ std::vector<std::string> CheckFastForms();
 // Where the library is: in `program_dir`, or in lib beside it. Errors: NotFound names both.
 absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir);
 
-// How many CUDA devices the driver has; 0 without a driver. The first one's name, for people.
-int CountCudaDevices();
+// Whether the driver and its first device can run the library. Errors: NotFound without a driver or a device;
+// FailedPrecondition for a driver or a device that is too old.
+absl::Status CheckCudaDevice();
+// The first device's name, for people.
 std::string CudaDeviceName();
 
 }  // namespace lorad

@@ -1,11 +1,32 @@
-// A libcuda.so.1 that says of itself what `lorad` asks before it opens liblorad_cuda.so: one device.
+// A libcuda.so.1 that says of itself what `lorad` asks before it opens liblorad_cuda.so: one device, of
+// an H100's kind unless LORAD_EMULATED_CAPABILITY (75: 7.5) and LORAD_EMULATED_DRIVER (12040: 12.4) say otherwise.
+#include <cstdlib>
 #include <cstring>
+
+namespace {
+
+int NumberOf(const char* variable, int absent) {
+  const char* const given = std::getenv(variable);
+  return given == nullptr ? absent : std::atoi(given);
+}
+
+}  // namespace
 
 extern "C" {
 
 int cuInit(unsigned) { return 0; }
 int cuDeviceGetCount(int* count) {
   *count = 1;
+  return 0;
+}
+int cuDriverGetVersion(int* version) {
+  *version = NumberOf("LORAD_EMULATED_DRIVER", 13000);
+  return 0;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+  constexpr int kMajor = 75, kMinor = 76;
+  const int capability = NumberOf("LORAD_EMULATED_CAPABILITY", 90);
+  *value = attribute == kMajor ? capability / 10 : attribute == kMinor ? capability % 10 : 0;
   return 0;
 }
 int cuDeviceGetName(char* name, int length, int) {

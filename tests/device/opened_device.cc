@@ -17,7 +17,7 @@ namespace {
 DeviceMemory memory;
 
 absl::StatusOr<DeviceMemory> Open() {
-  if (CountCudaDevices() == 0) return absl::NotFoundError("CUDA devices: 0; limit: 1 or more");
+  RETURN_IF_ERROR(CheckCudaDevice());
   std::string library;
   if (const char* const given = std::getenv("LORAD_CUDA_LIBRARY"); given != nullptr) {
     library = given;

@@ -183,3 +183,17 @@ def test_without_a_device_cuda_is_refused(build_dir, model, monkeypatch, tmp_pat
     done = start(build_dir, model, "--device=cuda")
     assert done.returncode == 1
     assert "--device: cuda; CUDA devices: 0" in done.stderr
+
+
+@pytest.mark.parametrize("variable, value, why", [
+    ("LORAD_EMULATED_CAPABILITY", "75", "compute capability: 7.5; limit: 8.0 or later"),
+    ("LORAD_EMULATED_DRIVER", "12040", "CUDA of the driver: 12.4; limit: 13.0 or later"),
+])
+def test_a_device_or_driver_that_is_too_old_is_refused_by_name_and_passed_by(
+        with_device, model, monkeypatch, variable, value, why):
+    monkeypatch.setenv(variable, value)
+    done = start(with_device, model, "--device=cuda")
+    assert done.returncode == 1
+    assert why in done.stderr
+    with Daemon(with_device, model, "--device=auto") as daemon:
+        assert "device=cpu" in device_line(daemon) and why in device_line(daemon)
