@@ -70,13 +70,26 @@ __global__ void RopeKvWriteKernel(RopeRows<T> rows, const W* q_norm, const W* k_
   }
 }
 
+// The last s with starts[s] <= i, of those that are not empty: starts ascend, and starts[n] > i.
+__device__ inline int64_t PlaceIn(const int32_t* starts, int64_t n, int64_t i) {
+  int64_t low = 0, high = n;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (starts[middle] <= i) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 // The sequence that has row r, or -1.
 template <typename T>
 __device__ inline int64_t SequenceOf(const AttentionRows<T>& rows, int64_t r) {
-  for (int64_t s = 0; s < rows.sequences; ++s) {
-    if (rows.cu_rows[s] <= r && r < rows.cu_rows[s + 1]) return s;
-  }
-  return -1;
+  if (rows.sequences == 0) return -1;
+  const int64_t s = PlaceIn(rows.cu_rows, rows.sequences, r);
+  return rows.cu_rows[s] <= r && r < rows.cu_rows[s + 1] ? s : -1;
 }
 
 template <typename T>

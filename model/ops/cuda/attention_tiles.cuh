@@ -38,20 +38,6 @@ __device__ inline void SumCounts(int32_t* counts, int64_t n) {
   }
 }
 
-// The last s with starts[s] <= i, of those that are not empty: starts ascend, and starts[n] > i.
-__device__ inline int64_t PlaceIn(const int32_t* starts, int64_t n, int64_t i) {
-  int64_t low = 0, high = n;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    if (starts[middle] <= i) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 // One block.
 template <typename T>
 __global__ void AttentionTilesKernel(AttentionRows<T> rows, AttentionTiles tiles) {
