@@ -112,13 +112,12 @@ ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, Comp
 
 ModelExecutor::~ModelExecutor() = default;
 
-bool ModelExecutor::TakesStepBehind() const {
-  const bool one_runs = in_flight_.size() == 1 && in_flight_.front().queued;
-  return one_runs && (gate_ == nullptr || !gate_->TrainingWaits());
-}
+bool ModelExecutor::OneIsQueued() const { return in_flight_.size() == 1 && in_flight_.front().queued; }
+
+bool ModelExecutor::TakesStepBehind() const { return OneIsQueued() && (gate_ == nullptr || !gate_->TrainingWaits()); }
 
 Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows, int64_t expected_us) {
-  LORAD_CHECK(in_flight_.empty() || TakesStepBehind());
+  LORAD_CHECK(in_flight_.empty() || OneIsQueued());  // training may have come meanwhile
   if (gate_ != nullptr && !turn_.has_value()) turn_.emplace(gate_->EnterServing(expected_us));
   Step step;
   step.ticket = ++last_ticket_;

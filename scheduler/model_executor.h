@@ -38,6 +38,7 @@ class ModelExecutor final : public StepExecutor {
 
  private:
   struct Step;
+  bool OneIsQueued() const;
   absl::Status Queue(absl::Span<const ExecRow> rows, Step* step);
   void End(Step* step);
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch);
