@@ -61,6 +61,10 @@ at::Tensor SlotSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, a
   return y;
 }
 
+bool SlotSeam::FinishesDealt(int layer, const RowSegments& rows) {
+  return !UseAt(Site::kExpertGateUp, layer, rows).adds && !UseAt(Site::kExpertDown, layer, rows).adds;
+}
+
 RowRouting SlotSeam::RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) {
   if (!UseAt(Site::kFfn, layer, rows).routes) return {&rows};
   return RouteRows(slots_, layer, x, rows);

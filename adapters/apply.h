@@ -22,6 +22,7 @@ class SlotSeam final : public AdapterSeam {
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
+  bool FinishesDealt(int layer, const RowSegments& rows) override;
   RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) override;
   at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) override;
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;

@@ -2,6 +2,13 @@
 
 namespace lorad {
 
+bool AdapterSeam::FinishesDealt(int, const RowSegments& rows) { return rows.base_only(); }
+
+at::Tensor AdapterSeam::FinishDealt(const SiteGroup&, const at::Tensor&, at::Tensor y, const DealtRows&,
+                                    const at::Tensor&) {
+  return y;
+}
+
 at::Tensor BaseOnlySeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                       const at::Tensor& base_bias, const RowSegments& rows) {
   if (base_bias.defined()) y.add_(base_bias);

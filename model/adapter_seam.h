@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
+#include "model/ops/dealt_experts.h"
 #include "model/row_segments.h"
 #include "model/sites.h"
 
@@ -74,6 +75,13 @@ class AdapterSeam {
   // is needed. Of the head, a wider y comes back when an adapter has tokens of its own.
   virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                   const at::Tensor& base_bias, const RowSegments& rows) = 0;
+  // Whether FinishDealt does all that the adapters of `rows` do to the layer's experts. If not, the host deals the rows,
+  // and FinishLinear gets the segments of their pairs.
+  virtual bool FinishesDealt(int layer, const RowSegments& rows);
+  // FinishLinear for experts' rows that were dealt on the device: y [P, out]. `rows` [P]: the row of x of each pair;
+  // undefined: its own.
+  virtual at::Tensor FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
+                                 const at::Tensor& rows);
   // Which rows of an FFN's input x [R, hidden] are routed, and where to.
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
   // ids [R] int32, beyond the table an adapter's own; raw [R, hidden] are the base table's rows (or any), unscaled.

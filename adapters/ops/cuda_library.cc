@@ -1,6 +1,6 @@
 #include "adapters/ops/cuda_ops.h"
 #include "model/memory/cuda_memory.h"
-#include "model/ops/cuda/fast_attention.h"
+#include "model/ops/compare_forms_cuda.h"
 #include "model/ops/cuda_ops.h"
 #include "model/ops/cuda_table.h"
 
@@ -13,7 +13,11 @@ const lorad::CudaLibrary lorad_cuda_library = {
         {
             .activate = &lorad::cuda::Activate,
             .add_positions = &lorad::cuda::AddPositions,
+            .combine_dealt = &lorad::cuda::CombineDealt,
             .combine_experts = &lorad::cuda::CombineExperts,
+            .deal_to_experts = &lorad::cuda::DealToExperts,
+            .deals_on_device = &lorad::cuda::DealsOnDevice,
+            .dealt_linear = &lorad::cuda::DealtLinear,
             .dequantize = &lorad::cuda::Dequantize,
             .draw_rows = &lorad::cuda::DrawRows,
             .embedding = &lorad::cuda::Embedding,
@@ -33,7 +37,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .tabled_gemm = &lorad::cuda::TabledGemm,
             .tabled_replaced_embedding = &lorad::cuda::TabledReplacedEmbedding,
             .tabled_replaced_head = &lorad::cuda::TabledReplacedHead,
-            .check_fast_forms = &lorad::cuda::CheckFastAttention,
+            .check_fast_forms = &lorad::cuda::CheckFastForms,
             .new_graphs = &lorad::cuda::NewGraphs,
         },
     .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},

@@ -17,6 +17,7 @@
 #include "absl/types/span.h"
 #include "model/base/guarded.h"
 #include "model/ops/autograd/row_ops.h"
+#include "model/ops/dealt_experts.h"
 #include "model/ops/expert_linear.h"
 #include "model/ops/gated_activation.h"
 #include "model/ops/route_top_k.h"
@@ -24,16 +25,24 @@
 namespace lorad {
 namespace {
 
+// What each row of logits [R, E] chose: experts [R, k] int32 and weights [R, k] f32, beside them.
+struct Choices {
+  at::Tensor experts, weights;
+};
+Choices Choose(const at::Tensor& logits, const RoutedFfnConfig& config) {
+  const int64_t rows = logits.size(0), k = config.experts_per_token;
+  Choices choices = {at::empty({rows, k}, logits.options().dtype(at::kInt)),
+                     at::empty({rows, k}, logits.options().dtype(at::kFloat))};
+  ThrowIfError(RouteTopK({logits, config.renormalise, choices.experts, choices.weights}));
+  return choices;
+}
+
 // The choices of all rows, on the host: what comes next is planned there.
 ExpertRows Route(const at::Tensor& logits, const RoutedFfnConfig& config) {
-  const int64_t rows = logits.size(0), k = config.experts_per_token;
-  at::Tensor experts = at::empty({rows, k}, logits.options().dtype(at::kInt));
-  at::Tensor weights = at::empty({rows, k}, logits.options().dtype(at::kFloat));
-  ThrowIfError(RouteTopK({logits, config.renormalise, experts, weights}));
-  experts = experts.cpu();
-  weights = weights.cpu();
-  const auto span = [&](const auto* data) { return absl::MakeConstSpan(data, static_cast<size_t>(rows * k)); };
-  return GroupByExpert(span(experts.const_data_ptr<int32_t>()), span(weights.const_data_ptr<float>()), rows,
+  const Choices choices = Choose(logits, config);
+  const at::Tensor experts = choices.experts.cpu(), weights = choices.weights.cpu();
+  const auto span = [&](const auto* data) { return absl::MakeConstSpan(data, static_cast<size_t>(experts.numel())); };
+  return GroupByExpert(span(experts.const_data_ptr<int32_t>()), span(weights.const_data_ptr<float>()), logits.size(0),
                        config.experts);
 }
 
@@ -74,13 +83,34 @@ MoeLayer::MoeLayer(const ModelConfig& config, int layer, WeightLoader& weights)
 
 at::Tensor MoeLayer::Forward(const at::Tensor& x, const StepContext& step) const {
   if (step.kv.arena == nullptr) return ForwardInTraining(x, step);
-  const ExpertRows pairs = Route(router_.Forward(x, step.seam, step.batch.rows), routed_);
+  const at::Tensor logits = router_.Forward(x, step.seam, step.batch.rows);
+  if (gate_up_.DealsOnDevice(x) && step.seam.FinishesDealt(gate_up_.layer(), step.batch.rows)) {
+    return ForwardDealt(x, logits, step);
+  }
+  const ExpertRows pairs = Route(logits, routed_);
   const at::Tensor outputs = Experts(x, pairs, step);
-  SharedExpertLayer::Output shared;
-  if (shared_.has_value()) shared = shared_->Forward(x, step);
+  const SharedExpertLayer::Output shared = Shared(x, step);
   at::Tensor y = at::empty_like(x);
   ThrowIfError(CombineExperts({outputs, pairs.pairs, pairs.weights, shared.rows, shared.logits, y}));
   return y;
+}
+
+at::Tensor MoeLayer::ForwardDealt(const at::Tensor& x, const at::Tensor& logits, const StepContext& step) const {
+  const Choices choices = Choose(logits, routed_);
+  const DealtRows dealt = DealtRows::Empty(x.size(0), routed_.experts_per_token, routed_.experts, x.device());
+  ThrowIfError(DealToExperts({choices.experts, choices.weights, dealt}));
+  const at::Tensor gate_up = gate_up_.ForwardDealt(x, dealt, dealt.rows, step.seam);
+  at::Tensor inner = at::empty({dealt.num_pairs(), routed_.intermediate_size}, x.options());
+  ThrowIfError(GatedActivation({gate_up, activation_, inner}));
+  const at::Tensor outputs = down_.ForwardDealt(inner, dealt, /*rows=*/at::Tensor(), step.seam);
+  const SharedExpertLayer::Output shared = Shared(x, step);
+  at::Tensor y = at::empty_like(x);
+  ThrowIfError(CombineDealt({outputs, dealt.pairs, dealt.weights, shared.rows, shared.logits, y}));
+  return y;
+}
+
+SharedExpertLayer::Output MoeLayer::Shared(const at::Tensor& x, const StepContext& step) const {
+  return shared_.has_value() ? shared_->Forward(x, step) : SharedExpertLayer::Output();
 }
 
 at::Tensor MoeLayer::Experts(const at::Tensor& x, const ExpertRows& pairs, const StepContext& step) const {

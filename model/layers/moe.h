@@ -30,6 +30,10 @@ class MoeLayer final {
  private:
   // The experts' outputs [P, H] of the pairs.
   at::Tensor Experts(const at::Tensor& x, const ExpertRows& pairs, const StepContext& step) const;
+  // By rows dealt where they are: nothing waits for the host.
+  at::Tensor ForwardDealt(const at::Tensor& x, const at::Tensor& logits, const StepContext& step) const;
+  // What the shared expert makes of x, if there is one.
+  SharedExpertLayer::Output Shared(const at::Tensor& x, const StepContext& step) const;
   // By operators that a gradient goes through: through the experts, their weights and what chose them.
   at::Tensor ForwardInTraining(const at::Tensor& x, const StepContext& step) const;
 

@@ -2,6 +2,7 @@
 
 #include "model/ops/activate.h"
 #include "model/ops/add_positions.h"
+#include "model/ops/dealt_experts.h"
 #include "model/ops/dequantize.h"
 #include "model/ops/embedding.h"
 #include "model/ops/expert_linear.h"
@@ -18,7 +19,10 @@ namespace lorad::cpu {
 
 absl::Status Activate(const ActivateArgs& args);
 absl::Status AddPositions(const AddPositionsArgs& args);
+absl::Status CombineDealt(const CombineDealtArgs& args);
 absl::Status CombineExperts(const CombineExpertsArgs& args);
+absl::Status DealToExperts(const DealToExpertsArgs& args);
+absl::Status DealtLinear(const DealtLinearArgs& args);
 absl::Status Dequantize(const DequantizeArgs& args);
 absl::Status Embedding(const EmbeddingArgs& args);
 absl::Status ExpertLinear(const ExpertLinearArgs& args);

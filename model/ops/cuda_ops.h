@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/ops/activate.h"
 #include "model/ops/add_positions.h"
+#include "model/ops/dealt_experts.h"
 #include "model/ops/dequantize.h"
 #include "model/ops/device_graph.h"
 #include "model/ops/draw_rows.h"
@@ -28,7 +29,11 @@ namespace lorad::cuda {
 
 absl::Status Activate(const ActivateArgs& args);
 absl::Status AddPositions(const AddPositionsArgs& args);
+absl::Status CombineDealt(const CombineDealtArgs& args);
 absl::Status CombineExperts(const CombineExpertsArgs& args);
+absl::Status DealToExperts(const DealToExpertsArgs& args);
+bool DealsOnDevice(const DealsOnDeviceArgs& args);
+absl::Status DealtLinear(const DealtLinearArgs& args);
 absl::Status Dequantize(const DequantizeArgs& args);
 absl::Status DrawRows(const DrawRowsArgs& args);
 absl::Status Embedding(const EmbeddingArgs& args);

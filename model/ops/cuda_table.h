@@ -17,7 +17,11 @@ namespace lorad {
 
 struct ActivateArgs;
 struct AddPositionsArgs;
+struct CombineDealtArgs;
 struct CombineExpertsArgs;
+struct DealToExpertsArgs;
+struct DealsOnDeviceArgs;
+struct DealtLinearArgs;
 struct DequantizeArgs;
 struct DrawRowsArgs;
 struct EmbeddingArgs;
@@ -43,7 +47,11 @@ struct TabledReplacedHeadArgs;
 struct CudaOps {
   absl::Status (*activate)(const ActivateArgs&) = nullptr;
   absl::Status (*add_positions)(const AddPositionsArgs&) = nullptr;
+  absl::Status (*combine_dealt)(const CombineDealtArgs&) = nullptr;
   absl::Status (*combine_experts)(const CombineExpertsArgs&) = nullptr;
+  absl::Status (*deal_to_experts)(const DealToExpertsArgs&) = nullptr;
+  bool (*deals_on_device)(const DealsOnDeviceArgs&) = nullptr;
+  absl::Status (*dealt_linear)(const DealtLinearArgs&) = nullptr;
   absl::Status (*dequantize)(const DequantizeArgs&) = nullptr;
   absl::Status (*draw_rows)(const DrawRowsArgs&) = nullptr;
   absl::Status (*embedding)(const EmbeddingArgs&) = nullptr;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <optional>
 #include <utility>
 
@@ -12,6 +11,7 @@
 
 #include "model/base/status_macros.h"
 #include "model/kv/kv_layout.h"
+#include "model/ops/compare_forms_cuda.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda_ops.h"
 
@@ -105,23 +105,6 @@ struct CheckedCase {
   double softcap;
 };
 
-// Random numbers in [-1, 1), the same each time.
-at::Tensor Drawn(int64_t rows, int64_t columns, uint64_t seed) {
-  at::Tensor drawn = at::empty({rows, columns}, at::kFloat);
-  auto* const values = drawn.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < drawn.numel(); ++i) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    values[i] = static_cast<float>(seed >> 40) * (2.0f / (1 << 24)) - 1.0f;
-  }
-  return drawn.to(at::Device(at::kCUDA), at::kBFloat16);
-}
-
-at::Tensor IntsOnDevice(const std::vector<int32_t>& values, std::vector<int64_t> shape) {
-  at::Tensor ints = at::empty(shape, at::kInt);
-  std::copy(values.begin(), values.end(), ints.mutable_data_ptr<int32_t>());
-  return ints.to(at::Device(at::kCUDA));
-}
-
 // What PagedAttention makes of the case, on the host in f32.
 absl::StatusOr<at::Tensor> Attend(const CheckedCase& checked) {
   constexpr int64_t kHeads = 4, kKvHeads = 2, kBlocks = 19;  // of a sequence
@@ -138,9 +121,9 @@ absl::StatusOr<at::Tensor> Attend(const CheckedCase& checked) {
   KvView kv;
   kv.layout = {.num_layers = 1, .num_kv_heads = kKvHeads, .head_dim = checked.head_dim, .dtype = DType::kBF16};
   kv.page_bytes = kv.layout.block_bytes();
-  at::Tensor arena = Drawn(count * kBlocks, kv.page_bytes / int64_t{sizeof(Bf16)}, /*seed=*/1);
+  at::Tensor arena = DrawnOnDevice(count * kBlocks, kv.page_bytes / int64_t{sizeof(Bf16)}, /*seed=*/1);
   kv.arena = static_cast<std::byte*>(arena.mutable_data_ptr());
-  const at::Tensor q = Drawn(rows, kHeads * checked.head_dim, /*seed=*/2);
+  const at::Tensor q = DrawnOnDevice(rows, kHeads * checked.head_dim, /*seed=*/2);
   at::Tensor y = at::empty_like(q);
   RETURN_IF_ERROR(PagedAttention({.q = q,
                                   .num_heads = kHeads,
@@ -156,34 +139,14 @@ absl::StatusOr<at::Tensor> Attend(const CheckedCase& checked) {
   return y.to(at::kFloat).cpu();
 }
 
-// The largest difference, NaN if there is one.
-double Difference(const at::Tensor& a, const at::Tensor& b) {
-  double largest = 0.0;
-  for (int64_t i = 0; i < a.numel(); ++i) {
-    const double difference = std::abs(a.const_data_ptr<float>()[i] - b.const_data_ptr<float>()[i]);
-    if (!(difference <= largest)) largest = difference;
-    if (std::isnan(difference)) break;
-  }
-  return largest;
-}
-
 // What speaks against the fast form at this case, or nothing.
 std::optional<std::string> Objection(const CheckedCase& checked) {
   constexpr double kLimit = 1e-2;  // values are within 1, and both round them to bf16, the fast form's weights as well
-  std::vector<int64_t>& trusted = TrustedHeadDims();
-  try {
-    trusted.clear();
-    const absl::StatusOr<at::Tensor> ours = Attend(checked);
-    if (!ours.ok()) return std::string(ours.status().message());
-    trusted = {checked.head_dim};
-    const absl::StatusOr<at::Tensor> fast = Attend(checked);
-    if (!fast.ok()) return std::string(fast.status().message());
-    const double difference = Difference(*ours, *fast);
-    if (difference <= kLimit) return std::nullopt;
-    return absl::StrCat("differs from ours by ", difference, "; limit: ", kLimit);
-  } catch (const std::exception& error) {  // LibTorch's, of the device
-    return std::string(error.what());
-  }
+  const auto attend = [&](std::vector<int64_t> trusted) {
+    TrustedHeadDims() = std::move(trusted);
+    return Attend(checked);
+  };
+  return ObjectionTo([&] { return attend({checked.head_dim}); }, [&] { return attend({}); }, kLimit);
 }
 
 }  // namespace

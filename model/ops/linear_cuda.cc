@@ -5,15 +5,13 @@
 #include <ATen/ops/mm.h>
 
 #include "model/base/status_macros.h"
-#include "model/ops/check_args.h"
 #include "model/ops/cpu/quantized_panels.h"
-#include "model/ops/cuda/expert_kernels.h"
 #include "model/ops/cuda/quantized_kernels.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda/upload.h"
 #include "model/ops/cuda_ops.h"
 
-// Matmuls are cuBLAS's, through LibTorch, but for few rows of quantised weights; routing and combining are ours.
+// Matmuls are cuBLAS's, through LibTorch, but for few rows of quantised weights.
 namespace lorad::cuda {
 namespace {
 
@@ -88,44 +86,6 @@ absl::Status ExpertLinear(const ExpertLinearArgs& args) {
     }
   }
   return absl::OkStatus();
-}
-
-absl::Status RouteTopK(const RouteTopKArgs& args) {
-  if (args.logits.size(0) == 0) return absl::OkStatus();
-  if (args.logits.size(1) > kMaxExperts) {
-    return ArgCheck("RouteTopK")
-        .Error("logits", absl::StrCat(args.logits.size(1), " experts"), absl::StrCat(kMaxExperts, " on CUDA"));
-  }
-  return StatusOf("RouteTopK", ForTypeOf(args.logits, [&](auto of_rows) {
-                    return LaunchRouteTopK(RowsOf<decltype(of_rows)>(args.logits), args.logits.size(0),
-                                           args.logits.size(1), args.experts.size(1), args.renormalise,
-                                           args.experts.mutable_data_ptr<int32_t>(),
-                                           args.weights.mutable_data_ptr<float>(), StreamOf(args.logits));
-                  }));
-}
-
-absl::Status CombineExperts(const CombineExpertsArgs& args) {
-  const int64_t rows = args.rows.empty() ? args.y.size(0) : std::ssize(args.rows);
-  if (args.y.numel() == 0) return absl::OkStatus();
-  Upload upload;
-  const int64_t pairs = upload.Add(args.pairs), weights = upload.Add(args.weights), to_rows = upload.Add(args.rows);
-  upload.Send(args.y);
-  return StatusOf("CombineExperts", ForTypeOf(args.y, [&](auto of_rows) {
-                    using T = decltype(of_rows);
-                    const CombinedRows<T> combined = {
-                        .rows = rows,
-                        .width = args.y.size(1),
-                        .k = std::ssize(args.pairs) / rows,
-                        .x = RowsOf<T>(args.x),
-                        .pairs = upload.At<int32_t>(pairs),
-                        .weights = upload.At<float>(weights),
-                        .shared = RowsOf<T>(args.shared),
-                        .shared_logits = RowsOf<T>(args.shared_logits),
-                        .to_rows = args.rows.empty() ? nullptr : upload.At<int32_t>(to_rows),
-                        .add = args.add,
-                        .y = MutableRowsOf<T>(args.y)};
-                    return LaunchCombineExperts(combined, StreamOf(args.y));
-                  }));
 }
 
 }  // namespace lorad::cuda

@@ -84,17 +84,19 @@ struct LanesOf {
   static constexpr int kSteps = kQuadsOfGroup / kQuads;
 };
 
-// One block a panel; its warps take groups in turn. The sum of a row and a column runs over a lane's quads, then over
-// the lanes, then over the warps, however many rows there are: R of them, of which `rows` are real.
+// A block's part of a product: one panel by R rows, of which `rows` are real; its warps take groups in turn. The sum of a
+// row and a column runs over a lane's quads, then over the lanes, then over the warps, however many rows there are.
+// x_row(r) and y_row(r): where the rows of the inputs and of the weight's columns begin.
 inline constexpr int kDotWarps = 8;
-template <typename Quad, typename T, int R>
-__global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<const T> x, Rows<T> y) {
+template <int R>
+using DotSums = SharedArray<float, kDotWarps * R * kPanelColumns>;
+template <typename Quad, typename T, int R, typename InputRow, typename OutputRow>
+__device__ void DotPanel(const QuantizedColumns& weight, int64_t panel, int64_t rows, bool aligned,
+                         const InputRow& x_row, const OutputRow& y_row, DotSums<R>& sums) {
   using Lanes = LanesOf<Quad>;
-  __shared__ SharedArray<float, kDotWarps * R * kPanelColumns> sums;
-  const int64_t panel = blockIdx.x, groups = (weight.in + kQuantizedGroup - 1) / kQuantizedGroup;
+  const int64_t groups = (weight.in + kQuantizedGroup - 1) / kQuantizedGroup;
   const uint8_t* of_panel = Quad::Panel(weight, panel, groups);
   const int column = Lane() % Lanes::kOfQuad * Quad::kColumns;
-  const bool aligned = IsAligned(x.data) && IsAligned(x.data + x.stride);
   float acc[R][Quad::kColumns] = {};
   for (int64_t g = WarpOfBlock(); g < groups; g += kDotWarps) {
     for (int step = 0; step < Lanes::kSteps; ++step) {
@@ -104,7 +106,7 @@ __global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<c
       const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
       for (int r = 0; r < R; ++r) {
         float inputs[kEight];
-        LoadUpToEight(aligned && left >= kEight, x.row(r < rows ? r : 0) + k, left, inputs);
+        LoadUpToEight(aligned && left >= kEight, x_row(r < rows ? r : 0) + k, left, inputs);
         for (int i = 0; i < Quad::kColumns; ++i) {
           for (int j = 0; j < kEight; ++j) acc[r][i] = fmaf(inputs[j], w[i][j], acc[r][i]);
         }
@@ -126,8 +128,17 @@ __global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<c
     if (r >= rows || c >= weight.columns) continue;
     float total = 0.0f;
     for (int w = 0; w < kDotWarps; ++w) total += sums[w * R * kPanelColumns + i];
-    Put(total, y.row(r) + c);
+    Put(total, y_row(r) + c);
   }
+}
+
+// One block a panel.
+template <typename Quad, typename T, int R>
+__global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<const T> x, Rows<T> y) {
+  __shared__ DotSums<R> sums;
+  const bool aligned = IsAligned(x.data) && IsAligned(x.data + x.stride);
+  DotPanel<Quad, T, R>(
+      weight, blockIdx.x, rows, aligned, [&](int64_t r) { return x.row(r); }, [&](int64_t r) { return y.row(r); }, sums);
 }
 
 // Block (panel, group); a thread makes a quad, and eight neighbours write 64 inputs of a row side by side.
