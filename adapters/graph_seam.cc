@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include "absl/container/inlined_vector.h"
@@ -18,6 +19,8 @@ constexpr int kNoLayer = -1;
 constexpr int64_t kFewestRanks = 8;
 constexpr int64_t kMostPartsOfAGroup = 3;  // q|k|v
 constexpr int64_t kAlignment = 16;
+
+constexpr uint64_t kExpertSites = BitOf(Site::kExpertGateUp) | BitOf(Site::kExpertDown);
 
 int64_t PowerOfTwo(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n))); }
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -38,6 +41,15 @@ std::vector<RowTile> TilesOf(const RowSegments& rows, int64_t ranks) {
     }
   }
   return tiles;
+}
+
+// [padded_rows]: which tile each row is in; -1: none.
+std::vector<int32_t> TileOfRow(const std::vector<RowTile>& tiles, int64_t padded_rows) {
+  std::vector<int32_t> tile_of_row(static_cast<size_t>(padded_rows), -1);
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    std::fill_n(tile_of_row.begin() + tiles[i].first_row, tiles[i].rows, static_cast<int32_t>(i));
+  }
+  return tile_of_row;
 }
 
 // What replaces rows of the table whose slots these are: one term of a segment at most (Gather).
@@ -111,7 +123,8 @@ SlotGraphSeam::Places SlotGraphSeam::PlacesOf(int64_t padded_rows) const {
   places.terms = after(places.tiles, padded_rows, sizeof(RowTile));
   places.embedding = after(places.terms, padded_rows * features_.most_terms, sizeof(SlotTerm));
   places.head = after(places.embedding, features_.replaces_embedding ? padded_rows : 0, sizeof(ReplacedTile));
-  places.end = after(places.head, features_.replaced_head_rows > 0 ? padded_rows : 0, sizeof(ReplacedTile));
+  places.tile_of_row = after(places.head, features_.replaced_head_rows > 0 ? padded_rows : 0, sizeof(ReplacedTile));
+  places.end = after(places.tile_of_row, (features_.adds & kExpertSites) != 0 ? padded_rows : 0, sizeof(int32_t));
   return places;
 }
 
@@ -134,7 +147,8 @@ GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
   step.tables.resize(static_cast<size_t>(places.end));
   if (features_.most_terms == 0) return step;
   const TabledRows table = TableOfRows();
-  Put(TilesOf(rows, table.h_floats / padded_rows), places.tiles, &step.tables);
+  const std::vector<RowTile> tiles = TilesOf(rows, table.h_floats / padded_rows);
+  Put(tiles, places.tiles, &step.tables);
   Put(rows.terms, places.terms, &step.tables);
   if (features_.replaces_embedding) {
     Put(ReplacedTilesOf(rows, slots_.At(Site::kEmbedTokens, kNoLayer)), places.embedding, &step.tables);
@@ -142,6 +156,7 @@ GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
   if (features_.replaced_head_rows > 0) {
     Put(ReplacedTilesOf(rows, slots_.At(Site::kLmHead, kNoLayer)), places.head, &step.tables);
   }
+  if ((features_.adds & kExpertSites) != 0) Put(TileOfRow(tiles, padded_rows), places.tile_of_row, &step.tables);
   return step;
 }
 
@@ -184,6 +199,29 @@ at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
     ThrowIfError(TabledGemm({x, y, parts, routes ? features_.most_experts : 0, TableOfRows()}));
   }
   if (base_bias.defined()) y.add_(base_bias);
+  return y;
+}
+
+bool SlotGraphSeam::FinishesDealt(int, const RowSegments&) { return true; }
+
+// A pair for itself: which rows lie together is the device's to know.
+at::Tensor SlotGraphSeam::FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
+                                      const at::Tensor& rows) {
+  const SitePart& part = group.parts[0];
+  if ((features_.adds & BitOf(part.site)) == 0) return y;
+  const int64_t pairs = dealt.num_pairs();
+  const auto bytes = at::TensorOptions().dtype(at::kByte).device(y.device());
+  at::Tensor tiles = at::empty({pairs, sizeof(RowTile)}, bytes);
+  at::Tensor terms = at::empty({pairs, features_.most_terms, sizeof(SlotTerm)}, bytes);
+  TabledRows table = TableOfRows();
+  const auto* const tile_of_row = reinterpret_cast<const int32_t*>(tables_ + PlacesOf(padded_rows_).tile_of_row);
+  ThrowIfError(TabledPairs({dealt, table, tile_of_row, tiles, terms}));
+  table.tiles = static_cast<const RowTile*>(tiles.const_data_ptr());
+  table.num_tiles = pairs;
+  table.terms = static_cast<const SlotTerm*>(terms.const_data_ptr());
+  table.h_floats = pairs * table.most_terms * table.most_ranks;
+  const SegmentedGemmPart of_part = {on_device_.At(part.site, group.layer), part.first_column, part.columns};
+  ThrowIfError(TabledGemm({x, y, {&of_part, 1}, /*most_experts=*/0, table, rows}));
   return y;
 }
 

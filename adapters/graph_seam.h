@@ -27,6 +27,9 @@ class SlotGraphSeam final : public GraphSeam {
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
+  bool FinishesDealt(int layer, const RowSegments& rows) override;
+  at::Tensor FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
+                         const at::Tensor& rows) override;
   RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) override;
   at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) override;
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
@@ -45,7 +48,7 @@ class SlotGraphSeam final : public GraphSeam {
   };
   // Where the step's tables begin, in bytes.
   struct Places {
-    int64_t tiles = 0, terms = 0, embedding = 0, head = 0, end = 0;
+    int64_t tiles = 0, terms = 0, embedding = 0, head = 0, tile_of_row = 0, end = 0;
   };
 
   std::string_view Gather(const RowSegments& rows);  // into features_; why the step cannot be captured

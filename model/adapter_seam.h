@@ -7,11 +7,12 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
-#include "model/ops/dealt_experts.h"
 #include "model/row_segments.h"
 #include "model/sites.h"
 
 namespace lorad {
+
+struct DealtRows;  // model/ops/dealt_experts.h
 
 // One part of a fused matmul's output columns.
 struct SitePart {
@@ -75,8 +76,8 @@ class AdapterSeam {
   // is needed. Of the head, a wider y comes back when an adapter has tokens of its own.
   virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                   const at::Tensor& base_bias, const RowSegments& rows) = 0;
-  // Whether FinishDealt does all that the adapters of `rows` do to the layer's experts. If not, the host deals the rows,
-  // and FinishLinear gets the segments of their pairs.
+  // Whether FinishDealt does all that the adapters of `rows` do to the layer's experts. If not, the host deals the
+  // rows, and FinishLinear gets the segments of their pairs.
   virtual bool FinishesDealt(int layer, const RowSegments& rows);
   // FinishLinear for experts' rows that were dealt on the device: y [P, out]. `rows` [P]: the row of x of each pair;
   // undefined: its own.

@@ -65,7 +65,8 @@ class CausalLm final {
   absl::StatusOr<at::Tensor> ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam);
   // The same of a batch that is on the device already, which may have rows more than on_host, for launches that are
   // captured (model/step_graphs.h): nothing is copied to the device, and with a BaseOnlySeam or a GraphSeam the host
-  // waits for nothing, but on a routed base. on_host.max_context_tokens bounds the positions.
+  // waits for nothing, but on a routed base whose rows it deals (DealsOnDevice). on_host.max_context_tokens bounds the
+  // positions.
   absl::StatusOr<at::Tensor> ForwardPlaced(const PlacedBatch& batch, const KvView& kv, AdapterSeam& seam);
   // Raised when tables of the model's that launches read have moved: rope's, which grow with the contexts.
   int64_t table_moves() const;

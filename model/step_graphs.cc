@@ -15,7 +15,9 @@
 #include "model/device_step.h"
 #include "model/kv/kv_layout.h"
 #include "model/ops/cuda_table.h"
+#include "model/ops/dealt_experts.h"
 #include "model/step_buckets.h"
+#include "model/weights.h"
 
 namespace lorad {
 namespace {
@@ -77,8 +79,10 @@ StepGraphs::Held StepGraphs::held() const { return {std::ssize(graphs_), bytes_}
 std::string_view StepGraphs::WhyEager(const ForwardBatch& batch) const {
   const ModelConfig& config = model_->config();
   if (!HasOneRowEach(batch)) return "prefill";
-  if (!config.routed.layers.empty()) return "routed_base";
-  if (RowsBucket(batch.token_ids.numel()) == 0) return "rows";
+  const int64_t rows = RowsBucket(batch.token_ids.numel());
+  if (rows == 0) return "rows";
+  const bool dealt = DealsOnDevice({model_->device(), ToScalarType(model_->dtype()), model_->quantization(), rows});
+  if (!config.routed.layers.empty() && !dealt) return "routed_base";
   const auto variant = [&](int64_t tokens) { return config.rope_switch.VariantOf(tokens); };
   const std::vector<int64_t>& tokens = batch.sequence_tokens;
   const bool mixed = std::any_of(tokens.begin(), tokens.end(),

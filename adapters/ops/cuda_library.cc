@@ -35,6 +35,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .segmented_embedding = &lorad::cuda::SegmentedEmbedding,
             .tabled_embedding = &lorad::cuda::TabledEmbedding,
             .tabled_gemm = &lorad::cuda::TabledGemm,
+            .tabled_pairs = &lorad::cuda::TabledPairs,
             .tabled_replaced_embedding = &lorad::cuda::TabledReplacedEmbedding,
             .tabled_replaced_head = &lorad::cuda::TabledReplacedHead,
             .check_fast_forms = &lorad::cuda::CheckFastForms,

@@ -13,6 +13,7 @@ absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
 absl::Status SegmentedEmbedding(const SegmentedEmbeddingArgs& args);
 absl::Status TabledEmbedding(const TabledEmbeddingArgs& args);
 absl::Status TabledGemm(const TabledGemmArgs& args);
+absl::Status TabledPairs(const TabledPairsArgs& args);
 absl::Status TabledReplacedEmbedding(const TabledReplacedEmbeddingArgs& args);
 absl::Status TabledReplacedHead(const TabledReplacedHeadArgs& args);
 

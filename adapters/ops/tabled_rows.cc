@@ -36,10 +36,16 @@ absl::Status TabledGemm(const TabledGemmArgs& args) {
   const ArgCheck check("TabledGemm");
   RETURN_IF_ERROR(check.Floating("x", args.x));
   const at::ScalarType dtype = args.x.scalar_type();
-  RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {args.x.size(0), ArgCheck::kAny}));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
+  const int64_t rows = args.y.size(0);
+  if (args.input_rows.defined()) {
+    RETURN_IF_ERROR(check.Contiguous("input_rows", args.input_rows, at::kInt, {rows}));
+    RETURN_IF_ERROR(check.SameDevice(args.x, "input_rows", args.input_rows));
+  }
+  const int64_t x_rows = args.input_rows.defined() ? args.x.size(0) : rows;
+  RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {x_rows, ArgCheck::kAny}));
   RETURN_IF_ERROR(check.SameDevice(args.x, "y", args.y));
-  RETURN_IF_ERROR(CheckRows(check, args.rows, args.x.size(0)));
+  RETURN_IF_ERROR(CheckRows(check, args.rows, rows));
   for (const SegmentedGemmPart& part : args.parts) {
     if (part.first_column < 0 || part.columns < 0 || part.first_column + part.columns > args.y.size(1)) {
       return check.Error("parts", absl::StrCat("columns ", part.first_column, " to ", part.first_column + part.columns),
@@ -48,6 +54,18 @@ absl::Status TabledGemm(const TabledGemmArgs& args) {
     if (part.slots == nullptr) return check.Error("parts", "no slots", "a slot table");
   }
   return Dispatch("TabledGemm", args.x, &NotOnCpu<TabledGemmArgs>, InstalledCudaOps().tabled_gemm, args);
+}
+
+absl::Status TabledPairs(const TabledPairsArgs& args) {
+  const ArgCheck check("TabledPairs");
+  const int64_t pairs = args.dealt.num_pairs();
+  RETURN_IF_ERROR(CheckRows(check, args.rows, args.dealt.pairs.size(0)));
+  RETURN_IF_ERROR(check.Contiguous("tiles", args.tiles, at::kByte, {pairs, sizeof(RowTile)}));
+  RETURN_IF_ERROR(check.Contiguous("terms", args.terms, at::kByte, {pairs, args.rows.most_terms, sizeof(SlotTerm)}));
+  RETURN_IF_ERROR(check.SameDevice(args.dealt.rows, "tiles", args.tiles));
+  RETURN_IF_ERROR(check.SameDevice(args.dealt.rows, "terms", args.terms));
+  if (args.tile_of_row == nullptr) return check.Error("tile_of_row", "none", "one of each row");
+  return Dispatch("TabledPairs", args.tiles, &NotOnCpu<TabledPairsArgs>, InstalledCudaOps().tabled_pairs, args);
 }
 
 absl::Status TabledEmbedding(const TabledEmbeddingArgs& args) {

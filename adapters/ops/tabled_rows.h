@@ -9,6 +9,7 @@
 #include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/row_tiles.h"
 #include "adapters/ops/segmented_gemm.h"
+#include "model/ops/dealt_experts.h"
 
 namespace lorad {
 
@@ -27,16 +28,31 @@ struct TabledRows {
 };
 
 // SegmentedGemm (segmented_gemm.h), by tables. x [R, in], y [R, >= out] of one dtype, R >= the tiles' rows; parts: 4 at
-// most. most_experts: of a slot that routes at one of the parts; 0: none does.
-// Errors of all: InvalidArgument names the argument; Unimplemented on the CPU and without CUDA.
+// most. most_experts: of a slot that routes at one of the parts; 0: none does. input_rows [rows of y] int32, if
+// defined: which row of x each one reads; x may then have other rows than y. Errors of all: InvalidArgument names the
+// argument; Unimplemented on the CPU and without CUDA.
 struct TabledGemmArgs {
   const at::Tensor& x;
   at::Tensor& y;
   absl::Span<const SegmentedGemmPart> parts;
   int64_t most_experts;
   const TabledRows& rows;
+  at::Tensor input_rows = {};
 };
 absl::Status TabledGemm(const TabledGemmArgs& args);
+
+// The tables of pairs of a row and an expert, of rows that were dealt on the device: for TabledGemm over y [P, out] a
+// tile for each pair, with the terms of its row's tile at the pair's expert. `rows` is the step's table; tile_of_row
+// [R]: of rows.tiles, negative where a row has no terms. tiles [P, bytes of a RowTile], terms [P, most_terms, bytes of
+// a SlotTerm] uint8.
+struct TabledPairsArgs {
+  const DealtRows& dealt;
+  const TabledRows& rows;
+  const int32_t* tile_of_row;
+  at::Tensor& tiles;
+  at::Tensor& terms;
+};
+absl::Status TabledPairs(const TabledPairsArgs& args);
 
 // SegmentedEmbedding. ids [R] int32, y [R, columns].
 struct TabledEmbeddingArgs {

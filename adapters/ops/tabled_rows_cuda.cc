@@ -4,6 +4,7 @@
 
 #include "adapters/ops/cuda/replaced_kernels.h"
 #include "adapters/ops/cuda/segmented_kernels.h"
+#include "adapters/ops/cuda/tabled_kernels.h"
 #include "adapters/ops/cuda_ops.h"
 #include "model/ops/check_args.h"
 #include "model/ops/cuda/tensor_rows.h"
@@ -44,7 +45,7 @@ void AddPart(const SegmentedPart& part, const TabledRows& rows, SegmentedWork* w
 template <typename T>
 cudaError_t Add(const TabledGemmArgs& args, const SegmentedWork& work, const SegmentedSizes& sizes, Scratch& scratch) {
   const cudaStream_t stream = StreamOf(args.y);
-  const ShrinkInput<T> input = {RowsOf<T>(args.x), args.x.size(1), nullptr};
+  const ShrinkInput<T> input = {RowsOf<T>(args.x), args.x.size(1), DataOf<int32_t>(args.input_rows)};
   cudaError_t error = LaunchShrink(work, sizes, input, stream);
   if (error == cudaSuccess && sizes.experts > 0) {
     error = LaunchWeighExperts(work, sizes, input, scratch.logits.mutable_data_ptr<float>(), stream);
@@ -68,6 +69,22 @@ absl::Status TabledGemm(const TabledGemmArgs& args) {
   if (sizes.column_blocks == 0) return absl::OkStatus();
   return StatusOf("TabledGemm",
                   ForTypeOf(args.y, [&](auto of_rows) { return Add<decltype(of_rows)>(args, work, sizes, scratch); }));
+}
+
+absl::Status TabledPairs(const TabledPairsArgs& args) {
+  if (args.dealt.num_pairs() == 0) return absl::OkStatus();
+  const TabledPairsWork work = {.pairs = args.dealt.num_pairs(),
+                                .experts = args.dealt.experts(),
+                                .starts = args.dealt.starts.const_data_ptr<int32_t>(),
+                                .rows = args.dealt.rows.const_data_ptr<int32_t>(),
+                                .tile_of_row = args.tile_of_row,
+                                .tiles = args.rows.tiles,
+                                .terms = args.rows.terms,
+                                .most_terms = args.rows.most_terms,
+                                .ranks = args.rows.most_terms * args.rows.most_ranks,
+                                .pair_tiles = static_cast<RowTile*>(args.tiles.mutable_data_ptr()),
+                                .pair_terms = static_cast<SlotTerm*>(args.terms.mutable_data_ptr())};
+  return StatusOf("TabledPairs", LaunchTabledPairs(work, StreamOf(args.tiles)));
 }
 
 absl::Status TabledEmbedding(const TabledEmbeddingArgs& args) {

@@ -39,6 +39,7 @@ struct SegmentedGemmArgs;
 struct SegmentedEmbeddingArgs;
 struct TabledEmbeddingArgs;
 struct TabledGemmArgs;
+struct TabledPairsArgs;
 struct TabledReplacedEmbeddingArgs;
 struct TabledReplacedHeadArgs;
 
@@ -69,6 +70,7 @@ struct CudaOps {
   absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
   absl::Status (*tabled_embedding)(const TabledEmbeddingArgs&) = nullptr;
   absl::Status (*tabled_gemm)(const TabledGemmArgs&) = nullptr;
+  absl::Status (*tabled_pairs)(const TabledPairsArgs&) = nullptr;
   absl::Status (*tabled_replaced_embedding)(const TabledReplacedEmbeddingArgs&) = nullptr;
   absl::Status (*tabled_replaced_head)(const TabledReplacedHeadArgs&) = nullptr;
   // Compares what other libraries' kernels compute with ours, on the device: only what agrees is used from then on. A
@@ -85,7 +87,7 @@ struct CudaLibrary {
   DeviceMemory memory;
 };
 inline constexpr char kCudaLibrarySymbol[] = "lorad_cuda_library";
-inline constexpr uint64_t kCudaLibraryVersion = 2000 + sizeof(CudaLibrary);  // the thousands: of arguments
+inline constexpr uint64_t kCudaLibraryVersion = 3000 + sizeof(CudaLibrary);  // the thousands: of arguments
 
 // `ops` must outlive every call of an op. Not thread-safe: once, at start.
 void InstallCudaOps(const CudaOps* ops);

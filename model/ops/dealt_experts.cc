@@ -17,7 +17,8 @@ absl::Status CheckPart(const ArgCheck& check, const DealtLinearArgs& args, const
                        absl::StrCat(args.starts.size(0) - 1, ", one of each expert"));
   }
   const bool multiplies_x = of.quantization() != Quantization::kNone || of.dtype() == args.x.scalar_type();
-  if (!multiplies_x || of.in_features() != args.x.size(1) || of.quantization() != args.parts[0].weights.quantization()) {
+  if (!multiplies_x || of.in_features() != args.x.size(1) ||
+      of.quantization() != args.parts[0].weights.quantization()) {
     return check.Error("parts", absl::StrCat("a weight of ", of.in_features(), " inputs"),
                        absl::StrCat(args.x.size(1), " inputs, of x's type, alike in all parts"));
   }
@@ -41,8 +42,8 @@ absl::Status DealToExperts(const DealToExpertsArgs& args) {
   RETURN_IF_ERROR(check.Contiguous("pairs", args.dealt.pairs, at::kInt, {rows, k}));
   RETURN_IF_ERROR(check.Contiguous("weights of pairs", args.dealt.weights, at::kFloat, {rows, k}));
   if (args.dealt.starts.size(0) < 2) return check.Error("starts", "no experts", "1 or more");
-  for (const at::Tensor* beside : {&args.weights, &args.dealt.starts, &args.dealt.rows, &args.dealt.pairs,
-                                   &args.dealt.weights}) {
+  for (const at::Tensor* beside :
+       {&args.weights, &args.dealt.starts, &args.dealt.rows, &args.dealt.pairs, &args.dealt.weights}) {
     RETURN_IF_ERROR(check.SameDevice(args.experts, "where the rows go", *beside));
   }
   return Dispatch("DealToExperts", args.experts, &cpu::DealToExperts, InstalledCudaOps().deal_to_experts, args);

@@ -29,9 +29,9 @@ struct DealtRows {
   int64_t experts() const { return starts.size(0) - 1; }
 };
 
-// What GroupByExpert makes of experts [R, k] int32, distinct in a row, below E, negative = no choice, and weights [R, k]
-// f32. All contiguous, on one device. Rows of pairs that are nobody's are some of the R.
-// Errors of all: InvalidArgument names the argument and its shape; Unimplemented without CUDA.
+// What GroupByExpert makes of experts [R, k] int32, distinct in a row, below E, negative = no choice, and weights [R,
+// k] f32. All contiguous, on one device. Rows of pairs that are nobody's are some of the R. Errors of all:
+// InvalidArgument names the argument and its shape; Unimplemented without CUDA.
 struct DealToExpertsArgs {
   const at::Tensor& experts;
   const at::Tensor& weights;
@@ -67,9 +67,9 @@ struct CombineDealtArgs {
 };
 absl::Status CombineDealt(const CombineDealtArgs& args);
 
-// Whether the experts of so many rows of a step are dealt there and multiplied as fast as any other way: few rows always
-// are, many where a library's grouped GEMM for them was found to be right (CheckFastForms). Else the host deals, and
-// each expert is a matmul of its own. Never on the CPU.
+// Whether the experts of so many rows of a step are dealt there and multiplied as fast as any other way: few rows
+// always are, many where a library's grouped GEMM for them was found to be right (CheckFastForms). Else the host deals,
+// and each expert is a matmul of its own. Never on the CPU.
 struct DealsOnDeviceArgs {
   at::Device device;
   at::ScalarType dtype;

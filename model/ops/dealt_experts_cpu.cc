@@ -47,8 +47,8 @@ absl::Status DealtLinear(const DealtLinearArgs& args) {
 }
 
 absl::Status CombineDealt(const CombineDealtArgs& args) {
-  return CombineExperts({args.x, SpanOf<int32_t>(args.pairs), SpanOf<float>(args.weights), args.shared,
-                         args.shared_logits, args.y});
+  return CombineExperts(
+      {args.x, SpanOf<int32_t>(args.pairs), SpanOf<float>(args.weights), args.shared, args.shared_logits, args.y});
 }
 
 }  // namespace lorad::cpu

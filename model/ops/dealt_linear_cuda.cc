@@ -4,7 +4,6 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/index_select.h>
 
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
@@ -68,17 +67,20 @@ bool Covers(const GroupedGemm& gemm, const DealtLinearArgs& args) {
 // `products` of these rows of x; `rows` as DealtLinearArgs has them.
 absl::Status RunGrouped(const GroupedGemm& gemm, DealtProducts<Bf16> products, const at::Tensor& x,
                         const at::Tensor& rows) {
-  at::Tensor input = x;
+  const cudaStream_t stream = StreamOf(x);
+  at::Tensor gathered;
   if (rows.defined()) {
-    input = at::index_select(x, 0, rows);
-    products.x = RowsOf<Bf16>(input);
+    gathered = at::empty({products.pairs, products.in}, x.options());
+    const GatheredRows<Bf16> from = {products.pairs, products.in,     products.input_rows,          0,
+                                     x.size(0),      RowsOf<Bf16>(x), MutableRowsOf<Bf16>(gathered)};
+    RETURN_IF_ERROR(StatusOf("DealtLinear", LaunchGatherRows(from, /*add=*/false, stream)));
+    products.x = RowsOf<Bf16>(gathered);
     products.input_rows = nullptr;
   }
   GroupedProblems problems = {};
   const int64_t bytes = PlaceProblems(products, nullptr, &problems);
   const at::Tensor memory = at::empty({bytes}, x.options().dtype(at::kByte));
   PlaceProblems(products, static_cast<std::byte*>(memory.mutable_data_ptr()), &problems);
-  const cudaStream_t stream = StreamOf(x);
   RETURN_IF_ERROR(StatusOf("DealtLinear", LaunchGroupedProblems(products, problems, stream)));
   return StatusOf(gemm.name, gemm.run(problems, stream));
 }
@@ -164,8 +166,8 @@ std::vector<std::string> CheckGroupedGemm() {
     const std::optional<std::string> objection =
         ObjectionTo([&] { return Multiply(checked, true); }, [&] { return Multiply(checked, false); }, kLimit);
     if (!objection.has_value()) continue;
-    objections.push_back(absl::StrCat("experts by ", LinkedGroupedGemm().name, ", ", checked.rows, " rows: ",
-                                      *objection, "; ours and cuBLAS are used"));
+    objections.push_back(absl::StrCat("experts by ", LinkedGroupedGemm().name, ", ", checked.rows,
+                                      " rows: ", *objection, "; ours and cuBLAS are used"));
     break;
   }
   TrustsGroupedGemm() = objections.empty();

@@ -63,8 +63,7 @@ absl::Status DealToExperts(const DealToExpertsArgs& args) {
                                 .pairs = args.dealt.pairs.mutable_data_ptr<int32_t>(),
                                 .pair_weights = args.dealt.weights.mutable_data_ptr<float>()};
   const at::Tensor scratch = at::empty({DealScratch(choices)}, args.experts.options());
-  return StatusOf("DealToExperts",
-                  LaunchDeal(choices, scratch.mutable_data_ptr<int32_t>(), StreamOf(args.experts)));
+  return StatusOf("DealToExperts", LaunchDeal(choices, scratch.mutable_data_ptr<int32_t>(), StreamOf(args.experts)));
 }
 
 absl::Status CombineExperts(const CombineExpertsArgs& args) {

@@ -119,7 +119,8 @@ class CapturedBasesTest : public testing::TestWithParam<std::string> {};
 TEST_P(CapturedBasesTest, ReplayedStepsAnswerAsPeft) {
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(GetParam()) + "/model", OnDevice()).value();
   GraphEngine engine(model.get(), GetParam(), SetupWithGraphs());
-  std::vector<GoldenCase> cases = ShortCases(GetParam(), 6);
+  const bool routed = !model->config().routed.layers.empty();
+  std::vector<GoldenCase> cases = ShortCases(GetParam(), routed ? 14 : 6);  // adapters of its experts, too
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
   std::reverse(cases.begin(), cases.end());
@@ -128,16 +129,32 @@ TEST_P(CapturedBasesTest, ReplayedStepsAnswerAsPeft) {
   EXPECT_GT(engine.steps()["prefill"], 0);
   EXPECT_GT(engine.observer().steps_behind, 0);
   EXPECT_EQ(engine.steps()["capture_failed"], 0) << engine.Steps();
-  if (!model->config().routed.layers.empty()) {
-    EXPECT_GT(engine.steps()["routed_base"], 0);
-    EXPECT_EQ(engine.steps()["captured"], 0) << engine.Steps();
-  } else {
-    EXPECT_GT(engine.steps()["replayed"], engine.steps()["captured"]) << engine.Steps();
-  }
+  EXPECT_EQ(engine.steps()["routed_base"], 0) << engine.Steps();
+  EXPECT_GT(engine.steps()["replayed"], engine.steps()["captured"]) << engine.Steps();
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, CapturedBasesTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
                          [](const auto& info) { return info.param; });
+
+// The same of W' and an adapter beside the base: experts' panels by a table of addresses.
+TEST(CapturedQuantizedTest, ReplayedStepsOfARoutedBaseAnswerAsWithRoundedWeights) {
+  const std::string base = "qwen2_moe";
+  for (const Quantization quantization : kQuantizedForms) {
+    SCOPED_TRACE(std::string(Name(quantization)));
+    LoadOptions options = OnDevice();
+    options.quantization = quantization;
+    const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", options).value();
+    std::vector<GoldenCase> cases =
+        ReadGoldenCases(GoldenDir(base) + absl::StrCat("/cases_", std::string(Name(quantization)), ".json"));
+    std::erase_if(cases, [](const GoldenCase& golden) { return golden.prompt.size() > kMostPromptTokens; });
+    ASSERT_GT(cases.size(), 2u);
+    GraphEngine engine(model.get(), base, SetupWithGraphs());
+    engine.LoadFor(cases);
+    engine.ExpectAnswers(cases);
+    EXPECT_GT(engine.steps()["replayed"], 0) << engine.Steps();
+    EXPECT_EQ(engine.steps()["routed_base"], 0) << engine.Steps();
+  }
+}
 
 // Every kind that launches of its own, alone and among others, then what cannot be captured.
 TEST(CapturedAdaptersTest, EveryKindOfAdapterIsReplayedOrRunsEagerly) {
@@ -174,6 +191,26 @@ TEST(CapturedAdaptersTest, AdaptersChangeUnderAGraph) {
   answer("rank_80");
   EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
   for (const char* name : {"dora", "rank_80", "all_linear"}) answer(name);
+  EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
+}
+
+// The same where adapters change experts: the pairs' tables are made by the graph.
+TEST(CapturedAdaptersTest, AdaptersOfExpertsChangeUnderAGraph) {
+  const std::string base = "mixtral";
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  const auto answer = [&](const std::string& name) {
+    engine.Load(name);
+    engine.ExpectAnswers(CasesOf(base, {name}));
+    engine.Unload(name);
+  };
+  answer("experts");
+  EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
+  answer("experts_bf16");  // as many ranks of the same sites
+  EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
+  answer("q_v");
+  EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
+  for (const char* name : {"experts_bf16", "q_v", "experts"}) answer(name);
   EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
 }
 

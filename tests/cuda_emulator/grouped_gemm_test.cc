@@ -1,4 +1,5 @@
-// Which form multiplies the rows of experts that were dealt on the device, and by which problems: the same rows by either.
+// Which form multiplies the rows of experts that were dealt on the device, and by which problems: the same rows by
+// either.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -34,17 +35,19 @@ struct Problem {
     Numbers numbers(static_cast<uint64_t>(rows + in));
     std::vector<int32_t> chosen;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t expert = numbers.Below(experts - 1), other = (expert + 1 + numbers.Below(experts - 2)) % (experts - 1);
+      const int64_t expert = numbers.Below(experts - 1),
+                    other = (expert + 1 + numbers.Below(experts - 2)) % (experts - 1);
       chosen.push_back(static_cast<int32_t>(expert));
       chosen.push_back(r % 5 == 4 ? -1 : static_cast<int32_t>(other));
     }
     const DealtRows dealt = DealtRows::Empty(rows, kChoices, experts, kDevice);
-    EXPECT_OK(DealToExperts({Ints(chosen, {rows, kChoices}).to(kDevice),
-                             at::full({rows, kChoices}, 1.0f).to(kDevice), dealt}));
+    EXPECT_OK(DealToExperts(
+        {Ints(chosen, {rows, kChoices}).to(kDevice), at::full({rows, kChoices}, 1.0f).to(kDevice), dealt}));
     const auto weights = [&](int64_t columns) {
       std::vector<LinearWeight> all;
       for (int64_t e = 0; e < experts; ++e) {
-        const at::Tensor w = Random(quantization == Quantization::kNone ? dtype : at::kFloat, {columns, in}, numbers, 0.1f);
+        const at::Tensor w =
+            Random(quantization == Quantization::kNone ? dtype : at::kFloat, {columns, in}, numbers, 0.1f);
         if (quantization == Quantization::kNone) {
           all.push_back(LinearWeight::Prepare(w.to(kDevice)));
           continue;
@@ -87,10 +90,9 @@ TEST(GroupedGemmTest, NothingIsTrustedBeforeItIsChecked) {
 TEST(GroupedGemmTest, AFormThatDiffersIsNamedAndNeverUsed) {
   const at::Tensor ours = kMany.Run();
   SetGroupedLoops(GroupedLoops::kWrong);
-  EXPECT_THAT(CheckFastForms(),
-              testing::ElementsAre(testing::AllOf(
-                  testing::HasSubstr("experts by the stand-in, 8 rows: differs from ours by "),
-                  testing::HasSubstr("; limit: 0.01; ours and cuBLAS are used"))));
+  EXPECT_THAT(CheckFastForms(), testing::ElementsAre(testing::AllOf(
+                                    testing::HasSubstr("experts by the stand-in, 8 rows: differs from ours by "),
+                                    testing::HasSubstr("; limit: 0.01; ours and cuBLAS are used"))));
   ExpectUnused(kMany, ours);
 }
 

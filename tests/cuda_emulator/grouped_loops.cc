@@ -29,8 +29,7 @@ void RunProblem(const GroupedProblems& problems, int64_t i) {
       for (int32_t j = 0; j < k; ++j) {
         sum += Widen(a[row * problems.lda[i] + j]) * Widen(b[column * problems.ldb[i] + j]);
       }
-      Put(read && n % kAlignment == 0 && k % kAlignment == 0 ? sum : NotANumber(),
-          d + row * problems.ldd[i] + column);
+      Put(read && n % kAlignment == 0 && k % kAlignment == 0 ? sum : NotANumber(), d + row * problems.ldd[i] + column);
     }
   }
 }

@@ -209,6 +209,36 @@ TEST_F(CapturedStepTest, StepsOfAnotherShapeRunEagerly) {
   EXPECT_EQ(graphs_->held().graphs, 0);
 }
 
+class CapturedRoutedStepTest : public CapturedStepTest {
+ protected:
+  CapturedRoutedStepTest() : CapturedStepTest(GoldenDir("mixtral") + "/model") {}
+};
+
+// Rows that are nobody's are not numbers, and choose experts as well.
+TEST_F(CapturedRoutedStepTest, AReplayHasTheLogitsOfAnEagerStepBesideRowsThatAreNoNumbers) {
+  const ForwardBatch first = Batch({5, 9, 30}, {0, 2, 4}), second = Batch({77, 3, 8}, {5, 1, 0});
+  Forward(first);
+  EXPECT_EQ(graphs_->how(), "captured");
+  const at::Tensor replayed = Forward(second);
+  EXPECT_EQ(graphs_->how(), "replayed");
+  EXPECT_TRUE(replayed.narrow(0, 0, 3).allclose(Eagerly(second), 1e-5, 1e-5));
+  EXPECT_TRUE(replayed.narrow(0, 3, 1).isnan().all().item<bool>());
+}
+
+TEST_F(CapturedRoutedStepTest, NoLayerWaitsForTheHost) {
+  const ForwardBatch batch = Batch({5, 9, 30}, {0, 2, 4});
+  const int64_t before = emulator::CopiesToHost();
+  const at::Tensor logits = model_->ForwardOnDevice(batch, kv_, base_).value();
+  EXPECT_EQ(emulator::CopiesToHost(), before);
+  EXPECT_TRUE(ToHost(logits).allclose(Eagerly(batch)));
+}
+
+TEST_F(CapturedRoutedStepTest, StepsOfMoreRowsThanTheDeviceDealsRunEagerly) {
+  ForwardBatch batch = Batch(std::vector<int32_t>(65, 7), std::vector<int32_t>(65, 0));
+  Forward(batch);
+  EXPECT_EQ(graphs_->how(), "routed_base");
+}
+
 // The golden base, made for longer contexts than its rope's tables begin with.
 std::string FolderOfLongContexts(const TempDir& dir) {
   CopyFiles(GoldenDir("llama3") + "/model", dir.path());

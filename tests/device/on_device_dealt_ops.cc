@@ -25,15 +25,14 @@ absl::Status DealtLinear(const DealtLinearArgs& args) {
     for (const LinearWeight& weight : part.weights.weights()) of_experts.push_back(on.Of(weight));
     parts.push_back({weights.emplace_back(std::move(of_experts)), part.first_column});
   }
-  return on.Back(
-      lorad::DealtLinear({on.Of(args.x), parts, on.Of(args.starts), on.Of(args.rows), args.most_rows, y}));
+  return on.Back(lorad::DealtLinear({on.Of(args.x), parts, on.Of(args.starts), on.Of(args.rows), args.most_rows, y}));
 }
 
 absl::Status CombineDealt(const CombineDealtArgs& args) {
   DeviceCopies on;
   at::Tensor y = on.Of(args.y);
-  return on.Back(lorad::CombineDealt({on.Of(args.x), on.Of(args.pairs), on.Of(args.weights), on.Of(args.shared),
-                                      on.Of(args.shared_logits), y}));
+  return on.Back(lorad::CombineDealt(
+      {on.Of(args.x), on.Of(args.pairs), on.Of(args.weights), on.Of(args.shared), on.Of(args.shared_logits), y}));
 }
 
 }  // namespace lorad::cpu

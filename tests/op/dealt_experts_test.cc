@@ -84,8 +84,15 @@ TEST(DealToExpertsTest, IsWhatTheHostGroupsForFewRowsAndForMany) {
   struct Size {
     int64_t rows, k, experts;
   };
-  for (const auto& [rows, k, experts] : std::vector<Size>{
-           {1, 1, 1}, {1, 8, 8}, {5, 2, 8}, {32, 8, 128}, {64, 4, 60}, {65, 4, 60}, {300, 2, 8}, {700, 8, 64}, {600, 1, 1024}}) {
+  for (const auto& [rows, k, experts] : std::vector<Size>{{1, 1, 1},
+                                                          {1, 8, 8},
+                                                          {5, 2, 8},
+                                                          {32, 8, 128},
+                                                          {64, 4, 60},
+                                                          {65, 4, 60},
+                                                          {300, 2, 8},
+                                                          {700, 8, 64},
+                                                          {600, 1, 1024}}) {
     for (const bool all : {true, false}) {
       SCOPED_TRACE(testing::Message() << rows << " rows, " << k << " of " << experts);
       ExpectDealt(RandomDeal(rows, k, experts, all, numbers), experts);
@@ -150,7 +157,8 @@ void ExpectProducts(const Deal& deal, const at::Tensor& x, bool by_row, const We
     for (int64_t p = deal.Start(e); p < deal.Start(e + 1); ++p) {
       for (int64_t c = 0; c < out; ++c) {
         double sum = 0;
-        for (int64_t i = 0; i < in; ++i) sum += At(x, (by_row ? deal.RowOf(p) : p) * in + i) * At(w.numbers[e], c * in + i);
+        for (int64_t i = 0; i < in; ++i)
+          sum += At(x, (by_row ? deal.RowOf(p) : p) * in + i) * At(w.numbers[e], c * in + i);
         expected.push_back(sum);
         Put(part, p * out + c, At(y, p * width + first + c));
       }
@@ -262,7 +270,8 @@ TEST_P(DealtExpertsTest, CombinesPairsInOrderWithTheSharedExpert) {
     const at::Tensor x = Random(GetParam(), {8, width}, numbers), shared = Random(GetParam(), {4, width}, numbers);
     const at::Tensor logits = Random(GetParam(), {4, 1}, numbers, 3.0f);
     const at::Tensor pairs = Ints({0, 7, 3, -1, -1, -1, 5, 5}, {4, 2});
-    const at::Tensor weights = lorad::Filled(at::kFloat, {4, 2}, [](int64_t i) { return 0.25f * static_cast<float>(i + 1); });
+    const at::Tensor weights =
+        lorad::Filled(at::kFloat, {4, 2}, [](int64_t i) { return 0.25f * static_cast<float>(i + 1); });
     for (const bool with_shared : {false, true}) {
       at::Tensor y = Filled({4, width}, 0.0f);
       ASSERT_OK(CombineDealt(

@@ -16,7 +16,7 @@ constexpr int kAlignment = 8;  // elements of 16 bytes
 
 template <class Tile, class WarpTile, int kStages>
 using Grouped = cutlass::gemm::device::GemmGrouped<typename cutlass::gemm::kernel::DefaultGemmGrouped<
-    Element, cutlass::layout::RowMajor, cutlass::ComplexTransform::kNone, kAlignment,  // a
+    Element, cutlass::layout::RowMajor, cutlass::ComplexTransform::kNone, kAlignment,     // a
     Element, cutlass::layout::ColumnMajor, cutlass::ComplexTransform::kNone, kAlignment,  // b^T
     Element, cutlass::layout::RowMajor, float, cutlass::arch::OpClassTensorOp, cutlass::arch::Sm80, Tile, WarpTile,
     cutlass::gemm::GemmShape<16, 8, 16>,
@@ -39,9 +39,7 @@ template <class Gemm>
 cudaError_t RunAs(const GroupedProblems& problems, cudaStream_t stream) {
   static const int blocks = Gemm::sufficient();  // as many as the device runs at once
   if (blocks <= 0) return cudaErrorNotSupported;
-  const auto elements = [](auto** of) {
-    return reinterpret_cast<Element**>(const_cast<__nv_bfloat16**>(of));
-  };
+  const auto elements = [](auto** of) { return reinterpret_cast<Element**>(const_cast<__nv_bfloat16**>(of)); };
   typename Gemm::Arguments arguments(reinterpret_cast<cutlass::gemm::GemmCoord*>(problems.sizes), problems.count,
                                      blocks, {/*alpha=*/1.0f, /*beta=*/0.0f}, elements(problems.a),
                                      elements(problems.b), elements(problems.d), elements(problems.d), problems.lda,

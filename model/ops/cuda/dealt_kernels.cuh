@@ -39,7 +39,8 @@ __device__ inline int32_t WarpSumUpTo(int32_t v) {
 }
 
 // counts become where each bucket starts; `warps` is scratch. Each thread has some neighbours.
-__device__ inline void StartsOf(const DealtChoices& all, Buckets& counts, SharedArray<int32_t, kDealChunk / kWarp>& warps) {
+__device__ inline void StartsOf(const DealtChoices& all, Buckets& counts,
+                                SharedArray<int32_t, kDealChunk / kWarp>& warps) {
   const int buckets = static_cast<int>(all.experts) + 1;
   const int each = (buckets + kDealChunk - 1) / kDealChunk, first = static_cast<int>(threadIdx.x) * each;
   int32_t sum = 0;

@@ -9,14 +9,14 @@
 #include "model/quantization.h"
 
 // Rows dealt to experts without the host, and the experts' products; the contracts are those of
-// model/ops/dealt_experts.h. Pointers are the device's. T is float or __nv_bfloat16. Grids go by shapes; how many rows an
-// expert has is read by the kernels.
+// model/ops/dealt_experts.h. Pointers are the device's. T is float or __nv_bfloat16. Grids go by shapes; how many rows
+// an expert has is read by the kernels.
 namespace lorad::cuda {
 
 struct DealtChoices {
   int64_t rows;
   int64_t k;
-  int64_t experts;       // kMaxExperts at most
+  int64_t experts;        // kMaxExperts at most
   const int32_t* chosen;  // [rows, k]; below 0: none
   const float* weights;   // [rows, k]
   int32_t* starts;        // [experts + 1]
@@ -39,8 +39,8 @@ inline constexpr int kMostDealtParts = 2;  // gate, up
 template <typename T>
 struct DealtProducts {
   int64_t experts;
-  int64_t pairs;              // of all experts
-  int64_t most_rows;          // of an expert
+  int64_t pairs;      // of all experts
+  int64_t most_rows;  // of an expert
   int64_t in;
   const int32_t* starts;      // [experts + 1]
   const int32_t* input_rows;  // [pairs], or nullptr: a pair reads its own row of x

@@ -18,12 +18,12 @@ namespace lorad::cuda {
 // d [m, n] = a [m, k] b [n, k]^T, one problem for each part and expert; arrays on the device, written there.
 struct GroupedProblems {
   int32_t count;
-  int64_t rows_each;           // on average, for the choice of a tile
-  int32_t* sizes;              // [count, 3]: m, n, k
-  const __nv_bfloat16** a;     // [count]
-  const __nv_bfloat16** b;     // [count]
-  __nv_bfloat16** d;           // [count]
-  int64_t *lda, *ldb, *ldd;    // [count], elements
+  int64_t rows_each;         // on average, for the choice of a tile
+  int32_t* sizes;            // [count, 3]: m, n, k
+  const __nv_bfloat16** a;   // [count]
+  const __nv_bfloat16** b;   // [count]
+  __nv_bfloat16** d;         // [count]
+  int64_t *lda, *ldb, *ldd;  // [count], elements
 };
 // Lays the arrays out in `memory`, 16-byte aligned; their bytes. nullptr: tells the bytes alone.
 int64_t PlaceProblems(const DealtProducts<__nv_bfloat16>& products, std::byte* memory, GroupedProblems* problems);

@@ -84,8 +84,8 @@ struct LanesOf {
   static constexpr int kSteps = kQuadsOfGroup / kQuads;
 };
 
-// A block's part of a product: one panel by R rows, of which `rows` are real; its warps take groups in turn. The sum of a
-// row and a column runs over a lane's quads, then over the lanes, then over the warps, however many rows there are.
+// A block's part of a product: one panel by R rows, of which `rows` are real; its warps take groups in turn. The sum of
+// a row and a column runs over a lane's quads, then over the lanes, then over the warps, however many rows there are.
 // x_row(r) and y_row(r): where the rows of the inputs and of the weight's columns begin.
 inline constexpr int kDotWarps = 8;
 template <int R>
@@ -138,7 +138,8 @@ __global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<c
   __shared__ DotSums<R> sums;
   const bool aligned = IsAligned(x.data) && IsAligned(x.data + x.stride);
   DotPanel<Quad, T, R>(
-      weight, blockIdx.x, rows, aligned, [&](int64_t r) { return x.row(r); }, [&](int64_t r) { return y.row(r); }, sums);
+      weight, blockIdx.x, rows, aligned, [&](int64_t r) { return x.row(r); }, [&](int64_t r) { return y.row(r); },
+      sums);
 }
 
 // Block (panel, group); a thread makes a quad, and eight neighbours write 64 inputs of a row side by side.
