@@ -1,8 +1,7 @@
 // The main of the operators' own tests on the device (on_device_model_ops.cc). Left out are those of what a device does
 // not promise: a value there is looked at by no host, so none is refused, and cuBLAS may choose by the number of rows
 // (model/ops/cuda/README.md); and those that put a device of their own in its place.
-//   --fast  instead, attention alone by the kernels of another library, if they agree with ours: it fails if they do
-//   not
+//   --fast  instead, attention alone by the kernels of another library; it fails where they do not agree with ours
 #include <cstdio>
 #include <string>
 
