@@ -14,18 +14,19 @@ namespace {
 constexpr int64_t kWords = sizeof(SlotWeights) / sizeof(int64_t);
 static_assert(sizeof(SlotWeights) % sizeof(int64_t) == 0 && std::is_trivially_copyable_v<SlotWeights>);
 
-bool HasPairs(Site site) { return !IsNorm(site) && site != Site::kFfn; }
-
 }  // namespace
 
 DeviceSlots::DeviceSlots(const SlotTable& table, const BaseShape& shape, at::Device device)
     : table_(table), device_(device), layers_(shape.num_layers), first_row_(kNumSites, -1) {
-  for (const SiteShape& of : shape.sites) {
-    if (!HasPairs(of.site) || first_row_[static_cast<size_t>(of.site)] >= 0) continue;
-    first_row_[static_cast<size_t>(of.site)] = std::ssize(rows_);
-    if (!of.per_layer) rows_.push_back({of.site, -1});
-    for (int layer = 0; of.per_layer && layer < layers_; ++layer) rows_.push_back({of.site, layer});
-  }
+  const auto add = [&](Site site, bool per_layer) {
+    int64_t& first_row = first_row_[static_cast<size_t>(site)];
+    if (IsNorm(site) || first_row >= 0) return;
+    first_row = std::ssize(rows_);
+    if (!per_layer) rows_.push_back({site, -1});
+    for (int layer = 0; per_layer && layer < layers_; ++layer) rows_.push_back({site, layer});
+  };
+  for (const SiteShape& of : shape.sites) add(of.site, of.per_layer);
+  add(Site::kFfn, /*per_layer=*/true);  // routers of adapters', no weight of the base's
 }
 
 const SlotWeights* DeviceSlots::At(Site site, int layer) const {
@@ -47,7 +48,13 @@ SlotSummary DeviceSlots::Summarize(int32_t slot) const {
   SlotSummary summary;
   for (const Row& row : rows_) {
     const SlotWeights& w = table_.At(row.site, row.layer)[slot];
+    if (row.site == Site::kFfn) {
+      summary.ffn_routers += w.routes() ? 1 : 0;
+      if (w.routes()) summary.ffn_experts = std::max(summary.ffn_experts, w.experts);
+      continue;
+    }
     if (w.adds()) summary.adds |= BitOf(row.site);
+    summary.scales_down |= row.site == Site::kDownProj && w.dora != nullptr;
     if (w.rank <= 0) continue;
     summary.most_ranks = std::max(summary.most_ranks, static_cast<int32_t>(w.ranks_of_a_row()));
     if (!w.routes()) continue;
@@ -56,11 +63,8 @@ SlotSummary DeviceSlots::Summarize(int32_t slot) const {
   }
   for (int site = 0; site < kNumSites; ++site) {
     const auto of = static_cast<Site>(site);
-    if (HasPairs(of)) continue;
-    for (int layer = 0; layer < layers_; ++layer) {
-      const SlotWeights& w = table_.At(of, layer)[slot];
-      summary.replaces_norms |= w.replaces();
-      summary.routes_ffn |= w.routes();
+    for (int layer = 0; IsNorm(of) && layer < layers_; ++layer) {
+      summary.replaces_norms |= table_.At(of, layer)[slot].replaces();
     }
   }
   return summary;

@@ -17,14 +17,16 @@ struct SlotSummary {
   int32_t most_ranks = 0;  // of a row, in all experts of a slot that routes
   int32_t most_experts = 0;
   bool replaces_norms = false;
-  bool routes_ffn = false;
+  int64_t ffn_routers = 0;   // layers whose FFN it routes
+  int32_t ffn_experts = 0;   // most of a layer
+  bool scales_down = false;  // multiplies the base's down projection (DoRA), in whatever layer
 };
 
 constexpr uint64_t BitOf(Site site) { return uint64_t{1} << static_cast<unsigned>(site); }
 static_assert(kNumSites <= 64);
 
 // The slot table where kernels of captured launches read it: a copy on the device, at addresses that stay while it has
-// room for the slots that there are. Of sites that replace or deal rows it has nothing.
+// room for the slots that there are. Of norms it has nothing.
 //
 // Threads  those of the table's reader: one, while residency stands still.
 class DeviceSlots final {

@@ -5,10 +5,10 @@
 #include <cstring>
 #include <vector>
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include "absl/container/inlined_vector.h"
+#include "adapters/graph_tables.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
 
@@ -30,58 +30,20 @@ void Put(const std::vector<T>& values, int64_t at, std::vector<std::byte>* table
   if (!values.empty()) std::memcpy(tables->data() + at, values.data(), values.size() * sizeof(T));
 }
 
-// Rows of segments with terms, in pieces of kRowsPerTile; `ranks` of h for each row.
-std::vector<RowTile> TilesOf(const RowSegments& rows, int64_t ranks) {
-  std::vector<RowTile> tiles;
-  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
-    if (rows.term_starts[g] == rows.term_starts[g + 1]) continue;
-    for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kRowsPerTile) {
-      const int32_t count = std::min<int32_t>(kRowsPerTile, rows.starts[g + 1] - r);
-      tiles.push_back({r, count, rows.term_starts[g], rows.term_starts[g + 1], r * ranks, ranks});
-    }
-  }
-  return tiles;
-}
+bool EverySegment(size_t) { return true; }
 
-// [padded_rows]: which tile each row is in; -1: none.
-std::vector<int32_t> TileOfRow(const std::vector<RowTile>& tiles, int64_t padded_rows) {
-  std::vector<int32_t> tile_of_row(static_cast<size_t>(padded_rows), -1);
-  for (size_t i = 0; i < tiles.size(); ++i) {
-    std::fill_n(tile_of_row.begin() + tiles[i].first_row, tiles[i].rows, static_cast<int32_t>(i));
-  }
-  return tile_of_row;
-}
-
-// What replaces rows of the table whose slots these are: one term of a segment at most (Gather).
-std::vector<ReplacedTile> ReplacedTilesOf(const RowSegments& rows, const SlotWeights* slots) {
-  std::vector<ReplacedTile> tiles;
-  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
-    for (int32_t t = rows.term_starts[g]; t < rows.term_starts[g + 1]; ++t) {
-      const SlotWeights& w = slots[rows.terms[static_cast<size_t>(t)].slot];
-      if (!w.replaces()) continue;
-      for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kRowsPerTile) {
-        tiles.push_back({r, std::min<int32_t>(kRowsPerTile, rows.starts[g + 1] - r), w});
-      }
-    }
-  }
-  return tiles;
-}
-
-// Most terms of a segment that replace something there.
-int64_t MostReplacements(const RowSegments& rows, const SlotWeights* slots) {
-  int64_t most = 0;
-  for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
-    most = std::max<int64_t>(
-        most, std::count_if(rows.terms.begin() + rows.term_starts[g], rows.terms.begin() + rows.term_starts[g + 1],
-                            [&](const SlotTerm& term) { return slots[term.slot].replaces(); }));
-  }
-  return most;
+bool HasBias(const BaseShape& shape, Site site) {
+  const SiteShape* const of = shape.Find(site);
+  return of != nullptr && of->has_bias;
 }
 
 }  // namespace
 
 SlotGraphSeam::SlotGraphSeam(const SlotTable& slots, const BaseShape& shape, at::Device device)
-    : slots_(slots), on_device_(slots, shape, device) {}
+    : slots_(slots),
+      num_layers_(shape.num_layers),
+      down_has_bias_(HasBias(shape, Site::kDownProj)),
+      on_device_(slots, shape, device) {}
 
 std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
   features_ = {};
@@ -89,7 +51,6 @@ std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
     LORAD_CHECK(term.slot >= 0 && term.slot < slots_.slots());  // a lease holds its slot for the whole step
     on_device_.Refresh(term.slot);
     const SlotSummary& slot = on_device_.Summary(term.slot);
-    if (slot.routes_ffn) return "routed_adapter";
     if (slot.replaces_norms) return "replaced_norms";
     features_.adds |= slot.adds;
     features_.routes |= slot.routes;
@@ -97,6 +58,7 @@ std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
     features_.most_experts = std::max<int64_t>(features_.most_experts, slot.most_experts);
   }
   if (rows.base_only()) return "";
+  if (!GatherRouted(rows)) return "routed_adapter";
   for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
     features_.most_terms = std::max<int64_t>(features_.most_terms, rows.term_starts[g + 1] - rows.term_starts[g]);
   }
@@ -124,16 +86,18 @@ SlotGraphSeam::Places SlotGraphSeam::PlacesOf(int64_t padded_rows) const {
   places.embedding = after(places.terms, padded_rows * features_.most_terms, sizeof(SlotTerm));
   places.head = after(places.embedding, features_.replaces_embedding ? padded_rows : 0, sizeof(ReplacedTile));
   places.tile_of_row = after(places.head, features_.replaced_head_rows > 0 ? padded_rows : 0, sizeof(ReplacedTile));
-  places.end = after(places.tile_of_row, (features_.adds & kExpertSites) != 0 ? padded_rows : 0, sizeof(int32_t));
+  places.routed = after(places.tile_of_row, NeedsTileOfRow() ? padded_rows : 0, sizeof(int32_t));
+  places.others = after(places.routed, features_.routed_rows, sizeof(RoutedRow));
+  places.end = after(places.others, features_.routed_rows > 0 ? padded_rows : 0, sizeof(RowTile));
   return places;
 }
 
 GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
   LORAD_CHECK(rows.rows() <= padded_rows && rows.input_rows.empty());
   GraphStep step;
+  padded_rows_ = padded_rows;
   step.eager = Gather(rows);
   if (!step.eager.empty()) return step;
-  padded_rows_ = padded_rows;
   step.features = {static_cast<int64_t>(features_.adds),
                    static_cast<int64_t>(features_.routes),
                    features_.most_terms,
@@ -141,13 +105,15 @@ GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
                    features_.most_experts,
                    features_.replaces_embedding ? 1 : 0,
                    features_.replaced_head_rows,
-                   features_.head_columns};
+                   features_.head_columns,
+                   features_.routed_rows,
+                   features_.most_choices,
+                   features_.activation.has_value() ? static_cast<int64_t>(*features_.activation) : -1};
   const Places places = PlacesOf(padded_rows);
   // What nobody uses stays zero: tiles of no rows.
   step.tables.resize(static_cast<size_t>(places.end));
   if (features_.most_terms == 0) return step;
-  const TabledRows table = TableOfRows();
-  const std::vector<RowTile> tiles = TilesOf(rows, table.h_floats / padded_rows);
+  const std::vector<RowTile> tiles = TilesOf(rows, RanksOfRow(), &EverySegment);
   Put(tiles, places.tiles, &step.tables);
   Put(rows.terms, places.terms, &step.tables);
   if (features_.replaces_embedding) {
@@ -156,11 +122,21 @@ GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
   if (features_.replaced_head_rows > 0) {
     Put(ReplacedTilesOf(rows, slots_.At(Site::kLmHead, kNoLayer)), places.head, &step.tables);
   }
-  if ((features_.adds & kExpertSites) != 0) Put(TileOfRow(tiles, padded_rows), places.tile_of_row, &step.tables);
+  if (NeedsTileOfRow()) Put(TileOfRow(tiles, padded_rows), places.tile_of_row, &step.tables);
+  if (features_.routed_rows > 0) {
+    const auto routed = [&](size_t g) { return RoutedTerm(rows, g, [&](int32_t slot) { return Routes(slot); }); };
+    Put(RoutedTable(rows, routed), places.routed, &step.tables);
+    Put(TilesOf(rows, RanksOfRow(), [&](size_t g) { return routed(g) == nullptr; }), places.others, &step.tables);
+  }
   return step;
 }
 
+bool SlotGraphSeam::NeedsTileOfRow() const { return (features_.adds & kExpertSites) != 0 || features_.routed_rows > 0; }
+
 void SlotGraphSeam::ReadTablesAt(const std::byte* on_device) { tables_ = on_device; }
+
+// Of h: the same for every group, so that one table of tiles serves all of them.
+int64_t SlotGraphSeam::RanksOfRow() const { return features_.most_terms * features_.most_ranks * kMostPartsOfAGroup; }
 
 TabledRows SlotGraphSeam::TableOfRows() const {
   const Places places = PlacesOf(padded_rows_);
@@ -171,13 +147,12 @@ TabledRows SlotGraphSeam::TableOfRows() const {
   table.terms = reinterpret_cast<const SlotTerm*>(at(places.terms));
   table.most_terms = features_.most_terms;
   table.most_ranks = features_.most_ranks;
-  // The same for every group, so that one table of tiles serves all of them.
-  table.h_floats = padded_rows_ * features_.most_terms * features_.most_ranks * kMostPartsOfAGroup;
+  table.h_floats = padded_rows_ * RanksOfRow();
   return table;
 }
 
 at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
-                                       const at::Tensor& base_bias, const RowSegments&) {
+                                       const at::Tensor& base_bias, const RowSegments& rows) {
   LORAD_CHECK(std::ssize(group.parts) <= kMostPartsOfAGroup);
   if (group.parts[0].site == Site::kLmHead && features_.replaced_head_rows > 0) {
     if (features_.head_columns > y.size(1)) {
@@ -188,6 +163,15 @@ at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
     const auto* const tiles = reinterpret_cast<const ReplacedTile*>(tables_ + PlacesOf(padded_rows_).head);
     ThrowIfError(TabledReplacedHead({x, y, tiles, padded_rows_, features_.replaced_head_rows}));
   }
+  TabledRows table = TableOfRows();
+  if (&rows == &others_) table.tiles = reinterpret_cast<const RowTile*>(tables_ + PlacesOf(padded_rows_).others);
+  AddParts(group, x, table, at::Tensor(), y);
+  if (base_bias.defined()) y.add_(base_bias);
+  return y;
+}
+
+void SlotGraphSeam::AddParts(const SiteGroup& group, const at::Tensor& x, const TabledRows& table,
+                             const at::Tensor& input_rows, at::Tensor& y) const {
   absl::InlinedVector<SegmentedGemmPart, 3> parts;
   bool routes = false;
   for (const SitePart& part : group.parts) {
@@ -195,37 +179,9 @@ at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
     routes |= (features_.routes & BitOf(part.site)) != 0;
     parts.push_back({on_device_.At(part.site, group.layer), part.first_column, part.columns});
   }
-  if (!parts.empty()) {
-    ThrowIfError(TabledGemm({x, y, parts, routes ? features_.most_experts : 0, TableOfRows()}));
-  }
-  if (base_bias.defined()) y.add_(base_bias);
-  return y;
+  if (parts.empty()) return;
+  ThrowIfError(TabledGemm({x, y, parts, routes ? features_.most_experts : 0, table, input_rows}));
 }
-
-bool SlotGraphSeam::FinishesDealt(int, const RowSegments&) { return true; }
-
-// A pair for itself: which rows lie together is the device's to know.
-at::Tensor SlotGraphSeam::FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
-                                      const at::Tensor& rows) {
-  const SitePart& part = group.parts[0];
-  if ((features_.adds & BitOf(part.site)) == 0) return y;
-  const int64_t pairs = dealt.num_pairs();
-  const auto bytes = at::TensorOptions().dtype(at::kByte).device(y.device());
-  at::Tensor tiles = at::empty({pairs, sizeof(RowTile)}, bytes);
-  at::Tensor terms = at::empty({pairs, features_.most_terms, sizeof(SlotTerm)}, bytes);
-  TabledRows table = TableOfRows();
-  const auto* const tile_of_row = reinterpret_cast<const int32_t*>(tables_ + PlacesOf(padded_rows_).tile_of_row);
-  ThrowIfError(TabledPairs({dealt, table, tile_of_row, tiles, terms}));
-  table.tiles = static_cast<const RowTile*>(tiles.const_data_ptr());
-  table.num_tiles = pairs;
-  table.terms = static_cast<const SlotTerm*>(terms.const_data_ptr());
-  table.h_floats = pairs * table.most_terms * table.most_ranks;
-  const SegmentedGemmPart of_part = {on_device_.At(part.site, group.layer), part.first_column, part.columns};
-  ThrowIfError(TabledGemm({x, y, {&of_part, 1}, /*most_experts=*/0, table, rows}));
-  return y;
-}
-
-RowRouting SlotGraphSeam::RouteFfn(int, const at::Tensor&, const RowSegments& rows) { return {&rows}; }
 
 at::Tensor SlotGraphSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments&) {
   if (features_.replaces_embedding) {

@@ -2,10 +2,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "adapters/device_slots.h"
+#include "adapters/ops/routed_row.h"
 #include "adapters/ops/tabled_rows.h"
 #include "adapters/slot_table.h"
 #include "model/graph_seam.h"
@@ -15,8 +19,8 @@ namespace lorad {
 // SlotSeam for captured launches: which slots the rows have lies in tables of the step, what a slot has in
 // DeviceSlots. A step's features are the sites where its adapters do something and bounds of what they do there.
 //
-// Not for adapters that deal the rows of an FFN to experts, which the host plans, nor for those that replace a norm's
-// weights. Threads  as GraphSeam; `slots` outlives it.
+// Not for adapters that deal the rows of an FFN to experts by top-p, which the host plans, nor for those that replace a
+// norm's weights. Threads  as GraphSeam; `slots` outlives it.
 class SlotGraphSeam final : public GraphSeam {
  public:
   SlotGraphSeam(const SlotTable& slots, const BaseShape& shape, at::Device device);
@@ -31,6 +35,8 @@ class SlotGraphSeam final : public GraphSeam {
   at::Tensor FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
                          const at::Tensor& rows) override;
   RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) override;
+  at::Tensor FinishPairs(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
+                         const RoutedRows& routed, bool by_row) override;
   at::Tensor FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments& rows) override;
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
 
@@ -43,19 +49,35 @@ class SlotGraphSeam final : public GraphSeam {
     int64_t most_ranks = 0;    // of a row in one slot; a power of two
     int64_t most_experts = 0;  // of a slot that routes
     bool replaces_embedding = false;
-    int64_t replaced_head_rows = 0;  // most of a slot, a power of two
-    int64_t head_columns = 0;        // with adapters' own tokens; 0: the base's
+    int64_t replaced_head_rows = 0;        // most of a slot, a power of two
+    int64_t head_columns = 0;              // with adapters' own tokens; 0: the base's
+    int64_t routed_rows = 0;               // that routers of an FFN deal, a power of two
+    int64_t most_choices = 0;              // of such a row
+    std::optional<Activation> activation;  // of its experts, instead of the base's
   };
   // Where the step's tables begin, in bytes.
   struct Places {
-    int64_t tiles = 0, terms = 0, embedding = 0, head = 0, tile_of_row = 0, end = 0;
+    int64_t tiles = 0, terms = 0, embedding = 0, head = 0, tile_of_row = 0, routed = 0, others = 0, end = 0;
   };
 
   std::string_view Gather(const RowSegments& rows);  // into features_; why the step cannot be captured
+  bool GatherRouted(const RowSegments& rows);        // the same of routers of FFNs; false: it cannot
+  bool Routes(int32_t slot) const;
+  bool NeedsTileOfRow() const;
+  std::vector<RoutedRow> RoutedTable(const RowSegments& rows,
+                                     const std::function<const SlotTerm*(size_t)>& routed) const;
   Places PlacesOf(int64_t padded_rows) const;
+  int64_t RanksOfRow() const;
   TabledRows TableOfRows() const;
+  TabledRows TableOfPairs(const at::Tensor& tiles, const at::Tensor& terms, int64_t ranks) const;
+  const int32_t* TileOfRowThere() const;
+  void AddParts(const SiteGroup& group, const at::Tensor& x, const TabledRows& table, const at::Tensor& input_rows,
+                at::Tensor& y) const;
 
   const SlotTable& slots_;
+  const int64_t num_layers_;
+  const bool down_has_bias_;
+  const RowSegments others_;  // stands for the step's rows without those that FFN routers deal
   DeviceSlots on_device_;
   Features features_;
   int64_t padded_rows_ = 0;

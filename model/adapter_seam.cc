@@ -1,5 +1,7 @@
 #include "model/adapter_seam.h"
 
+#include <utility>
+
 namespace lorad {
 
 bool AdapterSeam::FinishesDealt(int, const RowSegments& rows) { return rows.base_only(); }
@@ -7,6 +9,14 @@ bool AdapterSeam::FinishesDealt(int, const RowSegments& rows) { return rows.base
 at::Tensor AdapterSeam::FinishDealt(const SiteGroup&, const at::Tensor&, at::Tensor y, const DealtRows&,
                                     const at::Tensor&) {
   return y;
+}
+
+at::Tensor AdapterSeam::FinishPairs(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                    const at::Tensor& base_bias, const RoutedRows& routed, bool by_row) {
+  if (by_row) return FinishLinear(group, x, std::move(y), base_bias, routed.pairs);
+  RowSegments rows = routed.pairs;
+  rows.input_rows.clear();
+  return FinishLinear(group, x, std::move(y), base_bias, rows);
 }
 
 at::Tensor BaseOnlySeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,

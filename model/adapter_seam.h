@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -44,6 +45,16 @@ struct RoutedRows {
   };
   std::vector<OtherActivation> activations;  // of pairs whose adapter names one, ascending; the others have the base's
   at::Tensor passed;                         // [R, hidden] to be added to what the FFN gives; undefined: nothing
+  // Where the rows were routed on the device it alone knows the lists above, by these; `activations` holds.
+  struct OnDevice {
+    at::Tensor rows;        // [Q] int32; negative: nobody's
+    at::Tensor row_pairs;   // [Q, k] int32; -1 behind a row's last
+    at::Tensor weights;     // [Q, k] f32
+    at::Tensor input_rows;  // [P] int32, P = Q k
+    at::Tensor tiles;       // the seam's own
+    at::Tensor terms;       // the seam's own
+  };
+  std::optional<OnDevice> on_device;
 };
 
 // Rows for the FFN of one layer. Without a routed adapter in the step it is the identity: `rows` are the step's own.
@@ -83,6 +94,10 @@ class AdapterSeam {
   // undefined: its own.
   virtual at::Tensor FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
                                  const at::Tensor& rows);
+  // FinishLinear for the pairs of rows that RouteFfn routed: y [P, out]. by_row: a pair reads its row of x, else its
+  // own.
+  virtual at::Tensor FinishPairs(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
+                                 const RoutedRows& routed, bool by_row);
   // Which rows of an FFN's input x [R, hidden] are routed, and where to.
   virtual RowRouting RouteFfn(int layer, const at::Tensor& x, const RowSegments& rows) = 0;
   // ids [R] int32, beyond the table an adapter's own; raw [R, hidden] are the base table's rows (or any), unscaled.

@@ -20,11 +20,11 @@ namespace lorad {
 // driver's instead of hundreds of launches.
 //
 // A step can be captured when every sequence has one row and its logits are wanted, and nothing of it is planned by the
-// host: no experts of a routed adapter, no more rows of a routed base than the device deals, no replaced norms. A graph
-// is found by the rows and blocks that the step is padded to, the variant of the rope and the seam's features. What a
-// step has of its own goes up by one copy into the graph's inputs, before the replay: tokens, positions, block tables,
-// and the seam's tables, by which adapters change under a graph. Padding rows have no block and no KV slot: they write
-// nowhere, and their logits are NaN.
+// host: no experts of an adapter by top-p, no more rows of a routed base than the device deals, no replaced norms. A
+// graph is found by the rows and blocks that the step is padded to, the variant of the rope and the seam's features.
+// What a step has of its own goes up by one copy into the graph's inputs, before the replay: tokens, positions, block
+// tables, and the seam's tables, by which adapters change under a graph. Padding rows have no block and no KV slot:
+// they write nowhere, and their logits are NaN.
 //
 // A step that no graph fits runs as it would be captured, and is captured behind that. The oldest graph goes when there
 // are too many, all of them when they hold too much memory or what they read has moved. What cannot be captured runs

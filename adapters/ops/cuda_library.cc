@@ -38,6 +38,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .tabled_pairs = &lorad::cuda::TabledPairs,
             .tabled_replaced_embedding = &lorad::cuda::TabledReplacedEmbedding,
             .tabled_replaced_head = &lorad::cuda::TabledReplacedHead,
+            .tabled_routing = &lorad::cuda::TabledRouting,
             .check_fast_forms = &lorad::cuda::CheckFastForms,
             .new_graphs = &lorad::cuda::NewGraphs,
         },

@@ -2,6 +2,7 @@
 
 #include "adapters/ops/replaced_rows.h"
 #include "adapters/ops/segmented_gemm.h"
+#include "adapters/ops/tabled_routing.h"
 #include "adapters/ops/tabled_rows.h"
 
 // The CUDA form of the adapters' ops; arguments are checked before. As model/ops/cuda_ops.h.
@@ -16,5 +17,6 @@ absl::Status TabledGemm(const TabledGemmArgs& args);
 absl::Status TabledPairs(const TabledPairsArgs& args);
 absl::Status TabledReplacedEmbedding(const TabledReplacedEmbeddingArgs& args);
 absl::Status TabledReplacedHead(const TabledReplacedHeadArgs& args);
+absl::Status TabledRouting(const TabledRoutingArgs& args);
 
 }  // namespace lorad::cuda

@@ -20,9 +20,14 @@ at::Tensor LinearLayer::Finish(const at::Tensor& x, at::Tensor y, AdapterSeam& s
   return seam.FinishLinear(group_, x, std::move(y), bias_, rows);
 }
 
-at::Tensor LinearLayer::Deltas(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {
-  at::Tensor y = at::zeros({rows.rows(), weight_.out_features()}, x.options());
-  return seam.FinishLinear(group_, x, std::move(y), at::Tensor(), rows);
+at::Tensor LinearLayer::FinishPairs(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RoutedRows& routed,
+                                    bool by_row) const {
+  return seam.FinishPairs(group_, x, std::move(y), bias_, routed, by_row);
+}
+
+at::Tensor LinearLayer::DeltasOfPairs(const at::Tensor& x, AdapterSeam& seam, const RoutedRows& routed) const {
+  at::Tensor y = at::zeros({x.size(0), weight_.out_features()}, x.options());
+  return seam.FinishPairs(group_, x, std::move(y), at::Tensor(), routed, /*by_row=*/false);
 }
 
 at::Tensor LinearLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {

@@ -23,8 +23,11 @@ class LinearLayer final {
   // The two halves, for an FFN whose rows are routed between them. Base leaves the bias to Finish.
   at::Tensor Base(const at::Tensor& x) const;
   at::Tensor Finish(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RowSegments& rows) const;
-  // What adapters add to x W^T, alone: [R, out].
-  at::Tensor Deltas(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
+  // The same for the pairs of routed rows (AdapterSeam::FinishPairs), and what adapters add to them alone, without the
+  // bias.
+  at::Tensor FinishPairs(const at::Tensor& x, at::Tensor y, AdapterSeam& seam, const RoutedRows& routed,
+                         bool by_row) const;
+  at::Tensor DeltasOfPairs(const at::Tensor& x, AdapterSeam& seam, const RoutedRows& routed) const;
 
   const at::Tensor& bias() const { return bias_; }  // [out] or undefined
   // Rows of W [out, in] of one of its sites; none: another's, or W is neither a matrix nor quantised (packed).

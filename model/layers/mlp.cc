@@ -65,10 +65,9 @@ at::Tensor MlpLayer::ActivatedPairs(at::Tensor up, const RoutedRows& routed) con
 
 at::Tensor MlpLayer::WithDown(const at::Tensor& pairs, const RoutedRows& routed, AdapterSeam& seam,
                               at::Tensor y) const {
-  RowSegments rows = routed.pairs;
-  rows.input_rows.clear();  // a pair has a row of its own
   const bool add = !routed.scales_down;
-  const at::Tensor made = add ? down_.Deltas(pairs, seam, rows) : down_.Forward(pairs, seam, rows);
+  const at::Tensor made = add ? down_.DeltasOfPairs(pairs, seam, routed)
+                              : down_.FinishPairs(pairs, down_.Base(pairs), seam, routed, /*by_row=*/false);
   y = CombinePairs(made, routed, add, std::move(y));
   return add && down_.bias().defined() ? ScaleBias(down_.bias(), routed, std::move(y)) : y;
 }
@@ -87,9 +86,9 @@ at::Tensor MlpLayer::Forward(const at::Tensor& given, const StepContext& step) c
                          *routing.rows);
   }
   const RoutedRows& routed = *routing.routed;
-  at::Tensor pairs = RowsAt(up, routed.pairs.input_rows);
+  at::Tensor pairs = RowsOfPairs(up, routed);
   at::Tensor inner = Activated(up_.Finish(x, std::move(up), step.seam, *routing.rows), activation_);
-  pairs = ActivatedPairs(up_.Finish(x, std::move(pairs), step.seam, routed.pairs), routed);
+  pairs = ActivatedPairs(up_.FinishPairs(x, std::move(pairs), step.seam, routed, /*by_row=*/true), routed);
   inner = CombinePairs(pairs, routed, /*add=*/false, std::move(inner));
   at::Tensor y = WithDown(pairs, routed, step.seam, down_.Forward(inner, step.seam, *routing.rows));
   return routed.passed.defined() ? y + routed.passed : y;

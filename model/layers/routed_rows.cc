@@ -12,6 +12,8 @@
 #include <ATen/ops/zeros.h>
 
 #include "model/base/guarded.h"
+#include "model/ops/dealt_experts.h"
+#include "model/ops/embedding.h"
 #include "model/ops/expert_linear.h"
 
 namespace lorad {
@@ -56,11 +58,24 @@ at::Tensor RowsAt(const at::Tensor& x, const std::vector<int32_t>& rows) {
   return at::index_select(x, 0, IndexOf(rows, x));
 }
 
+at::Tensor RowsOfPairs(const at::Tensor& x, const RoutedRows& routed) {
+  if (!routed.on_device.has_value()) return RowsAt(x, routed.pairs.input_rows);
+  const at::Tensor& rows = routed.on_device->input_rows;
+  at::Tensor pairs = at::empty({rows.size(0), x.size(1)}, x.options());
+  ThrowIfError(Embedding({rows, LinearWeight::Prepare(x), pairs}));  // x as a table
+  return pairs;
+}
+
 at::Tensor CombinePairs(const at::Tensor& made, const RoutedRows& routed, bool add, at::Tensor y) {
   const at::Tensor& weights = routed.pair_weights;
   if (weights.defined()) {
     const at::Tensor weighted = made.to(weights.scalar_type()) * weights.unsqueeze(1);
     return WithRows(y, routed, add, SumsByRow(weighted, routed));
+  }
+  if (routed.on_device.has_value()) {
+    const RoutedRows::OnDevice& on = *routed.on_device;
+    ThrowIfError(CombineDealt({made, on.row_pairs, on.weights, at::Tensor(), at::Tensor(), y, on.rows, add}));
+    return y;
   }
   ThrowIfError(
       CombineExperts({made, routed.row_pairs, routed.weights, at::Tensor(), at::Tensor(), y, routed.rows, add}));
@@ -73,6 +88,7 @@ at::Tensor ScaleBias(const at::Tensor& bias, const RoutedRows& routed, at::Tenso
     const at::Tensor sums = SumsByRow(weights.unsqueeze(1), routed);  // [Q, 1]
     return WithRows(y, routed, /*add=*/true, (sums - 1.0) * bias.to(weights.scalar_type()));
   }
+  if (routed.on_device.has_value()) return y;
   const size_t choices = routed.weights.size() / routed.rows.size();
   for (size_t i = 0; i < routed.rows.size(); ++i) {
     const auto first = routed.weights.begin() + static_cast<int64_t>(i * choices);

@@ -14,12 +14,16 @@ namespace lorad {
 // x [R, n], rows [P] -> [P, n]
 at::Tensor RowsAt(const at::Tensor& x, const std::vector<int32_t>& rows);
 
+// The row of x [R, n] of each pair: [P, n].
+at::Tensor RowsOfPairs(const at::Tensor& x, const RoutedRows& routed);
+
 // What `made` [P, n] gives the routed rows, each pair by its weight, summed in f32: added to those rows of y [R, n], or
 // in their place. Where `routed.pair_weights` is defined a new tensor, which a gradient goes through; else y itself,
 // written in place.
 at::Tensor CombinePairs(const at::Tensor& made, const RoutedRows& routed, bool add, at::Tensor y);
 
-// Adds (sum of a row's weights - 1) * bias [n] to the routed rows of y, which have the bias once. As CombinePairs.
+// Adds (sum of a row's weights - 1) * bias [n] to the routed rows of y, which have the bias once. As CombinePairs. Rows
+// that were routed on the device have weights that sum to one.
 at::Tensor ScaleBias(const at::Tensor& bias, const RoutedRows& routed, at::Tensor y);
 
 }  // namespace lorad

@@ -42,6 +42,7 @@ struct TabledGemmArgs;
 struct TabledPairsArgs;
 struct TabledReplacedEmbeddingArgs;
 struct TabledReplacedHeadArgs;
+struct TabledRoutingArgs;
 
 // The CUDA form of every op. The CUDA shared object, when it is opened, hands its table to InstallCudaOps before the
 // first call of Torch; an entry left null, or no table at all, means Unimplemented.
@@ -73,6 +74,7 @@ struct CudaOps {
   absl::Status (*tabled_pairs)(const TabledPairsArgs&) = nullptr;
   absl::Status (*tabled_replaced_embedding)(const TabledReplacedEmbeddingArgs&) = nullptr;
   absl::Status (*tabled_replaced_head)(const TabledReplacedHeadArgs&) = nullptr;
+  absl::Status (*tabled_routing)(const TabledRoutingArgs&) = nullptr;
   // Compares what other libraries' kernels compute with ours, on the device: only what agrees is used from then on. A
   // line for each form that does not.
   std::vector<std::string> (*check_fast_forms)() = nullptr;

@@ -79,7 +79,12 @@ absl::Status CombineDealt(const CombineDealtArgs& args) {
   RETURN_IF_ERROR(check.Floating("y", args.y));
   const at::ScalarType dtype = args.y.scalar_type();
   RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
-  const int64_t rows = args.y.size(0), width = args.y.size(1);
+  const int64_t rows = args.rows.defined() ? args.rows.size(0) : args.y.size(0), width = args.y.size(1);
+  if (args.rows.defined()) {
+    RETURN_IF_ERROR(check.Contiguous("rows", args.rows, at::kInt, {ArgCheck::kAny}));
+    RETURN_IF_ERROR(check.SameDevice(args.y, "rows", args.rows));
+    if (args.shared.defined()) return check.Error("shared", "rows of all", "none beside `rows`");
+  }
   RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {ArgCheck::kAny, width}));
   RETURN_IF_ERROR(check.Contiguous("pairs", args.pairs, at::kInt, {rows, ArgCheck::kAny}));
   RETURN_IF_ERROR(check.Contiguous("weights", args.weights, at::kFloat, {rows, args.pairs.size(1)}));

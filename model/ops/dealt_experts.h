@@ -56,7 +56,9 @@ struct DealtLinearArgs {
 };
 absl::Status DealtLinear(const DealtLinearArgs& args);
 
-// CombineExperts (expert_linear.h) by pairs [R, k] and weights [R, k] of the device.
+// CombineExperts (expert_linear.h) by pairs [R, k] and weights [R, k] of the device. `rows` [Q] int32, if defined:
+// pairs and weights are [Q, k] of these rows of y, distinct but for negative ones, which are nobody's; nothing is
+// shared then.
 struct CombineDealtArgs {
   const at::Tensor& x;
   const at::Tensor& pairs;
@@ -64,6 +66,8 @@ struct CombineDealtArgs {
   const at::Tensor& shared;
   const at::Tensor& shared_logits;
   at::Tensor& y;
+  at::Tensor rows = {};
+  bool add = false;
 };
 absl::Status CombineDealt(const CombineDealtArgs& args);
 

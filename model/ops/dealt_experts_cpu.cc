@@ -47,8 +47,21 @@ absl::Status DealtLinear(const DealtLinearArgs& args) {
 }
 
 absl::Status CombineDealt(const CombineDealtArgs& args) {
-  return CombineExperts(
-      {args.x, SpanOf<int32_t>(args.pairs), SpanOf<float>(args.weights), args.shared, args.shared_logits, args.y});
+  const absl::Span<const int32_t> pairs = SpanOf<int32_t>(args.pairs);
+  const absl::Span<const float> weights = SpanOf<float>(args.weights);
+  if (!args.rows.defined()) {
+    return CombineExperts({args.x, pairs, weights, args.shared, args.shared_logits, args.y});
+  }
+  const absl::Span<const int32_t> rows = SpanOf<int32_t>(args.rows);
+  const auto k = static_cast<size_t>(args.pairs.size(1));
+  for (size_t q = 0; q < rows.size(); ++q) {
+    if (rows[q] < 0) continue;
+    const absl::Status combined =
+        CombineExperts({args.x, pairs.subspan(q * k, k), weights.subspan(q * k, k), args.shared, args.shared_logits,
+                        args.y, rows.subspan(q, 1), args.add});
+    if (!combined.ok()) return combined;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace lorad::cpu

@@ -82,13 +82,14 @@ absl::Status CombineExperts(const CombineExpertsArgs& args) {
 }
 
 absl::Status CombineDealt(const CombineDealtArgs& args) {
-  if (args.y.numel() == 0) return absl::OkStatus();
+  const int64_t rows = args.pairs.size(0);
+  if (args.y.numel() == 0 || rows == 0) return absl::OkStatus();
   return StatusOf("CombineDealt", ForTypeOf(args.y, [&](auto of_rows) {
-                    return LaunchCombineExperts(
-                        CombinedOf<decltype(of_rows)>(args, args.y.size(0), args.pairs.size(1),
-                                                      args.pairs.template const_data_ptr<int32_t>(),
-                                                      args.weights.template const_data_ptr<float>()),
-                        StreamOf(args.y));
+                    auto combined = CombinedOf<decltype(of_rows)>(
+                        args, rows, args.pairs.size(1), DataOf<int32_t>(args.pairs), DataOf<float>(args.weights));
+                    combined.to_rows = DataOf<int32_t>(args.rows);
+                    combined.add = args.add;
+                    return LaunchCombineExperts(combined, StreamOf(args.y));
                   }));
 }
 

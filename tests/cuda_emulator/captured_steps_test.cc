@@ -166,11 +166,37 @@ TEST(CapturedAdaptersTest, EveryKindOfAdapterIsReplayedOrRunsEagerly) {
   engine.ExpectAnswers(cases);
   EXPECT_GT(engine.steps()["replayed"], 0) << engine.Steps();
   const int64_t replayed = engine.steps()["replayed"];
-  cases = CasesOf(base, {"moe/mixlora"});
+  cases = CasesOf(base, {"moe/mixlora_dynamic"});
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
   EXPECT_GT(engine.steps()["routed_adapter"], 0) << engine.Steps();
   EXPECT_EQ(engine.steps()["replayed"], replayed) << engine.Steps();
+}
+
+// The routers' choices are the device's; one adapter after the other, then several beside rows of the base.
+TEST(CapturedAdaptersTest, RowsThatARouterDealsByTopKAreReplayed) {
+  const std::string base = "llama2";
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  for (const char* name : {"mixlora", "mixlora_of_all_experts", "mixlora_of_one_expert", "mixlora_expert_lora",
+                           "mixlora_activation", "mixlora_down_alone", "mixlora_without_ffn", "mixlora_switch"}) {
+    SCOPED_TRACE(name);
+    const int64_t replayed = engine.steps()["replayed"];
+    const std::vector<GoldenCase> cases = CasesOf(base, {absl::StrCat("moe/", name)});
+    engine.LoadFor(cases);
+    engine.ExpectAnswers(cases);
+    EXPECT_GT(engine.steps()["replayed"], replayed) << engine.Steps();
+  }
+  std::vector<GoldenCase> cases =
+      CasesOf(base, {"", "moe/mixlora", "moe/mixlora_of_all_experts", "moe/mixlora_switch", "moe/loramoe", "moe/lora"});
+  engine.LoadFor(CasesOf(base, {"moe/loramoe", "moe/lora"}));
+  for (int round = 0; round < 2; ++round) {
+    const int64_t replayed = engine.steps()["replayed"];
+    engine.ExpectAnswers(cases);
+    EXPECT_GT(engine.steps()["replayed"], replayed) << engine.Steps();
+    std::reverse(cases.begin(), cases.end());
+  }
+  EXPECT_EQ(engine.steps()["routed_adapter"], 0) << engine.Steps();
 }
 
 // One request at a time meets the same graph with another adapter each time, whose slot was somebody else's: the two

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,7 +11,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
+#include "model/ops/cuda_table.h"
 #include "model/ops/dealt_experts.h"
+#include "model/ops/device_graph.h"
 #include "model/ops/open_cuda.h"
 #include "tests/cuda_emulator/grouped_loops.h"
 #include "tests/op/op_testing.h"
@@ -29,8 +32,8 @@ struct Problem {
   at::ScalarType dtype;
   int64_t rows, experts, in, first_columns, second_columns;
 
-  // [P, first + second] on the host; 7 where nothing is written.
-  at::Tensor Run(Quantization quantization = Quantization::kNone) const {
+  // [P, first + second] on the host; 7 where nothing is written. replayed: captured while all rows chose expert 0.
+  at::Tensor Run(Quantization quantization = Quantization::kNone, bool replayed = false) const {
     constexpr int64_t kChoices = 2;
     Numbers numbers(static_cast<uint64_t>(rows + in));
     std::vector<int32_t> chosen;
@@ -41,8 +44,8 @@ struct Problem {
       chosen.push_back(r % 5 == 4 ? -1 : static_cast<int32_t>(other));
     }
     const DealtRows dealt = DealtRows::Empty(rows, kChoices, experts, kDevice);
-    EXPECT_OK(DealToExperts(
-        {Ints(chosen, {rows, kChoices}).to(kDevice), at::full({rows, kChoices}, 1.0f).to(kDevice), dealt}));
+    const at::Tensor choices = Ints(std::vector<int32_t>(chosen.size(), 0), {rows, kChoices}).to(kDevice);
+    const at::Tensor of_choices = at::full({rows, kChoices}, 1.0f).to(kDevice);
     const auto weights = [&](int64_t columns) {
       std::vector<LinearWeight> all;
       for (int64_t e = 0; e < experts; ++e) {
@@ -61,7 +64,15 @@ struct Problem {
     const at::Tensor x = Random(dtype, {rows, in}, numbers).to(kDevice);
     at::Tensor y = at::full({rows * kChoices, first_columns + second_columns}, 7.0f, x.options());
     const DealtLinearPart parts[] = {{first, 0}, {second, first_columns}};
-    EXPECT_OK(DealtLinear({x, parts, dealt.starts, dealt.rows, rows, y}));
+    const auto run = [&] {
+      EXPECT_OK(DealToExperts({choices, of_choices, dealt}));
+      return DealtLinear({x, parts, dealt.starts, dealt.rows, rows, y});
+    };
+    const std::unique_ptr<DeviceGraphs> graphs = InstalledCudaOps().new_graphs();
+    std::unique_ptr<DeviceGraph> graph;
+    if (replayed) graph = graphs->Capture(run).value();
+    choices.copy_(Ints(chosen, {rows, kChoices}));
+    EXPECT_OK(replayed ? graph->Replay() : run());
     return y.cpu();
   }
 };
@@ -121,6 +132,16 @@ TEST(GroupedGemmTest, WhatAgreesMultipliesFewRowsAndMany) {
   EXPECT_FALSE(DealsOnDevice({kDevice, at::kFloat, Quantization::kNone, 65}));
   EXPECT_FALSE(DealsOnDevice({kDevice, at::kBFloat16, Quantization::kInt8, 65}));
   EXPECT_FALSE(DealsOnDevice({at::kCPU, at::kBFloat16, Quantization::kNone, 1}));
+}
+
+TEST(GroupedGemmTest, ACapturedCallReadsTheDealingOfItsReplay) {
+  for (const GroupedLoops how : {GroupedLoops::kFails, GroupedLoops::kRight}) {
+    SetGroupedLoops(how);
+    CheckFastForms();
+    for (const Problem& problem : {kFew, kMany}) {
+      EXPECT_EQ(BytesOf(problem.Run(Quantization::kNone, /*replayed=*/true)), BytesOf(problem.Run()));
+    }
+  }
 }
 
 TEST(GroupedGemmTest, OtherTypesQuantizedWeightsAndOddWidthsAreOurs) {

@@ -31,8 +31,8 @@ absl::Status DealtLinear(const DealtLinearArgs& args) {
 absl::Status CombineDealt(const CombineDealtArgs& args) {
   DeviceCopies on;
   at::Tensor y = on.Of(args.y);
-  return on.Back(lorad::CombineDealt(
-      {on.Of(args.x), on.Of(args.pairs), on.Of(args.weights), on.Of(args.shared), on.Of(args.shared_logits), y}));
+  return on.Back(lorad::CombineDealt({on.Of(args.x), on.Of(args.pairs), on.Of(args.weights), on.Of(args.shared),
+                                      on.Of(args.shared_logits), y, on.Of(args.rows), args.add}));
 }
 
 }  // namespace lorad::cpu

@@ -296,6 +296,37 @@ TEST_P(DealtExpertsTest, CombinesPairsInOrderWithTheSharedExpert) {
   EXPECT_INVALID(CombineDealt({x, Ints({0, 1}, {2, 1}), at::full({2, 2}, 1.0f), none, none, y}), "weights");
 }
 
+TEST_P(DealtExpertsTest, CombinesIntoSomeRowsAloneAndAddsToThem) {
+  Numbers numbers(8);
+  constexpr int64_t kWidth = 530;
+  const at::Tensor x = Random(GetParam(), {5, kWidth}, numbers), before = Random(GetParam(), {4, kWidth}, numbers),
+                   none;
+  const std::vector<int32_t> to_rows = {1, -1, 3}, of_rows = {0, 4, 1, 1, 2, -1};
+  const std::vector<float> of_pairs = {0.25f, 0.75f, 9.0f, 9.0f, 1.5f, 0.0f};
+  const at::Tensor rows = Ints(to_rows), pairs = Ints(of_rows, {3, 2});
+  const at::Tensor weights =
+      lorad::Filled(at::kFloat, {3, 2}, [&](int64_t i) { return of_pairs[static_cast<size_t>(i)]; });
+  for (const bool add : {false, true}) {
+    at::Tensor y = before.clone();
+    ASSERT_OK(CombineDealt({x, pairs, weights, none, none, y, rows, add}));
+    std::vector<double> expected;
+    for (int64_t i = 0; i < y.numel(); ++i) expected.push_back(At(before, i));
+    for (const size_t q : {0, 2}) {
+      for (int64_t c = 0; c < kWidth; ++c) {
+        double& value = expected[static_cast<size_t>(to_rows[q] * kWidth + c)];
+        if (!add) value = 0;
+        for (size_t j = 2 * q; j < 2 * q + 2; ++j) {
+          if (of_rows[j] >= 0) value += of_pairs[j] * At(x, of_rows[j] * kWidth + c);
+        }
+      }
+    }
+    ExpectClose(y, expected, 2e-6, Epsilon(GetParam()));
+    for (const int64_t r : {0, 2}) EXPECT_EQ(RowBytes(y, r), RowBytes(before, r));
+  }
+  at::Tensor y = before.clone();
+  EXPECT_INVALID(CombineDealt({x, pairs, weights, x, none, y, rows}), "shared");
+}
+
 INSTANTIATE_TEST_SUITE_P(Cpu, DealtExpertsTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);
 
 }  // namespace

@@ -5,20 +5,19 @@
 
 namespace lorad::cuda {
 
-// One warp a row. A choice is the largest probability that is left, of equals the lowest number; of a row that is not a
-// number that is expert 0, 1, …
-template <typename T>
-__global__ void RouteTopKKernel(Rows<const T> logits, int64_t experts, int64_t k, bool renormalise, int32_t* chosen,
-                                float* weights) {
-  __shared__ SharedArray<float, static_cast<int>(kMaxExperts)> p;
-  const int64_t r = blockIdx.x;
-  const int lane = Lane(), count = static_cast<int>(experts);
-  const T* row = logits.row(r);
+using Probabilities = SharedArray<float, static_cast<int>(kMaxExperts)>;
+
+// By one warp, of logits(e) for `count` experts: the k likeliest and their weights. A choice is the largest probability
+// that is left, of equals the lowest number; of a row that is not a number that is expert 0, 1, … `p` is scratch.
+template <typename Logits>
+__device__ void ChooseTopK(const Logits& logits, int count, int64_t k, bool renormalise, Probabilities& p,
+                           int32_t* chosen, float* weights) {
+  const int lane = Lane();
   float largest = -INFINITY, sum = 0.0f;
-  for (int e = lane; e < count; e += kWarp) largest = fmaxf(largest, Widen(row[e]));
+  for (int e = lane; e < count; e += kWarp) largest = fmaxf(largest, logits(e));
   largest = WarpMax(largest);
   for (int e = lane; e < count; e += kWarp) {
-    const float v = expf(Widen(row[e]) - largest);
+    const float v = expf(logits(e) - largest);
     p[e] = v;
     sum += v;
   }
@@ -49,14 +48,24 @@ __global__ void RouteTopKKernel(Rows<const T> logits, int64_t experts, int64_t k
     const float weight = is_number ? best / sum : sum;
     chosen_sum += weight;
     if (lane == 0) {
-      chosen[r * k + j] = expert;
-      weights[r * k + j] = weight;
+      chosen[j] = expert;
+      weights[j] = weight;
     }
     if (expert % kWarp == lane) p[expert] = kTaken;
   }
   if (renormalise && lane == 0) {
-    for (int64_t j = 0; j < k; ++j) weights[r * k + j] /= chosen_sum;
+    for (int64_t j = 0; j < k; ++j) weights[j] /= chosen_sum;
   }
+}
+
+// One warp a row.
+template <typename T>
+__global__ void RouteTopKKernel(Rows<const T> logits, int64_t experts, int64_t k, bool renormalise, int32_t* chosen,
+                                float* weights) {
+  __shared__ Probabilities p;
+  const T* row = logits.row(blockIdx.x);
+  ChooseTopK([&](int e) { return Widen(row[e]); }, static_cast<int>(experts), k, renormalise, p,
+             chosen + blockIdx.x * k, weights + blockIdx.x * k);
 }
 
 // Block (row, columns); a thread a column, its sum in the order of the pairs.
@@ -64,7 +73,9 @@ template <typename T>
 __global__ void CombineExpertsKernel(CombinedRows<T> rows) {
   const int64_t r = blockIdx.x, c = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (c >= rows.width) return;
-  T* y = rows.y.row(rows.to_rows == nullptr ? r : rows.to_rows[r]) + c;
+  const int64_t to_row = rows.to_rows == nullptr ? r : rows.to_rows[r];
+  if (to_row < 0) return;
+  T* y = rows.y.row(to_row) + c;
   float sum = rows.add ? Widen(*y) : 0.0f;
   for (int64_t j = r * rows.k; j < (r + 1) * rows.k; ++j) {
     if (rows.pairs[j] >= 0) sum = fmaf(rows.weights[j], Widen(rows.x.row(rows.pairs[j])[c]), sum);

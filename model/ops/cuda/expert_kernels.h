@@ -26,7 +26,7 @@ struct CombinedRows {
   const float* weights;  // [rows, k]
   Rows<const T> shared;  // data is nullptr: none
   Rows<const T> shared_logits;
-  const int32_t* to_rows;  // [rows], or nullptr: each its own
+  const int32_t* to_rows;  // [rows], negative: nowhere; or nullptr: each its own
   bool add;
   Rows<T> y;
 };
