@@ -84,6 +84,28 @@ class GpuBench final {
   }
   int64_t AdapterBytes(int64_t rank) { return adapters_.PoolBytes(rank, page_bytes()); }
   int64_t page_bytes() { return std::min<int64_t>(int64_t{64} << 10, llama_.model().kv_layout().block_bytes()); }
+
+  // The name of the i-th request's adapter.
+  using AdapterOf = std::function<std::string(int64_t)>;
+  static std::string Base(int64_t) { return ""; }
+  // Tokens a second of so many requests, `streams` at a time.
+  static double Rate(Traffic& traffic, const Ask& ask, int64_t requests, int64_t streams, const AdapterOf& adapter_of) {
+    std::vector<Ask> asks(static_cast<size_t>(requests), ask);
+    for (int64_t i = 0; i < requests; ++i) asks[static_cast<size_t>(i)].adapter = adapter_of(i);
+    return TokensPerSecond(traffic.Run(asks, streams));
+  }
+  // Of the base's rate, each round's beside its neighbour, when the adapters have run once.
+  double MedianRatio(const std::function<double(const AdapterOf&)>& rate, const AdapterOf& adapter_of) const {
+    rate(adapter_of);
+    std::vector<double> ratios;
+    for (int round = 0; round < scale_.rounds; ++round) {
+      const double without = rate(&Base);
+      ratios.push_back(rate(adapter_of) / without);
+    }
+    std::sort(ratios.begin(), ratios.end());
+    return ratios[ratios.size() / 2];
+  }
+
   void Decode() {
     for (const int64_t batch : scale_.decode_batches) {
       const auto engine = EngineFor(batch, scale_.decode);
@@ -102,16 +124,31 @@ class GpuBench final {
     }
   }
 
+  // Prompts of one token each: of the base, then with one adapter for all of them, and with one for each stream.
   void Prefill() {
-    const auto engine = EngineFor(scale_.prefill_streams, scale_.prefill);
+    const int64_t streams = scale_.prefill_streams;
+    int64_t adapter_bytes = 0;
+    for (const int64_t rank : scale_.prefill_ranks) adapter_bytes += streams * AdapterBytes(rank);
+    const auto engine = EngineFor(streams, scale_.prefill, adapter_bytes);
     Traffic traffic(&engine->engine(), llama_.shape().vocab);
-    const std::vector<Ask> asks(static_cast<size_t>(scale_.prefill_streams), scale_.prefill);
-    traffic.Run(asks, scale_.prefill_streams);
-    const double prompts_per_second = TokensPerSecond(traffic.Run(asks, scale_.prefill_streams));  // one token each
+    const auto rate = [&](const AdapterOf& adapter_of) {
+      return Rate(traffic, scale_.prefill, streams, streams, adapter_of);
+    };
+    rate(&Base);
+    const double prompts_per_second = rate(&Base);
     Print(absl::StrCat("prefill, prompts of ", scale_.prefill.prompt_tokens),
           prompts_per_second * static_cast<double>(scale_.prefill.prompt_tokens), "tokens/s");
     Print("  of the bf16 product's speed",
           prompts_per_second * llama_.PrefillFlops(scale_.prefill.prompt_tokens) / speed_.bf16_flops);
+    for (const int64_t rank : scale_.prefill_ranks) {
+      const auto name = [&](int64_t i) { return absl::StrCat("p", rank, "-", i); };
+      for (int64_t i = 0; i < streams; ++i) Load(*engine, name(i), adapters_.Of(rank));
+      for (const int64_t count : {int64_t{1}, streams}) {
+        const auto of_adapters = [&](int64_t i) { return name(i % count); };
+        Print(absl::StrCat("  kept(", count, ", r", rank, "), median of ", scale_.rounds),
+              MedianRatio(rate, of_adapters));
+      }
+    }
   }
 
   void KeptWithAdapters() {
@@ -122,15 +159,12 @@ class GpuBench final {
     }
     const auto engine = EngineFor(scale_.kept_streams, scale_.kept, adapter_bytes);
     Traffic traffic(&engine->engine(), llama_.shape().vocab);
-    const auto rate = [&](const std::function<std::string(int64_t)>& adapter_of, int64_t requests) {
-      std::vector<Ask> asks(static_cast<size_t>(requests), scale_.kept);
-      for (int64_t i = 0; i < requests; ++i) asks[static_cast<size_t>(i)].adapter = adapter_of(i);
-      return TokensPerSecond(traffic.Run(asks, scale_.kept_streams));
+    const auto rate = [&](const AdapterOf& adapter_of, int64_t requests) {
+      return Rate(traffic, scale_.kept, requests, scale_.kept_streams, adapter_of);
     };
-    const auto base = [](int64_t) { return std::string(); };
-    rate(base, scale_.kept_requests);
+    rate(&Base, scale_.kept_requests);
     double alone = 0.0;
-    for (int round = 0; round < scale_.rounds; ++round) alone = std::max(alone, rate(base, scale_.kept_requests));
+    for (int round = 0; round < scale_.rounds; ++round) alone = std::max(alone, rate(&Base, scale_.kept_requests));
     Print(absl::StrCat("base, ", scale_.kept_streams, " streams"), alone, "tokens/s");
 
     for (const Kept& kept : scale_.series) {
@@ -139,18 +173,12 @@ class GpuBench final {
         for (; loaded < count; ++loaded) Load(*engine, NameOf(kept, loaded), adapters_.Of(RankOf(kept, loaded)));
         const int64_t requests = std::max(count, scale_.kept_requests);
         const auto of_adapters = [&](int64_t i) { return NameOf(kept, i % count); };
-        rate(of_adapters, requests);
-        std::vector<double> ratios;  // each of two neighbours
-        for (int round = 0; round < scale_.rounds; ++round) {
-          const double without = rate(base, requests);
-          ratios.push_back(rate(of_adapters, requests) / without);
-        }
-        std::sort(ratios.begin(), ratios.end());
-        Print(absl::StrCat("kept(", count, ", ", kept.name, "), median of ", ratios.size()), ratios[ratios.size() / 2]);
+        Print(absl::StrCat("kept(", count, ", ", kept.name, "), median of ", scale_.rounds),
+              MedianRatio([&](const AdapterOf& adapter_of) { return rate(adapter_of, requests); }, of_adapters));
       }
     }
     double beside = 0.0;
-    for (int round = 0; round < scale_.rounds; ++round) beside = std::max(beside, rate(base, scale_.kept_requests));
+    for (int round = 0; round < scale_.rounds; ++round) beside = std::max(beside, rate(&Base, scale_.kept_requests));
     Print("base beside all of them, of base alone", beside / alone);
   }
 

@@ -21,6 +21,7 @@ struct Scale {
   Ask decode;
   int64_t prefill_streams;
   Ask prefill;
+  std::vector<int64_t> prefill_ranks;  // for each of which kept(n) of a prefill is measured
   int64_t kept_streams, kept_requests;
   int rounds;
   Ask kept;

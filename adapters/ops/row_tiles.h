@@ -8,9 +8,10 @@
 namespace lorad {
 
 inline constexpr int kRowsPerTile = 8;
+inline constexpr int kRowsPerLongTile = 64;  // where tensor cores multiply
 
-// Rows of one segment, kRowsPerTile at most; none: an entry that nobody uses. h [rows, ranks] f32 holds the ranks of
-// each (term, part) in turn.
+// Rows of one segment, kRowsPerTile or kRowsPerLongTile at most; none: an entry that nobody uses. h [rows, ranks] f32
+// holds the ranks of each (term, part) in turn.
 struct RowTile {
   int32_t first_row = 0;
   int32_t rows = 0;

@@ -10,7 +10,7 @@
 // Runs the threads of a CUDA block as fibres of one thread, block after block. Threads change only at barriers and at
 // what a warp does together; in between each runs alone, so a fault of order shows as one of the errors below or not
 // at all. It is for the logic of kernels: indexing, barriers, shared memory. Reads and writes outside of buffers are
-// found by AddressSanitizer, with which its tests are built. Not for tensor cores, asynchronous copies or timing.
+// found by AddressSanitizer, with which its tests are built. Not for asynchronous copies or timing.
 namespace lorad::emulator {
 
 // What a kernel did wrong, with the thread and the block that did it.

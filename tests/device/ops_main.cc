@@ -1,6 +1,6 @@
 // The main of the operators' own tests on the device (on_device_model_ops.cc). Left out are those of what a device does
 // not promise: a value there is looked at by no host, so none is refused, and cuBLAS may choose by the number of rows
-// (model/ops/cuda/README.md); and those that put a device of their own in its place.
+// (model/ops/cuda/README.md), as tensor cores do; and those that put a device of their own in its place.
 //   --fast  instead, attention alone by the kernels of another library; it fails where they do not agree with ours
 #include <cstdio>
 #include <string>
@@ -17,7 +17,7 @@ namespace {
 constexpr char kPromised[] =
     "-OpDispatchTest.*:*NamesTheBadArgument*:*EmbeddingRefuses*:*AddPositionsRefuses*:*RefusesAnId*:"
     "*RowsOfAnotherWidth*:*/LinearTest.ARowHasTheSameBits*:*/LinearTest.ReadsAndWritesColumns*:*LinearHasTheBits*:"
-    "*ExpertsHaveTheBits*:*Gradient*:*ManyRows*BF16*";
+    "*ExpertsHaveTheBits*:*Gradient*:*ManyRows*BF16*:*/LongSegmentsTest.RowsHaveTheSameBitsAlone/BF16";
 // Tiles and chunks go by the batch, and so do a row's bits.
 constexpr char kFast[] = "*PagedAttentionTest.*BF16-*NamesTheBadArgument*:*ARowHasTheSameBits*";
 

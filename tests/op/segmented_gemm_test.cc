@@ -1,150 +1,16 @@
 #include "adapters/ops/segmented_gemm.h"
 
 #include <cmath>
-#include <deque>
-#include <memory>
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include "adapters/expert_load.h"
 #include "model/ops/cpu/parallel.h"
-#include "tests/op/op_testing.h"
+#include "tests/op/segmented_problem.h"
 
 namespace lorad {
 namespace {
-
-struct PartShape {
-  int64_t first_column;
-  int64_t columns;
-};
-struct Segment {
-  int32_t rows;
-  std::vector<SlotTerm> terms;
-};
-struct Shape {
-  int64_t in;
-  std::vector<PartShape> parts;
-  std::vector<int32_t> ranks;  // by slot, the same for all parts unless `part_ranks` says otherwise
-  std::vector<Segment> segments;
-  std::vector<std::vector<int32_t>> part_ranks = {};  // [part][slot]
-};
-
-RowSegments SegmentsOf(const std::vector<Segment>& segments) {
-  RowSegments rows;
-  for (const Segment& s : segments) {
-    rows.starts.push_back(rows.starts.back() + s.rows);
-    rows.terms.insert(rows.terms.end(), s.terms.begin(), s.terms.end());
-    rows.term_starts.push_back(static_cast<int32_t>(rows.terms.size()));
-  }
-  return rows;
-}
-
-// As adapters/dora.h defines the three vectors.
-double FactorOf(const float* dora, int64_t columns, int64_t c, double w) {
-  return dora[c] / std::sqrt(1.0 + (w - 1.0) * dora[columns + c] + (w * w - 1.0) * dora[2 * columns + c]);
-}
-
-// Owns what a call needs.
-struct Problem {
-  at::ScalarType dtype;
-  Shape shape;
-  RowSegments rows;
-  at::Tensor x, y;
-  std::vector<std::vector<at::Tensor>> a, b_t;  // [part][slot]
-  std::vector<std::vector<SlotWeights>> slots;  // [part][slot]
-  std::deque<std::vector<float>> vectors;       // what slots point to beside the pairs
-
-  Problem(at::ScalarType dtype, Shape s, uint64_t seed)
-      : dtype(dtype), shape(std::move(s)), rows(SegmentsOf(shape.segments)) {
-    Numbers numbers(seed);
-    int64_t columns = 0;
-    for (const PartShape& part : shape.parts) columns = std::max(columns, part.first_column + part.columns);
-    x = Random(dtype, {rows.rows(), shape.in}, numbers);
-    y = Random(dtype, {rows.rows(), columns}, numbers);
-    for (size_t p = 0; p < shape.parts.size(); ++p) {
-      a.emplace_back();
-      b_t.emplace_back();
-      slots.emplace_back();
-      for (size_t s = 0; s < shape.ranks.size(); ++s) {
-        const int32_t rank = shape.part_ranks.empty() ? shape.ranks[s] : shape.part_ranks[p][s];
-        const float size = 1.0f / std::sqrt(static_cast<float>(std::max(1, rank)));
-        a[p].push_back(Random(dtype, {rank, shape.in}, numbers, 1.0f / std::sqrt(static_cast<float>(shape.in))));
-        b_t[p].push_back(Random(dtype, {rank, shape.parts[p].columns}, numbers, size));
-        slots[p].push_back({static_cast<const std::byte*>(a[p][s].const_data_ptr()),
-                            static_cast<const std::byte*>(b_t[p][s].const_data_ptr()), rank,
-                            numbers.Uniform(0.5f, 2.0f)});
-      }
-    }
-  }
-
-  // Gives the slot DoRA's terms and the biases that are asked for.
-  void AddVectors(size_t slot, bool dora, bool delta_bias, bool bias) {
-    Numbers numbers(slot + 77);
-    for (size_t p = 0; p < shape.parts.size(); ++p) {
-      const auto columns = static_cast<size_t>(shape.parts[p].columns);
-      const auto draw = [&](size_t count, float low, float high) {
-        vectors.emplace_back(count);
-        for (float& value : vectors.back()) value = numbers.Uniform(low, high);
-        return vectors.back().data();
-      };
-      if (dora) slots[p][slot].dora = draw(3 * columns, 0.1f, 0.4f);
-      if (delta_bias) slots[p][slot].delta_bias = draw(columns, -1.0f, 1.0f);
-      if (bias) slots[p][slot].bias = draw(columns, -1.0f, 1.0f);
-    }
-  }
-
-  absl::Status Run() { return Run(x, y, rows); }
-  absl::Status Run(const at::Tensor& on_x, at::Tensor& on_y, const RowSegments& on_rows) {
-    std::vector<SegmentedGemmPart> parts;
-    for (size_t p = 0; p < shape.parts.size(); ++p) {
-      parts.push_back({slots[p].data(), shape.parts[p].first_column, shape.parts[p].columns});
-    }
-    return SegmentedGemm({on_x, on_y, parts, static_cast<int32_t>(shape.ranks.size()), on_rows});
-  }
-
-  // The bias that is added with term t: the group's last one, with the last term that touches the part.
-  const float* BiasAfter(int64_t g, int32_t t, size_t p) const {
-    const float* bias = nullptr;
-    for (int32_t i = rows.term_starts[g]; i < rows.term_starts[g + 1]; ++i) {
-      const SlotWeights& w = slots[p][rows.terms[i].slot];
-      if (i > t && w.adds()) return nullptr;
-      if (w.bias != nullptr) bias = w.bias;
-    }
-    return bias;
-  }
-
-  // What the contract says, one row and one column at a time.
-  std::vector<double> Expected() const {
-    const int64_t columns = y.size(1);
-    std::vector<double> out(static_cast<size_t>(y.numel()));
-    for (int64_t i = 0; i < y.numel(); ++i) out[i] = At(y, i);
-    for (int64_t g = 0; g < rows.groups(); ++g) {
-      for (int64_t r = rows.starts[g]; r < rows.starts[g + 1]; ++r) {
-        for (int32_t t = rows.term_starts[g]; t < rows.term_starts[g + 1]; ++t) {
-          const SlotTerm& term = rows.terms[t];
-          for (size_t p = 0; p < shape.parts.size(); ++p) {
-            const SlotWeights& w = slots[p][term.slot];
-            std::vector<float> h(w.rank);
-            for (int32_t j = 0; j < w.rank; ++j)
-              for (int64_t k = 0; k < shape.in; ++k)
-                h[j] += At(x, r * shape.in + k) * At(a[p][term.slot], j * shape.in + k);
-            const float* bias = BiasAfter(g, t, p);
-            for (int64_t c = 0; w.adds() && c < shape.parts[p].columns; ++c) {
-              float sum = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c];
-              for (int32_t j = 0; j < w.rank; ++j) sum += h[j] * At(b_t[p][term.slot], j * shape.parts[p].columns + c);
-              double& v = out[r * columns + shape.parts[p].first_column + c];
-              const double factor = w.dora == nullptr ? 1.0 : FactorOf(w.dora, shape.parts[p].columns, c, term.scale);
-              v = RoundTo(dtype, static_cast<float>(factor * (v + term.scale * w.scale * sum) +
-                                                    (bias == nullptr ? 0.0f : bias[c])));
-            }
-          }
-        }
-      }
-    }
-    return out;
-  }
-};
 
 class SegmentedGemmTest : public testing::TestWithParam<at::ScalarType> {
  protected:
@@ -172,19 +38,6 @@ TEST_P(SegmentedGemmTest, EqualsTheLoopForOddWidthsAndRanks) {
       ExpectClose(p.y, expected, 2 * Epsilon(GetParam()), 2 * Epsilon(GetParam()));
     }
   }
-}
-
-TEST_P(SegmentedGemmTest, EqualsTheLoopForLongSegmentsAndSeveralParts) {
-  Problem p(GetParam(),
-            {.in = 96,
-             .parts = {{0, 64}, {64, 24}, {88, 24}},
-             .ranks = {16, 0, 4, 40},
-             .segments = {{70, {{0, 1.0f}}}, {33, {{2, 1.0f}}}, {5, {{1, 1.0f}}}, {1, {{3, 1.0f}}}},
-             .part_ranks = {{16, 0, 4, 0}, {0, 0, 9, 40}, {3, 0, 0, 200}}},
-            5);
-  const std::vector<double> expected = p.Expected();
-  ASSERT_OK(p.Run());
-  ExpectClose(p.y, expected, 2 * Epsilon(GetParam()), 2 * Epsilon(GetParam()));
 }
 
 TEST_P(SegmentedGemmTest, AddsTermsInOrderAndASlotMayAppearInSeveralSegments) {
@@ -274,41 +127,6 @@ TEST_P(SegmentedGemmTest, ASlotOfRankZeroLeavesItsRowsAlone) {
   ASSERT_OK(p.Run());
   for (int64_t r = 0; r < 4; ++r) EXPECT_EQ(RowBytes(p.y, r), RowBytes(before, r));
   EXPECT_NE(RowBytes(p.y, 4), RowBytes(before, 4));
-}
-
-// Random batches; then every row alone must have the same bits.
-TEST_P(SegmentedGemmTest, ARowHasTheSameBitsAloneAndInAnyBatch) {
-  Numbers numbers(77);
-  const std::vector<int32_t> ranks = {1, 3, 8, 16, 64, 129};
-  for (int round = 0; round < 24; ++round) {
-    Shape shape = {.in = 1 + numbers.Below(round % 3 == 0 ? 1500 : 150), .parts = {}, .ranks = ranks, .segments = {}};
-    int64_t column = 0;
-    for (int64_t p = 0; p <= numbers.Below(3); ++p) {
-      shape.parts.push_back({column, 1 + numbers.Below(300)});
-      column += shape.parts.back().columns;
-    }
-    for (int64_t g = 0; g <= numbers.Below(12); ++g) {
-      Segment segment = {static_cast<int32_t>(numbers.Below(round % 4 == 0 ? 60 : 6)), {}};
-      for (int64_t t = numbers.Below(3); t > 0; --t) {
-        segment.terms.push_back({static_cast<int32_t>(numbers.Below(6)), numbers.Uniform(-1, 1)});
-      }
-      shape.segments.push_back(segment);
-    }
-    Problem p(GetParam(), shape, static_cast<uint64_t>(round));
-    if (p.rows.rows() == 0) continue;
-    const at::Tensor before = p.y.clone();
-    cpu::SetComputeThreads(1 + round % 3);
-    ASSERT_OK(p.Run());
-    cpu::SetComputeThreads(2);
-    for (int64_t g = 0; g < p.rows.groups(); ++g) {
-      for (int64_t r = p.rows.starts[g]; r < p.rows.starts[g + 1]; ++r) {
-        const at::Tensor x = p.x.narrow(0, r, 1).clone();
-        at::Tensor y = before.narrow(0, r, 1).clone();
-        ASSERT_OK(p.Run(x, y, SegmentsOf({{1, shape.segments[g].terms}})));
-        ASSERT_EQ(RowBytes(y, 0), RowBytes(p.y, r)) << "round " << round << " row " << r;
-      }
-    }
-  }
 }
 
 // A slot with a stack of pairs is that many slots, and rows read anywhere are those rows side by side.

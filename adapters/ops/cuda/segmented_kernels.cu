@@ -20,7 +20,8 @@ cudaError_t LaunchWeighExperts(const SegmentedWork& work, const SegmentedSizes& 
 template <typename T>
 cudaError_t LaunchGatherRanks(const SegmentedWork& work, const int32_t* ids, int64_t vocab_size, const T*,
                               cudaStream_t stream) {
-  return Launch(&GatherRanksKernel<T>, Grid(work.num_tiles), 4 * kWarp, stream, work, ids, vocab_size);
+  return Launch(&GatherRanksKernel<T>, Grid(work.num_tiles + work.num_long_tiles), 4 * kWarp, stream, work, ids,
+                vocab_size);
 }
 
 template <typename T>

@@ -2,40 +2,9 @@
 
 #include <atomic>
 
-#include "adapters/ops/cuda/segmented_kernels.h"
-#include "model/ops/cuda/device_code.cuh"
+#include "adapters/ops/cuda/segmented_pairs.cuh"
 
 namespace lorad::cuda {
-
-__device__ inline bool Adds(const SegmentedWork& work, const SlotWeights& w) {
-  return w.rank > 0 || (work.with_bias && w.bias != nullptr);
-}
-__device__ inline int64_t RanksOf(const SlotWeights& w) {
-  return w.router != nullptr ? int64_t{w.experts} * w.rank : w.rank;
-}
-// Where the term's pair begins in the slot's stack; a slot that routes has all of it.
-__device__ inline int64_t FirstRankOf(const SlotWeights& w, const SlotTerm& term) {
-  return w.router != nullptr ? 0 : int64_t{term.expert} * w.rank;
-}
-
-// fn(term, part, weights, h_column) for each pair of the tile, until it says true.
-template <typename Fn>
-__device__ void ForEachPair(const SegmentedWork& work, const RowTile& tile, const Fn& fn) {
-  int64_t h_column = 0;
-  for (int32_t t = tile.first_term; t < tile.end_term; ++t) {
-    for (int32_t p = 0; p < work.num_parts; ++p) {
-      const SlotWeights& w = work.parts[p].slots[work.terms[t].slot];
-      if (!Adds(work, w)) continue;
-      if (fn(t, p, w, h_column)) return;
-      h_column += RanksOf(w);
-    }
-  }
-}
-
-template <typename T>
-__device__ inline const T* InputRow(const ShrinkInput<T>& input, int64_t row) {
-  return input.x.row(input.input_rows == nullptr ? row : input.input_rows[row]);
-}
 
 // Block (tile, n): the n-th kRanksPerBlock ranks of the tile's pairs; a warp for each rank, for all rows at once, so
 // that A is read once. The order of a sum is that of `width`, aligned or not.
@@ -136,28 +105,6 @@ __global__ void GatherRanksKernel(SegmentedWork work, const int32_t* ids, int64_
   });
 }
 
-// adapters/dora.h: the factor at the request's scale.
-__device__ inline float FactorOf(const SlotWeights& w, int64_t columns, int64_t c, const SlotTerm& term) {
-  if (w.dora == nullptr) return 1.0f;
-  const float* dora = w.dora + term.expert * 3 * columns;
-  const float scale = term.scale;
-  if (scale == 1.0f) return dora[c];
-  const float under = 1.0f + (scale - 1.0f) * dora[columns + c] + (scale * scale - 1.0f) * dora[2 * columns + c];
-  return dora[c] / sqrtf(under);
-}
-
-// What is added with term t: the tile's last bias at this part, unless a later term touches the part.
-__device__ inline const float* BiasAfter(const SegmentedWork& work, const RowTile& tile, int32_t t, int32_t part) {
-  if (!work.with_bias) return nullptr;
-  const SlotWeights* slots = work.parts[part].slots;
-  for (int32_t later = t + 1; later < tile.end_term; ++later) {
-    if (Adds(work, slots[work.terms[later].slot])) return nullptr;
-  }
-  const float* bias = nullptr;
-  for (; bias == nullptr && t >= tile.first_term; --t) bias = slots[work.terms[t].slot].bias;
-  return bias;
-}
-
 // Block (tile, n): the n-th kColumnsPerBlock columns of the parts, a thread for each column and all rows. Loops over
 // the rows of a tile have constant bounds, so that what they index stays in registers. y stays in registers over the
 // terms and is rounded after each of them, as if each were a call of its own.
@@ -166,21 +113,15 @@ __global__ void ExpandKernel(SegmentedWork work, Rows<T> y) {
   constexpr int kRanksAtOnce = 64;
   __shared__ SharedArray<float, kRowsPerTile * kRanksAtOnce> h;
   const RowTile tile = work.tiles[blockIdx.x];
-  int32_t part = 0;
-  int64_t block = blockIdx.y;
-  for (;; ++part) {
-    const int64_t blocks = (work.parts[part].columns + kColumnsPerBlock - 1) / kColumnsPerBlock;
-    if (block < blocks) break;
-    block -= blocks;
-  }
-  const SegmentedPart of = work.parts[part];
-  const int64_t c = block * kColumnsPerBlock + threadIdx.x;
+  const ColumnBlock block = ColumnBlockOf(work, blockIdx.y);
+  const SegmentedPart of = work.parts[block.part];
+  const int64_t c = block.first + threadIdx.x;
   const bool ours = c < of.columns;
   bool touched = false;  // the same in all threads
   float values[kRowsPerTile] = {};
 
   ForEachPair(work, tile, [&](int32_t t, int32_t p, const SlotWeights& w, int64_t h_column) {
-    if (p != part) return false;
+    if (p != block.part) return false;
     if (!touched && ours) {
       for (int r = 0; r < kRowsPerTile; ++r) {
         if (r < tile.rows) values[r] = Widen(y.row(tile.first_row + r)[of.first_column + c]);
@@ -208,13 +149,8 @@ __global__ void ExpandKernel(SegmentedWork work, Rows<T> y) {
       }
     }
     if (!ours) return false;
-    const float scale = term.scale * w.scale, factor = FactorOf(w, of.columns, c, term);
-    const float delta_bias = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c];
-    const float* bias = BiasAfter(work, tile, t, part);
-    for (int r = 0; r < kRowsPerTile; ++r) {
-      const float updated = factor * (values[r] + scale * (sums[r] + delta_bias));
-      values[r] = Rounded<T>(bias == nullptr ? updated : updated + bias[c]);
-    }
+    const ColumnOfTerm column = ColumnOf(w, term, of.columns, c, BiasAfter(work, tile, t, block.part));
+    for (int r = 0; r < kRowsPerTile; ++r) values[r] = Updated<T>(values[r], sums[r], column);
     return false;
   });
 

@@ -26,19 +26,22 @@ struct SegmentedPart {
 
 struct SegmentedWork {
   const RowTile* tiles;
-  int64_t num_tiles;
+  int64_t num_tiles;       // of kRowsPerTile rows at most
+  int64_t num_long_tiles;  // behind them, of kRowsPerLongTile: long_segment_kernels.h
   SegmentedPart parts[kMostParts];
   int32_t num_parts;
   const SlotTerm* terms;
   bool with_bias;  // SlotWeights::bias counts
   float* h;
+  int32_t h_slices;  // of a long tile: h [h_slices, rows, ranks], each the sum over a slice of x's width
 };
 
 // What the host knows of the work, for the grids.
 struct SegmentedSizes {
-  int64_t rank_blocks = 0;    // most of a tile
-  int64_t column_blocks = 0;  // of all parts
-  int64_t experts = 0;        // most of a slot that routes
+  int64_t rank_blocks = 0;       // most of a tile
+  int64_t long_rank_blocks = 0;  // most of a long tile
+  int64_t column_blocks = 0;     // of all parts
+  int64_t experts = 0;           // most of a slot that routes
 };
 
 template <typename T>
@@ -55,7 +58,7 @@ cudaError_t LaunchShrink(const SegmentedWork& work, const SegmentedSizes& sizes,
 template <typename T>
 cudaError_t LaunchWeighExperts(const SegmentedWork& work, const SegmentedSizes& sizes, const ShrinkInput<T>& input,
                                float* logits, cudaStream_t stream);
-// h of an embedding: columns ids[r] of A [rank, vocab_size].
+// h of an embedding, in long tiles as well: columns ids[r] of A [rank, vocab_size].
 template <typename T>
 cudaError_t LaunchGatherRanks(const SegmentedWork& work, const int32_t* ids, int64_t vocab_size, const T* type,
                               cudaStream_t stream);

@@ -2,15 +2,40 @@
 
 #include <algorithm>
 
+#include "adapters/ops/cuda/long_segment_kernels.h"
+
 namespace lorad::cuda {
 namespace {
 
 int64_t BlocksOf(int64_t items, int64_t each) { return (items + each - 1) / each; }
 
+// What the terms of one segment come to.
+struct SegmentSum {
+  int64_t ranks = 0;        // of a row of h
+  int64_t rank_blocks = 0;  // of a short tile
+  int64_t experts = 0;      // most of a slot that routes
+  bool adds = false;
+};
+
+SegmentSum SumOf(absl::Span<const SegmentedPart> parts, absl::Span<const SlotTerm> terms, bool with_bias) {
+  SegmentSum sum;
+  for (const SlotTerm& term : terms) {
+    for (const SegmentedPart& part : parts) {
+      const SlotWeights& w = part.slots[term.slot];
+      sum.adds = sum.adds || w.rank > 0 || (with_bias && w.bias != nullptr);
+      if (w.rank <= 0) continue;
+      sum.ranks += w.ranks_of_a_row();
+      sum.rank_blocks += BlocksOf(w.ranks_of_a_row(), kRanksPerBlock);
+      if (w.routes()) sum.experts = std::max<int64_t>(sum.experts, w.experts);
+    }
+  }
+  return sum;
+}
+
 }  // namespace
 
 SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_slots, const RowSegments& rows,
-                           bool with_bias) {
+                           bool with_bias, int32_t h_slices) {
   SegmentedPlan plan;
   std::vector<int32_t> number_of(static_cast<size_t>(num_slots), -1);
   std::vector<int32_t> used;
@@ -29,27 +54,28 @@ SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_sl
     plan.sizes.column_blocks += BlocksOf(part.columns, kColumnsPerBlock);
   }
 
+  std::vector<RowTile> long_tiles;
   for (int64_t g = 0; g < rows.groups(); ++g) {
-    int64_t ranks = 0, blocks = 0;
-    bool adds = false;
-    for (int32_t t = rows.term_starts[g]; t < rows.term_starts[g + 1]; ++t) {
-      for (const SegmentedPart& part : parts) {
-        const SlotWeights& w = part.slots[rows.terms[t].slot];
-        adds = adds || w.rank > 0 || (with_bias && w.bias != nullptr);
-        if (w.rank <= 0) continue;
-        ranks += w.ranks_of_a_row();
-        blocks += BlocksOf(w.ranks_of_a_row(), kRanksPerBlock);
-        if (w.routes()) plan.sizes.experts = std::max<int64_t>(plan.sizes.experts, w.experts);
-      }
+    const int32_t first_term = rows.term_starts[g], end_term = rows.term_starts[g + 1], end = rows.starts[g + 1];
+    const SegmentSum sum =
+        SumOf(parts, absl::MakeSpan(rows.terms).subspan(first_term, end_term - first_term), with_bias);
+    if (!sum.adds) continue;
+    const bool is_long = h_slices > 0 && end - rows.starts[g] > kMostShortRows && sum.experts == 0;
+    if (is_long) {
+      plan.sizes.long_rank_blocks = std::max(plan.sizes.long_rank_blocks, BlocksOf(sum.ranks, kRanksPerLongBlock));
+    } else {
+      plan.sizes.rank_blocks = std::max(plan.sizes.rank_blocks, sum.rank_blocks);
     }
-    if (!adds) continue;
-    plan.sizes.rank_blocks = std::max(plan.sizes.rank_blocks, blocks);
-    for (int32_t r = rows.starts[g]; r < rows.starts[g + 1]; r += kRowsPerTile) {
-      const int32_t count = std::min<int32_t>(kRowsPerTile, rows.starts[g + 1] - r);
-      plan.tiles.push_back({r, count, rows.term_starts[g], rows.term_starts[g + 1], plan.h_floats, ranks});
-      plan.h_floats += count * ranks;
+    plan.sizes.experts = std::max(plan.sizes.experts, sum.experts);
+    const int32_t rows_of_tile = is_long ? kRowsPerLongTile : kRowsPerTile;
+    for (int32_t r = rows.starts[g]; r < end; r += rows_of_tile) {
+      const int32_t count = std::min(rows_of_tile, end - r);
+      (is_long ? long_tiles : plan.tiles).push_back({r, count, first_term, end_term, plan.h_floats, sum.ranks});
+      plan.h_floats += count * sum.ranks * (is_long ? h_slices : 1);
     }
   }
+  plan.num_long_tiles = std::ssize(long_tiles);
+  plan.tiles.insert(plan.tiles.end(), long_tiles.begin(), long_tiles.end());
   return plan;
 }
 

@@ -10,7 +10,8 @@ namespace lorad::cuda {
 
 // What the kernels of adapters/ops/cuda read, made on the host. Slots are those that the step uses, numbered anew.
 struct SegmentedPlan {
-  std::vector<RowTile> tiles;
+  std::vector<RowTile> tiles;  // the long ones last
+  int64_t num_long_tiles = 0;
   std::vector<SlotTerm> terms;
   std::vector<SlotWeights> slots;    // [parts, used slots]
   std::vector<SegmentedPart> parts;  // without `slots`
@@ -20,8 +21,9 @@ struct SegmentedPlan {
 };
 
 // `parts` have the host's tables, num_slots entries each. Segments without terms have no tile. `with_bias` as in
-// SegmentedWork.
+// SegmentedWork. Segments of more than kMostShortRows have long tiles, h_slices as in SegmentedWork, unless a slot of
+// theirs routes; h_slices 0: none has.
 SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_slots, const RowSegments& rows,
-                           bool with_bias);
+                           bool with_bias, int32_t h_slices);
 
 }  // namespace lorad::cuda

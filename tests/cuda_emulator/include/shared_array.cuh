@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include <cuda_runtime.h>
+
 #include "tests/cuda_emulator/block.h"
 
 // Stands in for model/ops/cuda/device/shared_array.cuh: every access is checked against the bounds, against what the
@@ -41,6 +43,10 @@ class SharedArray {
     emulator::CheckIndex(i, N);
     history_[static_cast<size_t>(i)].Read(i);
     values_[i] += value;
+  }
+  void PutFour(int i, const uint4& four) {
+    emulator::CheckIndex(i % 4, 1);  // where a wide store may begin
+    (*this)[i] = four.x, (*this)[i + 1] = four.y, (*this)[i + 2] = four.z, (*this)[i + 3] = four.w;
   }
 
  private:

@@ -9,7 +9,9 @@ struct SharedArray {
   __device__ T& operator[](int i) { return values[i]; }
   // Threads that add need no barrier between them.
   __device__ void AtomicAdd(int i, T value) { atomicAdd(&values[i], value); }
-  T values[N];
+  // Four elements of four bytes in one store; i: a multiple of four.
+  __device__ void PutFour(int i, const uint4& four) { *reinterpret_cast<uint4*>(values + i) = four; }
+  alignas(16) T values[N];
 };
 
 }  // namespace lorad::cuda

@@ -1,0 +1,97 @@
+#pragma once
+
+#include "adapters/ops/cuda/segmented_kernels.h"
+#include "model/ops/cuda/device_code.cuh"
+
+// What the kernels of short and of long segments share: the pairs of a tile, and what a term makes of a column.
+namespace lorad::cuda {
+
+__device__ inline bool Adds(const SegmentedWork& work, const SlotWeights& w) {
+  return w.rank > 0 || (work.with_bias && w.bias != nullptr);
+}
+__device__ inline int64_t RanksOf(const SlotWeights& w) {
+  return w.router != nullptr ? int64_t{w.experts} * w.rank : w.rank;
+}
+// Where the term's pair begins in the slot's stack; a slot that routes has all of it.
+__device__ inline int64_t FirstRankOf(const SlotWeights& w, const SlotTerm& term) {
+  return w.router != nullptr ? 0 : int64_t{term.expert} * w.rank;
+}
+
+// fn(term, part, weights, h_column) for each pair of the tile, until it says true.
+template <typename Fn>
+__device__ void ForEachPair(const SegmentedWork& work, const RowTile& tile, const Fn& fn) {
+  int64_t h_column = 0;
+  for (int32_t t = tile.first_term; t < tile.end_term; ++t) {
+    for (int32_t p = 0; p < work.num_parts; ++p) {
+      const SlotWeights& w = work.parts[p].slots[work.terms[t].slot];
+      if (!Adds(work, w)) continue;
+      if (fn(t, p, w, h_column)) return;
+      h_column += RanksOf(w);
+    }
+  }
+}
+
+template <typename T>
+__device__ inline const T* InputRow(const ShrinkInput<T>& input, int64_t row) {
+  return input.x.row(input.input_rows == nullptr ? row : input.input_rows[row]);
+}
+
+// adapters/dora.h: the factor at the request's scale.
+__device__ inline float FactorOf(const SlotWeights& w, int64_t columns, int64_t c, const SlotTerm& term) {
+  if (w.dora == nullptr) return 1.0f;
+  const float* dora = w.dora + term.expert * 3 * columns;
+  const float scale = term.scale;
+  if (scale == 1.0f) return dora[c];
+  const float under = 1.0f + (scale - 1.0f) * dora[columns + c] + (scale * scale - 1.0f) * dora[2 * columns + c];
+  return dora[c] / sqrtf(under);
+}
+
+// What is added with term t: the tile's last bias at this part, unless a later term touches the part.
+__device__ inline const float* BiasAfter(const SegmentedWork& work, const RowTile& tile, int32_t t, int32_t part) {
+  if (!work.with_bias) return nullptr;
+  const SlotWeights* slots = work.parts[part].slots;
+  for (int32_t later = t + 1; later < tile.end_term; ++later) {
+    if (Adds(work, slots[work.terms[later].slot])) return nullptr;
+  }
+  const float* bias = nullptr;
+  for (; bias == nullptr && t >= tile.first_term; --t) bias = slots[work.terms[t].slot].bias;
+  return bias;
+}
+
+// A block of columns: of which part, and the first of them there.
+struct ColumnBlock {
+  int32_t part;
+  int64_t first;
+};
+__device__ inline ColumnBlock ColumnBlockOf(const SegmentedWork& work, int64_t block) {
+  for (int32_t part = 0;; ++part) {
+    const int64_t blocks = (work.parts[part].columns + kColumnsPerBlock - 1) / kColumnsPerBlock;
+    if (block < blocks) return {part, block * kColumnsPerBlock};
+    block -= blocks;
+  }
+}
+
+// What a term makes of a column of its part: the low-rank sum and all that comes with it, in one rounding.
+struct ColumnOfTerm {
+  float scale;
+  float factor;
+  float delta_bias;
+  float bias;
+  bool has_bias;
+};
+// bias_after [columns], or nullptr.
+__device__ inline ColumnOfTerm ColumnOf(const SlotWeights& w, const SlotTerm& term, int64_t columns, int64_t c,
+                                        const float* bias_after) {
+  return {.scale = term.scale * w.scale,
+          .factor = FactorOf(w, columns, c, term),
+          .delta_bias = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c],
+          .bias = bias_after == nullptr ? 0.0f : bias_after[c],
+          .has_bias = bias_after != nullptr};
+}
+template <typename T>
+__device__ float Updated(float value, float sum, const ColumnOfTerm& of) {
+  const float updated = of.factor * (value + of.scale * (sum + of.delta_bias));
+  return Rounded<T>(of.has_bias ? updated + of.bias : updated);
+}
+
+}  // namespace lorad::cuda
