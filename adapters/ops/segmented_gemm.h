@@ -26,8 +26,8 @@ namespace lorad {
 // dimension contiguous; rows.rows() == R.
 // A bias replaces the base's, which no factor touches: so it comes after all terms, and only one of them counts.
 // A [rank, in], B^T [rank, columns], any rank per slot and part; vectors [columns] f32. Sums in f32, one rounding into
-// y per term.
-// Rows without terms are neither read nor written. A row's result does not depend on the other rows.
+// y per term. Rows without terms are neither read nor written. A row's result does not depend on the other rows, but on
+// CUDA in bf16 by its last bits on whether its segment has more than 16 rows, which are summed in another order.
 // Errors: InvalidArgument names the bad argument and its shape; Unimplemented without CUDA.
 // Source: Punica SGMV, arXiv 2310.18547; scale, bias and the order of terms as PEFT lora/layer.py,
 // DoRA as its lora/dora.py.
