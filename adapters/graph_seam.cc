@@ -27,7 +27,9 @@ int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 
 template <typename T>
 void Put(const std::vector<T>& values, int64_t at, std::vector<std::byte>* tables) {
-  if (!values.empty()) std::memcpy(tables->data() + at, values.data(), values.size() * sizeof(T));
+  const size_t bytes = values.size() * sizeof(T);
+  LORAD_CHECK_LE(static_cast<size_t>(at) + bytes, tables->size());
+  if (bytes > 0) std::memcpy(tables->data() + at, values.data(), bytes);
 }
 
 bool EverySegment(size_t) { return true; }

@@ -233,6 +233,7 @@ void StepGraphs::Keep(Graph graph) {
   if (own_bytes > options_.most_bytes) {
     refused_.insert(graph.key);
     how_ = "memory";
+    DropAll();  // what it took stays with the family
     return;
   }
   if (bytes_ + own_bytes > options_.most_bytes) {
