@@ -6,6 +6,7 @@
 #include "adapters/ops/cuda/segmented_kernels.h"
 #include "adapters/ops/cuda/tabled_kernels.h"
 #include "adapters/ops/cuda_ops.h"
+#include "model/base/round_up.h"
 #include "model/ops/check_args.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda_ops.h"
@@ -13,8 +14,6 @@
 // Launches that may be captured: nothing is copied to the device here.
 namespace lorad::cuda {
 namespace {
-
-int64_t BlocksOf(int64_t items, int64_t each) { return (items + each - 1) / each; }
 
 // Scratch of one call, given back in the stream's order.
 struct Scratch {
@@ -38,8 +37,8 @@ SegmentedWork WorkOf(const TabledRows& rows, bool with_bias, Scratch& scratch) {
 
 void AddPart(const SegmentedPart& part, const TabledRows& rows, SegmentedWork* work, SegmentedSizes* sizes) {
   work->parts[work->num_parts++] = part;
-  sizes->column_blocks += BlocksOf(part.columns, kColumnsPerBlock);
-  sizes->rank_blocks += rows.most_terms * BlocksOf(rows.most_ranks, kRanksPerBlock);
+  sizes->column_blocks += CeilDiv(part.columns, kColumnsPerBlock);
+  sizes->rank_blocks += rows.most_terms * CeilDiv(rows.most_ranks, kRanksPerBlock);
 }
 
 template <typename T>

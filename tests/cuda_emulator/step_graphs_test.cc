@@ -39,8 +39,8 @@ TEST(StepBucketsTest, AreTheNextSizeUp) {
            {0, 0}, {1, 1}, {2, 2}, {3, 4}, {5, 8}, {9, 16}, {17, 24}, {64, 64}, {65, 96}, {512, 512}, {513, 0}}) {
     EXPECT_EQ(RowsBucket(rows), bucket) << rows;
   }
-  for (const auto& [blocks, bucket] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 4}, {4, 4}, {5, 16}, {64, 64}, {65, 256}, {257, 1024}, {1025, 2048}, {8192, 8192}}) {
+  for (const auto& [blocks, bucket] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 4}, {4, 4}, {5, 16}, {64, 64}, {65, 256}, {257, 1024}, {1025, 2048}, {8192, 8192}}) {
     EXPECT_EQ(BlocksBucket(blocks), bucket) << blocks;
   }
 }

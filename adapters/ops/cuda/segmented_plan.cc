@@ -3,11 +3,10 @@
 #include <algorithm>
 
 #include "adapters/ops/cuda/long_segment_kernels.h"
+#include "model/base/round_up.h"
 
 namespace lorad::cuda {
 namespace {
-
-int64_t BlocksOf(int64_t items, int64_t each) { return (items + each - 1) / each; }
 
 // What the terms of one segment come to.
 struct SegmentSum {
@@ -25,7 +24,7 @@ SegmentSum SumOf(absl::Span<const SegmentedPart> parts, absl::Span<const SlotTer
       sum.adds = sum.adds || w.rank > 0 || (with_bias && w.bias != nullptr);
       if (w.rank <= 0) continue;
       sum.ranks += w.ranks_of_a_row();
-      sum.rank_blocks += BlocksOf(w.ranks_of_a_row(), kRanksPerBlock);
+      sum.rank_blocks += CeilDiv(w.ranks_of_a_row(), kRanksPerBlock);
       if (w.routes()) sum.experts = std::max<int64_t>(sum.experts, w.experts);
     }
   }
@@ -51,7 +50,7 @@ SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_sl
   for (const SegmentedPart& part : parts) {
     plan.parts.push_back({nullptr, part.first_column, part.columns});
     for (const int32_t slot : used) plan.slots.push_back(part.slots[slot]);
-    plan.sizes.column_blocks += BlocksOf(part.columns, kColumnsPerBlock);
+    plan.sizes.column_blocks += CeilDiv(part.columns, kColumnsPerBlock);
   }
 
   std::vector<RowTile> long_tiles;
@@ -62,7 +61,7 @@ SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_sl
     if (!sum.adds) continue;
     const bool is_long = h_slices > 0 && end - rows.starts[g] > kMostShortRows && sum.experts == 0;
     if (is_long) {
-      plan.sizes.long_rank_blocks = std::max(plan.sizes.long_rank_blocks, BlocksOf(sum.ranks, kRanksPerLongBlock));
+      plan.sizes.long_rank_blocks = std::max(plan.sizes.long_rank_blocks, CeilDiv(sum.ranks, kRanksPerLongBlock));
     } else {
       plan.sizes.rank_blocks = std::max(plan.sizes.rank_blocks, sum.rank_blocks);
     }

@@ -1,11 +1,11 @@
 #include "model/ops/cuda/dealt_kernels.cuh"
 
+#include "model/base/round_up.h"
 #include "model/ops/cuda/launch.h"
 
 namespace lorad::cuda {
 namespace {
 
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t ChunksOf(const DealtChoices& choices) { return CeilDiv(choices.rows * choices.k, kDealChunk); }
 
 // (blocks of so many columns, experts that can have rows)
