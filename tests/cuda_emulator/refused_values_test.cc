@@ -125,5 +125,15 @@ TEST(UploadTest, NothingIsSentWithoutACopy) {
   EXPECT_EQ(upload.At<int32_t>(at), nullptr);
 }
 
+// A block's shared memory has room for so many experts.
+TEST(TooManyExpertsTest, AreRefusedByName) {
+  constexpr int64_t kExperts = 1025;
+  const at::Tensor logits = Filled(at::kFloat, {1, kExperts}, [](int64_t) { return 0.0f; });
+  at::Tensor experts = Ints({0, 1}, {1, 2}), weights = Filled(at::kFloat, {1, 2}, [](int64_t) { return 0.5f; });
+  EXPECT_INVALID(cuda::RouteTopK({logits, true, experts, weights}), "logits: 1025 experts; limit: 1024 on CUDA");
+  const DealtRows dealt = DealtRows::Empty(1, 2, kExperts, at::kCPU);
+  EXPECT_INVALID(cuda::DealToExperts({experts, weights, dealt}), "starts: 1025 experts; limit: 1024 on CUDA");
+}
+
 }  // namespace
 }  // namespace lorad
