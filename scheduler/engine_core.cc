@@ -55,7 +55,8 @@ bool EngineCore::Turn() {
   const int64_t begin_us = clock.NowUs();
   ExpireDeadlines(&state_);
   EndLateRequests(&state_);
-  bool acted = SettleAdapters(&state_);
+  bool acted = TakePagesBack(&state_);
+  acted |= SettleAdapters(&state_);
   ArrangeWaiting(&state_);
   acted |= RunResidency(&state_);
   if (!state_.replies.empty()) Publish();  // a reply does not wait for the step
@@ -88,6 +89,8 @@ int64_t EngineCore::WaitBudgetUs() const {
   // Reads that last long make way for others, which no command tells.
   const bool reading = !state_.adapters.Watched().empty();
   if (reading && (budget_us < 0 || budget_us > kReadCheckUs)) budget_us = kReadCheckUs;
+  const int64_t pages_us = TakePagesBackInUs(state_);
+  if (pages_us >= 0 && (budget_us < 0 || budget_us > pages_us)) budget_us = pages_us;
   return budget_us;
 }
 

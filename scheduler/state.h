@@ -50,9 +50,12 @@ struct PrefixCounts {
 
 // What training holds of the pool's pages (PagePool::Withhold).
 struct TuningMemory {
-  int64_t kept_pages = 0;  // that asking for would be in vain
+  int64_t pages = 0;       // that it asked for; more are withheld where a device has not given all back
+  int64_t kept_pages = 0;  // of them: that asking for would be in vain
   std::function<void()> give_back;
-  bool asked = false;  // to give it back, and has not answered
+  bool asked = false;        // to give it back, and has not answered
+  int64_t returned_us = -1;  // when it last asked for fewer
+  int64_t retried_us = -1;   // when the device was last asked for what it has not given back
 };
 
 // All scheduling state. Plain data with one owner, the engine thread; what happens to it is written in the functions of

@@ -1,5 +1,6 @@
 #include "scheduler/tuning_memory.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,17 @@
 
 namespace lorad {
 namespace {
+
+constexpr int64_t kRetryUs = 100'000;
+constexpr int64_t kMostWaitUs = 10'000'000;  // for what a device does not give back: others may use it too
+
+absl::Status Withhold(int64_t wanted, SchedulerState* state) {
+  bool moved_adapters = false;
+  const absl::Status status =
+      state->parts.pages->Withhold(wanted, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
+  if (moved_adapters) state->parts.adapters->RefreshAddresses();
+  return status;
+}
 
 absl::Status Hold(int64_t bytes, SchedulerState* state) {
   PagePool* const pages = state->parts.pages;
@@ -19,7 +31,16 @@ absl::Status Hold(int64_t bytes, SchedulerState* state) {
   }
   while (wanted - pages->withheld_pages() > pages->free_pages() && EvictOldest(state)) {
   }
-  return pages->Withhold(wanted);
+  const absl::Status status = Withhold(wanted, state);
+  if (status.ok()) {
+    if (wanted < state->tuning_memory.pages) state->tuning_memory.returned_us = state->parts.clock->NowUs();
+    state->tuning_memory.pages = wanted;
+  }
+  return status;
+}
+
+bool DeviceOwesPages(const SchedulerState& state) {
+  return state.parts.pages->withheld_pages() > state.tuning_memory.pages;
 }
 
 }  // namespace
@@ -36,12 +57,28 @@ void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state) {
 
 bool AskTuningForMemory(SchedulerState* state) {
   TuningMemory& memory = state->tuning_memory;
-  if (state->parts.pages->withheld_pages() <= memory.kept_pages) return false;
+  if (memory.pages <= memory.kept_pages) {
+    return DeviceOwesPages(*state) && state->parts.clock->NowUs() < memory.returned_us + kMostWaitUs;
+  }
   if (!memory.asked) {
     memory.asked = true;
     state->parts.post_reply(memory.give_back);
   }
   return true;
+}
+
+bool TakePagesBack(SchedulerState* state) {
+  TuningMemory& memory = state->tuning_memory;
+  const int64_t now_us = state->parts.clock->NowUs();
+  if (!DeviceOwesPages(*state) || now_us < memory.retried_us + kRetryUs) return false;
+  memory.retried_us = now_us;
+  const int64_t before = state->parts.pages->withheld_pages();
+  return Withhold(memory.pages, state).ok() && state->parts.pages->withheld_pages() < before;
+}
+
+int64_t TakePagesBackInUs(const SchedulerState& state) {
+  if (!DeviceOwesPages(state)) return -1;
+  return std::max<int64_t>(0, state.tuning_memory.retried_us + kRetryUs - state.parts.clock->NowUs());
 }
 
 }  // namespace lorad

@@ -1,17 +1,26 @@
 #pragma once
 
+#include <cstdint>
+
 #include "scheduler/command.h"
 #include "scheduler/state.h"
 
 namespace lorad {
 
-// Memory that training and serving share: pages are counted as training's while it holds their bytes elsewhere.
+// Memory that training and serving share: pages are withheld for training while it holds their bytes elsewhere. On a
+// device that can take parts of the pool, these are the bytes that it holds.
 
 // Takes what is idle where free pages do not suffice, as a request would.
 void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state);
 
 // Asks training to give back what it holds, once: a request cannot go on, or had to begin again. True: it holds
-// something that it can give, so that waiting helps.
+// something that it can give, or the device has not yet given back all that it held, so that waiting helps.
 bool AskTuningForMemory(SchedulerState* state);
+
+// Asks the device again, every now and then, for pages that it did not give back when training did. True: there are
+// more than before.
+bool TakePagesBack(SchedulerState* state);
+// When that is due; -1: never.
+int64_t TakePagesBackInUs(const SchedulerState& state);
 
 }  // namespace lorad

@@ -73,7 +73,7 @@ absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint);
 int64_t DefaultMemoryBytes(int64_t available_bytes);
 
 // Four fifths of what a device has left behind the weights: the rest is for what a step computes. Three where it trains
-// too, whose tensors are counted as pages and lie in the rest.
+// too: its tensors take the pool's own memory only where the device can give that back in parts.
 int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains);
 
 // Of those bytes on a device, for the graphs of captured steps: a sixteenth, and a GiB at most.

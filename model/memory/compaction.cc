@@ -2,6 +2,7 @@
 // immovable runs it ends with a single hole between the two sides.
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -10,7 +11,7 @@
 
 namespace lorad {
 
-bool PagePool::Compact(int64_t max_bytes, const std::function<void(PageOwner owner)>& moved) {
+bool PagePool::Compact(int64_t max_bytes, const MovedFn& moved) {
   int64_t left_bytes = max_bytes;
   std::optional<Relocation> next = NextRelocation();
   for (bool first = true; next.has_value(); first = false) {
@@ -106,19 +107,24 @@ int64_t PagePool::CopiedPages(const Relocation& relocation) const {
 
 void PagePool::Relocate(const Relocation& relocation) {
   if (relocation.swap_with >= 0) return SwapRuns(relocation.swap_with, relocation.id);
-  Run& run = runs_[relocation.id];
+  RelocateRun(relocation.id, relocation.first_page);
+}
+
+// To free pages, of which some may be its own.
+void PagePool::RelocateRun(int32_t id, int64_t first_page) {
+  Run& run = runs_[id];
   LORAD_CHECK(run.movable);
   const int64_t from = run.first_page;
   live_.erase(from);
   GiveHole(from, run.pages);
-  TakeHole(relocation.first_page, run.pages);
-  memory_->Move(AddressOf(relocation.first_page), AddressOf(from), run.pages * page_bytes_);
+  TakeHole(first_page, run.pages);
+  memory_->Move(AddressOf(first_page), AddressOf(from), run.pages * page_bytes_);
   if (run.owner == PageOwner::kAdapter) {
-    // A slide upwards overlaps: only what lies below the new place is free.
-    GiveBackToSystem(from, std::min(run.pages, relocation.first_page - from));
+    const int64_t left_pages = std::min(run.pages, std::abs(first_page - from));  // the two places may overlap
+    GiveBackToSystem(first_page > from ? from : from + run.pages - left_pages, left_pages);
   }
-  run.first_page = relocation.first_page;
-  live_[run.first_page] = relocation.id;
+  run.first_page = first_page;
+  live_[first_page] = id;
 }
 
 void PagePool::SwapRuns(int32_t lower_id, int32_t upper_id) {

@@ -1,5 +1,7 @@
 #include "model/memory/cuda_memory.h"
 
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/util/Exception.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -13,6 +15,7 @@
 #include "model/base/check.h"
 #include "model/base/round_up.h"
 #include "model/base/status_macros.h"
+#include "model/memory/cuda_chunks.h"
 
 namespace lorad::cuda {
 namespace {
@@ -130,7 +133,11 @@ class CudaCopier final : public PieceCopier {
 class CudaMemory final : public PoolMemory {
  public:
   CudaMemory(void* data, int64_t bytes) : PoolMemory(static_cast<std::byte*>(data), bytes) {}
-  ~CudaMemory() override { cudaFree(data()); }
+  CudaMemory(std::unique_ptr<CudaChunks> chunks, int64_t bytes)
+      : PoolMemory(chunks->data(), bytes), chunks_(std::move(chunks)) {}
+  ~CudaMemory() override {
+    if (chunks_ == nullptr) cudaFree(data());
+  }
   absl::Status Create() { return moves_.Create(); }
 
   bool on_host() const override { return false; }
@@ -173,6 +180,20 @@ class CudaMemory final : public PoolMemory {
     return std::shared_ptr<void>(data, [](void* shared) { cudaFreeHost(shared); });
   }
 
+  int64_t chunk_bytes() const override { return chunks_ == nullptr ? 0 : chunks_->chunk_bytes(); }
+  void Release(std::byte* at, int64_t bytes) override {
+    Check(cudaDeviceSynchronize());  // taking memory away waits for nobody
+    chunks_->Release(at - data(), at - data() + bytes);
+  }
+  int64_t Restore(std::byte* at, int64_t bytes) override {
+    // Tensors had it meanwhile, whose memory LibTorch keeps when they are gone.
+    try {
+      c10::cuda::CUDACachingAllocator::emptyCache();
+    } catch (const c10::Error&) {  // of the device, which the next step meets too
+    }
+    return chunks_->Restore(at - data(), at - data() + bytes) - (at - data());
+  }
+
  private:
   // What can fail here is the device, whose error stays: the next step answers with it.
   static void Check(cudaError_t error) { LORAD_CHECK(error != cudaErrorInvalidValue); }
@@ -181,19 +202,28 @@ class CudaMemory final : public PoolMemory {
   }
   void Wait() { Check(cudaStreamSynchronize(moves_.get())); }
 
+  const std::unique_ptr<CudaChunks> chunks_;  // null: memory that stays as it is
   Stream moves_;
 };
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<PoolMemory>> CreateMemory(int64_t bytes) {
+absl::StatusOr<std::unique_ptr<CudaMemory>> Allocate(int64_t bytes) {
+  // Where it cannot go back in chunks, or there is not enough, which is then told as ever.
+  if (absl::StatusOr<std::unique_ptr<CudaChunks>> chunks = CudaChunks::Create(bytes); chunks.ok()) {
+    return std::make_unique<CudaMemory>(*std::move(chunks), bytes);
+  }
   void* data = nullptr;
   if (const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes)); error != cudaSuccess) {
     const absl::Status status = StatusOf("memory for KV and adapters on the device", error);
     return absl::Status(status.code(), absl::StrCat(status.message(), "; bytes: ", bytes, "; free on the device: ",
                                                     AvailableBytes().value_or(0), "; lower --memory-bytes"));
   }
-  auto memory = std::make_unique<CudaMemory>(data, bytes);
+  return std::make_unique<CudaMemory>(data, bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PoolMemory>> CreateMemory(int64_t bytes) {
+  ASSIGN_OR_RETURN(std::unique_ptr<CudaMemory> memory, Allocate(bytes));
   RETURN_IF_ERROR(memory->Create());
   return std::unique_ptr<PoolMemory>(std::move(memory));
 }

@@ -1,6 +1,7 @@
 #include "model/memory/page_pool.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -74,6 +75,8 @@ PagePool::PagePool(std::unique_ptr<PoolMemory> memory, int64_t page_bytes)
     : memory_(std::move(memory)),
       page_bytes_(page_bytes),
       total_pages_(memory_->bytes() / page_bytes),
+      chunk_pages_(std::lcm(memory_->chunk_bytes(), page_bytes) / page_bytes),
+      end_page_(total_pages_),
       free_pages_(total_pages_) {
   holes_[0] = total_pages_;
 }
@@ -109,16 +112,6 @@ absl::StatusOr<PageRun> PagePool::Reserve(int64_t pages, PageOwner owner) {
   live_[first_page] = id;
   used_pages_[static_cast<int>(owner)] += pages;
   return PageRun(this, id);
-}
-
-absl::Status PagePool::Withhold(int64_t pages) {
-  LORAD_CHECK_GE(pages, 0);
-  if (pages > withheld_pages_ && pages - withheld_pages_ > free_pages()) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("pages to withhold: ", pages - withheld_pages_, "; free: ", free_pages(), "; retry later"));
-  }
-  withheld_pages_ = pages;
-  return absl::OkStatus();
 }
 
 void PagePool::Free(int32_t id) {
@@ -175,6 +168,7 @@ int64_t PagePool::largest_free_run() const {
 
 bool PagePool::IsFree(int64_t page) const {
   LORAD_CHECK(page >= 0 && page < total_pages_);
+  if (page >= end_page_) return true;
   const auto next = holes_.upper_bound(page);
   if (next == holes_.begin()) return false;
   const auto hole = std::prev(next);

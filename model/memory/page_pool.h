@@ -61,14 +61,24 @@ class PagePool final {
   // First fit: KV from the low end, adapters from the high end.
   absl::StatusOr<PageRun> Reserve(int64_t pages, PageOwner owner);
 
-  // Counts `pages` in all as taken by somebody who keeps his bytes outside the arena: training. They are no runs, so
-  // nothing of theirs lies anywhere or is moved. Fewer than before always works.
-  absl::Status Withhold(int64_t pages);
+  // Told the owner's side of each run that was moved, so that tables that hold addresses can be renewed.
+  using MovedFn = std::function<void(PageOwner owner)>;
+
+  // Counts `pages` in all as taken by somebody who keeps his bytes outside the arena: training. They are no runs. As
+  // far as they are whole chunks of the memory, it is the device's from then on: the arena is so much shorter at its
+  // high end, and the runs there are moved, each a few times at most. Never while a step is in flight.
+  //
+  // Fewer than before: the device gives memory again. Where it has too little, that is no error, but
+  // withheld_pages() stays above `pages`, and the same call may do better later.
+  //
+  // Errors: ResourceExhausted: too few are free, or a run that cannot be moved is in the way; nothing is withheld then
+  // that was not before.
+  absl::Status Withhold(int64_t pages, const MovedFn& moved);
 
   // Moves movable runs (KV down, adapters up) so that free pages join, copying at most `max_bytes`, but always one run,
-  // so that a run larger than the budget moves too. Returns true while there is more to move. `moved` is told each
-  // moved run's owner side, so that tables that hold addresses can be renewed. Never while a step is in flight.
-  bool Compact(int64_t max_bytes, const std::function<void(PageOwner owner)>& moved);
+  // so that a run larger than the budget moves too. Returns true while there is more to move. Never while a step is in
+  // flight.
+  bool Compact(int64_t max_bytes, const MovedFn& moved);
 
   // Stamps for what was used last: one order over both sides, so that whoever needs pages can take the oldest of all.
   int64_t NextUse() { return ++uses_; }
@@ -79,6 +89,7 @@ class PagePool final {
   int64_t total_pages() const { return total_pages_; }
   int64_t free_pages() const { return free_pages_ - withheld_pages_; }
   int64_t withheld_pages() const { return withheld_pages_; }
+  int64_t released_pages() const { return total_pages_ - end_page_; }  // of those withheld, the topmost pages
   int64_t used_pages(PageOwner owner) const;
   int64_t largest_free_run() const;
   // The side that owns a page, or nothing: for tests and for the invariants checker.
@@ -115,12 +126,20 @@ class PagePool final {
   std::optional<Relocation> SwapAdapterWithKvAbove() const;
   int64_t CopiedPages(const Relocation& relocation) const;
   void Relocate(const Relocation& relocation);
+  void RelocateRun(int32_t id, int64_t first_page);
   void SwapRuns(int32_t lower, int32_t upper);
+
+  int64_t EndOfArena(int64_t withheld_pages) const;
+  bool ClearFrom(int64_t end_page, const MovedFn& moved);
+  void ReleaseFrom(int64_t end_page);
+  void RestoreTo(int64_t end_page);
 
   const std::unique_ptr<PoolMemory> memory_;
   int64_t page_bytes_;
   int64_t total_pages_;
-  int64_t free_pages_;  // those withheld among them
+  int64_t chunk_pages_ = 0;  // whole chunks of the memory in whole pages; 0: nothing can be released
+  int64_t end_page_;         // what is above is released: in no hole, in no run
+  int64_t free_pages_;       // those withheld among them
   int64_t withheld_pages_ = 0;
   std::vector<Run> runs_;  // by id; dead ids are reused
   std::vector<int32_t> dead_ids_;

@@ -27,7 +27,7 @@ class PieceCopier {
 // Where the pages of a pool lie, and who moves bytes there: the host's memory, or a device's, which its kernels and
 // copies alone may touch. Torch-free.
 //
-// Threads  Move, Swap and Discard: the engine's, while no step is in flight. The others from any.
+// Threads  Move, Swap, Discard, Release and Restore: the engine's, while no step is in flight. The others from any.
 // Errors   an error of a device stays: the next step and the next copy in answer with it.
 class PoolMemory {
  public:
@@ -48,6 +48,15 @@ class PoolMemory {
   virtual absl::StatusOr<std::unique_ptr<PieceCopier>> NewCopier() = 0;
   // Zeroed memory that host and device both read and write, at one address; nullptr: there is none left.
   virtual std::shared_ptr<void> SharedWithHost(int64_t bytes) = 0;
+
+  // In pieces of so many bytes, counted from data(), memory can go back to whoever else uses the device, while its
+  // addresses stay ours; the last piece may be shorter. 0: none can.
+  virtual int64_t chunk_bytes() const { return 0; }
+  // Of whole chunks, whose content is gone: nobody may touch them until they are restored.
+  virtual void Release(std::byte* at, int64_t bytes) {}
+  // Gives chunks that were released memory again, with any content. Answers how many bytes have it from `at` on: fewer
+  // where the device has no more left.
+  virtual int64_t Restore(std::byte* at, int64_t bytes) { return bytes; }
 
  protected:
   PoolMemory(std::byte* data, int64_t bytes) : data_(data), bytes_(bytes) {}

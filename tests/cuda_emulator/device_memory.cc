@@ -3,6 +3,7 @@
 #include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdio>
@@ -11,6 +12,10 @@
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "tests/cuda_emulator/virtual_memory.h"
 
 namespace lorad::emulator {
 namespace {
@@ -18,6 +23,8 @@ namespace {
 constexpr size_t kAlignment = 256;  // as cudaMalloc's
 constexpr size_t kRedZone = 256;    // behind every allocation
 constexpr size_t kLargeBytes = size_t{4} << 20;
+
+std::atomic<bool> has_virtual_memory = true;
 
 // Powers of two, so that what is freed serves again.
 size_t TakenFor(size_t bytes) {
@@ -38,16 +45,9 @@ class Device final {
     const std::lock_guard<std::mutex> lock(mutex_);
     const size_t taken = TakenFor(bytes);
     if (used_ + taken > limit_) return nullptr;
-    std::byte* data = nullptr;
-    if (const auto found = free_.lower_bound(taken); found != free_.end() && found->first == taken) {
-      data = found->second;
-      free_.erase(found);
-    } else {
-      if (end_ + taken > kMappedDeviceBytes) return nullptr;
-      data = base_ + end_;
-      end_ += taken;
-    }
-    used_ += taken;
+    std::byte* const data = TakeAddresses(taken);
+    if (data == nullptr) return nullptr;
+    Use(taken);
     taken_[data] = taken;
     ASAN_UNPOISON_MEMORY_REGION(data, bytes);
     std::memset(data, 0xFF, bytes);
@@ -62,6 +62,42 @@ class Device final {
     used_ -= found->second;
     free_.emplace(found->second, found->first);
     taken_.erase(found);
+  }
+
+  // What is reserved is taken of the addresses alone, with a red zone behind it.
+  std::byte* Reserve(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return TakeAddresses(bytes + kRedZone);
+  }
+  void Unreserve(std::byte* data, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.emplace(bytes + kRedZone, data);
+  }
+  bool Take(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (used_ + bytes > limit_) return false;
+    Use(bytes);
+    return true;
+  }
+  void GiveBack(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    used_ -= bytes;
+  }
+
+  void KeepFreed(bool keep) { keep_freed_ = keep; }
+  void FreeOfTorch(void* data) {
+    if (!keep_freed_) return Free(data);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ASAN_POISON_MEMORY_REGION(data, taken_.at(static_cast<std::byte*>(data)));
+    kept_.push_back(data);
+  }
+  void EmptyCache() {
+    std::vector<void*> kept;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      kept.swap(kept_);
+    }
+    for (void* const data : kept) Free(data);
   }
 
   void Enter() {
@@ -81,6 +117,10 @@ class Device final {
     const std::lock_guard<std::mutex> lock(mutex_);
     return used_;
   }
+  size_t TakePeak() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::exchange(peak_, used_);
+  }
   void SetLimit(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     limit_ = bytes;
@@ -96,6 +136,22 @@ class Device final {
     ASAN_POISON_MEMORY_REGION(base_, kMappedDeviceBytes);
     exists = true;
   }
+  void Use(size_t bytes) {  // with mutex_, as below
+    used_ += bytes;
+    peak_ = std::max(peak_, used_);
+  }
+  // nullptr: there are no more.
+  std::byte* TakeAddresses(size_t bytes) {
+    if (const auto found = free_.find(bytes); found != free_.end()) {
+      std::byte* const data = found->second;
+      free_.erase(found);
+      return data;
+    }
+    const size_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (end_ + aligned > kMappedDeviceBytes) return nullptr;
+    end_ += aligned;
+    return base_ + end_ - aligned;
+  }
   void Protect(int how) {
     if (mprotect(base_, kMappedDeviceBytes, how) != 0) Die("mprotect failed");
   }
@@ -110,9 +166,12 @@ class Device final {
   std::byte* base_ = nullptr;
   size_t end_ = 0;   // of what was ever handed out
   size_t used_ = 0;  // red zones included
+  size_t peak_ = 0;  // of it
   size_t limit_ = kMappedDeviceBytes;
   std::unordered_map<std::byte*, size_t> taken_;
   std::multimap<size_t, std::byte*> free_;  // by size, which is not cut
+  std::atomic<bool> keep_freed_ = false;
+  std::vector<void*> kept_;  // freed, and taken as before
 
   std::mutex access_mutex_;
   int inside_ = 0;
@@ -125,6 +184,25 @@ void FreeOnDevice(void* data) { Device::Get().Free(data); }
 size_t FreeDeviceBytes() { return Device::Get().free_bytes(); }
 size_t UsedDeviceBytes() { return Device::Get().used_bytes(); }
 void SetDeviceBytes(size_t bytes) { Device::Get().SetLimit(bytes); }
+
+void SetVirtualMemory(bool has) { has_virtual_memory = has; }
+bool HasVirtualMemory() { return has_virtual_memory; }
+std::byte* ReserveAddresses(size_t bytes) { return Device::Get().Reserve(bytes); }
+void FreeAddresses(std::byte* at, size_t bytes) { Device::Get().Unreserve(at, bytes); }
+bool TakeMemory(size_t bytes) { return Device::Get().Take(bytes); }
+void GiveMemoryBack(size_t bytes) { Device::Get().GiveBack(bytes); }
+void MapMemory(std::byte* at, size_t bytes) {
+  const DeviceAccess access;
+  ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+  std::memset(at, 0xFF, bytes);
+}
+void UnmapMemory(std::byte* at, size_t bytes) { ASAN_POISON_MEMORY_REGION(at, bytes); }
+
+void KeepWhatTorchFrees(bool keep) { Device::Get().KeepFreed(keep); }
+void FreeOfTorch(void* data) { Device::Get().FreeOfTorch(data); }
+void EmptyTorchCache() { Device::Get().EmptyCache(); }
+
+size_t TakePeakDeviceBytes() { return Device::Get().TakePeak(); }
 
 DeviceAccess::DeviceAccess() : entered_(Device::Exists()) {
   if (entered_) Device::Get().Enter();

@@ -24,6 +24,7 @@
 
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/virtual_memory.h"
 
 extern "C" const lorad::CudaLibrary lorad_cuda_library;
 
@@ -38,10 +39,15 @@ struct DeviceAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, kDevice};
     CapturedLaunches* const captured = Capturing();
-    void* const data = captured == nullptr ? AllocateOnDevice(bytes) : captured->Allocate(bytes);
+    const auto allocate = [&] { return captured == nullptr ? AllocateOnDevice(bytes) : captured->Allocate(bytes); };
+    void* data = allocate();
+    if (data == nullptr) {
+      EmptyTorchCache();
+      data = allocate();
+    }
     TORCH_CHECK_WITH(OutOfMemoryError, data != nullptr, "the emulated device is full: bytes: ", bytes);
     // What a capture allocates stays its own.
-    return {data, data, captured == nullptr ? &FreeOnDevice : +[](void*) {}, kDevice};
+    return {data, data, captured == nullptr ? &FreeOfTorch : +[](void*) {}, kDevice};
   }
   void copy_data(void* to, const void* from, size_t bytes) const override {
     const DeviceAccess access;

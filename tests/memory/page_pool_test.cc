@@ -4,11 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 #include <vector>
+
+#include "tests/support/chunked_memory.h"
+#include "tests/support/status_matchers.h"
 
 namespace lorad {
 namespace {
@@ -118,12 +123,15 @@ struct Held {
 };
 
 void CheckAgainstModel(const PagePool& pool, const std::map<int, Held>& model, int64_t total_pages) {
+  const int64_t arena_pages = total_pages - pool.released_pages();
+  ASSERT_LE(pool.released_pages(), pool.withheld_pages());
   std::vector<int> owner_of_page(total_pages, -1);
   int64_t used[2] = {0, 0};
   for (const auto& [key, held] : model) {
     used[static_cast<int>(held.owner)] += held.run.pages();
     for (int64_t p = held.run.first_page(); p < held.run.first_page() + held.run.pages(); ++p) {
       ASSERT_EQ(owner_of_page[p], -1) << "two runs own page " << p;
+      ASSERT_LT(p, arena_pages) << "a run lies where no memory is";
       owner_of_page[p] = static_cast<int>(held.owner);
     }
     ASSERT_EQ(std::count(held.run.data(), held.run.data() + held.run.pages() * kPage, held.pattern),
@@ -135,11 +143,11 @@ void CheckAgainstModel(const PagePool& pool, const std::map<int, Held>& model, i
     if (owner_of_page[p] >= 0) {
       ASSERT_EQ(static_cast<int>(pool.OwnerOf(p)), owner_of_page[p]);
     }
-    hole = owner_of_page[p] < 0 ? hole + 1 : 0;
+    hole = owner_of_page[p] < 0 && p < arena_pages ? hole + 1 : 0;
     free += owner_of_page[p] < 0;
     largest = std::max(largest, hole);
   }
-  ASSERT_EQ(pool.free_pages(), free);
+  ASSERT_EQ(pool.free_pages() + pool.withheld_pages(), free);
   ASSERT_EQ(pool.largest_free_run(), largest);
   ASSERT_EQ(pool.used_pages(PageOwner::kKv), used[0]);
   ASSERT_EQ(pool.used_pages(PageOwner::kAdapter), used[1]);
@@ -149,15 +157,25 @@ TEST_P(PagePoolPropertyTest, KeepsOwnersAndContentsUnderRandomTraffic) {
   std::mt19937 random(GetParam());
   const int64_t total = 40 + GetParam() % 25;
   const int64_t kv_pages = 1 + GetParam() % 3;
-  auto pool = MakePool(total);
+  // Memory that stays, and chunks of which several are pages, or several pages a chunk.
+  const int64_t chunk_bytes = std::array{int64_t{0}, kPage / 2, 3 * kPage / 2, 4 * kPage}[GetParam() % 4];
+  std::unique_ptr<PagePool> pool;
+  ChunkedMemory* device = nullptr;
+  if (chunk_bytes == 0) {
+    pool = MakePool(total);
+  } else {
+    auto memory = std::make_unique<ChunkedMemory>(total * kPage, chunk_bytes);
+    device = memory.get();
+    pool = PagePool::Create(std::move(memory), kPage).value();
+  }
   std::map<int, Held> model;
   std::set<std::pair<int64_t, PageOwner>> page_had_owner;
   for (int step = 0; step < 400; ++step) {
-    const int action = static_cast<int>(random() % 10);
+    const int action = static_cast<int>(random() % 11);
     if (action < 5) {
       const PageOwner owner = random() % 2 == 0 ? PageOwner::kKv : PageOwner::kAdapter;
       const int64_t pages = owner == PageOwner::kKv ? kv_pages : 1 + static_cast<int64_t>(random() % 9);
-      const bool fits = pool->largest_free_run() >= pages;
+      const bool fits = pool->largest_free_run() >= pages && pool->free_pages() >= pages;
       absl::StatusOr<PageRun> run = pool->Reserve(pages, owner);
       ASSERT_EQ(run.ok(), fits);
       if (!run.ok()) continue;
@@ -173,6 +191,25 @@ TEST_P(PagePoolPropertyTest, KeepsOwnersAndContentsUnderRandomTraffic) {
     } else if (action < 8) {
       if (model.empty()) continue;
       model.erase(std::next(model.begin(), static_cast<int64_t>(random() % model.size())));
+    } else if (action == 10) {
+      const int64_t before = pool->withheld_pages(), wanted = static_cast<int64_t>(random() % 20);
+      if (device != nullptr) device->device_chunks = random() % 2 == 0 ? -1 : static_cast<int64_t>(random() % 8);
+      const absl::Status status = pool->Withhold(wanted, IgnoreMoves);
+      const bool fixed = std::any_of(model.begin(), model.end(), [](const auto& held) { return !held.second.movable; });
+      if (wanted <= before) ASSERT_THAT(status, IsOk());
+      if (!status.ok()) {
+        ASSERT_TRUE(fixed || wanted - before > pool->free_pages()) << status;
+        ASSERT_EQ(pool->withheld_pages(), before);
+      } else if (device == nullptr || device->device_chunks < 0) {
+        ASSERT_EQ(pool->withheld_pages(), wanted);
+      } else {
+        ASSERT_GE(pool->withheld_pages(), wanted);
+        ASSERT_LE(pool->withheld_pages(), std::max(wanted, before));
+      }
+      if (device != nullptr) {
+        ASSERT_EQ(device->released_bytes(), pool->released_pages() * kPage);
+        ASSERT_GT(std::lcm(chunk_bytes, kPage), (pool->withheld_pages() - pool->released_pages()) * kPage);
+      }
     } else {
       std::map<int, int64_t> fixed;
       for (const auto& [key, held] : model) {
@@ -182,7 +219,7 @@ TEST_P(PagePoolPropertyTest, KeepsOwnersAndContentsUnderRandomTraffic) {
       const bool more = pool->Compact(whole ? 1 << 30 : 3 * kPage, IgnoreMoves);
       ASSERT_FALSE(whole && more);
       if (whole && fixed.empty()) {
-        ASSERT_EQ(pool->largest_free_run(), pool->free_pages());
+        ASSERT_EQ(pool->largest_free_run(), pool->free_pages() + pool->withheld_pages() - pool->released_pages());
       }
       for (const auto& [key, first_page] : fixed) ASSERT_EQ(model.at(key).run.first_page(), first_page);
     }
@@ -196,7 +233,10 @@ TEST_P(PagePoolPropertyTest, KeepsOwnersAndContentsUnderRandomTraffic) {
   }
   EXPECT_GT(shared, 0) << "seed " << GetParam();
   model.clear();
+  if (device != nullptr) device->device_chunks = -1;
+  ASSERT_THAT(pool->Withhold(0, IgnoreMoves), IsOk());
   EXPECT_EQ(pool->free_pages(), total);
+  EXPECT_EQ(pool->largest_free_run(), total);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, PagePoolPropertyTest, testing::Range(1, 61));

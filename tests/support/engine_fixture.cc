@@ -210,6 +210,14 @@ CommandAnswer SteppedEngine::Unload(const std::string& name) {
   return answer;
 }
 
+CommandAnswer SteppedEngine::HoldForTuning(int64_t bytes) {
+  auto answer = std::make_shared<std::optional<absl::Status>>();
+  const absl::Status status =
+      inbox_.PutAdapter(TuningMemoryCommand{.bytes = bytes, .reply = KeepIn<absl::Status>(answer), .give_back = [] {}});
+  EXPECT_TRUE(status.ok()) << status;
+  return answer;
+}
+
 bool SteppedEngine::Turn() {
   constexpr int64_t kTurnUs = 1000;
   clock_.Advance(kTurnUs);

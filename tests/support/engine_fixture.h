@@ -133,6 +133,7 @@ class SteppedEngine final {
   void Cancel(RequestId request);
   CommandAnswer Load(const std::string& name, const std::string& path, bool replace = false);
   CommandAnswer Unload(const std::string& name);
+  CommandAnswer HoldForTuning(int64_t bytes);
   RequestId last_request() const { return last_request_; }
 
   // One turn; the invariants of scheduler/invariants.h are checked after it and reported by gtest.

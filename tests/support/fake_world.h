@@ -32,12 +32,14 @@ class FakeWorld final {
   static constexpr int64_t kPageBytes = 4096;
   using Options = FakeWorldOptions;
 
-  explicit FakeWorld(const Options& options)
+  // `memory`: the pool's; none: the host's.
+  explicit FakeWorld(const Options& options, std::unique_ptr<PoolMemory> memory = nullptr)
       : kv_layout{.num_layers = 1,
                   .num_kv_heads = options.kv_pages_per_block,
                   .head_dim = kPageBytes / (2 * kKvBlockTokens * 4),
                   .dtype = DType::kF32},
-        pages(*PagePool::Create(options.total_pages * kPageBytes, kPageBytes)),
+        pages(memory == nullptr ? *PagePool::Create(options.total_pages * kPageBytes, kPageBytes)
+                                : *PagePool::Create(std::move(memory), kPageBytes)),
         pool(pages.get(), FakeShape()),
         executor(pages.get(), &pool.slots(), kv_layout, &clock, options.config.rope_switch),
         inbox(options.config.queue_limit, options.config.command_limit),

@@ -1,0 +1,151 @@
+#include "model/memory/cuda_chunks.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "model/base/round_up.h"
+#include "model/base/status_macros.h"
+
+namespace lorad::cuda {
+namespace {
+
+constexpr int64_t kMostChunks = 4096;
+constexpr unsigned kDriverVersion = 10020;  // the calls as of CUDA 10.2, which had them first
+
+absl::Status StatusOf(std::string_view call, CUresult result) {
+  if (result == CUDA_SUCCESS) return absl::OkStatus();
+  const std::string message =
+      absl::StrCat("virtual memory of the device: ", std::string(call), ": error ", static_cast<int>(result));
+  return result == CUDA_ERROR_OUT_OF_MEMORY ? absl::ResourceExhaustedError(message) : absl::UnimplementedError(message);
+}
+
+template <typename Call>
+bool FindCall(const char* name, Call* call) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult how = cudaDriverEntryPointSymbolNotFound;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &found, kDriverVersion, cudaEnableDefault, &how);
+  if (error != cudaSuccess) cudaGetLastError();  // LibTorch asks for it behind its own launches
+  *call = reinterpret_cast<Call>(found);
+  return error == cudaSuccess && how == cudaDriverEntryPointSuccess && found != nullptr;
+}
+
+// What is written at `address` can be read there.
+bool Keeps(CUdeviceptr address, uint64_t written) {
+  void* const there = reinterpret_cast<void*>(address);
+  uint64_t read = 0;
+  const bool copied =
+      cudaMemcpyAsync(there, &written, sizeof(written), cudaMemcpyHostToDevice, nullptr) == cudaSuccess &&
+      cudaMemcpyAsync(&read, there, sizeof(read), cudaMemcpyDeviceToHost, nullptr) == cudaSuccess &&
+      cudaStreamSynchronize(nullptr) == cudaSuccess;
+  if (!copied) cudaGetLastError();
+  return copied && read == written;
+}
+
+}  // namespace
+
+bool VirtualMemoryCalls::Find() {
+  return FindCall("cuDeviceGetAttribute", &device_attribute) &&
+         FindCall("cuMemGetAllocationGranularity", &granularity) && FindCall("cuMemAddressReserve", &reserve) &&
+         FindCall("cuMemAddressFree", &free) && FindCall("cuMemCreate", &create) &&
+         FindCall("cuMemRelease", &release) && FindCall("cuMemMap", &map) && FindCall("cuMemUnmap", &unmap) &&
+         FindCall("cuMemSetAccess", &set_access);
+}
+
+absl::StatusOr<std::unique_ptr<CudaChunks>> CudaChunks::Create(int64_t bytes) {
+  std::unique_ptr<CudaChunks> made(new CudaChunks);
+  RETURN_IF_ERROR(made->Reserve(bytes));
+  for (int64_t chunk = 0; chunk < static_cast<int64_t>(made->chunks_.size()); ++chunk) {
+    RETURN_IF_ERROR(made->Map(chunk));
+  }
+  RETURN_IF_ERROR(made->TryOut());
+  return made;
+}
+
+CudaChunks::~CudaChunks() {
+  for (int64_t chunk = 0; chunk < static_cast<int64_t>(chunks_.size()); ++chunk) Unmap(chunk);
+  if (address_ != 0) calls_.free(address_, static_cast<size_t>(bytes_));
+}
+
+absl::Status CudaChunks::Reserve(int64_t bytes) {
+  int device = 0, able = 0;
+  if (!calls_.Find() || cudaGetDevice(&device) != cudaSuccess) {
+    return absl::UnimplementedError("virtual memory of the device: the driver has none");
+  }
+  RETURN_IF_ERROR(
+      StatusOf("cuDeviceGetAttribute",
+               calls_.device_attribute(&able, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, device)));
+  if (able == 0) return absl::UnimplementedError("virtual memory of the device: it has none");
+  kind_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  kind_.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  kind_.location.id = device;
+  size_t least_bytes = 0;
+  RETURN_IF_ERROR(StatusOf("cuMemGetAllocationGranularity",
+                           calls_.granularity(&least_bytes, &kind_, CU_MEM_ALLOC_GRANULARITY_MINIMUM)));
+  chunk_bytes_ = static_cast<int64_t>(least_bytes);
+  bytes_ = RoundUp(bytes, chunk_bytes_);
+  while (chunk_bytes_ * kMostChunks < bytes_) chunk_bytes_ *= 2;
+  RETURN_IF_ERROR(StatusOf("cuMemAddressReserve",
+                           calls_.reserve(&address_, static_cast<size_t>(bytes_), /*alignment=*/0, /*addr=*/0, 0)));
+  chunks_.resize(static_cast<size_t>((bytes_ + chunk_bytes_ - 1) / chunk_bytes_));
+  return absl::OkStatus();
+}
+
+absl::Status CudaChunks::TryOut() {
+  const auto last = static_cast<int64_t>(chunks_.size()) - 1;
+  bool kept = Keeps(AddressOf(last), 0x6c6f726164ull);
+  Unmap(last);
+  const bool went = !chunks_[static_cast<size_t>(last)].has_value();
+  RETURN_IF_ERROR(Map(last));
+  kept = kept && went && Keeps(AddressOf(last), 0x646172ull);
+  return kept ? absl::OkStatus() : absl::UnimplementedError("virtual memory of the device: it did not come again");
+}
+
+void CudaChunks::Release(int64_t begin, int64_t end) {
+  for (int64_t at = begin; at < end; at += chunk_bytes_) Unmap(at / chunk_bytes_);
+}
+
+int64_t CudaChunks::Restore(int64_t begin, int64_t end) {
+  for (int64_t at = begin; at < end; at += chunk_bytes_) {
+    if (!Map(at / chunk_bytes_).ok()) return at;
+  }
+  return end;
+}
+
+size_t CudaChunks::SizeOf(int64_t chunk) const {
+  return static_cast<size_t>(std::min(chunk_bytes_, bytes_ - chunk * chunk_bytes_));
+}
+
+absl::Status CudaChunks::Map(int64_t chunk) {
+  std::optional<CUmemGenericAllocationHandle>& mapped = chunks_[static_cast<size_t>(chunk)];
+  if (mapped.has_value()) return absl::OkStatus();
+  const CUdeviceptr at = AddressOf(chunk);
+  const size_t size = SizeOf(chunk);
+  CUmemGenericAllocationHandle memory = 0;
+  RETURN_IF_ERROR(StatusOf("cuMemCreate", calls_.create(&memory, size, &kind_, 0)));
+  CUresult result = calls_.map(at, size, /*offset=*/0, memory, 0);
+  if (result == CUDA_SUCCESS) {
+    const CUmemAccessDesc access = {.location = kind_.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    result = calls_.set_access(at, size, &access, /*count=*/1);
+    if (result != CUDA_SUCCESS) calls_.unmap(at, size);
+  }
+  if (result != CUDA_SUCCESS) {
+    calls_.release(memory);
+    return StatusOf("cuMemMap", result);
+  }
+  mapped = memory;
+  return absl::OkStatus();
+}
+
+// One that the driver does not let go stays as it is.
+void CudaChunks::Unmap(int64_t chunk) {
+  std::optional<CUmemGenericAllocationHandle>& mapped = chunks_[static_cast<size_t>(chunk)];
+  if (!mapped.has_value() || calls_.unmap(AddressOf(chunk), SizeOf(chunk)) != CUDA_SUCCESS) return;
+  calls_.release(*mapped);
+  mapped.reset();
+}
+
+}  // namespace lorad::cuda
