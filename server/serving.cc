@@ -246,7 +246,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   ASSIGN_OR_RETURN(parts.backend.tokenizer, LoadTokenizer(config.model_dir, log));
 
   const KvLayout layout = parts.model->kv_layout();
-  ASSIGN_OR_RETURN(ServingMemory memory, CreateMemory(config, device, layout));
+  ASSIGN_OR_RETURN(ServingMemory memory, CreateMemory(config, device, layout, log));
   parts.pages = std::move(memory.pages);
   const int64_t kv_tokens =
       parts.pages->total_pages() / std::max<int64_t>(1, parts.pages->PagesFor(layout.block_bytes())) * kKvBlockTokens;

@@ -55,7 +55,7 @@ absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log)
 }
 
 absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const ServingDevice& device,
-                                           const KvLayout& layout) {
+                                           const KvLayout& layout, Log* log) {
   const int64_t page_bytes = PageBytes(layout);
   ServingMemory made;
   if (!device.is_cuda()) {
@@ -69,6 +69,10 @@ absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const Ser
   if (config.cuda_graphs) made.graph_bytes = DeviceGraphBytes(bytes);
   const int64_t pages = (bytes - made.graph_bytes) / page_bytes;
   ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, device.memory.create(pages * page_bytes));
+  if (memory->chunk_bytes() == 0 && !config.state_dir.empty()) {
+    log->Warning("device",
+                 {{"why", "its memory cannot be mapped in chunks: training takes what is free beside the pool"}});
+  }
   ASSIGN_OR_RETURN(made.pages, PagePool::Create(std::move(memory), page_bytes));
   return made;
 }

@@ -33,6 +33,6 @@ struct ServingMemory {
 // Once the model's weights are there, since the default is of what they leave. Errors: ResourceExhausted;
 // InvalidArgument for a pool that has no page.
 absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const ServingDevice& device,
-                                           const KvLayout& layout);
+                                           const KvLayout& layout, Log* log);
 
 }  // namespace lorad

@@ -72,7 +72,9 @@ CudaChunks::~CudaChunks() {
 
 absl::Status CudaChunks::Reserve(int64_t bytes) {
   int device = 0, able = 0;
-  if (!calls_.Find() || cudaGetDevice(&device) != cudaSuccess) {
+  size_t free_bytes = 0, total_bytes = 0;  // for which the runtime makes the device ready
+  if (!calls_.Find() || cudaGetDevice(&device) != cudaSuccess ||
+      cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) {
     return absl::UnimplementedError("virtual memory of the device: the driver has none");
   }
   RETURN_IF_ERROR(

@@ -111,6 +111,41 @@ TEST(PoolOnDeviceTest, CompactionMovesBytesOnTheDevice) {
   }
 }
 
+// Where the driver maps memory in chunks.
+TEST(PoolOnDeviceTest, WhatIsWithheldIsTheDevicesUntilItIsNotAndTheRestStays) {
+  constexpr int64_t kPage = 4096, kPages = 4096;
+  const std::unique_ptr<PagePool> pages =
+      PagePool::Create(TestDeviceMemory().create(kPages * kPage).value(), kPage).value();
+  if (pages->memory().chunk_bytes() == 0) GTEST_SKIP() << "the device's memory stays where it is";
+  const std::unique_ptr<PieceCopier> copier = pages->memory().NewCopier().value();
+  const auto write = [&](std::byte* to, int64_t count, std::byte mark) {
+    std::fill_n(copier->Next(count * kPage).value(), count * kPage, mark);
+    ASSERT_THAT(copier->Send(to), IsOk());
+    ASSERT_THAT(copier->Finish(), IsOk());
+  };
+  const auto expect = [](std::byte* at, int64_t count, std::byte mark) {
+    const at::Tensor on_host = BytesOnHost(at, count * kPage);
+    const auto* const bytes = static_cast<const std::byte*>(on_host.const_data_ptr());
+    EXPECT_EQ(std::count(bytes, bytes + count * kPage, mark), count * kPage);
+  };
+  const PageRun kv = pages->Reserve(700, PageOwner::kKv).value();
+  const PageRun adapter = pages->Reserve(900, PageOwner::kAdapter).value();
+  write(kv.data(), 700, std::byte{'k'});
+  write(adapter.data(), 900, std::byte{'a'});
+  const int64_t available_bytes = TestDeviceMemory().available_bytes().value();
+  ASSERT_THAT(pages->Withhold(kPages / 2, [](PageOwner) {}), IsOk());
+  EXPECT_EQ(pages->released_pages(), kPages / 2);
+  EXPECT_GE(TestDeviceMemory().available_bytes().value(), available_bytes + kPages / 2 * kPage);
+  expect(kv.data(), 700, std::byte{'k'});
+  expect(adapter.data(), 900, std::byte{'a'});
+  ASSERT_THAT(pages->Withhold(0, [](PageOwner) {}), IsOk());
+  EXPECT_EQ(pages->withheld_pages(), 0);
+  const PageRun again = pages->Reserve(kPages / 2, PageOwner::kAdapter).value();
+  write(again.data(), kPages / 2, std::byte{'n'});
+  expect(again.data(), kPages / 2, std::byte{'n'});
+  expect(adapter.data(), 900, std::byte{'a'});
+}
+
 // Of LoRAMoE and MOLA the kernels count, into memory that both sides see; of MixLoRA the host.
 TEST(PoolOnDeviceTest, RoutersCountAsOnTheCpu) {
   const std::string base = "llama2";
