@@ -10,7 +10,7 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kRetryUs = 100'000;
+constexpr int64_t kRetryUs = 1'000'000;  // each try costs steps what LibTorch keeps for them
 constexpr int64_t kMostWaitUs = 10'000'000;  // for what a device does not give back: others may use it too
 
 absl::Status Withhold(int64_t wanted, SchedulerState* state) {
@@ -33,8 +33,9 @@ absl::Status Hold(int64_t bytes, SchedulerState* state) {
   }
   const absl::Status status = Withhold(wanted, state);
   if (status.ok()) {
-    if (wanted < state->tuning_memory.pages) state->tuning_memory.returned_us = state->parts.clock->NowUs();
-    state->tuning_memory.pages = wanted;
+    TuningMemory& memory = state->tuning_memory;
+    if (wanted < memory.pages) memory.returned_us = memory.retried_us = state->parts.clock->NowUs();
+    memory.pages = wanted;
   }
   return status;
 }
