@@ -10,7 +10,7 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kRetryUs = 1'000'000;  // each try costs steps what LibTorch keeps for them
+constexpr int64_t kRetryUs = 1'000'000;      // each try costs steps what LibTorch keeps for them
 constexpr int64_t kMostWaitUs = 10'000'000;  // for what a device does not give back: others may use it too
 
 absl::Status Withhold(int64_t wanted, SchedulerState* state) {
