@@ -67,8 +67,9 @@ class SmallDevice final {
   }
 };
 
-at::Tensor BytesOnDevice(int64_t bytes) {
-  return at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(at::kCUDA, 0));
+// A tensor that takes so many pages of the device, a power of two, with the red zone behind it.
+at::Tensor TakePages(int64_t pages) {
+  return at::empty({pages * kPage - 256}, at::TensorOptions().dtype(at::kByte).device(at::kCUDA, 0));
 }
 
 TEST(SharedDeviceTest, NobodyCanTouchWhatTheDeviceHas) {
@@ -76,25 +77,23 @@ TEST(SharedDeviceTest, NobodyCanTouchWhatTheDeviceHas) {
   const size_t used = emulator::UsedDeviceBytes();
   ASSERT_THAT(pool->Withhold(40, IgnoreMoves), IsOk());
   EXPECT_EQ(used - emulator::UsedDeviceBytes(), size_t{40} * kPage);
-  Read(pool->arena(), 24 * kPage);
-  EXPECT_DEATH(Read(pool->arena() + 24 * kPage, 1), "use-after-poison");
+  pool->memory().Move(pool->arena(), pool->arena() + 23 * kPage, kPage);
+  EXPECT_DEATH(pool->memory().Move(pool->arena(), pool->arena() + 24 * kPage, kPage), "use-after-poison");
   ASSERT_THAT(pool->Withhold(0, IgnoreMoves), IsOk());
   EXPECT_EQ(emulator::UsedDeviceBytes(), used);
-  Read(pool->arena(), 64 * kPage);
+  pool->memory().Move(pool->arena(), pool->arena() + 24 * kPage, 40 * kPage);
 }
 
 TEST(SharedDeviceTest, PagesComeBackWhenTheDeviceHasThemAgain) {
   const std::unique_ptr<PagePool> pool = PoolOf(64);
   const SmallDevice full(/*bytes_left=*/0);
   ASSERT_THAT(pool->Withhold(40, IgnoreMoves), IsOk());
-  at::Tensor trained = BytesOnDevice(20 * kPage), kept = BytesOnDevice(10 * kPage);
+  at::Tensor trained = TakePages(16), kept = TakePages(8);
   trained.reset();  // LibTorch still has it
   ASSERT_THAT(pool->Withhold(0, IgnoreMoves), IsOk());
-  const int64_t withheld = pool->withheld_pages();
-  EXPECT_GE(withheld, 10);
-  EXPECT_LE(withheld, 11);  // red zones
-  EXPECT_EQ(pool->free_pages(), 64 - withheld);
-  EXPECT_LT(emulator::FreeDeviceBytes(), size_t{kPage});
+  EXPECT_EQ(pool->withheld_pages(), 8);
+  EXPECT_EQ(pool->free_pages(), 64 - 8);
+  EXPECT_EQ(emulator::FreeDeviceBytes(), 0u);
   kept.reset();
   ASSERT_THAT(pool->Withhold(0, IgnoreMoves), IsOk());
   EXPECT_EQ(pool->withheld_pages(), 0);
