@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstdint>
 
+#include <cuda_bf16.h>
+
 #include "adapters/ops/cuda/segmented_kernels.h"
-#include "model/ops/cuda/device_code.cuh"
 
 // The low-rank updates of long segments (prefill), bf16 on tensor cores: 64 rows share what is read of A and B. What is
 // added, and the arrays that say so, are those of segmented_kernels.h.
 namespace lorad::cuda {
+
+using Bf16 = __nv_bfloat16;  // as in device_code.cuh, which only kernels can include
 
 // Segments of more rows: at 17 rows the kernels of short segments would read A and B three times.
 inline constexpr int kMostShortRows = 16;
