@@ -1,6 +1,6 @@
 #include "adapters/ops/cuda_ops.h"
+#include "adapters/ops/long_segments_cuda.h"
 #include "model/memory/cuda_memory.h"
-#include "model/ops/compare_forms_cuda.h"
 #include "model/ops/cuda_ops.h"
 #include "model/ops/cuda_table.h"
 
@@ -39,7 +39,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .tabled_replaced_embedding = &lorad::cuda::TabledReplacedEmbedding,
             .tabled_replaced_head = &lorad::cuda::TabledReplacedHead,
             .tabled_routing = &lorad::cuda::TabledRouting,
-            .check_fast_forms = &lorad::cuda::CheckFastForms,
+            .check_fast_forms = &lorad::cuda::CheckFormsOfDevice,
             .new_graphs = &lorad::cuda::NewGraphs,
         },
     .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},

@@ -3,6 +3,7 @@
 #include "adapters/ops/cuda/long_segment_kernels.h"
 #include "adapters/ops/cuda/segmented_plan.h"
 #include "adapters/ops/cuda_ops.h"
+#include "adapters/ops/long_segments_cuda.h"
 #include "model/ops/check_args.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda/upload.h"
@@ -11,12 +12,14 @@
 namespace lorad::cuda {
 namespace {
 
+bool HasLongForm(const at::Tensor& y) { return y.scalar_type() == at::kBFloat16 && UsesLongSegments(); }
+
 // A plan on the device, with its scratch. h_slices: of long segments, whose rows are bf16.
 class Step final {
  public:
   Step(absl::Span<const SegmentedPart> parts, int32_t num_slots, const RowSegments& rows, bool with_bias,
        int32_t h_slices, const at::Tensor& y)
-      : plan_(PlanSegments(parts, num_slots, rows, with_bias, y.scalar_type() == at::kBFloat16 ? h_slices : 0)) {
+      : plan_(PlanSegments(parts, num_slots, rows, with_bias, HasLongForm(y) ? h_slices : 0)) {
     if (plan_.tiles.empty()) return;
     const int64_t short_tiles = std::ssize(plan_.tiles) - plan_.num_long_tiles;
     const auto f32 = at::TensorOptions().dtype(at::kFloat).device(y.device());

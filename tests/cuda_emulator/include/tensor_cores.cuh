@@ -8,6 +8,12 @@
 //   a  lane 4 g + t, registers 0 to 3: elements 2t and 2t + 1 of rows g and g + 8, then 2t + 8 and 2t + 9 of both
 //   b  lane 4 g + t, registers 0 and 1: elements 2t and 2t + 1 of column g, then 2t + 8 and 2t + 9
 //   c  lane 4 g + t: columns 2t and 2t + 1 of row g, then of row g + 8
+namespace lorad::emulator {
+
+inline bool mma_is_wrong = false;  // the two columns of a lane are exchanged
+
+}  // namespace lorad::emulator
+
 namespace lorad::cuda {
 
 inline void MmaBf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
@@ -33,7 +39,8 @@ inline void MmaBf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2
     }
   }
   for (int i = 0; i < 4; ++i) {
-    for (int k = 0; k < 16; ++k) c[i] += rows[i / 2][k] * columns[i % 2][k];
+    const int column = emulator::mma_is_wrong ? 1 - i % 2 : i % 2;
+    for (int k = 0; k < 16; ++k) c[i] += rows[i / 2][k] * columns[column][k];
   }
 }
 
