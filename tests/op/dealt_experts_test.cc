@@ -187,7 +187,9 @@ TEST_P(DealtExpertsTest, LinearEqualsTheLoopAndLeavesWhatIsNobodys) {
         for (int64_t p = 0; p < pairs; ++p) {
           EXPECT_EQ(At(y, p * 23 + 13), 7.0f);
           EXPECT_EQ(At(y, p * 23 + 22), 7.0f);
-          if (p >= deal.Start(kExperts)) EXPECT_EQ(At(y, p * 23), 7.0f) << "pair " << p;
+          if (p >= deal.Start(kExperts)) {
+            EXPECT_EQ(At(y, p * 23), 7.0f) << "pair " << p;
+          }
         }
       }
     }
