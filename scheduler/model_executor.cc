@@ -101,10 +101,10 @@ struct ModelExecutor::Step {
   Ticket ticket = 0;
   int64_t begin_us = 0;
   absl::StatusOr<StepResult> result = StepResult();  // but for what follows
-  bool queued = false;                               // on the device: `end` is to be awaited
-  StreamMark end;
-  std::optional<QueuedDraws> draws;
-  std::vector<size_t> of_row;  // the row of each draw
+  bool queued = false;                               // on the device: its end is to be awaited
+  StreamMark end;                                    // of a step without draws
+  std::optional<QueuedDraws> draws;                  // the last that is queued of one
+  std::vector<size_t> of_row;                        // the row of each draw
 };
 
 ModelExecutor::ModelExecutor(CausalLm* model, KvView kv, AdapterSeam* seam, ComputeGate* gate, StepGraphs* graphs)
@@ -187,8 +187,9 @@ absl::Status ModelExecutor::Queue(absl::Span<const ExecRow> rows, Step* step) {
     if (!to_sample.rows.empty()) {
       ASSIGN_OR_RETURN(step->draws, QueuedDraws::Queue(logits, to_sample.rows));
       step->of_row = std::move(to_sample.of_row);
+    } else {
+      step->end = StreamMark(model_->device());
     }
-    step->end = StreamMark(model_->device());
     step->queued = true;
     return absl::OkStatus();
   });
