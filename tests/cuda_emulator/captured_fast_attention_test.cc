@@ -121,10 +121,3 @@ TEST_F(CapturedFastAttentionTest, ReplaysAttendAsOursWhateverTheContexts) {
 
 }  // namespace
 }  // namespace lorad
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  lorad::emulator::RegisterDevice();
-  lorad::InstallCudaOps(&lorad::emulator::EmulatedLibrary().ops);
-  return RUN_ALL_TESTS();
-}

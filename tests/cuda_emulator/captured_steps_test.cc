@@ -100,6 +100,11 @@ class GraphEngine final {
       ExpectGolden(cases[i], GoldenAnswerOf(*recordings[i]), kTolerance);
     }
   }
+  void ExpectAnswersWhileLoaded(const std::string& name) {
+    Load(name);
+    ExpectAnswers(CasesOf(base_, {name}));
+    Unload(name);
+  }
   std::map<std::string, int64_t>& steps() { return engine_.parts().observer.device_steps; }
   CountingObserver& observer() { return engine_.parts().observer; }
   std::string Steps() {
@@ -205,18 +210,13 @@ TEST(CapturedAdaptersTest, AdaptersChangeUnderAGraph) {
   const std::string base = "llama3";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
   GraphEngine engine(model.get(), base, SetupWithGraphs());
-  const auto answer = [&](const std::string& name) {
-    engine.Load(name);
-    engine.ExpectAnswers(CasesOf(base, {name}));
-    engine.Unload(name);
-  };
-  answer("all_linear");
+  engine.ExpectAnswersWhileLoaded("all_linear");
   EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
-  answer("dora");
+  engine.ExpectAnswersWhileLoaded("dora");
   EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
-  answer("rank_80");
+  engine.ExpectAnswersWhileLoaded("rank_80");
   EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
-  for (const char* name : {"dora", "rank_80", "all_linear"}) answer(name);
+  for (const char* name : {"dora", "rank_80", "all_linear"}) engine.ExpectAnswersWhileLoaded(name);
   EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
 }
 
@@ -225,18 +225,13 @@ TEST(CapturedAdaptersTest, AdaptersOfExpertsChangeUnderAGraph) {
   const std::string base = "mixtral";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
   GraphEngine engine(model.get(), base, SetupWithGraphs());
-  const auto answer = [&](const std::string& name) {
-    engine.Load(name);
-    engine.ExpectAnswers(CasesOf(base, {name}));
-    engine.Unload(name);
-  };
-  answer("experts");
+  engine.ExpectAnswersWhileLoaded("experts");
   EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
-  answer("experts_bf16");  // as many ranks of the same sites
+  engine.ExpectAnswersWhileLoaded("experts_bf16");  // as many ranks of the same sites
   EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
-  answer("q_v");
+  engine.ExpectAnswersWhileLoaded("q_v");
   EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
-  for (const char* name : {"experts_bf16", "q_v", "experts"}) answer(name);
+  for (const char* name : {"experts_bf16", "q_v", "experts"}) engine.ExpectAnswersWhileLoaded(name);
   EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
 }
 
@@ -310,10 +305,3 @@ TEST(CapturedAdaptersTest, TheOldestGraphGoesAndALargeOneIsRefused) {
 
 }  // namespace
 }  // namespace lorad
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  lorad::emulator::RegisterDevice();
-  lorad::InstallCudaOps(&lorad::emulator::EmulatedLibrary().ops);
-  return RUN_ALL_TESTS();
-}

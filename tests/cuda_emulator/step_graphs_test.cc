@@ -294,10 +294,3 @@ TEST(StepGraphsTest, ThereAreNoneOnTheCpu) {
 
 }  // namespace
 }  // namespace lorad
-
-int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
-  lorad::emulator::RegisterDevice();
-  lorad::InstallCudaOps(&lorad::emulator::EmulatedLibrary().ops);
-  return RUN_ALL_TESTS();
-}
