@@ -43,6 +43,18 @@ TEST_F(SegmentedPlanTest, LongTilesOfMoreThanSixteenRowsLieBehindTheShortOnes) {
   EXPECT_EQ(plan.sizes.column_blocks, 2);
 }
 
+TEST_F(SegmentedPlanTest, ASegmentWithoutRowsAsksForNothing) {
+  const SegmentedPlan beside = Plan({0, 40}, 1);
+  EXPECT_EQ(beside.sizes.rank_blocks, 0);
+  EXPECT_THAT(RowsOf(beside), ElementsAre(40));
+  const float router[1] = {};
+  slot_.router = router;
+  slot_.experts = 2;
+  const SegmentedPlan none = Plan({0}, 1);
+  EXPECT_EQ(none.sizes.experts, 0);
+  EXPECT_EQ(none.sizes.rank_blocks, 0);
+}
+
 TEST_F(SegmentedPlanTest, ALongTileHasRoomForEachSliceOfH) {
   const SegmentedPlan plan = Plan({20, 16, 65}, 3);
   int64_t next = 0;  // segments in order, whatever their tiles' order

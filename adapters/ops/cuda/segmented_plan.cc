@@ -56,6 +56,7 @@ SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_sl
   std::vector<RowTile> long_tiles;
   for (int64_t g = 0; g < rows.groups(); ++g) {
     const int32_t first_term = rows.term_starts[g], end_term = rows.term_starts[g + 1], end = rows.starts[g + 1];
+    if (end == rows.starts[g]) continue;  // it would ask for blocks that have no tile
     const SegmentSum sum =
         SumOf(parts, absl::MakeSpan(rows.terms).subspan(first_term, end_term - first_term), with_bias);
     if (!sum.adds) continue;

@@ -43,7 +43,7 @@ using cudaError_t = int;
 using cudaStream_t = lorad::emulator::Stream*;
 using cudaEvent_t = lorad::emulator::Event*;
 inline constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2,
-                             cudaErrorStreamCaptureUnsupported = 900;
+                             cudaErrorInvalidConfiguration = 9, cudaErrorStreamCaptureUnsupported = 900;
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorMemoryAllocation ? "out of memory" : "an error of the emulator's";
 }
@@ -58,6 +58,9 @@ struct cudaLaunchConfig_t {
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
+  if (config->gridDim.x == 0 || config->gridDim.y == 0 || config->gridDim.z == 0 || config->blockDim.x == 0) {
+    return cudaErrorInvalidConfiguration;
+  }
   // A captured launch keeps its arguments, as a device does.
   auto launch = [grid = config->gridDim, threads = config->blockDim.x, kernel,
                  kept = std::tuple<std::remove_cvref_t<Parameters>...>(arguments...)] {
