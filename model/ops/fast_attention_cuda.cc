@@ -49,7 +49,8 @@ AttentionTiles SizesOf(const FastAttention& fast, const AttentionRows<Bf16>& row
   AttentionTiles tiles = {};
   const int64_t packed_rows = rows.rows * (rows.heads / rows.kv.kv_heads);
   tiles.tile_rows = fast.tile_rows(rows.kv.head_dim, packed_rows / std::max<int64_t>(1, rows.sequences));
-  const int64_t most_tiles = packed_rows / tiles.tile_rows + rows.sequences;
+  // Few rows of no sequence: no tile is real.
+  const int64_t most_tiles = std::max<int64_t>(1, packed_rows / tiles.tile_rows + rows.sequences);
   const int64_t context_tokens = rows.blocks_per_sequence * kKvBlockTokens;
   const int64_t seen_tokens =
       rows.window_tokens > 0 ? std::min(context_tokens, rows.window_tokens - 1 + tiles.tile_rows) : context_tokens;

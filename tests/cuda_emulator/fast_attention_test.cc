@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include "model/ops/open_cuda.h"
@@ -31,6 +32,7 @@ struct Sequence {
 struct Problem {
   int64_t heads, kv_heads, head_dim, window;
   std::unique_ptr<TestCache> cache;
+  int64_t last_block = 0;
   at::Tensor q, positions, cu_rows, block_table;
 
   Problem(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window, const std::vector<Sequence>& sequences)
@@ -61,12 +63,12 @@ struct Problem {
     positions = Ints(position_values);
     cu_rows = Ints(cu_values);
     block_table = Ints(table, {std::ssize(sequences), most_blocks});
+    last_block = *std::max_element(table.begin(), table.end());
   }
 
   at::Tensor Run() const {
     DeviceCopies on;
-    const int32_t* const blocks = block_table.const_data_ptr<int32_t>();
-    const KvView kv = on.Of(cache->view(), *std::max_element(blocks, blocks + block_table.numel()));
+    const KvView kv = on.Of(cache->view(), last_block);
     at::Tensor y = at::empty_like(q), on_y = on.Of(y);
     EXPECT_OK(on.Back(PagedAttention(
         {on.Of(q), heads, on.Of(positions), on.Of(cu_rows), on.Of(block_table), 0, window, 0.3, 0.0, kv, on_y})));
@@ -157,6 +159,14 @@ TEST(FastAttentionTest, SequencesThatMissABlockAndRowsOfNone) {
     static_cast<int32_t*>(problem.cu_rows.mutable_data_ptr())[3] = 32;  // the last row is nobody's
     ExpectTheSame(problem);
   }
+}
+
+TEST(FastAttentionTest, RowsWithoutAnySequenceAreNan) {
+  Problem problem(4, 2, 64, 0, {{20, 3}});
+  problem.cu_rows = Ints({0});
+  problem.block_table = at::empty({0, 2}, problem.cu_rows.options());
+  ExpectTheSame(problem);
+  EXPECT_TRUE(problem.Run().isnan().all().item<bool>());
 }
 
 }  // namespace
