@@ -17,9 +17,9 @@ namespace {
 constexpr double kTolerance = 5e-4;
 constexpr int64_t kMostPromptTokens = 40;  // in the emulator's time
 
-bool IsShort(const GoldenCase& golden) { return static_cast<int64_t>(golden.prompt.size()) <= kMostPromptTokens; }
-
 }  // namespace
+
+bool IsShort(const GoldenCase& golden) { return static_cast<int64_t>(golden.prompt.size()) <= kMostPromptTokens; }
 
 LoadOptions OnDevice() { return {.device = at::Device(at::kCUDA, 0)}; }
 
@@ -27,6 +27,7 @@ EngineSetup SetupOnDevice() {
   EngineSetup setup;
   setup.device = TestDeviceMemory();
   setup.pool_bytes = int64_t{4} << 20;
+  setup.engine.steps_a_turn = EngineConfig().steps_a_turn;
   return setup;
 }
 
@@ -67,16 +68,36 @@ std::set<std::string> NamesIn(const std::vector<GoldenCase>& cases) {
 DeviceEngine::DeviceEngine(CausalLm* model, std::string base, const EngineSetup& setup)
     : base_(std::move(base)), engine_(model, GoldenDir(base_) + "/model", setup) {}
 
-void DeviceEngine::Load(const std::string& name) {
-  const CommandAnswer answer = engine_.Load(name, GoldenAdapterDir(base_, name));
+void DeviceEngine::LoadAs(const std::string& name, const std::string& folder) {
+  const CommandAnswer answer = engine_.Load(name, GoldenAdapterDir(base_, folder));
   engine_.RunUntilIdle();
   ASSERT_TRUE(answer->has_value()) << name;
   ASSERT_THAT(**answer, IsOk()) << name;
 }
 
-void DeviceEngine::ExpectAnswers(const std::vector<GoldenCase>& cases) {
+void DeviceEngine::Unload(const std::string& name) {
+  const CommandAnswer answer = engine_.Unload(name);
+  engine_.RunUntilIdle();
+  ASSERT_TRUE(answer->has_value()) << name;
+  ASSERT_THAT(**answer, IsOk()) << name;
+}
+
+void DeviceEngine::LoadFor(const std::vector<GoldenCase>& cases) {
+  for (const std::string& name : NamesIn(cases)) Load(name);
+}
+
+void DeviceEngine::ExpectAnswersWhileLoaded(const std::string& name) {
+  Load(name);
+  ExpectAnswers(CasesOf(base_, {name}));
+  Unload(name);
+}
+
+void DeviceEngine::ExpectAnswers(const std::vector<GoldenCase>& cases, int apart) {
   std::vector<std::shared_ptr<Recording>> recordings;
-  for (const GoldenCase& golden : cases) recordings.push_back(engine_.Submit(GoldenRequestOf(golden)));
+  for (const GoldenCase& golden : cases) {
+    recordings.push_back(engine_.Submit(GoldenRequestOf(golden)));
+    for (int turn = 0; turn < apart; ++turn) engine_.Turn();
+  }
   engine_.RunUntilIdle();
   for (size_t i = 0; i < cases.size(); ++i) {
     EXPECT_EQ(recordings[i]->broken_rule(), "");

@@ -33,6 +33,7 @@ TEST_P(QuantizedDeviceTest, TheBaseAndItsAdaptersInOneBatchAnswerAsWithRoundedWe
   EngineSetup setup;
   setup.device = TestDeviceMemory();
   setup.pool_bytes = int64_t{4} << 20;
+  setup.engine.steps_a_turn = EngineConfig().steps_a_turn;
   setup.engine.max_batch_tokens = 48;  // steps of few rows, and of many
   SteppedEngine engine(model.get(), folder + "/model", setup);
 

@@ -30,10 +30,10 @@ TEST_P(ServingOnDeviceTest, EveryAdapterAndTheBaseInOneBatchAnswerAsPeft) {
   EngineSetup setup = SetupOnDevice();
   setup.engine.max_batch_tokens = 64;  // long prompts go in pieces, beside rows that decode
   DeviceEngine engine(model.get(), GetParam(), setup);
-  for (const std::string& name : NamesIn(cases)) engine.Load(name);
+  engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
-  EXPECT_GT(engine.engine().parts().observer.most_sequences, 1);
-  EXPECT_GT(engine.engine().parts().observer.steps_behind, 0);
+  EXPECT_GT(engine.observer().most_sequences, 1);
+  EXPECT_GT(engine.observer().steps_behind, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, ServingOnDeviceTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
@@ -52,11 +52,11 @@ TEST(PoolOnDeviceTest, EvictionReloadAndCompactionKeepTheAnswers) {
   setup.engine.max_batch_tokens = 12;
   setup.engine.max_sequences = 3;
   DeviceEngine engine(model.get(), base, setup);
-  for (const std::string& name : NamesIn(cases)) engine.Load(name);
+  engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
   std::reverse(cases.begin(), cases.end());
   engine.ExpectAnswers(cases);
-  const CountingObserver& observer = engine.engine().parts().observer;
+  const CountingObserver& observer = engine.observer();
   EXPECT_GT(observer.evictions, 0);
   EXPECT_GT(observer.loads, static_cast<int64_t>(NamesIn(cases).size()));
 }

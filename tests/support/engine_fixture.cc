@@ -270,9 +270,14 @@ ThreadedEngine::ThreadedEngine(CausalLm* model, const std::string& model_dir, co
   thread_ = std::thread([this] { engine_->Run(); });
 }
 
-ThreadedEngine::~ThreadedEngine() {
+void ThreadedEngine::Stop() {
+  if (!thread_.joinable()) return;
   engine_->Stop();
   thread_.join();
+}
+
+ThreadedEngine::~ThreadedEngine() {
+  Stop();
   loader_.reset();
   engine_.reset();
 }

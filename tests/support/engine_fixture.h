@@ -176,6 +176,8 @@ class ThreadedEngine final {
 
   std::shared_ptr<Recording> Submit(Request request);
   absl::Status Load(const std::string& name, const std::string& path);  // waits for the answer
+  // The engine's thread ends; what it counted may be read from then on. What runs is not answered.
+  void Stop();
   Engine& engine() { return *engine_; }
   ServingParts& parts() { return parts_; }
 

@@ -1,4 +1,4 @@
-// The property that guards the whole daemon, over captured steps; its main is captured_steps_test.cc's.
+// The property that guards the whole daemon, over captured steps.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include "model/causal_lm.h"
 #include "tests/component/golden_base.h"
 #include "tests/component/random_batch.h"
-#include "tests/cuda_emulator/torch_device.h"
+#include "tests/device/test_device.h"
 
 namespace lorad {
 namespace {
@@ -34,7 +34,7 @@ TEST(CapturedBatchesTest, ARequestGetsInReplayedStepsWhatItGetsAlone) {
       CausalLm::Load(GoldenDir(base) + "/model", {.device = at::Device(at::kCUDA, 0)}).value();
   AloneRunner alone(base);
   const std::vector<std::string> folders = Folders(base);
-  const BatchDevice device = {model.get(), emulator::EmulatedLibrary().memory, StepGraphs::Options()};
+  const BatchDevice device = {model.get(), TestDeviceMemory(), StepGraphs::Options()};
   BatchedEqualsAlone compared;
   BatchCounts counts;
   for (uint64_t seed = 0; seed < kSeeds && !HasFailure(); ++seed) {

@@ -16,126 +16,59 @@
 #include "model/causal_lm.h"
 #include "tests/component/golden_base.h"
 #include "tests/component/golden_requests.h"
-#include "tests/cuda_emulator/torch_device.h"
+#include "tests/device/device_engine.h"
+#include "tests/device/test_device.h"
 #include "tests/support/engine_fixture.h"
 #include "tests/support/status_matchers.h"
 
 namespace lorad {
 namespace {
 
-constexpr double kTolerance = 5e-4;
-constexpr size_t kMostPromptTokens = 40;  // the emulator's time
-
-LoadOptions OnDevice() { return {.device = at::Device(at::kCUDA, 0)}; }
-
 EngineSetup SetupWithGraphs() {
-  EngineSetup setup;
-  setup.device = emulator::EmulatedLibrary().memory;
-  setup.pool_bytes = int64_t{4} << 20;
+  EngineSetup setup = SetupOnDevice();
   setup.graphs.emplace();
   return setup;
 }
 
-// Some cases of a base with short prompts: one of each adapter, `most` in all; and the base's own.
-std::vector<GoldenCase> ShortCases(const std::string& base, size_t most) {
+// All cases of a base; of an emulated device, for its time, `most` short ones: of each adapter one, and the base's own.
+std::vector<GoldenCase> SomeCases(const std::string& base, size_t most) {
+  if (!TestDeviceIsEmulated()) return AllGoldenCases(base);
   std::set<std::string> seen;
   std::vector<GoldenCase> cases;
   for (GoldenCase& golden : AllGoldenCases(base)) {
     if (cases.size() == most) break;
-    if (golden.prompt.size() > kMostPromptTokens || golden.prompt.size() < 4) continue;
+    if (!IsShort(golden) || golden.prompt.size() < 4) continue;
     if (golden.composition.empty() && !seen.insert(golden.adapter).second) continue;
     cases.push_back(std::move(golden));
   }
   return cases;
 }
 
-std::vector<GoldenCase> CasesOf(const std::string& base, std::set<std::string> wanted) {
-  std::vector<GoldenCase> cases;
-  for (GoldenCase& golden : AllGoldenCases(base)) {
-    const size_t tokens = golden.prompt.size();
-    if (!golden.composition.empty() || tokens < 4 || tokens > kMostPromptTokens) continue;
-    if (wanted.erase(golden.adapter) > 0) cases.push_back(std::move(golden));
-  }
-  EXPECT_TRUE(wanted.empty()) << "no short case of " << *wanted.begin();
-  return cases;
+std::map<std::string, int64_t>& StepsOf(DeviceEngine& engine) { return engine.observer().device_steps; }
+std::string Told(DeviceEngine& engine) {
+  return absl::StrJoin(StepsOf(engine), ", ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, entry.first, " ", entry.second);
+  });
 }
-
-class GraphEngine final {
- public:
-  GraphEngine(CausalLm* model, std::string base, const EngineSetup& setup)
-      : base_(std::move(base)), engine_(model, GoldenDir(base_) + "/model", setup) {}
-
-  void Load(const std::string& name) { LoadAs(name, name); }
-  void LoadAs(const std::string& name, const std::string& folder) {
-    const CommandAnswer answer = engine_.Load(name, GoldenAdapterDir(base_, folder));
-    engine_.RunUntilIdle();
-    ASSERT_TRUE(answer->has_value()) << name;
-    ASSERT_THAT(**answer, IsOk()) << name;
-  }
-  void Unload(const std::string& name) {
-    const CommandAnswer answer = engine_.Unload(name);
-    engine_.RunUntilIdle();
-    ASSERT_THAT(**answer, IsOk()) << name;
-  }
-  void LoadFor(const std::vector<GoldenCase>& cases) {
-    std::set<std::string> names;
-    for (const GoldenCase& golden : cases) {
-      for (const auto& [name, scale] : AdaptersOf(golden)) names.insert(name);
-    }
-    for (const std::string& name : names) Load(name);
-  }
-  // `apart`: turns between two submissions.
-  void ExpectAnswers(const std::vector<GoldenCase>& cases, int apart = 0) {
-    std::vector<std::shared_ptr<Recording>> recordings;
-    for (const GoldenCase& golden : cases) {
-      recordings.push_back(engine_.Submit(GoldenRequestOf(golden)));
-      for (int turn = 0; turn < apart; ++turn) engine_.Turn();
-    }
-    engine_.RunUntilIdle();
-    for (size_t i = 0; i < cases.size(); ++i) {
-      EXPECT_EQ(recordings[i]->broken_rule(), "");
-      const std::optional<Finish>& finish = recordings[i]->sequences()[0].finish;
-      ASSERT_TRUE(finish.has_value()) << cases[i].name;
-      EXPECT_EQ(finish->reason, FinishReason::kLength) << cases[i].name << ": " << finish->abort_detail;
-      ExpectGolden(cases[i], GoldenAnswerOf(*recordings[i]), kTolerance);
-    }
-  }
-  void ExpectAnswersWhileLoaded(const std::string& name) {
-    Load(name);
-    ExpectAnswers(CasesOf(base_, {name}));
-    Unload(name);
-  }
-  std::map<std::string, int64_t>& steps() { return engine_.parts().observer.device_steps; }
-  CountingObserver& observer() { return engine_.parts().observer; }
-  std::string Steps() {
-    return absl::StrJoin(steps(), ", ", [](std::string* out, const auto& entry) {
-      absl::StrAppend(out, entry.first, " ", entry.second);
-    });
-  }
-
- private:
-  const std::string base_;
-  SteppedEngine engine_;
-};
 
 class CapturedBasesTest : public testing::TestWithParam<std::string> {};
 
 // The second time in another order: other rows have the adapters, at other places of the pool's.
 TEST_P(CapturedBasesTest, ReplayedStepsAnswerAsPeft) {
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(GetParam()) + "/model", OnDevice()).value();
-  GraphEngine engine(model.get(), GetParam(), SetupWithGraphs());
+  DeviceEngine engine(model.get(), GetParam(), SetupWithGraphs());
   const bool routed = !model->config().routed.layers.empty();
-  std::vector<GoldenCase> cases = ShortCases(GetParam(), routed ? 14 : 6);  // adapters of its experts, too
+  std::vector<GoldenCase> cases = SomeCases(GetParam(), routed ? 14 : 6);  // adapters of its experts, too
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
   std::reverse(cases.begin(), cases.end());
   engine.ExpectAnswers(cases, /*apart=*/1);
-  RecordProperty("steps", engine.Steps());
-  EXPECT_GT(engine.steps()["prefill"], 0);
+  RecordProperty("steps", Told(engine));
+  EXPECT_GT(StepsOf(engine)["prefill"], 0);
   EXPECT_GT(engine.observer().steps_behind, 0);
-  EXPECT_EQ(engine.steps()["capture_failed"], 0) << engine.Steps();
-  EXPECT_EQ(engine.steps()["routed_base"], 0) << engine.Steps();
-  EXPECT_GT(engine.steps()["replayed"], engine.steps()["captured"]) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["capture_failed"], 0) << Told(engine);
+  EXPECT_EQ(StepsOf(engine)["routed_base"], 0) << Told(engine);
+  EXPECT_GT(StepsOf(engine)["replayed"], StepsOf(engine)["captured"]) << Told(engine);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bases, CapturedBasesTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
@@ -151,13 +84,13 @@ TEST(CapturedQuantizedTest, ReplayedStepsOfARoutedBaseAnswerAsWithRoundedWeights
     const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", options).value();
     std::vector<GoldenCase> cases =
         ReadGoldenCases(GoldenDir(base) + absl::StrCat("/cases_", std::string(Name(quantization)), ".json"));
-    std::erase_if(cases, [](const GoldenCase& golden) { return golden.prompt.size() > kMostPromptTokens; });
+    std::erase_if(cases, [](const GoldenCase& golden) { return TestDeviceIsEmulated() && !IsShort(golden); });
     ASSERT_GT(cases.size(), 2u);
-    GraphEngine engine(model.get(), base, SetupWithGraphs());
+    DeviceEngine engine(model.get(), base, SetupWithGraphs());
     engine.LoadFor(cases);
     engine.ExpectAnswers(cases);
-    EXPECT_GT(engine.steps()["replayed"], 0) << engine.Steps();
-    EXPECT_EQ(engine.steps()["routed_base"], 0) << engine.Steps();
+    EXPECT_GT(StepsOf(engine)["replayed"], 0) << Told(engine);
+    EXPECT_EQ(StepsOf(engine)["routed_base"], 0) << Told(engine);
   }
 }
 
@@ -165,43 +98,43 @@ TEST(CapturedQuantizedTest, ReplayedStepsOfARoutedBaseAnswerAsWithRoundedWeights
 TEST(CapturedAdaptersTest, EveryKindOfAdapterIsReplayedOrRunsEagerly) {
   const std::string base = "llama2";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
-  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  DeviceEngine engine(model.get(), base, SetupWithGraphs());
   std::vector<GoldenCase> cases = CasesOf(base, {"moe/loramoe"});
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
-  EXPECT_GT(engine.steps()["replayed"], 0) << engine.Steps();
-  const int64_t replayed = engine.steps()["replayed"];
+  EXPECT_GT(StepsOf(engine)["replayed"], 0) << Told(engine);
+  const int64_t replayed = StepsOf(engine)["replayed"];
   cases = CasesOf(base, {"moe/mixlora_dynamic"});
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
-  EXPECT_GT(engine.steps()["routed_adapter"], 0) << engine.Steps();
-  EXPECT_EQ(engine.steps()["replayed"], replayed) << engine.Steps();
+  EXPECT_GT(StepsOf(engine)["routed_adapter"], 0) << Told(engine);
+  EXPECT_EQ(StepsOf(engine)["replayed"], replayed) << Told(engine);
 }
 
 // The routers' choices are the device's; one adapter after the other, then several beside rows of the base.
 TEST(CapturedAdaptersTest, RowsThatARouterDealsByTopKAreReplayed) {
   const std::string base = "llama2";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
-  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  DeviceEngine engine(model.get(), base, SetupWithGraphs());
   for (const char* name : {"mixlora", "mixlora_of_all_experts", "mixlora_of_one_expert", "mixlora_expert_lora",
                            "mixlora_activation", "mixlora_down_alone", "mixlora_without_ffn", "mixlora_switch"}) {
     SCOPED_TRACE(name);
-    const int64_t replayed = engine.steps()["replayed"];
+    const int64_t replayed = StepsOf(engine)["replayed"];
     const std::vector<GoldenCase> cases = CasesOf(base, {absl::StrCat("moe/", name)});
     engine.LoadFor(cases);
     engine.ExpectAnswers(cases);
-    EXPECT_GT(engine.steps()["replayed"], replayed) << engine.Steps();
+    EXPECT_GT(StepsOf(engine)["replayed"], replayed) << Told(engine);
   }
   std::vector<GoldenCase> cases =
       CasesOf(base, {"", "moe/mixlora", "moe/mixlora_of_all_experts", "moe/mixlora_switch", "moe/loramoe", "moe/lora"});
   engine.LoadFor(CasesOf(base, {"moe/loramoe", "moe/lora"}));
   for (int round = 0; round < 2; ++round) {
-    const int64_t replayed = engine.steps()["replayed"];
+    const int64_t replayed = StepsOf(engine)["replayed"];
     engine.ExpectAnswers(cases);
-    EXPECT_GT(engine.steps()["replayed"], replayed) << engine.Steps();
+    EXPECT_GT(StepsOf(engine)["replayed"], replayed) << Told(engine);
     std::reverse(cases.begin(), cases.end());
   }
-  EXPECT_EQ(engine.steps()["routed_adapter"], 0) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["routed_adapter"], 0) << Told(engine);
 }
 
 // One request at a time meets the same graph with another adapter each time, whose slot was somebody else's: the two
@@ -209,49 +142,49 @@ TEST(CapturedAdaptersTest, RowsThatARouterDealsByTopKAreReplayed) {
 TEST(CapturedAdaptersTest, AdaptersChangeUnderAGraph) {
   const std::string base = "llama3";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
-  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  DeviceEngine engine(model.get(), base, SetupWithGraphs());
   engine.ExpectAnswersWhileLoaded("all_linear");
-  EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 1) << Told(engine);
   engine.ExpectAnswersWhileLoaded("dora");
-  EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 1) << Told(engine);
   engine.ExpectAnswersWhileLoaded("rank_80");
-  EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
   for (const char* name : {"dora", "rank_80", "all_linear"}) engine.ExpectAnswersWhileLoaded(name);
-  EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
 }
 
 // The same where adapters change experts: the pairs' tables are made by the graph.
 TEST(CapturedAdaptersTest, AdaptersOfExpertsChangeUnderAGraph) {
   const std::string base = "mixtral";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
-  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  DeviceEngine engine(model.get(), base, SetupWithGraphs());
   engine.ExpectAnswersWhileLoaded("experts");
-  EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 1) << Told(engine);
   engine.ExpectAnswersWhileLoaded("experts_bf16");  // as many ranks of the same sites
-  EXPECT_EQ(engine.steps()["captured"], 1) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 1) << Told(engine);
   engine.ExpectAnswersWhileLoaded("q_v");
-  EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
   for (const char* name : {"experts_bf16", "q_v", "experts"}) engine.ExpectAnswersWhileLoaded(name);
-  EXPECT_EQ(engine.steps()["captured"], 2) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
 }
 
 // With more slots the table on the device lies elsewhere: graphs that read the old one must go.
 TEST(CapturedAdaptersTest, ALargerSlotTableDropsTheGraphs) {
   const std::string base = "llama3";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
-  GraphEngine engine(model.get(), base, SetupWithGraphs());
+  DeviceEngine engine(model.get(), base, SetupWithGraphs());
   const std::vector<GoldenCase> cases = CasesOf(base, {"q_v"});
   engine.Load("q_v");
   engine.ExpectAnswers(cases);
   engine.ExpectAnswers(cases);
-  const int64_t captured = engine.steps()["captured"];
+  const int64_t captured = StepsOf(engine)["captured"];
   constexpr int kFirstSlots = 16;
   for (int i = 0; i <= kFirstSlots; ++i) engine.LoadAs(absl::StrCat("copy-", i), "q_v");
   std::vector<GoldenCase> renamed = cases;
   renamed[0].adapter = absl::StrCat("copy-", kFirstSlots);
   engine.ExpectAnswers(renamed);
   engine.ExpectAnswers(cases);
-  EXPECT_EQ(engine.steps()["captured"], 2 * captured) << engine.Steps();
+  EXPECT_EQ(StepsOf(engine)["captured"], 2 * captured) << Told(engine);
 }
 
 // A pool with room for a few adapters and steps of few tokens: adapters are evicted and read again, pages move,
@@ -266,13 +199,13 @@ TEST(CapturedAdaptersTest, EvictionReloadAndCompactionKeepTheAnswers) {
   setup.pool_bytes = int64_t{360} << 10;
   setup.engine.max_batch_tokens = 12;
   setup.engine.max_sequences = 3;
-  GraphEngine engine(model.get(), base, setup);
+  DeviceEngine engine(model.get(), base, setup);
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
   std::reverse(cases.begin(), cases.end());
   engine.ExpectAnswers(cases);
   EXPECT_GT(engine.observer().evictions, 0);
-  EXPECT_GT(engine.steps()["replayed"], 0) << engine.Steps();
+  EXPECT_GT(StepsOf(engine)["replayed"], 0) << Told(engine);
 }
 
 // Few graphs and little memory for them: they go and come again, answers stay.
@@ -283,23 +216,23 @@ TEST(CapturedAdaptersTest, TheOldestGraphGoesAndALargeOneIsRefused) {
   EngineSetup setup = SetupWithGraphs();
   setup.graphs->most_graphs = 1;
   {
-    GraphEngine engine(model.get(), base, setup);
+    DeviceEngine engine(model.get(), base, setup);
     engine.LoadFor(cases);
     for (int round = 0; round < 2; ++round) {
       for (const GoldenCase& golden : cases) engine.ExpectAnswers({golden});
     }
     EXPECT_EQ(engine.observer().last_device_step.graphs, 1);
     EXPECT_GT(engine.observer().last_device_step.graph_bytes, 0);
-    EXPECT_GE(engine.steps()["captured"], 6) << engine.Steps();
-    EXPECT_GT(engine.steps()["replayed"], 0) << engine.Steps();
+    EXPECT_GE(StepsOf(engine)["captured"], 6) << Told(engine);
+    EXPECT_GT(StepsOf(engine)["replayed"], 0) << Told(engine);
   }
   setup.graphs->most_bytes = 1024;
-  GraphEngine engine(model.get(), base, setup);
+  DeviceEngine engine(model.get(), base, setup);
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
-  EXPECT_GT(engine.steps()["memory"], 0) << engine.Steps();
-  EXPECT_GT(engine.steps()["refused"], 0) << engine.Steps();
-  EXPECT_EQ(engine.steps()["replayed"], 0) << engine.Steps();
+  EXPECT_GT(StepsOf(engine)["memory"], 0) << Told(engine);
+  EXPECT_GT(StepsOf(engine)["refused"], 0) << Told(engine);
+  EXPECT_EQ(StepsOf(engine)["replayed"], 0) << Told(engine);
   EXPECT_EQ(engine.observer().last_device_step.graphs, 0);
 }
 
