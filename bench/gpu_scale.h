@@ -18,6 +18,7 @@ struct Kept {
 struct Scale {
   int64_t copied_bytes, matrix_side;
   std::vector<int64_t> decode_batches;
+  int64_t sampled_batch;  // the one of them that is measured with drawn tokens, too
   Ask decode;
   int64_t prefill_streams;
   Ask prefill;

@@ -5,17 +5,25 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "scheduler/request.h"
+#include "tests/device/test_device.h"
 
 namespace lorad::bench {
-namespace {
 
-[[noreturn]] void Fail(const std::string& adapter, const std::string& why) {
-  std::fprintf(stderr, "a request of %s: %s\n", adapter.empty() ? "(base)" : adapter.c_str(), why.c_str());
-  std::_Exit(1);  // the engine's thread may be in its step
+void ExitIfBroken() {
+  const absl::StatusOr<int64_t> bytes = TestDeviceMemory().available_bytes();
+  if (bytes.ok()) return;
+  std::fprintf(stderr, "the device is broken: %s\n", std::string(bytes.status().message()).c_str());
+  std::fflush(nullptr);
+  std::_Exit(3);
 }
 
-}  // namespace
+void Fail(const std::string& why) {
+  std::fprintf(stderr, "%s\n", why.c_str());
+  ExitIfBroken();
+  throw PartFailed(why);
+}
 
 class Traffic::Sink final : public TokenSink {
  public:
@@ -28,9 +36,14 @@ class Traffic::Sink final : public TokenSink {
     const std::lock_guard<std::mutex> lock(traffic_->mutex_);
     stream_.token_us.insert(stream_.token_us.end(), event.tokens.size(), now_us);
     if (!event.finish.has_value()) return;
-    if (!event.finish->status.ok()) Fail(ask_.adapter, event.finish->status.ToString());
-    if (event.finish->reason != FinishReason::kLength) Fail(ask_.adapter, "aborted: " + event.finish->abort_detail);
-    if (std::ssize(stream_.token_us) != ask_.output_tokens) Fail(ask_.adapter, "ended with fewer tokens than asked");
+    const Finish& finish = *event.finish;
+    if (!finish.status.ok()) {
+      Note(finish.status.ToString());
+    } else if (finish.reason != FinishReason::kLength) {
+      Note("aborted: " + finish.abort_detail);
+    } else if (std::ssize(stream_.token_us) != ask_.output_tokens) {
+      Note("ended with fewer tokens than asked");
+    }
     ended_ = true;
     ++traffic_->finished_;
     traffic_->ended_.notify_all();
@@ -41,6 +54,11 @@ class Traffic::Sink final : public TokenSink {
   const Stream& stream() const { return stream_; }
 
  private:
+  void Note(const std::string& why) {
+    const std::string& name = ask_.adapter.empty() ? "(base)" : ask_.adapter;
+    if (traffic_->why_failed_.empty()) traffic_->why_failed_ = "a request of " + name + ": " + why;
+  }
+
   Traffic* const traffic_;
   const Ask ask_;
   Stream stream_;
@@ -63,20 +81,22 @@ int64_t Traffic::Send(const Ask& ask) {
   }
   request.sampling.max_tokens = ask.output_tokens;
   request.sampling.ignore_eos = true;
-  request.sampling.temperature = 0.0f;
+  request.sampling.temperature = ask.temperature;
+  request.sampling.top_p = ask.top_p;
   auto sink = std::make_shared<Sink>(this, ask, request.arrival_us);
   request.sink = sink;
-  sinks_.push_back(std::move(sink));
   const absl::Status status = engine_->Submit(std::move(request));
-  if (!status.ok()) Fail(ask.adapter, status.ToString());
+  if (!status.ok()) Fail(status.ToString());
+  sinks_.push_back(std::move(sink));
   return std::ssize(sinks_) - 1;
 }
 
 Stream Traffic::Wait(int64_t sent) {
   const Sink& sink = *sinks_.at(static_cast<size_t>(sent));
   std::unique_lock<std::mutex> lock(mutex_);
-  ended_.wait(lock, [&] { return sink.ended(); });
-  return sink.stream();
+  ended_.wait(lock, [&] { return sink.ended() || !why_failed_.empty(); });
+  FailIfOneDid(std::move(lock));
+  return sink.stream();  // ended: nobody writes it
 }
 
 std::vector<Stream> Traffic::Run(const std::vector<Ask>& asks, int64_t concurrency) {
@@ -86,6 +106,7 @@ std::vector<Stream> Traffic::Run(const std::vector<Ask>& asks, int64_t concurren
     {
       std::unique_lock<std::mutex> lock(mutex_);
       ended_.wait(lock, [&] { return std::ssize(sent) - (finished_ - before) < concurrency; });
+      FailIfOneDid(std::move(lock));
     }
     sent.push_back(Send(ask));
   }
@@ -97,6 +118,13 @@ std::vector<Stream> Traffic::Run(const std::vector<Ask>& asks, int64_t concurren
 int64_t Traffic::Finished() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return finished_;
+}
+
+void Traffic::FailIfOneDid(std::unique_lock<std::mutex> lock) {
+  if (why_failed_.empty()) return;
+  const std::string why = why_failed_;
+  lock.unlock();  // the others go on to their ends
+  Fail(why);
 }
 
 double TokensPerSecond(const std::vector<Stream>& streams) {

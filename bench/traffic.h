@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -12,12 +13,24 @@
 
 namespace lorad::bench {
 
-// A request, greedy and of random prompt ids, and what it is to bring.
+// A request of random prompt ids, and what it is to bring.
 struct Ask {
   std::string adapter;  // "": the base
   int64_t prompt_tokens;
   int64_t output_tokens;
+  float temperature = 0.0f;
+  float top_p = 1.0f;
 };
+
+// What was to be measured cannot be; it goes as far as what measures several things.
+struct PartFailed final : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+// Throws PartFailed, if the device still answers; else as ExitIfBroken.
+[[noreturn]] void Fail(const std::string& why);
+// Where the device answers nothing but errors, nothing more can be measured or given back: says so, and the program
+// ends at once with 3.
+void ExitIfBroken();
 
 // When its tokens came; microseconds of the steady clock.
 struct Stream {
@@ -28,8 +41,8 @@ struct Stream {
   int64_t last_us() const { return token_us.back(); }
 };
 
-// Sends requests to an engine as its front end does, and notes when tokens come. Whatever ends otherwise than by its
-// last token ends the program, with the reason: what is measured is whole.
+// Sends requests to an engine as its front end does, and notes when tokens come. Once a request ended otherwise than by
+// its last token, Send, Wait and Run fail with the reason: what is measured is whole.
 //
 // Threads  one; the engine's calls the sinks.
 class Traffic final {
@@ -47,6 +60,7 @@ class Traffic final {
  private:
   class Sink;
   int64_t Finished();
+  void FailIfOneDid(std::unique_lock<std::mutex> lock);
 
   Engine* const engine_;
   const int64_t vocab_size_;
@@ -57,6 +71,7 @@ class Traffic final {
   std::mutex mutex_;
   std::condition_variable ended_;
   int64_t finished_ = 0;
+  std::string why_failed_;  // the first that did; "": none
 };
 
 // Tokens a second from the first request to the last token.
