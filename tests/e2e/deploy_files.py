@@ -6,6 +6,8 @@ import tempfile
 
 from conftest import ROOT
 
+# What a daemon has that serves on a device (test_device.py).
+OF_A_DEVICE = {"lorad_device_steps_total", "lorad_device_steps_behind_total", "lorad_device_graphs", "lorad_device_graph_bytes"}
 METRIC = re.compile(r"\b(?:vllm:|lorad_)[a-z0-9_]+")
 
 

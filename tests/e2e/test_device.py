@@ -1,12 +1,14 @@
 """The daemon on a CUDA device: the emulated one, whose library it opens as it would the real one's."""
 
 import json
+import re
 import shutil
 import subprocess
 
 import pytest
 import test_training
 import tuning as tuning_support
+from deploy_files import OF_A_DEVICE, dashboard_queries, drive, metrics_of
 from lorad.v1 import adapters_pb2, finetuning_pb2, inference_pb2
 from support import WAIT_SECONDS, Daemon, generate
 
@@ -150,6 +152,16 @@ def test_a_job_trains_on_the_device_on_quantised_and_on_routed_bases(with_device
         assert sum(prompt_logprobs(daemon, prompt, "tuned")[half:]) > sum(prompt_logprobs(daemon, prompt, "")[half:])
 
 
+def test_the_dashboard_shows_every_metric_of_a_device(with_device, model, golden):
+    flags = ["--device=cuda", f"--adapter-dir={golden / 'llama3/adapters'}", "--memory-bytes=48MiB"]
+    with Daemon(with_device, model, *flags) as daemon:
+        drive(daemon)
+        names = {re.split(r"[{ ]", line)[0] for line in daemon.http("/metrics")[1].splitlines() if not line.startswith("#")}
+    assert OF_A_DEVICE <= names
+    shown = set().union(*(metrics_of(query) for query in dashboard_queries().values()))
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in names} <= {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+
+
 def start(build_dir, model, *flags):
     return subprocess.run([build_dir / "bin/lorad", f"--model={model}", *flags], capture_output=True, text=True,
                           timeout=WAIT_SECONDS)
@@ -166,7 +178,7 @@ def test_without_its_library_cuda_is_refused_with_where_it_was_looked_for_and_au
     done = start(with_device, model, "--device=cuda")
     assert done.returncode == 1
     assert "--device: cuda; CUDA operators: no " in done.stderr and "/lib/liblorad_cuda.so; " in done.stderr
-    with Daemon(with_device, model) as daemon:
+    with Daemon(with_device, model, "--device=auto") as daemon:
         assert "CUDA operators: no " in device_line(daemon)
 
 
