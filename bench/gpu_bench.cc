@@ -4,7 +4,7 @@
 //
 //   gpu_bench [llama2-7b|llama3-8b|small …] [--only=decode,prefill,kept,cold,slots] [--json=FILE]
 //     --graphs=off      steps are launched anew each time, not captured
-//     --fast-forms=off  by our kernels alone, without those of other libraries
+//     --fast-forms=off  by our plain kernels alone, without other libraries' and tensor cores
 //
 // liblorad_cuda.so: LORAD_CUDA_LIBRARY, or beside the program or in ../lib. `small` is for proving the program. Exit 1:
 // a part failed; 3: the device is broken, and what was still to come was not tried.
@@ -193,6 +193,11 @@ void GpuBench::MoreAdaptersThanSlots() {
 
 namespace {
 
+bool IsPart(const std::string& name) {
+  constexpr const char* kParts[] = {"decode", "prefill", "cold", "slots", "kept"};
+  return std::find(std::begin(kParts), std::end(kParts), name) != std::end(kParts);
+}
+
 int Main(int argc, char** argv) {
   std::vector<const ModelShape*> shapes;
   GpuBench::Options options;
@@ -206,6 +211,9 @@ int Main(int argc, char** argv) {
       shapes.push_back(shape);
     } else if (argument.starts_with("--only=")) {
       options.only = absl::StrSplit(argument.substr(7), ',');
+      if (std::all_of(options.only.begin(), options.only.end(), IsPart)) continue;
+      std::fprintf(stderr, "--only: %s; limit: decode, prefill, kept, cold, slots\n", argument.substr(7).c_str());
+      return 2;
     } else if (argument == "--graphs=on" || argument == "--graphs=off") {
       options.graphs = argument.ends_with("on");
     } else if (argument == "--fast-forms=on" || argument == "--fast-forms=off") {
@@ -225,9 +233,13 @@ int Main(int argc, char** argv) {
   if (shapes.empty()) shapes = {&kShapes[0], &kShapes[1]};
   OpenTestDevice();
   report.Note(absl::StrCat("device: ", CudaDeviceName(), options.graphs ? "" : "; steps are not captured"));
+  std::vector<std::string> used;
   if (fast_forms) {
-    for (const std::string& line : CheckFastForms()) report.Note(line);
+    for (const std::string& line : CheckFastForms(&used)) report.Note(line);
+  } else {
+    LeaveOutFastForms();
   }
+  report.Note(absl::StrCat("uses ", used.empty() ? "our plain kernels alone" : absl::StrJoin(used, "; ")));
   bool passed = true;
   for (const ModelShape* const shape : shapes) {
     passed &= GpuBench(*shape, std::string(shape->name) == "small" ? Small() : Large(), options, &report).Run();

@@ -38,6 +38,7 @@ struct RawFlags {
   std::string memory_bytes;
   std::string prefix_cache = "on";
   std::string cuda_graphs = "on";
+  std::string fast_forms = "on";
   std::string async_scheduling = "on";
   std::vector<std::string> adapters;
   std::vector<std::string> weights;
@@ -109,6 +110,8 @@ absl::Status CheckChoices(const RawFlags& raw, ServerConfig* config) {
   config->prefix_cache = raw.prefix_cache == "on";
   RETURN_IF_ERROR(TakeChoice<bool>("--cuda-graphs", raw.cuda_graphs, {{"on", true}, {"off", false}},
                                    "off launches every step anew", &config->cuda_graphs));
+  RETURN_IF_ERROR(TakeChoice<bool>("--fast-forms", raw.fast_forms, {{"on", true}, {"off", false}},
+                                   "off computes by our own kernels alone", &config->fast_forms));
   RETURN_IF_ERROR(TakeChoice<bool>("--async-scheduling", raw.async_scheduling, {{"on", true}, {"off", false}},
                                    "off plans a step when the one before it has ended", &config->async_scheduling));
   return TakeChoice<DeviceChoice>(
@@ -244,6 +247,11 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--cuda-graphs", raw->cuda_graphs,
                   "on or off: on a CUDA device, capture steps that decode and replay them; a sixteenth of "
                   "--memory-bytes, 1GiB at most, is theirs")
+      ->capture_default_str();
+  app->add_option(
+         "--fast-forms", raw->fast_forms,
+         "on or off: on a CUDA device, use other libraries' kernels and tensor cores where they agree with ours "
+         "on it; off does not even try them")
       ->capture_default_str();
   app->add_option("--async-scheduling", raw->async_scheduling,
                   "on or off: on a CUDA device, plan and launch the next step while one runs")

@@ -40,6 +40,7 @@ struct ServerConfig {
   int64_t queue_limit = 1024;
   bool prefix_cache = true;
   bool cuda_graphs = true;
+  bool fast_forms = true;
   bool async_scheduling = true;
   std::string order = "fcfs";
   ServicePrices prices;

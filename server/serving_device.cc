@@ -4,8 +4,10 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "model/base/round_up.h"
 #include "model/base/status_macros.h"
 #include "model/ops/open_cuda.h"
@@ -27,13 +29,21 @@ std::string ProgramDir() {
   return error ? "." : program.parent_path().string();
 }
 
-absl::StatusOr<ServingDevice> OpenCuda(Log* log) {
+absl::StatusOr<ServingDevice> OpenCuda(bool fast_forms, Log* log) {
   RETURN_IF_ERROR(CheckCudaDevice());
   ASSIGN_OR_RETURN(const std::string library, FindCudaLibrary(ProgramDir()));
   ASSIGN_OR_RETURN(const DeviceMemory memory, OpenCudaOps(library));
   RETURN_IF_ERROR(memory.available_bytes().status());  // it starts
-  for (const std::string& line : CheckFastForms()) log->Warning("device", {{"why", line}});
-  log->Info("device", {{"device", "cuda"}, {"name", CudaDeviceName()}, {"library", library}});
+  std::vector<std::string> used;
+  if (fast_forms) {
+    for (const std::string& line : CheckFastForms(&used)) log->Warning("device", {{"why", line}});
+  } else {
+    LeaveOutFastForms();
+  }
+  log->Info("device", {{"device", "cuda"},
+                       {"name", CudaDeviceName()},
+                       {"library", library},
+                       {"fast_forms", used.empty() ? "none" : absl::StrJoin(used, "; ")}});
   return ServingDevice{.name = "cuda", .memory = memory};
 }
 
@@ -42,7 +52,7 @@ absl::StatusOr<ServingDevice> OpenCuda(Log* log) {
 absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log) {
   std::string why_cpu = "--device=cpu";
   if (config.device != DeviceChoice::kCpu) {
-    absl::StatusOr<ServingDevice> cuda = OpenCuda(log);
+    absl::StatusOr<ServingDevice> cuda = OpenCuda(config.fast_forms, log);
     if (cuda.ok()) return cuda;
     if (config.device == DeviceChoice::kCuda) {
       return absl::Status(cuda.status().code(),

@@ -40,6 +40,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .tabled_replaced_head = &lorad::cuda::TabledReplacedHead,
             .tabled_routing = &lorad::cuda::TabledRouting,
             .check_fast_forms = &lorad::cuda::CheckFormsOfDevice,
+            .leave_out_fast_forms = &lorad::cuda::LeaveOutFormsOfDevice,
             .new_graphs = &lorad::cuda::NewGraphs,
         },
     .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},

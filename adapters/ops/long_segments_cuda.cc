@@ -16,7 +16,7 @@
 namespace lorad::cuda {
 namespace {
 
-// Changed by CheckLongSegments alone.
+// Changed by CheckLongSegments and LeaveOutFormsOfDevice alone.
 bool& Uses() {
   static bool uses = true;
   return uses;
@@ -58,10 +58,16 @@ std::vector<std::string> CheckLongSegments() {
   return {absl::StrCat("adapters' long segments on tensor cores: ", *objection, "; the form of short ones is used")};
 }
 
-std::vector<std::string> CheckFormsOfDevice() {
-  std::vector<std::string> objections = CheckFastForms();
+std::vector<std::string> CheckFormsOfDevice(std::vector<std::string>* used) {
+  std::vector<std::string> objections = CheckFastForms(used);
   for (std::string& objection : CheckLongSegments()) objections.push_back(std::move(objection));
+  if (used != nullptr && Uses()) used->emplace_back("adapters' long segments on tensor cores");
   return objections;
+}
+
+void LeaveOutFormsOfDevice() {
+  LeaveOutFastForms();
+  Uses() = false;
 }
 
 }  // namespace lorad::cuda

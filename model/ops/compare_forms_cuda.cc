@@ -57,11 +57,16 @@ std::optional<std::string> ObjectionTo(const FormResult& fast, const FormResult&
   }
 }
 
-std::vector<std::string> CheckFastForms() {
+std::vector<std::string> CheckFastForms(std::vector<std::string>* used) {
   const c10::InferenceMode no_autograd;
-  std::vector<std::string> objections = CheckFastAttention();
-  for (std::string& objection : CheckGroupedGemm()) objections.push_back(std::move(objection));
+  std::vector<std::string> objections = CheckFastAttention(used);
+  for (std::string& objection : CheckGroupedGemm(used)) objections.push_back(std::move(objection));
   return objections;
+}
+
+void LeaveOutFastForms() {
+  LeaveOutFastAttention();
+  LeaveOutGroupedGemm();
 }
 
 }  // namespace lorad::cuda

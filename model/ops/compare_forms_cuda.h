@@ -25,6 +25,7 @@ using FormResult = std::function<absl::StatusOr<at::Tensor>()>;
 std::optional<std::string> ObjectionTo(const FormResult& fast, const FormResult& ours, double limit);
 
 // All libraries' forms, each compared with ours: CheckFastAttention, CheckGroupedGemm.
-std::vector<std::string> CheckFastForms();
+std::vector<std::string> CheckFastForms(std::vector<std::string>* used);
+void LeaveOutFastForms();
 
 }  // namespace lorad::cuda

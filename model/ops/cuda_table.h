@@ -76,8 +76,9 @@ struct CudaOps {
   absl::Status (*tabled_replaced_head)(const TabledReplacedHeadArgs&) = nullptr;
   absl::Status (*tabled_routing)(const TabledRoutingArgs&) = nullptr;
   // Compares what other libraries' kernels compute with ours, on the device: only what agrees is used from then on. A
-  // line for each form that does not.
-  std::vector<std::string> (*check_fast_forms)() = nullptr;
+  // line for each form that does not; `used`, if there is one, gets the names of those that do.
+  std::vector<std::string> (*check_fast_forms)(std::vector<std::string>* used) = nullptr;
+  void (*leave_out_fast_forms)() = nullptr;
   // No op: what captures the launches of all of them.
   std::unique_ptr<DeviceGraphs> (*new_graphs)() = nullptr;
 };

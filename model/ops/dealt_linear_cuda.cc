@@ -22,7 +22,8 @@ using Bf16 = __nv_bfloat16;
 // of a step, matmuls that the host deals are the faster.
 constexpr int64_t kFewDealtRows = 64;
 
-// Whether the grouped GEMM is used. At start it is not; changed by CheckGroupedGemm alone.
+// Whether the grouped GEMM is used. At start it is not; CheckGroupedGemm and LeaveOutGroupedGemm alone
+// change it.
 bool& TrustsGroupedGemm() {
   static bool trusts = false;
   return trusts;
@@ -159,7 +160,7 @@ bool DealsOnDevice(const DealsOnDeviceArgs& args) {
   return args.dtype == at::kBFloat16 && args.quantization == Quantization::kNone && TrustsGroupedGemm();
 }
 
-std::vector<std::string> CheckGroupedGemm() {
+std::vector<std::string> CheckGroupedGemm(std::vector<std::string>* used) {
   constexpr double kLimit = 1e-2;  // both round sums in f32 to bf16
   std::vector<std::string> objections;
   for (const CheckedRows& checked : {CheckedRows{8, 40}, CheckedRows{150, 6}}) {
@@ -171,7 +172,10 @@ std::vector<std::string> CheckGroupedGemm() {
     break;
   }
   TrustsGroupedGemm() = objections.empty();
+  if (used != nullptr && objections.empty()) used->push_back(absl::StrCat("experts by ", LinkedGroupedGemm().name));
   return objections;
 }
+
+void LeaveOutGroupedGemm() { TrustsGroupedGemm() = false; }
 
 }  // namespace lorad::cuda

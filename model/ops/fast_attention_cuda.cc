@@ -9,6 +9,8 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/InferenceMode.h>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "model/base/status_macros.h"
 #include "model/kv/kv_layout.h"
 #include "model/ops/compare_forms_cuda.h"
@@ -20,7 +22,8 @@ namespace {
 
 using Bf16 = __nv_bfloat16;
 
-// The head sizes for which the fast form is used. At start none; changed by CheckFastAttention alone.
+// The head sizes for which the fast form is used. At start none; changed by CheckFastAttention and
+// LeaveOutFastAttention alone.
 std::vector<int64_t>& TrustedHeadDims() {
   static auto* const trusted = new std::vector<int64_t>;
   return *trusted;
@@ -163,7 +166,7 @@ absl::StatusOr<bool> AttendFast(const PagedAttentionArgs& args, const AttentionR
   return true;
 }
 
-std::vector<std::string> CheckFastAttention() {
+std::vector<std::string> CheckFastAttention(std::vector<std::string>* used) {
   const c10::InferenceMode no_autograd;
   const FastAttention& fast = LinkedFastAttention();
   std::vector<std::string> objections;
@@ -183,8 +186,13 @@ std::vector<std::string> CheckFastAttention() {
     }
     if (!objection.has_value()) agreed.push_back(head_dim);
   }
+  if (used != nullptr && !agreed.empty()) {
+    used->push_back(absl::StrCat("attention by ", fast.name, " of heads of ", absl::StrJoin(agreed, ", ")));
+  }
   TrustedHeadDims() = std::move(agreed);
   return objections;
 }
+
+void LeaveOutFastAttention() { TrustedHeadDims().clear(); }
 
 }  // namespace lorad::cuda

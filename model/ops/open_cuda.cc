@@ -91,9 +91,13 @@ absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path) {
   return found->memory;
 }
 
-std::vector<std::string> CheckFastForms() {
+std::vector<std::string> CheckFastForms(std::vector<std::string>* used) {
   const auto check = InstalledCudaOps().check_fast_forms;
-  return check == nullptr ? std::vector<std::string>() : check();
+  return check == nullptr ? std::vector<std::string>() : check(used);
+}
+
+void LeaveOutFastForms() {
+  if (const auto leave_out = InstalledCudaOps().leave_out_fast_forms; leave_out != nullptr) leave_out();
 }
 
 }  // namespace lorad

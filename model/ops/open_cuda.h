@@ -16,8 +16,11 @@ namespace lorad {
 absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path);
 
 // Compares the forms of operators that other libraries' kernels have with ours, on the device; until then, and where
-// they differ, ours are used. A line for each that does. Once, behind OpenCudaOps.
-std::vector<std::string> CheckFastForms();
+// they differ, ours are used. A line for each that does; `used` gets the names of those that do not. Once, behind
+// OpenCudaOps.
+std::vector<std::string> CheckFastForms(std::vector<std::string>* used = nullptr);
+// Instead: none of them, and of ours none on tensor cores.
+void LeaveOutFastForms();
 
 // Where the library is: in `program_dir`, or in lib beside it. Errors: NotFound names both.
 absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir);

@@ -126,6 +126,18 @@ TEST(FastAttentionTest, AFormThatFailsIsNamedAndNeverUsed) {
   EXPECT_EQ(TiledAttentionRuns(), before);
 }
 
+TEST(FastAttentionTest, WhatAgreesIsNamedAndWhatIsLeftOutIsNotUsed) {
+  const Problem problem(4, 2, 128, 0, {{20, 2}});
+  SetTiledAttention(TiledAttention::kRight);
+  std::vector<std::string> used;
+  ASSERT_THAT(CheckFastForms(&used), testing::IsEmpty());
+  EXPECT_THAT(used, testing::Contains("attention by the stand-in of heads of 64, 128, 256"));
+  LeaveOutFastForms();
+  const int before = TiledAttentionRuns();
+  problem.Run();
+  EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
 TEST(FastAttentionTest, DecodeOverLongContextsInChunks) {
   ExpectTheSame(Problem(4, 2, 64, 0, {{700, 1}}));
   ExpectTheSame(Problem(4, 1, 64, 0, {{600, 1}, {1, 1}, {256, 1}, {257, 1}}));

@@ -120,7 +120,9 @@ TEST(GroupedGemmTest, WhatAgreesMultipliesFewRowsAndMany) {
   std::vector<at::Tensor> ours;
   for (const Problem& problem : {kFew, kMany}) ours.push_back(problem.Run());
   SetGroupedLoops(GroupedLoops::kRight);
-  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+  std::vector<std::string> used;
+  ASSERT_THAT(CheckFastForms(&used), testing::IsEmpty());
+  EXPECT_THAT(used, testing::Contains("experts by the stand-in"));
   for (const Problem& problem : {kFew, kMany}) {
     const int before = GroupedLoopsRuns();
     const at::Tensor fast = problem.Run();
@@ -132,6 +134,13 @@ TEST(GroupedGemmTest, WhatAgreesMultipliesFewRowsAndMany) {
   EXPECT_FALSE(DealsOnDevice({kDevice, at::kFloat, Quantization::kNone, 65}));
   EXPECT_FALSE(DealsOnDevice({kDevice, at::kBFloat16, Quantization::kInt8, 65}));
   EXPECT_FALSE(DealsOnDevice({at::kCPU, at::kBFloat16, Quantization::kNone, 1}));
+}
+
+TEST(GroupedGemmTest, WhatIsLeftOutIsNotUsedThoughItAgreed) {
+  SetGroupedLoops(GroupedLoops::kRight);
+  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+  LeaveOutFastForms();
+  ExpectUnused(kMany, kMany.Run());
 }
 
 TEST(GroupedGemmTest, ACapturedCallReadsTheDealingOfItsReplay) {

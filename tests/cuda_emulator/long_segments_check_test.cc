@@ -22,6 +22,8 @@ TEST(LongSegmentsCheckTest, TensorCoresThatComputeSomethingElseAreNotUsed) {
   emulator::mma_is_wrong = false;
   EXPECT_THAT(cuda::CheckLongSegments(), testing::IsEmpty());
   EXPECT_TRUE(cuda::UsesLongSegments());
+  LeaveOutFastForms();
+  EXPECT_FALSE(cuda::UsesLongSegments());
 }
 
 }  // namespace

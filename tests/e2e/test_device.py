@@ -55,6 +55,13 @@ def test_it_serves_on_the_device_as_peft_answers(with_device, model, golden, cho
         daemon.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="dora"))
 
 
+def test_fast_forms_are_named_or_left_out(with_device, model):
+    for flags, line in (([], "fast_forms=attention by the stand-in of heads of 64, 128, 256; experts by the stand-in; adapters"),
+                        (["--fast-forms=off"], "fast_forms=none")):
+        with Daemon(with_device, model, "--device=cuda", "--memory-bytes=8MiB", *flags) as daemon:
+            assert line in device_line(daemon).replace('"', "")
+
+
 def test_steps_that_decode_are_captured_and_replayed_unless_told_otherwise(with_device, model, golden):
     case = next(case for case in json.loads((golden / "llama3/cases.json").read_text())
                 if case["adapter"] == "all_linear" and len(case["prompt"]) <= MOST_PROMPT_TOKENS)

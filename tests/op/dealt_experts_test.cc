@@ -196,6 +196,33 @@ TEST_P(DealtExpertsTest, LinearEqualsTheLoopAndLeavesWhatIsNobodys) {
   }
 }
 
+// Sizes that a library's grouped GEMM multiplies, where it is used (gpu_ops_test --fast).
+TEST_P(DealtExpertsTest, LinearOfAlignedPartsEqualsTheLoop) {
+  Numbers numbers(6);
+  constexpr int64_t kExperts = 5, kFirst = 16, kSecond = 8, kSecondColumn = 24, kWidth = 40;
+  for (const int64_t rows : {1, 7, 45}) {
+    for (const int64_t in : {64, 272}) {
+      const Deal deal = RandomDeal(rows, 3, kExperts, /*all=*/false, numbers);
+      const int64_t pairs = deal.dealt.num_pairs();
+      const Weights first = RandomWeights(GetParam(), Quantization::kNone, kExperts, kFirst, in, numbers);
+      const Weights second = RandomWeights(GetParam(), Quantization::kNone, kExperts, kSecond, in, numbers);
+      const ExpertWeights of_first(first.weights), of_second(second.weights);
+      const DealtLinearPart parts[] = {{of_first, 0}, {of_second, kSecondColumn}};
+      for (const bool by_row : {true, false}) {
+        const at::Tensor x = Random(GetParam(), {by_row ? rows : pairs, in}, numbers);
+        at::Tensor y = Filled({pairs, kWidth}, 7.0f);
+        ASSERT_OK(DealtLinear({x, parts, deal.dealt.starts, by_row ? deal.dealt.rows : at::Tensor(), rows, y}));
+        ExpectProducts(deal, x, by_row, first, 0, y, 1e-5);
+        ExpectProducts(deal, x, by_row, second, kSecondColumn, y, 1e-5);
+        for (int64_t p = 0; p < pairs; ++p) {
+          EXPECT_EQ(At(y, p * kWidth + kFirst), 7.0f);
+          EXPECT_EQ(At(y, p * kWidth + kWidth - 1), 7.0f);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(DealtExpertsTest, LinearOfQuantizedWeightsMultipliesTheRoundedOnes) {
   Numbers numbers(3);
   constexpr int64_t kExperts = 4, kIn = 200, kOut = 36;

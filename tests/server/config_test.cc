@@ -63,6 +63,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--max-waiting-per-adapter=6",
                                       "--slo-first-token=2.5",
                                       "--cuda-graphs=off",
+                                      "--fast-forms=off",
                                       "--async-scheduling=off"});
   EXPECT_EQ(config.model_dir, "/m");
   EXPECT_EQ(config.listen, "0.0.0.0:1");
@@ -82,6 +83,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.threads, 3);
   EXPECT_FALSE(config.prefix_cache);
   EXPECT_FALSE(config.cuda_graphs);
+  EXPECT_FALSE(config.fast_forms);
   EXPECT_FALSE(config.async_scheduling);
   EXPECT_EQ(config.state_dir, "/s");
   EXPECT_EQ(config.log_level, LogLevel::kError);
@@ -155,6 +157,7 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--prefix-cache=maybe"}).text, HasSubstr("--prefix-cache: maybe; limit: on, off"));
   EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
   EXPECT_THAT(Refused({"--model=/m", "--cuda-graphs=1"}).text, HasSubstr("--cuda-graphs: 1; limit: on, off"));
+  EXPECT_THAT(Refused({"--model=/m", "--fast-forms=1"}).text, HasSubstr("--fast-forms: 1; limit: on, off"));
   EXPECT_THAT(Refused({"--model=/m", "--order=lottery"}).text, HasSubstr("--order: lottery; limit: fcfs, fair_share"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a"}).text, HasSubstr("NAME=WEIGHT"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=0"}).text, HasSubstr("--adapter-weight: 0; limit: 0.001 to"));

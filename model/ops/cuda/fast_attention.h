@@ -28,7 +28,9 @@ struct FastAttention {
 const FastAttention& LinkedFastAttention();
 
 // Compares both on small cases, of each head size, on LibTorch's current device; from then on PagedAttention goes to
-// the fast form for the sizes where they agree. A line for each that do not, or fail.
-std::vector<std::string> CheckFastAttention();
+// the fast form for the sizes where they agree, and its name with them to `used`, if there is one. A line for each that
+// do not, or fail.
+std::vector<std::string> CheckFastAttention(std::vector<std::string>* used);
+void LeaveOutFastAttention();
 
 }  // namespace lorad::cuda

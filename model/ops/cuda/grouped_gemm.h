@@ -42,7 +42,8 @@ struct GroupedGemm {
 const GroupedGemm& LinkedGroupedGemm();
 
 // Compares both on small cases, of few and of many rows, on LibTorch's current device; from then on DealtLinear goes to
-// the library's where they agree. A line for what does not, or fails.
-std::vector<std::string> CheckGroupedGemm();
+// the library's where they agree, and its name to `used`, if there is one. A line for what does not, or fails.
+std::vector<std::string> CheckGroupedGemm(std::vector<std::string>* used);
+void LeaveOutGroupedGemm();
 
 }  // namespace lorad::cuda
