@@ -60,6 +60,17 @@ def test_the_pool_reads_metrics_that_exist(names):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+def test_the_drop_in_for_a_gpu_is_valid(build_dir, tmp_path):
+    folder = tmp_path / "lorad.service.d"
+    folder.mkdir()
+    for name, place in (("lorad.service", tmp_path), ("gpu.conf", folder)):
+        text = (ROOT / "deploy/systemd" / name).read_text()
+        (place / name).write_text(text.replace("/usr/local/bin/lorad ", f"{build_dir.resolve()}/bin/lorad "))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", tmp_path / "lorad.service"], capture_output=True, text=True)
+    assert done.returncode == 0 and "lorad.service" not in done.stderr and "gpu.conf" not in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
 def test_the_unit_file_is_valid_and_hardened(build_dir, tmp_path):
     unit = (ROOT / "deploy/systemd/lorad.service").read_text()
     assert unit.count("/usr/local/bin/lorad ") == 1
