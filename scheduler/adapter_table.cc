@@ -10,7 +10,7 @@ namespace {
 
 constexpr size_t kFailuresRemembered = 100;
 
-bool IsQuiet(const AdapterVersion& version) {
+bool IsVersionQuiet(const AdapterVersion& version) {
   const bool resident = version.phase == WantedPhase::kResident;
   if (!resident && (version.phase != WantedPhase::kOnDisk || version.pinned)) return false;
   if (version.state != AdapterState::kHost && version.state != AdapterState::kResident) return false;
@@ -120,7 +120,12 @@ std::vector<AdapterVersion*> AdapterTable::Watched() const {
 }
 
 void AdapterTable::UnwatchQuiet() {
-  std::erase_if(watched_, [this](AdapterId id) { return IsQuiet(*versions_.at(id)); });
+  std::erase_if(watched_, [this](AdapterId id) { return IsVersionQuiet(*versions_.at(id)); });
+}
+
+bool AdapterTable::IsQuiet() const {
+  return std::all_of(watched_.begin(), watched_.end(),
+                     [this](AdapterId id) { return IsVersionQuiet(*versions_.at(id)); });
 }
 
 std::vector<std::shared_ptr<const AdapterInfo>> AdapterTable::List() {

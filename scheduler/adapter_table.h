@@ -99,6 +99,8 @@ class AdapterTable final {
   std::vector<AdapterVersion*> Watched() const;
   void Watch(AdapterVersion* version) { watched_.insert(version->id); }
   void UnwatchQuiet();
+  // Whether there is none: nothing is being read, packed, answered or drained.
+  bool IsQuiet() const;
 
   int64_t names() const { return static_cast<int64_t>(names_.size()); }
   const std::unordered_map<AdapterId, std::unique_ptr<AdapterVersion>>& versions() const { return versions_; }

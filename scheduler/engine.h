@@ -39,7 +39,7 @@ struct EngineConfig {
   int64_t hanging_read_us = 5'000'000;  // a read that lasts longer may never end
   // A turn may run so many steps, each planned and launched while the one before it runs on a device. 1: the next one
   // is planned when one has ended.
-  int64_t steps_a_turn = 8;
+  int64_t steps_a_turn = 32;
   bool prefix_cache = true;       // KV blocks of common prefixes are kept and shared
   bool check_invariants = false;  // after each turn, and abort when one is broken: for tests and development
   std::string adapter_dir = {};   // "" = none; a sub-folder loads by name at its first use

@@ -12,6 +12,9 @@
 namespace lorad {
 namespace {
 
+// What comes by time alone, such as a read that hangs, is looked at in turns.
+constexpr int64_t kMostUs = 1'000'000;
+
 struct InFlight {
   HeldStep held;
   StepStats stats;
@@ -42,6 +45,10 @@ InFlight Launch(HeldStep held, const HeldStep* before, int64_t planned_from_us, 
   return step;
 }
 
+// Whether an end may be what somebody waits for: a seat, pages, an adapter that can go. A turn sees to that, with
+// nothing in flight. Commands, deadlines and training are StepBehind's.
+bool RoomIsWanted(const SchedulerState& state) { return !state.waiting.empty() || !state.adapters.IsQuiet(); }
+
 // True: no sequence ended with it.
 bool Commit(InFlight step, SchedulerState* state) {
   absl::StatusOr<StepResult> result = state->parts.executor->Wait(step.ticket);
@@ -65,14 +72,13 @@ void RunSteps(HeldStep first, int64_t planned_from_us, int64_t most_steps, Sched
   std::optional<InFlight> running = Launch(std::move(first), /*before=*/nullptr, planned_from_us, state);
   for (int64_t steps = 1; running.has_value(); ++steps) {
     std::optional<InFlight> next;
-    if (steps < most_steps) {
-      const int64_t now_us = state->parts.clock->NowUs();
+    const int64_t now_us = state->parts.clock->NowUs();
+    if (steps < most_steps && now_us - planned_from_us < kMostUs) {
       if (std::optional<HeldStep> behind = StepBehind(running->held, state)) {
         next = Launch(*std::move(behind), &running->held, now_us, state);
       }
     }
-    // Who has ended leaves room, or an adapter that can go: a turn sees to it.
-    if (!Commit(*std::move(running), state)) most_steps = 0;
+    if (!Commit(*std::move(running), state) && RoomIsWanted(*state)) most_steps = 0;
     committed();
     running = std::move(next);
   }

@@ -223,16 +223,132 @@ TEST_F(StepBehindTest, AnUnloadIsAnsweredWhenTheLastRequestHasEnded) {
   request.sampling.stop_token_ids = {Alone(request, 7)[9]};
   const auto sink = FakeWorld::SinkOf(request);
   ASSERT_TRUE(world.Submit(std::move(request)).ok());
-  world.Turn();
-  const auto answer = world.Unload("a");
+  FakeWorld::UnloadAnswer answer;
+  int steps = 0;
+  world.executor.on_step = [&](absl::Span<const ExecRow>, StepResult*) {
+    if (++steps == 3) answer = world.Unload("a");
+  };
   while (!sink->finished()) world.Turn();
-  world.Turn();
+  ASSERT_NE(answer, nullptr);
   ASSERT_TRUE(answer->has_value());
   EXPECT_TRUE((*answer)->ok());
   EXPECT_EQ(world.pages->used_pages(PageOwner::kAdapter), 0);
   EXPECT_FALSE(other->finished());
   world.Settle();
   EXPECT_EQ(other->answer().tokens.size(), 300u);
+}
+
+TEST_F(StepBehindTest, AChainGoesOnPastAnEndForWhichNobodyWaits) {
+  FakeWorld& world = World();
+  world.Folder("a", 7);
+  ASSERT_TRUE(world.Load("a").ok());
+  Request by_length = world.MakeRequest("", 20, 5), by_stop = world.MakeRequest("a", 30, 40),
+          last = world.MakeRequest("", 10, 60);
+  by_stop.sampling.stop_token_ids = {Alone(by_stop, 7)[11]};
+  std::vector<std::vector<int32_t>> expected = {Alone(by_length), Alone(by_stop, 7), Alone(last)};
+  const auto stopped = static_cast<size_t>(std::ssize(expected[1]));
+  ASSERT_GT(stopped, 6u);
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  std::vector<size_t> rows_of_steps;
+  world.executor.on_step = [&](absl::Span<const ExecRow> rows, StepResult*) { rows_of_steps.push_back(rows.size()); };
+  for (Request* request : {&by_length, &by_stop, &last}) {
+    sinks.push_back(FakeWorld::SinkOf(*request));
+    ASSERT_TRUE(world.Submit(std::move(*request)).ok());
+  }
+  world.Turn();
+  EXPECT_EQ(Steps(), 60);
+  EXPECT_EQ(StepsBehind(), 59);
+  for (size_t i = 0; i < sinks.size(); ++i) {
+    EXPECT_EQ(sinks[i]->answer().tokens, expected[i]) << i;
+    EXPECT_EQ(sinks[i]->answer().finishes, 1) << i;
+    EXPECT_FALSE(sinks[i]->answer().told_after_finish) << i;
+  }
+  // That it ends by its length is known before; by a token, when its next row is in flight.
+  std::vector<size_t> expected_rows(60, 1);
+  std::fill_n(expected_rows.begin(), stopped + 1, 2);
+  std::fill_n(expected_rows.begin(), 5, 3);
+  EXPECT_EQ(rows_of_steps, expected_rows);
+  EXPECT_EQ(world.unused_pages(), world.pages->total_pages() - 1);  // the adapter's
+}
+
+// Room for an adapter is made in turns, whoever wants it.
+TEST_F(StepBehindTest, AChainStopsAtAnEndForWhoseRoomSomebodyWaits) {
+  for (const bool commanded : {false, true}) {
+    FakeWorld& world = World({.total_pages = 24});
+    world.Folder("b", 7, /*pages_wanted=*/12);
+    const auto other = world.Generate("", 10, 120);
+    Request ending = world.MakeRequest("", 200, 40);
+    ending.sampling.stop_token_ids = {Alone(ending)[15]};
+    const auto end = FakeWorld::SinkOf(ending);
+    ASSERT_TRUE(world.Submit(std::move(ending)).ok());
+    Request wanting = world.MakeRequest("b", 10, 3);
+    const auto waiting = FakeWorld::SinkOf(wanting);
+    const auto adapter_pages = [&] { return world.pages->used_pages(PageOwner::kAdapter); };
+    int steps = 0;
+    world.executor.on_step = [&](absl::Span<const ExecRow>, StepResult*) {
+      if (!end->finished()) {
+        EXPECT_EQ(adapter_pages(), 0);
+      }
+      if (++steps != 4) return;
+      if (commanded) {
+        (void)world.StartLoad("b", /*pinned=*/true);
+      } else {
+        ASSERT_TRUE(world.Submit(std::move(wanting), FakeWorld::PathOf("b")).ok());
+      }
+    };
+    for (int i = 0; i < 1000 && adapter_pages() == 0; ++i) {
+      world.AnswerLoader();
+      world.Turn();
+    }
+    EXPECT_TRUE(end->finished());
+    EXPECT_FALSE(other->finished());
+    world.Settle();
+    EXPECT_TRUE(world.pool.IsResident(1));
+    EXPECT_EQ(waiting->finished(), !commanded);
+    EXPECT_EQ(other->answer().tokens.size(), 120u);
+  }
+}
+
+// Whatever has ended in the chain before, it ends behind the step after the one in which the command came.
+TEST_F(StepBehindTest, ACommandThatComesBehindAnEndIsHeardAfterTheStepInFlight) {
+  for (const bool as_stop : {false, true}) {
+    FakeWorld& world = World();
+    const auto first = world.Generate("", 10, 3);
+    Request request = world.MakeRequest("", 10, 1000);
+    const RequestId id = request.id;
+    const auto sink = FakeWorld::SinkOf(request);
+    ASSERT_TRUE(world.Submit(std::move(request)).ok());
+    Request third = world.MakeRequest("", 10, 100);
+    const std::vector<int32_t> expected = Alone(third);
+    const auto other = FakeWorld::SinkOf(third);
+    ASSERT_TRUE(world.Submit(std::move(third)).ok());
+    int steps = 0;
+    world.executor.on_step = [&](absl::Span<const ExecRow>, StepResult*) {
+      if (++steps == 20) {
+        EXPECT_TRUE(first->finished());
+        world.inbox.Put(CancelCommand{.request = id, .index = -1, .reason = "gone", .as_stop = as_stop});
+      }
+    };
+    world.Turn();
+    EXPECT_EQ(Steps(), 21);
+    world.Settle();
+    EXPECT_EQ(sink->answer().finish.reason, as_stop ? FinishReason::kStop : FinishReason::kAbort);
+    EXPECT_EQ(sink->answer().tokens.size(), 21u);
+    EXPECT_EQ(sink->answer().finishes, 1);
+    EXPECT_EQ(other->answer().tokens, expected);
+  }
+}
+
+TEST_F(StepBehindTest, ATurnEndsAfterASecond) {
+  FakeWorld& world = World({.total_pages = 128});
+  const auto sink = world.Generate("", 10, 1500);
+  const int64_t begin_us = world.clock.NowUs();
+  world.Turn();
+  EXPECT_FALSE(sink->finished());
+  EXPECT_GE(world.clock.NowUs() - begin_us, 1'000'000);
+  EXPECT_LT(world.clock.NowUs() - begin_us, 1'010'000);
+  world.Settle();
+  EXPECT_EQ(sink->answer().tokens.size(), 1500u);
 }
 
 // What no command tells, such as a read that hangs, is looked at in turns.
