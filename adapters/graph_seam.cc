@@ -3,14 +3,17 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include "absl/container/inlined_vector.h"
 #include "adapters/graph_tables.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
+#include "model/ops/cuda_table.h"
 
 namespace lorad {
 namespace {
@@ -34,6 +37,27 @@ void Put(const std::vector<T>& values, int64_t at, std::vector<std::byte>* table
 
 bool EverySegment(size_t) { return true; }
 
+at::Tensor EmptyH(const TabledRows& table, const at::Tensor& beside) {
+  return at::empty({table.h_floats}, at::TensorOptions().dtype(at::kFloat).device(beside.device()));
+}
+
+std::unique_ptr<SideStream> SideStreamOf(at::Device device) {
+  const auto make = InstalledCudaOps().new_side_stream;
+  return device.is_cpu() || make == nullptr ? nullptr : make();
+}
+
+// Also behind a throw: nothing may still be written beside when its memory is somebody else's.
+class JoinAtEnd final {
+ public:
+  explicit JoinAtEnd(SideStream& side) : side_(side) {}
+  ~JoinAtEnd() { side_.Join().IgnoreError(); }  // an error is the device's, which has it for the next launch as well
+  JoinAtEnd(const JoinAtEnd&) = delete;
+  JoinAtEnd& operator=(const JoinAtEnd&) = delete;
+
+ private:
+  SideStream& side_;
+};
+
 bool HasBias(const BaseShape& shape, Site site) {
   const SiteShape* const of = shape.Find(site);
   return of != nullptr && of->has_bias;
@@ -45,7 +69,8 @@ SlotGraphSeam::SlotGraphSeam(const SlotTable& slots, const BaseShape& shape, at:
     : slots_(slots),
       num_layers_(shape.num_layers),
       down_has_bias_(HasBias(shape, Site::kDownProj)),
-      on_device_(slots, shape, device) {}
+      on_device_(slots, shape, device),
+      side_(SideStreamOf(device)) {}
 
 std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
   features_ = {};
@@ -153,36 +178,69 @@ TabledRows SlotGraphSeam::TableOfRows() const {
   return table;
 }
 
-at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
-                                       const at::Tensor& base_bias, const RowSegments& rows) {
+SlotGraphSeam::AddedParts SlotGraphSeam::PartsOf(const SiteGroup& group) const {
   LORAD_CHECK(std::ssize(group.parts) <= kMostPartsOfAGroup);
-  if (group.parts[0].site == Site::kLmHead && features_.replaced_head_rows > 0) {
-    if (features_.head_columns > y.size(1)) {
-      at::Tensor wide = at::zeros({y.size(0), features_.head_columns}, y.options());
-      wide.narrow(1, 0, y.size(1)).copy_(y);
-      y = wide;
-    }
-    const auto* const tiles = reinterpret_cast<const ReplacedTile*>(tables_ + PlacesOf(padded_rows_).head);
-    ThrowIfError(TabledReplacedHead({x, y, tiles, padded_rows_, features_.replaced_head_rows}));
+  AddedParts of;
+  for (const SitePart& part : group.parts) {
+    if ((features_.adds & BitOf(part.site)) == 0) continue;
+    if ((features_.routes & BitOf(part.site)) != 0) of.most_experts = features_.most_experts;
+    of.parts.push_back({on_device_.At(part.site, group.layer), part.first_column, part.columns});
   }
+  return of;
+}
+
+TabledRows SlotGraphSeam::TableFor(const RowSegments& rows) const {
   TabledRows table = TableOfRows();
   if (&rows == &others_) table.tiles = reinterpret_cast<const RowTile*>(tables_ + PlacesOf(padded_rows_).others);
-  AddParts(group, x, table, at::Tensor(), y);
+  return table;
+}
+
+at::Tensor SlotGraphSeam::WithReplacedHead(const SiteGroup& group, const at::Tensor& x, at::Tensor y) const {
+  if (group.parts[0].site != Site::kLmHead || features_.replaced_head_rows == 0) return y;
+  if (features_.head_columns > y.size(1)) {
+    at::Tensor wide = at::zeros({y.size(0), features_.head_columns}, y.options());
+    wide.narrow(1, 0, y.size(1)).copy_(y);
+    y = wide;
+  }
+  const auto* const tiles = reinterpret_cast<const ReplacedTile*>(tables_ + PlacesOf(padded_rows_).head);
+  ThrowIfError(TabledReplacedHead({x, y, tiles, padded_rows_, features_.replaced_head_rows}));
+  return y;
+}
+
+at::Tensor SlotGraphSeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
+                                       const at::Tensor& base_bias, const RowSegments& rows) {
+  y = WithReplacedHead(group, x, std::move(y));
+  AddParts(group, x, TableFor(rows), at::Tensor(), y);
+  if (base_bias.defined()) y.add_(base_bias);
+  return y;
+}
+
+// h beside the base's product, which waits for memory that has nothing to do with h.
+at::Tensor SlotGraphSeam::ForwardLinear(const SiteGroup& group, const at::Tensor& x,
+                                        absl::FunctionRef<at::Tensor()> base, const at::Tensor& base_bias,
+                                        const RowSegments& rows) {
+  const AddedParts of = PartsOf(group);
+  if (of.parts.empty() || side_ == nullptr) return FinishLinear(group, x, base(), base_bias, rows);
+  const TabledRows table = TableFor(rows);
+  at::Tensor h = EmptyH(table, x);
+  const auto y_of_base = [&] {
+    const JoinAtEnd join(*side_);
+    ThrowIfError(side_->Queue([&] { return TabledShrink({x, h, of.parts, of.most_experts, table}); }));
+    return base();
+  };
+  at::Tensor y = WithReplacedHead(group, x, y_of_base());
+  ThrowIfError(TabledExpand({h, y, of.parts, table}));
   if (base_bias.defined()) y.add_(base_bias);
   return y;
 }
 
 void SlotGraphSeam::AddParts(const SiteGroup& group, const at::Tensor& x, const TabledRows& table,
                              const at::Tensor& input_rows, at::Tensor& y) const {
-  absl::InlinedVector<SegmentedGemmPart, 3> parts;
-  bool routes = false;
-  for (const SitePart& part : group.parts) {
-    if ((features_.adds & BitOf(part.site)) == 0) continue;
-    routes |= (features_.routes & BitOf(part.site)) != 0;
-    parts.push_back({on_device_.At(part.site, group.layer), part.first_column, part.columns});
-  }
-  if (parts.empty()) return;
-  ThrowIfError(TabledGemm({x, y, parts, routes ? features_.most_experts : 0, table, input_rows}));
+  const AddedParts of = PartsOf(group);
+  if (of.parts.empty()) return;
+  at::Tensor h = EmptyH(table, x);
+  ThrowIfError(TabledShrink({x, h, of.parts, of.most_experts, table, input_rows}));
+  ThrowIfError(TabledExpand({h, y, of.parts, table}));
 }
 
 at::Tensor SlotGraphSeam::FinishEmbedding(const at::Tensor& ids, at::Tensor raw, const RowSegments&) {

@@ -3,16 +3,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include "absl/container/inlined_vector.h"
 #include "adapters/device_slots.h"
 #include "adapters/ops/routed_row.h"
 #include "adapters/ops/tabled_rows.h"
 #include "adapters/slot_table.h"
 #include "model/graph_seam.h"
+#include "model/ops/side_stream.h"
 
 namespace lorad {
 
@@ -31,6 +34,8 @@ class SlotGraphSeam final : public GraphSeam {
 
   at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const at::Tensor& base_bias,
                           const RowSegments& rows) override;
+  at::Tensor ForwardLinear(const SiteGroup& group, const at::Tensor& x, absl::FunctionRef<at::Tensor()> base,
+                           const at::Tensor& base_bias, const RowSegments& rows) override;
   bool FinishesDealt(int layer, const RowSegments& rows) override;
   at::Tensor FinishDealt(const SiteGroup& group, const at::Tensor& x, at::Tensor y, const DealtRows& dealt,
                          const at::Tensor& rows) override;
@@ -71,8 +76,16 @@ class SlotGraphSeam final : public GraphSeam {
   TabledRows TableOfRows() const;
   TabledRows TableOfPairs(const at::Tensor& tiles, const at::Tensor& terms, int64_t ranks) const;
   const int32_t* TileOfRowThere() const;
+  // The parts of a group at which the step's adapters add something.
+  struct AddedParts {
+    absl::InlinedVector<SegmentedGemmPart, 3> parts;
+    int64_t most_experts = 0;
+  };
+  AddedParts PartsOf(const SiteGroup& group) const;
+  TabledRows TableFor(const RowSegments& rows) const;  // the step's, or `others_`
   void AddParts(const SiteGroup& group, const at::Tensor& x, const TabledRows& table, const at::Tensor& input_rows,
                 at::Tensor& y) const;
+  at::Tensor WithReplacedHead(const SiteGroup& group, const at::Tensor& x, at::Tensor y) const;
 
   const SlotTable& slots_;
   const int64_t num_layers_;
@@ -82,6 +95,7 @@ class SlotGraphSeam final : public GraphSeam {
   Features features_;
   int64_t padded_rows_ = 0;
   const std::byte* tables_ = nullptr;  // on the device
+  const std::unique_ptr<SideStream> side_;  // null: the device has none
 };
 
 }  // namespace lorad

@@ -19,6 +19,12 @@ at::Tensor AdapterSeam::FinishPairs(const SiteGroup& group, const at::Tensor& x,
   return FinishLinear(group, x, std::move(y), base_bias, rows);
 }
 
+at::Tensor AdapterSeam::ForwardLinear(const SiteGroup& group, const at::Tensor& x,
+                                      absl::FunctionRef<at::Tensor()> base, const at::Tensor& base_bias,
+                                      const RowSegments& rows) {
+  return FinishLinear(group, x, base(), base_bias, rows);
+}
+
 at::Tensor BaseOnlySeam::FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                       const at::Tensor& base_bias, const RowSegments& rows) {
   if (base_bias.defined()) y.add_(base_bias);

@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "absl/functional/function_ref.h"
 #include "model/config.h"
 #include "model/row_segments.h"
 #include "model/sites.h"
@@ -87,6 +88,9 @@ class AdapterSeam {
   // is needed. Of the head, a wider y comes back when an adapter has tokens of its own.
   virtual at::Tensor FinishLinear(const SiteGroup& group, const at::Tensor& x, at::Tensor y,
                                   const at::Tensor& base_bias, const RowSegments& rows) = 0;
+  // A linear layer: `base` makes x W^T [R, out], the rest is FinishLinear's. What waits for x alone may run beside it.
+  virtual at::Tensor ForwardLinear(const SiteGroup& group, const at::Tensor& x, absl::FunctionRef<at::Tensor()> base,
+                                   const at::Tensor& base_bias, const RowSegments& rows);
   // Whether FinishDealt does all that the adapters of `rows` do to the layer's experts. If not, the host deals the
   // rows, and FinishLinear gets the segments of their pairs.
   virtual bool FinishesDealt(int layer, const RowSegments& rows);

@@ -13,10 +13,11 @@ absl::Status ReplaceHeadRows(const ReplaceHeadRowsArgs& args);
 absl::Status SegmentedGemm(const SegmentedGemmArgs& args);
 absl::Status SegmentedEmbedding(const SegmentedEmbeddingArgs& args);
 absl::Status TabledEmbedding(const TabledEmbeddingArgs& args);
-absl::Status TabledGemm(const TabledGemmArgs& args);
+absl::Status TabledExpand(const TabledExpandArgs& args);
 absl::Status TabledPairs(const TabledPairsArgs& args);
 absl::Status TabledReplacedEmbedding(const TabledReplacedEmbeddingArgs& args);
 absl::Status TabledReplacedHead(const TabledReplacedHeadArgs& args);
 absl::Status TabledRouting(const TabledRoutingArgs& args);
+absl::Status TabledShrink(const TabledShrinkArgs& args);
 
 }  // namespace lorad::cuda

@@ -1,5 +1,7 @@
 #include "adapters/ops/tabled_rows.h"
 
+#include <iterator>
+#include <limits>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +27,26 @@ absl::Status CheckRows(const ArgCheck& check, const TabledRows& rows, int64_t y_
   return absl::OkStatus();
 }
 
+absl::Status CheckH(const ArgCheck& check, const at::Tensor& beside, const at::Tensor& h, const TabledRows& rows) {
+  RETURN_IF_ERROR(check.Contiguous("h", h, at::kFloat, {rows.h_floats}));
+  return check.SameDevice(beside, "h", h);
+}
+
+// columns: of y.
+absl::Status CheckParts(const ArgCheck& check, absl::Span<const SegmentedGemmPart> parts, int64_t columns) {
+  if (std::ssize(parts) > kMostTabledParts) {
+    return check.Error("parts", absl::StrCat(parts.size()), absl::StrCat(kMostTabledParts, " on CUDA"));
+  }
+  for (const SegmentedGemmPart& part : parts) {
+    if (part.first_column < 0 || part.columns < 0 || part.first_column > columns - part.columns) {
+      return check.Error("parts", absl::StrCat("columns ", part.first_column, " to ", part.first_column + part.columns),
+                         absl::StrCat("0 to ", columns));
+    }
+    if (part.slots == nullptr) return check.Error("parts", "no slots", "a slot table");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckTiles(const ArgCheck& check, const ReplacedTile* tiles, int64_t num_tiles) {
   if (tiles != nullptr && num_tiles > 0) return absl::OkStatus();
   return check.Error("tiles", absl::StrCat(num_tiles), "1 or more");
@@ -32,28 +54,28 @@ absl::Status CheckTiles(const ArgCheck& check, const ReplacedTile* tiles, int64_
 
 }  // namespace
 
-absl::Status TabledGemm(const TabledGemmArgs& args) {
-  const ArgCheck check("TabledGemm");
+absl::Status TabledShrink(const TabledShrinkArgs& args) {
+  const ArgCheck check("TabledShrink");
   RETURN_IF_ERROR(check.Floating("x", args.x));
-  const at::ScalarType dtype = args.x.scalar_type();
-  RETURN_IF_ERROR(check.Tensor("y", args.y, dtype, {ArgCheck::kAny, ArgCheck::kAny}));
-  const int64_t rows = args.y.size(0);
+  RETURN_IF_ERROR(check.Tensor("x", args.x, args.x.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
   if (args.input_rows.defined()) {
-    RETURN_IF_ERROR(check.Contiguous("input_rows", args.input_rows, at::kInt, {rows}));
+    RETURN_IF_ERROR(check.Contiguous("input_rows", args.input_rows, at::kInt, {ArgCheck::kAny}));
     RETURN_IF_ERROR(check.SameDevice(args.x, "input_rows", args.input_rows));
   }
-  const int64_t x_rows = args.input_rows.defined() ? args.x.size(0) : rows;
-  RETURN_IF_ERROR(check.Tensor("x", args.x, dtype, {x_rows, ArgCheck::kAny}));
-  RETURN_IF_ERROR(check.SameDevice(args.x, "y", args.y));
-  RETURN_IF_ERROR(CheckRows(check, args.rows, rows));
-  for (const SegmentedGemmPart& part : args.parts) {
-    if (part.first_column < 0 || part.columns < 0 || part.first_column + part.columns > args.y.size(1)) {
-      return check.Error("parts", absl::StrCat("columns ", part.first_column, " to ", part.first_column + part.columns),
-                         absl::StrCat("0 to ", args.y.size(1)));
-    }
-    if (part.slots == nullptr) return check.Error("parts", "no slots", "a slot table");
-  }
-  return Dispatch("TabledGemm", args.x, &NotOnCpu<TabledGemmArgs>, InstalledCudaOps().tabled_gemm, args);
+  RETURN_IF_ERROR(CheckRows(check, args.rows, (args.input_rows.defined() ? args.input_rows : args.x).size(0)));
+  RETURN_IF_ERROR(CheckH(check, args.x, args.h, args.rows));
+  RETURN_IF_ERROR(CheckParts(check, args.parts, /*columns=*/std::numeric_limits<int64_t>::max()));
+  return Dispatch("TabledShrink", args.x, &NotOnCpu<TabledShrinkArgs>, InstalledCudaOps().tabled_shrink, args);
+}
+
+absl::Status TabledExpand(const TabledExpandArgs& args) {
+  const ArgCheck check("TabledExpand");
+  RETURN_IF_ERROR(check.Floating("y", args.y));
+  RETURN_IF_ERROR(check.Tensor("y", args.y, args.y.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
+  RETURN_IF_ERROR(CheckRows(check, args.rows, args.y.size(0)));
+  RETURN_IF_ERROR(CheckH(check, args.y, args.h, args.rows));
+  RETURN_IF_ERROR(CheckParts(check, args.parts, args.y.size(1)));
+  return Dispatch("TabledExpand", args.y, &NotOnCpu<TabledExpandArgs>, InstalledCudaOps().tabled_expand, args);
 }
 
 absl::Status TabledPairs(const TabledPairsArgs& args) {

@@ -27,21 +27,32 @@ struct TabledRows {
   int64_t h_floats = 0;             // that the tiles' h_offsets reach
 };
 
-// SegmentedGemm (segmented_gemm.h), by tables. x [R, in], y [R, >= out] of one dtype, R >= the tiles' rows; parts: 4 at
-// most. most_experts: of a slot that routes at one of the parts; 0: none does. input_rows [rows of y] int32, if
-// defined: which row of x each one reads; x may then have other rows than y. Errors of all: InvalidArgument names the
-// argument; Unimplemented on the CPU and without CUDA.
-struct TabledGemmArgs {
+inline constexpr int64_t kMostTabledParts = 4;
+
+// SegmentedGemm (segmented_gemm.h), by tables, in two halves: h = x A^T waits for x alone. Parts, kMostTabledParts at most, and
+// rows are the same for both. x [R, in], y [R, >= out] of one dtype, R >= the tiles' rows; h [rows.h_floats] f32, scratch.
+// most_experts: of a slot that routes at one of the parts; 0: none does. input_rows [rows of y] int32, if defined: which
+// row of x each one reads; x may then have other rows than y. Errors of all: InvalidArgument names the argument;
+// Unimplemented on the CPU and without CUDA.
+struct TabledShrinkArgs {
   const at::Tensor& x;
-  at::Tensor& y;
+  at::Tensor& h;
   absl::Span<const SegmentedGemmPart> parts;
   int64_t most_experts;
   const TabledRows& rows;
   at::Tensor input_rows = {};
 };
-absl::Status TabledGemm(const TabledGemmArgs& args);
+absl::Status TabledShrink(const TabledShrinkArgs& args);
 
-// The tables of pairs of a row and an expert, of rows that were dealt on the device: for TabledGemm over y [P, out] a
+struct TabledExpandArgs {
+  const at::Tensor& h;
+  at::Tensor& y;
+  absl::Span<const SegmentedGemmPart> parts;
+  const TabledRows& rows;
+};
+absl::Status TabledExpand(const TabledExpandArgs& args);
+
+// The tables of pairs of a row and an expert, of rows that were dealt on the device: for both halves over y [P, out] a
 // tile for each pair, with the terms of its row's tile at the pair's expert. `rows` is the step's table; tile_of_row
 // [R]: of rows.tiles, negative where a row has no terms. tiles [P, bytes of a RowTile], terms [P, most_terms, bytes of
 // a SlotTerm] uint8.

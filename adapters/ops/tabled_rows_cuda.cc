@@ -7,7 +7,6 @@
 #include "adapters/ops/cuda/tabled_kernels.h"
 #include "adapters/ops/cuda_ops.h"
 #include "model/base/round_up.h"
-#include "model/ops/check_args.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda_ops.h"
 
@@ -15,59 +14,65 @@
 namespace lorad::cuda {
 namespace {
 
-// Scratch of one call, given back in the stream's order.
-struct Scratch {
-  at::Tensor h, logits;
-};
+static_assert(kMostParts == kMostTabledParts);
 
-Scratch ScratchFor(const TabledRows& rows, int64_t experts, const at::Tensor& beside) {
-  const auto f32 = at::TensorOptions().dtype(at::kFloat).device(beside.device());
-  return {at::empty({rows.h_floats}, f32), at::empty({rows.num_tiles * kRowsPerTile * experts}, f32)};
+at::Tensor Floats(int64_t count, const at::Tensor& beside) {
+  return at::empty({count}, at::TensorOptions().dtype(at::kFloat).device(beside.device()));
 }
 
-SegmentedWork WorkOf(const TabledRows& rows, bool with_bias, Scratch& scratch) {
+SegmentedWork WorkOf(const TabledRows& rows, bool with_bias, const at::Tensor& h) {
   SegmentedWork work = {};
   work.tiles = rows.tiles;
   work.num_tiles = rows.num_tiles;
   work.terms = rows.terms;
   work.with_bias = with_bias;
-  work.h = scratch.h.mutable_data_ptr<float>();
+  work.h = static_cast<float*>(h.data_ptr());  // one half writes it, the other reads it
   return work;
 }
 
 void AddPart(const SegmentedPart& part, const TabledRows& rows, SegmentedWork* work, SegmentedSizes* sizes) {
   work->parts[work->num_parts++] = part;
-  sizes->column_blocks += CeilDiv(part.columns, kColumnsPerBlock);
+  sizes->column_blocks += CeilDiv(part.columns, kColumnsPerShortBlock);
   sizes->rank_blocks += rows.most_terms * CeilDiv(rows.most_ranks, kRanksPerBlock);
 }
 
-template <typename T>
-cudaError_t Add(const TabledGemmArgs& args, const SegmentedWork& work, const SegmentedSizes& sizes, Scratch& scratch) {
-  const cudaStream_t stream = StreamOf(args.y);
-  const ShrinkInput<T> input = {RowsOf<T>(args.x), args.x.size(1), DataOf<int32_t>(args.input_rows)};
-  cudaError_t error = LaunchShrink(work, sizes, input, stream);
-  if (error == cudaSuccess && sizes.experts > 0) {
-    error = LaunchWeighExperts(work, sizes, input, scratch.logits.mutable_data_ptr<float>(), stream);
+// What both halves are launched by.
+struct Half {
+  SegmentedWork work;
+  SegmentedSizes sizes;
+};
+Half HalfOf(const at::Tensor& h, absl::Span<const SegmentedGemmPart> parts, const TabledRows& rows) {
+  Half half = {WorkOf(rows, /*with_bias=*/true, h), {}};
+  for (const SegmentedGemmPart& part : parts) {
+    AddPart({part.slots, part.first_column, part.columns}, rows, &half.work, &half.sizes);
   }
-  return error == cudaSuccess ? LaunchExpand(work, sizes, MutableRowsOf<T>(args.y), stream) : error;
+  return half;
 }
 
 }  // namespace
 
-absl::Status TabledGemm(const TabledGemmArgs& args) {
-  if (std::ssize(args.parts) > kMostParts) {
-    return ArgCheck("TabledGemm").Error("parts", absl::StrCat(args.parts.size()), absl::StrCat(kMostParts, " on CUDA"));
-  }
-  Scratch scratch = ScratchFor(args.rows, args.most_experts, args.y);
-  SegmentedWork work = WorkOf(args.rows, /*with_bias=*/true, scratch);
-  SegmentedSizes sizes;
-  sizes.experts = args.most_experts;
-  for (const SegmentedGemmPart& part : args.parts) {
-    AddPart({part.slots, part.first_column, part.columns}, args.rows, &work, &sizes);
-  }
-  if (sizes.column_blocks == 0) return absl::OkStatus();
-  return StatusOf("TabledGemm",
-                  ForTypeOf(args.y, [&](auto of_rows) { return Add<decltype(of_rows)>(args, work, sizes, scratch); }));
+absl::Status TabledShrink(const TabledShrinkArgs& args) {
+  Half half = HalfOf(args.h, args.parts, args.rows);
+  half.sizes.experts = args.most_experts;
+  if (half.sizes.column_blocks == 0) return absl::OkStatus();
+  const at::Tensor logits = Floats(args.rows.num_tiles * kRowsPerTile * args.most_experts, args.x);
+  return StatusOf("TabledShrink", ForTypeOf(args.x, [&](auto of_rows) {
+                    using T = decltype(of_rows);
+                    const cudaStream_t stream = StreamOf(args.x);
+                    const ShrinkInput<T> input = {RowsOf<T>(args.x), args.x.size(1), DataOf<int32_t>(args.input_rows)};
+                    const cudaError_t error = LaunchShrink(half.work, half.sizes, input, stream);
+                    if (error != cudaSuccess || args.most_experts == 0) return error;
+                    return LaunchWeighExperts(half.work, half.sizes, input, logits.mutable_data_ptr<float>(), stream);
+                  }));
+}
+
+absl::Status TabledExpand(const TabledExpandArgs& args) {
+  const Half half = HalfOf(args.h, args.parts, args.rows);
+  if (half.sizes.column_blocks == 0) return absl::OkStatus();
+  return StatusOf("TabledExpand", ForTypeOf(args.y, [&](auto of_rows) {
+                    return LaunchExpand(half.work, half.sizes, MutableRowsOf<decltype(of_rows)>(args.y),
+                                        StreamOf(args.y));
+                  }));
 }
 
 absl::Status TabledPairs(const TabledPairsArgs& args) {
@@ -87,8 +92,8 @@ absl::Status TabledPairs(const TabledPairsArgs& args) {
 }
 
 absl::Status TabledEmbedding(const TabledEmbeddingArgs& args) {
-  Scratch scratch = ScratchFor(args.rows, /*experts=*/0, args.y);
-  SegmentedWork work = WorkOf(args.rows, /*with_bias=*/false, scratch);
+  const at::Tensor h = Floats(args.rows.h_floats, args.y);
+  SegmentedWork work = WorkOf(args.rows, /*with_bias=*/false, h);
   SegmentedSizes sizes;
   AddPart({args.slots, 0, args.y.size(1)}, args.rows, &work, &sizes);
   if (sizes.column_blocks == 0) return absl::OkStatus();

@@ -31,7 +31,8 @@ at::Tensor LinearLayer::DeltasOfPairs(const at::Tensor& x, AdapterSeam& seam, co
 }
 
 at::Tensor LinearLayer::Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const {
-  return Finish(x, Base(x), seam, rows);
+  return seam.ForwardLinear(
+      group_, x, [&] { return Base(x); }, bias_, rows);
 }
 
 WeightRows LinearLayer::WeightOf(Site site) const {

@@ -17,7 +17,7 @@ class LinearLayer final {
   LinearLayer(at::Tensor weight, at::Tensor bias, SiteGroup group);
   LinearLayer(LinearWeight weight, at::Tensor bias, SiteGroup group);
 
-  // x [R, in] -> [R, out]: Finish(Base(x)).
+  // x [R, in] -> [R, out]: Finish(Base(x)), or AdapterSeam::ForwardLinear of them.
   at::Tensor Forward(const at::Tensor& x, AdapterSeam& seam, const RowSegments& rows) const;
 
   // The two halves, for an FFN whose rows are routed between them. Base leaves the bias to Finish.

@@ -80,12 +80,12 @@ WeightRows MlpLayer::WeightOf(Site site) const {
 at::Tensor MlpLayer::Forward(const at::Tensor& given, const StepContext& step) const {
   const RowRouting routing = step.seam.RouteFfn(layer_, given, step.batch.rows);
   const at::Tensor& x = routing.noisy_input.defined() ? routing.noisy_input : given;
-  at::Tensor up = up_.Base(x);
   if (routing.routed == nullptr) {
-    return down_.Forward(Activated(up_.Finish(x, std::move(up), step.seam, *routing.rows), activation_), step.seam,
-                         *routing.rows);
+    const at::Tensor up = up_.Forward(x, step.seam, *routing.rows);
+    return down_.Forward(Activated(up, activation_), step.seam, *routing.rows);
   }
   const RoutedRows& routed = *routing.routed;
+  at::Tensor up = up_.Base(x);
   at::Tensor pairs = RowsOfPairs(up, routed);
   at::Tensor inner = Activated(up_.Finish(x, std::move(up), step.seam, *routing.rows), activation_);
   pairs = ActivatedPairs(up_.FinishPairs(x, std::move(pairs), step.seam, routed, /*by_row=*/true), routed);

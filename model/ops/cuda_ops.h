@@ -22,6 +22,7 @@
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope_kv_write.h"
 #include "model/ops/route_top_k.h"
+#include "model/ops/side_stream.h"
 
 // The CUDA form of every op; arguments are checked before. All are queued on LibTorch's current stream. Values that
 // lie on the device are not looked at by the host: where the CPU form refuses an id or a position, the row becomes NaN.
@@ -46,6 +47,7 @@ absl::Status RmsNorm(const RmsNormArgs& args);
 absl::Status RopeKvWrite(const RopeKvWriteArgs& args);
 absl::Status RouteTopK(const RouteTopKArgs& args);
 std::unique_ptr<DeviceGraphs> NewGraphs();
+std::unique_ptr<SideStream> NewSideStream();
 
 inline absl::Status StatusOf(std::string_view op, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "model/memory/pool_memory.h"
 #include "model/ops/device_graph.h"
+#include "model/ops/side_stream.h"
 
 namespace lorad {
 
@@ -38,11 +39,12 @@ struct RouteTopKArgs;
 struct SegmentedGemmArgs;
 struct SegmentedEmbeddingArgs;
 struct TabledEmbeddingArgs;
-struct TabledGemmArgs;
+struct TabledExpandArgs;
 struct TabledPairsArgs;
 struct TabledReplacedEmbeddingArgs;
 struct TabledReplacedHeadArgs;
 struct TabledRoutingArgs;
+struct TabledShrinkArgs;
 
 // The CUDA form of every op. The CUDA shared object, when it is opened, hands its table to InstallCudaOps before the
 // first call of Torch; an entry left null, or no table at all, means Unimplemented.
@@ -70,17 +72,19 @@ struct CudaOps {
   absl::Status (*segmented_gemm)(const SegmentedGemmArgs&) = nullptr;
   absl::Status (*segmented_embedding)(const SegmentedEmbeddingArgs&) = nullptr;
   absl::Status (*tabled_embedding)(const TabledEmbeddingArgs&) = nullptr;
-  absl::Status (*tabled_gemm)(const TabledGemmArgs&) = nullptr;
+  absl::Status (*tabled_expand)(const TabledExpandArgs&) = nullptr;
   absl::Status (*tabled_pairs)(const TabledPairsArgs&) = nullptr;
   absl::Status (*tabled_replaced_embedding)(const TabledReplacedEmbeddingArgs&) = nullptr;
   absl::Status (*tabled_replaced_head)(const TabledReplacedHeadArgs&) = nullptr;
   absl::Status (*tabled_routing)(const TabledRoutingArgs&) = nullptr;
+  absl::Status (*tabled_shrink)(const TabledShrinkArgs&) = nullptr;
   // Compares what other libraries' kernels compute with ours, on the device: only what agrees is used from then on. A
   // line for each form that does not; `used`, if there is one, gets the names of those that do.
   std::vector<std::string> (*check_fast_forms)(std::vector<std::string>* used) = nullptr;
   void (*leave_out_fast_forms)() = nullptr;
-  // No op: what captures the launches of all of them.
+  // No ops: what captures the launches of all of them, and a stream beside the current one.
   std::unique_ptr<DeviceGraphs> (*new_graphs)() = nullptr;
+  std::unique_ptr<SideStream> (*new_side_stream)() = nullptr;
 };
 
 // What liblorad_cuda.so has under kCudaLibrarySymbol.
@@ -90,7 +94,7 @@ struct CudaLibrary {
   DeviceMemory memory;
 };
 inline constexpr char kCudaLibrarySymbol[] = "lorad_cuda_library";
-inline constexpr uint64_t kCudaLibraryVersion = 3000 + sizeof(CudaLibrary);  // the thousands: of arguments
+inline constexpr uint64_t kCudaLibraryVersion = 4000 + sizeof(CudaLibrary);  // the thousands: of arguments
 
 // `ops` must outlive every call of an op. Not thread-safe: once, at start.
 void InstallCudaOps(const CudaOps* ops);

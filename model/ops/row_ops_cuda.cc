@@ -1,3 +1,4 @@
+#include "model/ops/check_args.h"
 #include "model/ops/cuda/row_kernels.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda_ops.h"
@@ -17,6 +18,10 @@ NormedRows<T> NormedRowsOf(const Args& args) {
 
 absl::Status RmsNorm(const RmsNormArgs& args) {
   if (args.x.numel() == 0) return absl::OkStatus();
+  if (args.x.size(1) > kMostNormWidth) {
+    return ArgCheck("RmsNorm").Error("x", absl::StrCat(args.x.size(1), " columns"),
+                                     absl::StrCat(kMostNormWidth, " on CUDA"));
+  }
   const auto eps = static_cast<float>(args.eps);
   const cudaStream_t stream = StreamOf(args.x);
   return StatusOf("RmsNorm", ForTypeOf(args.x, [&](auto of_rows) {

@@ -40,7 +40,8 @@ TEST_F(SegmentedPlanTest, LongTilesOfMoreThanSixteenRowsLieBehindTheShortOnes) {
   EXPECT_EQ(plan.num_long_tiles, 4);
   EXPECT_EQ(plan.sizes.rank_blocks, 9);
   EXPECT_EQ(plan.sizes.long_rank_blocks, 2);
-  EXPECT_EQ(plan.sizes.column_blocks, 2);
+  EXPECT_EQ(plan.sizes.column_blocks, 1);
+  EXPECT_EQ(plan.sizes.long_column_blocks, 2);
 }
 
 TEST_F(SegmentedPlanTest, ASegmentWithoutRowsAsksForNothing) {

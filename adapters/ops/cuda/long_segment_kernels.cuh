@@ -114,10 +114,10 @@ struct SplitH {
   }
 };
 
-// kRanksAtOnce ranks of B from b [count, columns] on, of its columns c … c + kColumnsPerBlock.
-using TileOfB = ColumnsOperand<kRanksAtOnce, kColumnsPerBlock>;
+// kRanksAtOnce ranks of B from b [count, columns] on, of its columns c … c + kColumnsPerLongBlock.
+using TileOfB = ColumnsOperand<kRanksAtOnce, kColumnsPerLongBlock>;
 __device__ inline void LoadB(const Bf16* b, int count, int64_t columns, int64_t c, TileOfB& tile) {
-  constexpr int kLoadsOfRow = kColumnsPerBlock / kEight;
+  constexpr int kLoadsOfRow = kColumnsPerLongBlock / kEight;
   static_assert(kLongExpandThreads == kRanksAtOnce / 2 * kLoadsOfRow);
   const int rank = static_cast<int>(threadIdx.x) / kLoadsOfRow * 2;
   const int in_tile = static_cast<int>(threadIdx.x) % kLoadsOfRow * kEight;
@@ -142,15 +142,15 @@ __device__ inline void AddProducts(SplitH& h, int first_row, TileOfB& of_b, int 
   }
 }
 
-// Block (tile, n): the n-th kColumnsPerBlock columns of the parts. A warp has half of them, a lane kColumnsOfLane
+// Block (tile, n): the n-th kColumnsPerLongBlock columns of the parts. A warp has half of them, a lane kColumnsOfLane
 // neighbours in each of two rows; y stays in its registers over the terms, rounded after each of them.
 __global__ void __launch_bounds__(kLongExpandThreads, 2) LongExpandKernel(SegmentedWork work, Rows<Bf16> y) {
-  static_assert(kColumnsPerBlock == 2 * kColumnsOfWarp);
+  static_assert(kColumnsPerLongBlock == 2 * kColumnsOfWarp);
   __shared__ SplitH h;
   __shared__ TileOfB of_b;
-  __shared__ SharedArray<ColumnOfTerm, kColumnsPerBlock> of_term;
+  __shared__ SharedArray<ColumnOfTerm, kColumnsPerLongBlock> of_term;
   const RowTile tile = work.tiles[work.num_tiles + blockIdx.x];
-  const ColumnBlock block = ColumnBlockOf(work, blockIdx.y);
+  const ColumnBlock block = ColumnBlockOf(work, blockIdx.y, kColumnsPerLongBlock);
   const SegmentedPart of = work.parts[block.part];
   const int first_row = WarpOfBlock() % kWarpsOfTile * kMmaRows;
   const int columns_of_warp = WarpOfBlock() / kWarpsOfTile * kColumnsOfWarp;
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kLongExpandThreads, 2) LongExpandKernel(Segmen
     const int64_t ranks = RanksOf(w);
     const Bf16* b = reinterpret_cast<const Bf16*>(w.b_t) + FirstRankOf(w, term) * of.columns;
     __syncthreads();  // of_term's columns of the term before have been read
-    if (const int i = static_cast<int>(threadIdx.x); i < kColumnsPerBlock) {
+    if (const int i = static_cast<int>(threadIdx.x); i < kColumnsPerLongBlock) {
       const float* bias = BiasAfter(work, tile, t, block.part);
       of_term[i] = block.first + i < of.columns ? ColumnOf(w, term, of.columns, block.first + i, bias) : ColumnOfTerm{};
     }

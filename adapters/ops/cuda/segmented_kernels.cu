@@ -7,7 +7,7 @@ namespace lorad::cuda {
 template <typename T>
 cudaError_t LaunchShrink(const SegmentedWork& work, const SegmentedSizes& sizes, const ShrinkInput<T>& input,
                          cudaStream_t stream) {
-  return Launch(&ShrinkKernel<T>, Grid(work.num_tiles, sizes.rank_blocks), 4 * kWarp, stream, work, input);
+  return Launch(&ShrinkKernel<T>, Grid(work.num_tiles, sizes.rank_blocks), kShrinkThreads, stream, work, input);
 }
 
 template <typename T>
@@ -27,7 +27,7 @@ cudaError_t LaunchGatherRanks(const SegmentedWork& work, const int32_t* ids, int
 template <typename T>
 cudaError_t LaunchExpand(const SegmentedWork& work, const SegmentedSizes& sizes, const Rows<T>& y,
                          cudaStream_t stream) {
-  return Launch(&ExpandKernel<T>, Grid(work.num_tiles, sizes.column_blocks), kColumnsPerBlock, stream, work, y);
+  return Launch(&ExpandKernel<T>, Grid(work.num_tiles, sizes.column_blocks), kExpandThreads, stream, work, y);
 }
 
 #define LORAD_FOR_TYPE(T)                                                                                              \

@@ -15,7 +15,8 @@
 namespace lorad::cuda {
 
 inline constexpr int kRanksPerBlock = 8;
-inline constexpr int kColumnsPerBlock = 128;
+inline constexpr int kColumnsPerShortBlock = 512;
+inline constexpr int kColumnsPerLongBlock = 128;
 inline constexpr int kMostParts = 4;
 
 struct SegmentedPart {
@@ -40,7 +41,8 @@ struct SegmentedWork {
 struct SegmentedSizes {
   int64_t rank_blocks = 0;       // most of a tile
   int64_t long_rank_blocks = 0;  // most of a long tile
-  int64_t column_blocks = 0;     // of all parts
+  int64_t column_blocks = 0;     // of all parts, of a short tile
+  int64_t long_column_blocks = 0;
   int64_t experts = 0;           // most of a slot that routes
 };
 

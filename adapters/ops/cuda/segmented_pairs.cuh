@@ -17,16 +17,38 @@ __device__ inline int64_t FirstRankOf(const SlotWeights& w, const SlotTerm& term
   return w.router != nullptr ? 0 : int64_t{term.expert} * w.rank;
 }
 
+// Ranks of a term's pairs by part, negative where it adds nothing.
+struct RanksOfParts {
+  int32_t ranks[kMostParts];
+  // No index that only a run knows: they stay in registers.
+  __device__ int32_t Of(int32_t part) const {
+    return part == 0 ? ranks[0] : part == 1 ? ranks[1] : part == 2 ? ranks[2] : ranks[3];
+  }
+};
+static_assert(kMostParts == 4);
+__device__ inline RanksOfParts RanksOfTerm(const SegmentedWork& work, const SlotTerm& term) {
+  RanksOfParts of;
+  for (int p = 0; p < kMostParts; ++p) {  // asked for together: memory answers late
+    of.ranks[p] = -1;
+    if (p >= work.num_parts) continue;
+    const SlotWeights& w = work.parts[p].slots[term.slot];
+    if (Adds(work, w)) of.ranks[p] = static_cast<int32_t>(RanksOf(w));
+  }
+  return of;
+}
+
 // fn(term, part, weights, h_column) for each pair of the tile, until it says true.
 template <typename Fn>
 __device__ void ForEachPair(const SegmentedWork& work, const RowTile& tile, const Fn& fn) {
   int64_t h_column = 0;
   for (int32_t t = tile.first_term; t < tile.end_term; ++t) {
+    const SlotTerm& term = work.terms[t];
+    const RanksOfParts of_term = RanksOfTerm(work, term);
     for (int32_t p = 0; p < work.num_parts; ++p) {
-      const SlotWeights& w = work.parts[p].slots[work.terms[t].slot];
-      if (!Adds(work, w)) continue;
-      if (fn(t, p, w, h_column)) return;
-      h_column += RanksOf(w);
+      const int32_t ranks = of_term.Of(p);
+      if (ranks < 0) continue;
+      if (fn(t, p, work.parts[p].slots[term.slot], h_column)) return;
+      h_column += ranks;
     }
   }
 }
@@ -58,15 +80,15 @@ __device__ inline const float* BiasAfter(const SegmentedWork& work, const RowTil
   return bias;
 }
 
-// A block of columns: of which part, and the first of them there.
+// A block of so many columns: of which part, and the first of them there.
 struct ColumnBlock {
   int32_t part;
   int64_t first;
 };
-__device__ inline ColumnBlock ColumnBlockOf(const SegmentedWork& work, int64_t block) {
+__device__ inline ColumnBlock ColumnBlockOf(const SegmentedWork& work, int64_t block, int columns) {
   for (int32_t part = 0;; ++part) {
-    const int64_t blocks = (work.parts[part].columns + kColumnsPerBlock - 1) / kColumnsPerBlock;
-    if (block < blocks) return {part, block * kColumnsPerBlock};
+    const int64_t blocks = (work.parts[part].columns + columns - 1) / columns;
+    if (block < blocks) return {part, block * columns};
     block -= blocks;
   }
 }

@@ -50,7 +50,8 @@ SegmentedPlan PlanSegments(absl::Span<const SegmentedPart> parts, int32_t num_sl
   for (const SegmentedPart& part : parts) {
     plan.parts.push_back({nullptr, part.first_column, part.columns});
     for (const int32_t slot : used) plan.slots.push_back(part.slots[slot]);
-    plan.sizes.column_blocks += CeilDiv(part.columns, kColumnsPerBlock);
+    plan.sizes.column_blocks += CeilDiv(part.columns, kColumnsPerShortBlock);
+    plan.sizes.long_column_blocks += CeilDiv(part.columns, kColumnsPerLongBlock);
   }
 
   std::vector<RowTile> long_tiles;

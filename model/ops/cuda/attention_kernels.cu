@@ -1,13 +1,14 @@
 #include "model/ops/cuda/attention_kernels.cuh"
 
+#include "model/base/round_up.h"
 #include "model/ops/cuda/launch.h"
 
 namespace lorad::cuda {
 
 template <typename T, typename W>
 cudaError_t LaunchRopeKvWrite(const RopeRows<T>& rows, const W* q_norm, const W* k_norm, cudaStream_t stream) {
-  constexpr int kWarpsOfRow = 8;
-  return Launch(&RopeKvWriteKernel<T, W>, Grid(rows.rows), kWarpsOfRow * kWarp, stream, rows, q_norm, k_norm);
+  const int64_t blocks = CeilDiv(rows.heads + 2 * rows.kv.kv_heads, kHeadsOfBlock);
+  return Launch(&RopeKvWriteKernel<T, W>, Grid(rows.rows, blocks), kHeadsOfBlock * kWarp, stream, rows, q_norm, k_norm);
 }
 
 template <typename T>

@@ -47,26 +47,27 @@ __device__ void RotateHead(const T* from, const RopeRows<T>& rows, int32_t posit
   for (int64_t i = 2 * half + Lane(); i < width; i += kWarp) Put(known ? normed(i) : NotANumber(), to + i);
 }
 
-// A block for each row, a warp for each head.
+// Block (row, n): a warp for each of the row's heads, the n-th kHeadsOfBlock of them.
+inline constexpr int kHeadsOfBlock = 4;
 template <typename T, typename W>
 __global__ void RopeKvWriteKernel(RopeRows<T> rows, const W* q_norm, const W* k_norm) {
   const int64_t r = blockIdx.x, width = rows.kv.head_dim, kv_heads = rows.kv.kv_heads;
   const int32_t position = rows.positions[r], slot = rows.kv_slots[r];
-  for (int64_t h = WarpOfBlock(); h < rows.heads + 2 * kv_heads; h += WarpsOfBlock()) {
-    T* head = rows.qkv.row(r) + h * width;
-    if (h < rows.heads) {
-      RotateHead(head, rows, position, q_norm, head);
-      continue;
-    }
-    if (slot < 0 || !InTable(rows, position)) continue;
-    const bool value = h >= rows.heads + kv_heads;
-    const int64_t kv_head = h - rows.heads - (value ? kv_heads : 0);
-    T* to = TokenOf<T>(rows.kv, slot / kKvBlockTokens, value, kv_head, slot % kKvBlockTokens);
-    if (value) {
-      for (int64_t i = Lane(); i < width; i += kWarp) to[i] = head[i];
-    } else {
-      RotateHead(head, rows, position, k_norm, to);
-    }
+  const int64_t h = int64_t{blockIdx.y} * kHeadsOfBlock + WarpOfBlock();
+  if (h >= rows.heads + 2 * kv_heads) return;
+  T* head = rows.qkv.row(r) + h * width;
+  if (h < rows.heads) {
+    RotateHead(head, rows, position, q_norm, head);
+    return;
+  }
+  if (slot < 0 || !InTable(rows, position)) return;
+  const bool value = h >= rows.heads + kv_heads;
+  const int64_t kv_head = h - rows.heads - (value ? kv_heads : 0);
+  T* to = TokenOf<T>(rows.kv, slot / kKvBlockTokens, value, kv_head, slot % kKvBlockTokens);
+  if (value) {
+    for (int64_t i = Lane(); i < width; i += kWarp) to[i] = head[i];
+  } else {
+    RotateHead(head, rows, position, k_norm, to);
   }
 }
 

@@ -18,8 +18,10 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaSt
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
-// Threads for a row of n elements: whole warps, 256 at most.
-inline int ThreadsFor(int64_t n) { return static_cast<int>(std::clamp<int64_t>((n + 31) / 32 * 32, 32, 256)); }
+// Threads for n elements of a row: whole warps.
+inline int ThreadsFor(int64_t n, int64_t most = 256) {
+  return static_cast<int>(std::clamp<int64_t>((n + 31) / 32 * 32, 32, most));
+}
 
 inline dim3 Grid(int64_t x, int64_t y = 1) { return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y)); }
 

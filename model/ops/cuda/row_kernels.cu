@@ -1,12 +1,21 @@
 #include "model/ops/cuda/row_kernels.cuh"
 
+#include "model/base/round_up.h"
 #include "model/ops/cuda/launch.h"
 
 namespace lorad::cuda {
 
 template <typename T, typename W>
 cudaError_t LaunchRmsNorm(const NormedRows<T>& rows, const W* weight, float eps, cudaStream_t stream) {
-  return Launch(&RmsNormKernel<T, W>, Grid(rows.rows), ThreadsFor(rows.width), stream, rows, weight, eps);
+  const int64_t eights = CeilDiv(rows.width, kEight);
+  const int threads = ThreadsFor(eights, kMostNormThreads);
+  const auto launch = [&](auto kernel) { return Launch(kernel, Grid(rows.rows), threads, stream, rows, weight, eps); };
+  const int64_t of_thread = CeilDiv(eights, threads);
+  if (of_thread <= 1) return launch(&RmsNormKernel<T, W, 1>);
+  if (of_thread <= 2) return launch(&RmsNormKernel<T, W, 2>);
+  if (of_thread <= 4) return launch(&RmsNormKernel<T, W, 4>);
+  static_assert(kMostNormWidth == 8 * kMostNormThreads * kEight);
+  return of_thread <= 8 ? launch(&RmsNormKernel<T, W, 8>) : cudaErrorInvalidValue;
 }
 
 template <typename T>
@@ -16,14 +25,16 @@ cudaError_t LaunchLayerNorm(const NormedRows<T>& rows, const T* weight, const T*
 
 template <typename T>
 cudaError_t LaunchActivate(const ActivatedRows<T>& rows, Activation activation, cudaStream_t stream) {
-  const int threads = ThreadsFor(rows.width);
-  return Launch(&ActivateKernel<T>, Grid(rows.rows, (rows.width + threads - 1) / threads), threads, stream, rows,
-                activation);
+  const int64_t eights = CeilDiv(rows.width, kEight);
+  const int threads = ThreadsFor(eights);
+  return Launch(&ActivateKernel<T>, Grid(rows.rows, CeilDiv(eights, threads)), threads, stream, rows, activation);
 }
 
 template <typename T>
 cudaError_t LaunchGatherRows(const GatheredRows<T>& rows, bool add, cudaStream_t stream) {
-  return Launch(&GatherRowsKernel<T>, Grid(rows.rows), ThreadsFor(rows.width), stream, rows, add);
+  const int64_t eights = CeilDiv(rows.width, kEight);
+  const int threads = ThreadsFor(eights);
+  return Launch(&GatherRowsKernel<T>, Grid(rows.rows, CeilDiv(eights, threads)), threads, stream, rows, add);
 }
 
 template cudaError_t LaunchRmsNorm(const NormedRows<float>&, const float*, float, cudaStream_t);

@@ -3,8 +3,7 @@
 #include "model/ops/cuda/device_code.cuh"
 #include "model/ops/cuda/row_kernels.h"
 
-// One block a row, but for activations. Each thread reads and writes the same columns throughout, so that y may lie
-// over what it is made of.
+// Each thread reads and writes the same columns throughout, so that y may lie over what it is made of.
 namespace lorad::cuda {
 
 // Adds x to the residual, if there is one; the row that is to be normed.
@@ -17,17 +16,46 @@ __device__ const T* SumRow(const NormedRows<T>& rows, int64_t r) {
   return sum;
 }
 
-template <typename T, typename W>
-__global__ void RmsNormKernel(NormedRows<T> rows, const W* weight, float eps) {
-  __shared__ BlockSums sums;
+// Eights of a row: eights_of_thread of them a thread, those of all threads side by side.
+__device__ inline int64_t ColumnOfEight(int n) {
+  return (int64_t{n} * blockDim.x + threadIdx.x) * kEight;
+}
+template <typename T>
+__device__ inline bool HasWideRows(const Rows<T>& rows, int64_t width) {
+  return width % kEight == 0 && rows.stride % kEight == 0 && IsAligned(rows.data);
+}
+
+// A step of few rows waits for memory: so a thread asks for all of its kEights at once, and holds them to the end.
+template <typename T, typename W, int kEights>
+__global__ void __launch_bounds__(kMostNormThreads) RmsNormKernel(NormedRows<T> rows, const W* weight, float eps) {
+  __shared__ BlockSums block_sums;
   const int64_t r = blockIdx.x;
-  const T* from = SumRow(rows, r);
-  T* to = rows.y.row(r);
+  const bool adds = rows.residual.data != nullptr;
+  const bool wide = HasWideRows(rows.x, rows.width) && IsAligned(weight) &&
+                    (!adds || HasWideRows(rows.residual, rows.width));
+  float values[kEights][kEight] = {}, weights[kEights][kEight], residual[kEights][kEight] = {};
+  for (int n = 0; n < kEights; ++n) {
+    const int64_t i = ColumnOfEight(n), left = rows.width - i;
+    if (left <= 0) continue;
+    LoadUpToEight(wide, rows.x.row(r) + i, left, values[n]);
+    if (adds) LoadUpToEight(wide, rows.residual.row(r) + i, left, residual[n]);
+    LoadUpToEight(wide, weight + i, left, weights[n]);
+  }
   float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < rows.width; i += blockDim.x) squares += Widen(from[i]) * Widen(from[i]);
-  const float factor = 1.0f / sqrtf(BlockSum(squares, sums) / static_cast<float>(rows.width) + eps);
-  for (int64_t i = threadIdx.x; i < rows.width; i += blockDim.x) {
-    Put(Widen(weight[i]) * Rounded<W>(Widen(from[i]) * factor), to + i);
+  for (int n = 0; n < kEights; ++n) {
+    const int64_t i = ColumnOfEight(n), left = rows.width - i;
+    if (adds) {
+      for (int k = 0; k < kEight; ++k) values[n][k] = Rounded<T>(values[n][k] + residual[n][k]);
+      if (left > 0) StoreUpToEight(values[n], left, rows.residual.row(r) + i);
+    }
+    for (int k = 0; k < kEight; ++k) squares += values[n][k] * values[n][k];
+  }
+  const float factor = 1.0f / sqrtf(BlockSum(squares, block_sums) / static_cast<float>(rows.width) + eps);
+  for (int n = 0; n < kEights; ++n) {
+    const int64_t i = ColumnOfEight(n), left = rows.width - i;
+    if (left <= 0) continue;
+    for (int k = 0; k < kEight; ++k) values[n][k] = weights[n][k] * Rounded<W>(values[n][k] * factor);
+    StoreUpToEight(values[n], left, rows.y.row(r) + i);
   }
 }
 
@@ -69,28 +97,38 @@ __device__ inline float Activated(Activation activation, float v) {
   return v;
 }
 
+// Block (row, n): the n-th eights of its threads.
 template <typename T>
 __global__ void ActivateKernel(ActivatedRows<T> rows, Activation activation) {
-  const int64_t r = blockIdx.x, i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
-  if (i >= rows.width) return;
-  const float value = Activated(activation, Widen(rows.x.row(r)[i]));
-  T* y = rows.y.row(r) + i;
-  if (rows.factor.data == nullptr) {
-    Put(value, y);
-  } else {
-    Put(Rounded<T>(value) * Widen(rows.factor.row(r)[i]), y);
+  const int64_t r = blockIdx.x, i = ColumnOfEight(static_cast<int>(blockIdx.y)), left = rows.width - i;
+  if (left <= 0) return;
+  const bool has_factor = rows.factor.data != nullptr;
+  const bool wide = HasWideRows(rows.x, rows.width) && (!has_factor || HasWideRows(rows.factor, rows.width));
+  float values[kEight], factors[kEight];
+  LoadUpToEight(wide, rows.x.row(r) + i, left, values);
+  if (has_factor) LoadUpToEight(wide, rows.factor.row(r) + i, left, factors);
+  for (int k = 0; k < kEight; ++k) {
+    values[k] = Activated(activation, values[k]);
+    if (has_factor) values[k] = Rounded<T>(values[k]) * factors[k];
   }
+  StoreUpToEight(values, left, rows.y.row(r) + i);
 }
 
+// Block (row, n), as above.
 template <typename T>
 __global__ void GatherRowsKernel(GatheredRows<T> rows, bool add) {
-  const int64_t r = blockIdx.x, at = rows.index[r] + rows.offset;
-  const bool known = rows.index[r] >= 0 && at < rows.table_rows;
-  for (int64_t i = threadIdx.x; i < rows.width; i += blockDim.x) {
-    T* y = rows.y.row(r) + i;
-    const float value = known ? Widen(rows.table.row(at)[i]) : NotANumber();
-    Put(add ? value + Widen(*y) : value, y);
-  }
+  const int64_t r = blockIdx.x, i = ColumnOfEight(static_cast<int>(blockIdx.y)), left = rows.width - i;
+  if (left <= 0) return;
+  const int64_t index = rows.index[r], at = index + rows.offset;
+  const bool known = index >= 0 && at < rows.table_rows;
+  const bool wide = HasWideRows(rows.table, rows.width) && HasWideRows(rows.y, rows.width);
+  T* y = rows.y.row(r) + i;
+  float values[kEight], added[kEight] = {};
+  for (int k = 0; k < kEight; ++k) values[k] = NotANumber();
+  if (known) LoadUpToEight(wide, rows.table.row(at) + i, left, values);
+  if (add) LoadUpToEight(wide, y, left, added);
+  for (int k = 0; k < kEight; ++k) values[k] = add ? values[k] + added[k] : values[k];
+  StoreUpToEight(values, left, y);
 }
 
 }  // namespace lorad::cuda

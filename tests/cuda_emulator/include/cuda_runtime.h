@@ -26,6 +26,9 @@
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -67,11 +70,13 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const lorad::emulator::DeviceAccess access;
     lorad::emulator::RunGrid({grid.x, grid.y, grid.z}, threads, [&] { std::apply(kernel, kept); });
   };
-  if (lorad::emulator::CapturedLaunches* const captured = lorad::emulator::Capturing()) {
-    captured->Add(std::move(launch));
-  } else {
-    launch();
-  }
+  lorad::emulator::Queue(config->stream, [launch = std::move(launch)] {
+    if (lorad::emulator::CapturedLaunches* const captured = lorad::emulator::Capturing()) {
+      captured->Add(launch);
+    } else {
+      launch();
+    }
+  });
   return cudaSuccess;
 }
 
@@ -191,6 +196,10 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   *event = {stream, lorad::emulator::QueuedOn(stream)};
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  lorad::emulator::Queue(stream, [event = *event] { lorad::emulator::RunUntil(event.stream, event.after); });
   return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
