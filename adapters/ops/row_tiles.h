@@ -7,7 +7,7 @@
 // What the CUDA forms of the adapters' operators read of a step, beside the slots. Torch-free, read by kernels.
 namespace lorad {
 
-inline constexpr int kRowsPerTile = 8;
+inline constexpr int kRowsPerTile = 4;
 inline constexpr int kRowsPerLongTile = 64;  // where tensor cores multiply
 
 // Rows of one segment, kRowsPerTile or kRowsPerLongTile at most; none: an entry that nobody uses. h [rows, ranks] f32

@@ -36,7 +36,7 @@ class SegmentedPlanTest : public testing::Test {
 
 TEST_F(SegmentedPlanTest, LongTilesOfMoreThanSixteenRowsLieBehindTheShortOnes) {
   const SegmentedPlan plan = Plan({17, 16, 130, 1}, 1);
-  EXPECT_THAT(RowsOf(plan), ElementsAre(8, 8, 1, 17, 64, 64, 2));
+  EXPECT_THAT(RowsOf(plan), ElementsAre(4, 4, 4, 4, 1, 17, 64, 64, 2));
   EXPECT_EQ(plan.num_long_tiles, 4);
   EXPECT_EQ(plan.sizes.rank_blocks, 9);
   EXPECT_EQ(plan.sizes.long_rank_blocks, 2);
@@ -59,10 +59,10 @@ TEST_F(SegmentedPlanTest, ASegmentWithoutRowsAsksForNothing) {
 TEST_F(SegmentedPlanTest, ALongTileHasRoomForEachSliceOfH) {
   const SegmentedPlan plan = Plan({20, 16, 65}, 3);
   int64_t next = 0;  // segments in order, whatever their tiles' order
-  for (const int64_t tile : {2, 0, 1, 3, 4}) {
+  for (const int64_t tile : {4, 0, 1, 2, 3, 5, 6}) {
     const RowTile& t = plan.tiles[static_cast<size_t>(tile)];
     EXPECT_EQ(t.h_offset, next) << tile;
-    next += t.rows * 70 * (tile >= 2 ? 3 : 1);
+    next += t.rows * 70 * (tile >= 4 ? 3 : 1);
   }
   EXPECT_EQ(plan.h_floats, next);
 }
@@ -73,7 +73,7 @@ TEST_F(SegmentedPlanTest, WithoutSlicesAndWhereASlotRoutesAllTilesAreShort) {
   slot_.router = router;
   slot_.experts = 2;
   const SegmentedPlan plan = Plan({40}, 1);
-  EXPECT_THAT(RowsOf(plan), ElementsAre(8, 8, 8, 8, 8));
+  EXPECT_THAT(RowsOf(plan), ElementsAre(4, 4, 4, 4, 4, 4, 4, 4, 4, 4));
   EXPECT_EQ(plan.num_long_tiles, 0);
   EXPECT_EQ(plan.sizes.experts, 2);
 }

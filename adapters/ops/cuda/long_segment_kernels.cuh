@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(kLongExpandThreads, 2) LongExpandKernel(Segmen
     const Bf16* b = reinterpret_cast<const Bf16*>(w.b_t) + FirstRankOf(w, term) * of.columns;
     __syncthreads();  // of_term's columns of the term before have been read
     if (const int i = static_cast<int>(threadIdx.x); i < kColumnsPerLongBlock) {
-      const float* bias = BiasAfter(work, tile, t, block.part);
-      of_term[i] = block.first + i < of.columns ? ColumnOf(w, term, of.columns, block.first + i, bias) : ColumnOfTerm{};
+      const TermOfPart of_part = TermOf(w, term, of.columns, BiasAfter(work, tile, t, block.part));
+      of_term[i] = block.first + i < of.columns ? ColumnOf(of_part, of.columns, block.first + i) : ColumnOfTerm{};
     }
     float sums[kColumnsOfLane / 2][4] = {};
     for (int64_t first = 0; first < ranks; first += kRanksAtOnce) {

@@ -65,6 +65,7 @@ __device__ void ExpandColumns(const SegmentedWork& work, const RowTile& tile, in
   ForEachPair(work, tile, [&](int32_t t, int32_t p, const SlotWeights& w, int64_t h_column) {
     if (p != part) return false;
     const SlotTerm term = work.terms[t];
+    const TermOfPart of_term = TermOf(w, term, of.columns, BiasAfter(work, tile, t, part));
     const int64_t ranks = RanksOf(w);
     const T* b = reinterpret_cast<const T*>(w.b_t) + FirstRankOf(w, term) * of.columns + c;
     float next[kRanksOfLoad][kColumnsOfThread] = {};
@@ -102,10 +103,9 @@ __device__ void ExpandColumns(const SegmentedWork& work, const RowTile& tile, in
         }
       }
     }
-    const float* bias_after = BiasAfter(work, tile, t, part);
     for (int k = 0; k < kColumnsOfThread; ++k) {
-      if (k >= left) continue;
-      const ColumnOfTerm column = ColumnOf(w, term, of.columns, c + k, bias_after);
+      if (kWide ? left <= 0 : k >= left) continue;
+      const ColumnOfTerm column = ColumnOf(of_term, of.columns, c + k);
       for (int r = 0; r < kRows; ++r) values[r][k] = Updated<T>(values[r][k], sums[r][k], column);
     }
     return false;
@@ -132,7 +132,7 @@ __device__ inline bool AlignedToFour(const T* p) {
 
 // Block (tile, n): the n-th kColumnsPerShortBlock columns of the parts.
 template <typename T>
-__global__ void __launch_bounds__(kExpandThreads) ExpandKernel(SegmentedWork work, Rows<T> y) {
+__global__ void __launch_bounds__(kExpandThreads, 3) ExpandKernel(SegmentedWork work, Rows<T> y) {
   __shared__ TileOfH h;
   const RowTile tile = work.tiles[blockIdx.x];
   const ColumnBlock block = ColumnBlockOf(work, blockIdx.y, kColumnsPerShortBlock);

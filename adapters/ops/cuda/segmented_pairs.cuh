@@ -28,11 +28,13 @@ struct RanksOfParts {
 static_assert(kMostParts == 4);
 __device__ inline RanksOfParts RanksOfTerm(const SegmentedWork& work, const SlotTerm& term) {
   RanksOfParts of;
-  for (int p = 0; p < kMostParts; ++p) {  // asked for together: memory answers late
-    of.ranks[p] = -1;
-    if (p >= work.num_parts) continue;
-    const SlotWeights& w = work.parts[p].slots[term.slot];
-    if (Adds(work, w)) of.ranks[p] = static_cast<int32_t>(RanksOf(w));
+  for (int p = 0; p < kMostParts; ++p) {
+    // All that is asked for is on its way at once: no load waits for a condition.
+    const bool there = p < work.num_parts;
+    const SlotWeights& w = work.parts[there ? p : 0].slots[term.slot];
+    const int32_t rank = w.rank, ranks = w.router != nullptr ? w.experts * rank : rank;
+    const bool has_bias = w.bias != nullptr;
+    of.ranks[p] = there & ((rank > 0) | (work.with_bias & has_bias)) ? ranks : -1;
   }
   return of;
 }
@@ -42,7 +44,7 @@ template <typename Fn>
 __device__ void ForEachPair(const SegmentedWork& work, const RowTile& tile, const Fn& fn) {
   int64_t h_column = 0;
   for (int32_t t = tile.first_term; t < tile.end_term; ++t) {
-    const SlotTerm& term = work.terms[t];
+    const SlotTerm term = work.terms[t];
     const RanksOfParts of_term = RanksOfTerm(work, term);
     for (int32_t p = 0; p < work.num_parts; ++p) {
       const int32_t ranks = of_term.Of(p);
@@ -58,11 +60,9 @@ __device__ inline const T* InputRow(const ShrinkInput<T>& input, int64_t row) {
   return input.x.row(input.input_rows == nullptr ? row : input.input_rows[row]);
 }
 
-// adapters/dora.h: the factor at the request's scale.
-__device__ inline float FactorOf(const SlotWeights& w, int64_t columns, int64_t c, const SlotTerm& term) {
-  if (w.dora == nullptr) return 1.0f;
-  const float* dora = w.dora + term.expert * 3 * columns;
-  const float scale = term.scale;
+// adapters/dora.h: the factor at the request's scale. dora [3, columns], or nullptr.
+__device__ inline float FactorOf(const float* dora, int64_t columns, int64_t c, float scale) {
+  if (dora == nullptr) return 1.0f;
   if (scale == 1.0f) return dora[c];
   const float under = 1.0f + (scale - 1.0f) * dora[columns + c] + (scale * scale - 1.0f) * dora[2 * columns + c];
   return dora[c] / sqrtf(under);
@@ -93,7 +93,24 @@ __device__ inline ColumnBlock ColumnBlockOf(const SegmentedWork& work, int64_t b
   }
 }
 
-// What a term makes of a column of its part: the low-rank sum and all that comes with it, in one rounding.
+// What a term makes of the columns of its part: the low-rank sum and all that comes with it, in one rounding. Vectors
+// [columns], or nullptr.
+struct TermOfPart {
+  float scale;          // of the sum
+  float request_scale;  // of it, what the request asked for
+  const float* dora;    // [3, columns]
+  const float* delta_bias;
+  const float* bias;
+};
+__device__ inline TermOfPart TermOf(const SlotWeights& w, const SlotTerm& term, int64_t columns,
+                                    const float* bias_after) {
+  return {.scale = term.scale * w.scale,
+          .request_scale = term.scale,
+          .dora = w.dora == nullptr ? nullptr : w.dora + int64_t{term.expert} * 3 * columns,
+          .delta_bias = w.delta_bias,
+          .bias = bias_after};
+}
+// Of one column.
 struct ColumnOfTerm {
   float scale;
   float factor;
@@ -101,14 +118,12 @@ struct ColumnOfTerm {
   float bias;
   bool has_bias;
 };
-// bias_after [columns], or nullptr.
-__device__ inline ColumnOfTerm ColumnOf(const SlotWeights& w, const SlotTerm& term, int64_t columns, int64_t c,
-                                        const float* bias_after) {
-  return {.scale = term.scale * w.scale,
-          .factor = FactorOf(w, columns, c, term),
-          .delta_bias = w.delta_bias == nullptr ? 0.0f : w.delta_bias[c],
-          .bias = bias_after == nullptr ? 0.0f : bias_after[c],
-          .has_bias = bias_after != nullptr};
+__device__ inline ColumnOfTerm ColumnOf(const TermOfPart& term, int64_t columns, int64_t c) {
+  return {.scale = term.scale,
+          .factor = FactorOf(term.dora, columns, c, term.request_scale),
+          .delta_bias = term.delta_bias == nullptr ? 0.0f : term.delta_bias[c],
+          .bias = term.bias == nullptr ? 0.0f : term.bias[c],
+          .has_bias = term.bias != nullptr};
 }
 template <typename T>
 __device__ float Updated(float value, float sum, const ColumnOfTerm& of) {

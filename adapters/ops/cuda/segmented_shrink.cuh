@@ -38,13 +38,13 @@ __device__ void ShrinkRanks(const ShrinkInput<T>& input, const RowTile& tile, co
   for (int64_t i = int64_t{threadIdx.x} * kEight; i < input.width; i += kShrinkThreads * kEight) {
     float of_a[kRanksPerBlock][kEight], of_x[kEight];
     for (int j = 0; j < kRanksPerBlock; ++j) {
-      // Beyond the last the last again: no load waits for a condition.
+      // Beyond the last the last again, as with rows: no load waits for a condition.
       const T* row = a + (j < ranks ? j : ranks - 1) * input.width;
       LoadUpToEight(kWide, row + i, input.width - i, of_a[j]);
     }
     for (int r = 0; r < kRows; ++r) {
-      if (r >= tile.rows) continue;
-      LoadUpToEight(kWide, InputRow(input, tile.first_row + r) + i, input.width - i, of_x);
+      const T* x = InputRow(input, tile.first_row + (r < tile.rows ? r : tile.rows - 1));
+      LoadUpToEight(kWide, x + i, input.width - i, of_x);
       for (int j = 0; j < kRanksPerBlock; ++j) {
         float& sum = sums[r * kRanksPerBlock + j];
         for (int k = 0; k < kEight; ++k) sum = fmaf(of_a[j][k], of_x[k], sum);
@@ -66,7 +66,7 @@ __device__ void ShrinkRanks(const ShrinkInput<T>& input, const RowTile& tile, co
 
 // Block (tile, n): the n-th kRanksPerBlock ranks of the tile's pairs.
 template <typename T>
-__global__ void __launch_bounds__(kShrinkThreads) ShrinkKernel(SegmentedWork work, ShrinkInput<T> input) {
+__global__ void __launch_bounds__(kShrinkThreads, 2) ShrinkKernel(SegmentedWork work, ShrinkInput<T> input) {
   __shared__ ShrinkSums parts;
   static_assert(kShrinkThreads >= kRowsPerTile * kRanksPerBlock);
   const RowTile tile = work.tiles[blockIdx.x];

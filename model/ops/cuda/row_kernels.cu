@@ -13,9 +13,8 @@ cudaError_t LaunchRmsNorm(const NormedRows<T>& rows, const W* weight, float eps,
   const int64_t of_thread = CeilDiv(eights, threads);
   if (of_thread <= 1) return launch(&RmsNormKernel<T, W, 1>);
   if (of_thread <= 2) return launch(&RmsNormKernel<T, W, 2>);
-  if (of_thread <= 4) return launch(&RmsNormKernel<T, W, 4>);
-  static_assert(kMostNormWidth == 8 * kMostNormThreads * kEight);
-  return of_thread <= 8 ? launch(&RmsNormKernel<T, W, 8>) : cudaErrorInvalidValue;
+  static_assert(kMostNormWidth == 4 * kMostNormThreads * kEight);
+  return of_thread <= 4 ? launch(&RmsNormKernel<T, W, 4>) : cudaErrorInvalidValue;
 }
 
 template <typename T>

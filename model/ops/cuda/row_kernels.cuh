@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "model/ops/cuda/device_code.cuh"
 #include "model/ops/cuda/row_kernels.h"
 
@@ -25,6 +27,16 @@ __device__ inline bool HasWideRows(const Rows<T>& rows, int64_t width) {
   return width % kEight == 0 && rows.stride % kEight == 0 && IsAligned(rows.data);
 }
 
+// Calls fn with a constant for `wide`: one branch around several loads, of which none then waits for another.
+template <typename Fn>
+__device__ inline void WideOrNot(bool wide, const Fn& fn) {
+  if (wide) {
+    fn(std::true_type());
+  } else {
+    fn(std::false_type());
+  }
+}
+
 // A step of few rows waits for memory: so a thread asks for all of its kEights at once, and holds them to the end.
 template <typename T, typename W, int kEights>
 __global__ void __launch_bounds__(kMostNormThreads) RmsNormKernel(NormedRows<T> rows, const W* weight, float eps) {
@@ -34,13 +46,16 @@ __global__ void __launch_bounds__(kMostNormThreads) RmsNormKernel(NormedRows<T> 
   const bool wide = HasWideRows(rows.x, rows.width) && IsAligned(weight) &&
                     (!adds || HasWideRows(rows.residual, rows.width));
   float values[kEights][kEight] = {}, weights[kEights][kEight], residual[kEights][kEight] = {};
-  for (int n = 0; n < kEights; ++n) {
-    const int64_t i = ColumnOfEight(n), left = rows.width - i;
-    if (left <= 0) continue;
-    LoadUpToEight(wide, rows.x.row(r) + i, left, values[n]);
-    if (adds) LoadUpToEight(wide, rows.residual.row(r) + i, left, residual[n]);
-    LoadUpToEight(wide, weight + i, left, weights[n]);
-  }
+  WideOrNot(wide, [&](auto is_wide) {
+    constexpr bool kWide = decltype(is_wide)::value;
+    for (int n = 0; n < kEights; ++n) {
+      const int64_t i = ColumnOfEight(n), left = rows.width - i;
+      if (left <= 0) continue;
+      LoadUpToEight(kWide, rows.x.row(r) + i, left, values[n]);
+      LoadUpToEight(kWide, weight + i, left, weights[n]);
+      if (adds) LoadUpToEight(kWide, rows.residual.row(r) + i, left, residual[n]);
+    }
+  });
   float squares = 0.0f;
   for (int n = 0; n < kEights; ++n) {
     const int64_t i = ColumnOfEight(n), left = rows.width - i;
@@ -105,8 +120,11 @@ __global__ void ActivateKernel(ActivatedRows<T> rows, Activation activation) {
   const bool has_factor = rows.factor.data != nullptr;
   const bool wide = HasWideRows(rows.x, rows.width) && (!has_factor || HasWideRows(rows.factor, rows.width));
   float values[kEight], factors[kEight];
-  LoadUpToEight(wide, rows.x.row(r) + i, left, values);
-  if (has_factor) LoadUpToEight(wide, rows.factor.row(r) + i, left, factors);
+  WideOrNot(wide, [&](auto is_wide) {
+    constexpr bool kWide = decltype(is_wide)::value;
+    LoadUpToEight(kWide, rows.x.row(r) + i, left, values);
+    if (has_factor) LoadUpToEight(kWide, rows.factor.row(r) + i, left, factors);
+  });
   for (int k = 0; k < kEight; ++k) {
     values[k] = Activated(activation, values[k]);
     if (has_factor) values[k] = Rounded<T>(values[k]) * factors[k];

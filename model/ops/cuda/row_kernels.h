@@ -28,7 +28,7 @@ struct NormedRows {
 };
 // W: T, or float. width: kMostNormWidth at most.
 inline constexpr int kMostNormThreads = 512;
-inline constexpr int64_t kMostNormWidth = 32768;
+inline constexpr int64_t kMostNormWidth = 16384;
 template <typename T, typename W>
 cudaError_t LaunchRmsNorm(const NormedRows<T>& rows, const W* weight, float eps, cudaStream_t stream);
 // weight and bias [width], or nullptr.
