@@ -37,8 +37,8 @@ void Put(const std::vector<T>& values, int64_t at, std::vector<std::byte>* table
 
 bool EverySegment(size_t) { return true; }
 
-at::Tensor EmptyH(const TabledRows& table, const at::Tensor& beside) {
-  return at::empty({table.h_floats}, at::TensorOptions().dtype(at::kFloat).device(beside.device()));
+at::Tensor EmptyH(const TabledRows& table, int64_t most_experts, const at::Tensor& beside) {
+  return at::empty({HFloats(table, most_experts)}, at::TensorOptions().dtype(at::kFloat).device(beside.device()));
 }
 
 std::unique_ptr<SideStream> SideStreamOf(at::Device device) {
@@ -222,7 +222,7 @@ at::Tensor SlotGraphSeam::ForwardLinear(const SiteGroup& group, const at::Tensor
   const AddedParts of = PartsOf(group);
   if (of.parts.empty() || side_ == nullptr) return FinishLinear(group, x, base(), base_bias, rows);
   const TabledRows table = TableFor(rows);
-  at::Tensor h = EmptyH(table, x);
+  at::Tensor h = EmptyH(table, of.most_experts, x);
   const auto y_of_base = [&] {
     const JoinAtEnd join(*side_);
     ThrowIfError(side_->Queue([&] { return TabledShrink({x, h, of.parts, of.most_experts, table}); }));
@@ -238,7 +238,7 @@ void SlotGraphSeam::AddParts(const SiteGroup& group, const at::Tensor& x, const 
                              const at::Tensor& input_rows, at::Tensor& y) const {
   const AddedParts of = PartsOf(group);
   if (of.parts.empty()) return;
-  at::Tensor h = EmptyH(table, x);
+  at::Tensor h = EmptyH(table, of.most_experts, x);
   ThrowIfError(TabledShrink({x, h, of.parts, of.most_experts, table, input_rows}));
   ThrowIfError(TabledExpand({h, y, of.parts, table}));
 }

@@ -94,7 +94,7 @@ class SlotGraphSeam final : public GraphSeam {
   DeviceSlots on_device_;
   Features features_;
   int64_t padded_rows_ = 0;
-  const std::byte* tables_ = nullptr;  // on the device
+  const std::byte* tables_ = nullptr;       // on the device
   const std::unique_ptr<SideStream> side_;  // null: the device has none
 };
 

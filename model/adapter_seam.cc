@@ -19,9 +19,8 @@ at::Tensor AdapterSeam::FinishPairs(const SiteGroup& group, const at::Tensor& x,
   return FinishLinear(group, x, std::move(y), base_bias, rows);
 }
 
-at::Tensor AdapterSeam::ForwardLinear(const SiteGroup& group, const at::Tensor& x,
-                                      absl::FunctionRef<at::Tensor()> base, const at::Tensor& base_bias,
-                                      const RowSegments& rows) {
+at::Tensor AdapterSeam::ForwardLinear(const SiteGroup& group, const at::Tensor& x, absl::FunctionRef<at::Tensor()> base,
+                                      const at::Tensor& base_bias, const RowSegments& rows) {
   return FinishLinear(group, x, base(), base_bias, rows);
 }
 

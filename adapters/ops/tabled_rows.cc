@@ -27,8 +27,9 @@ absl::Status CheckRows(const ArgCheck& check, const TabledRows& rows, int64_t y_
   return absl::OkStatus();
 }
 
-absl::Status CheckH(const ArgCheck& check, const at::Tensor& beside, const at::Tensor& h, const TabledRows& rows) {
-  RETURN_IF_ERROR(check.Contiguous("h", h, at::kFloat, {rows.h_floats}));
+absl::Status CheckH(const ArgCheck& check, const at::Tensor& beside, const at::Tensor& h, int64_t floats) {
+  RETURN_IF_ERROR(check.Contiguous("h", h, at::kFloat, {ArgCheck::kAny}));
+  if (h.numel() < floats) return check.Error("h", absl::StrCat(h.numel(), " floats"), absl::StrCat(floats, " or more"));
   return check.SameDevice(beside, "h", h);
 }
 
@@ -63,7 +64,7 @@ absl::Status TabledShrink(const TabledShrinkArgs& args) {
     RETURN_IF_ERROR(check.SameDevice(args.x, "input_rows", args.input_rows));
   }
   RETURN_IF_ERROR(CheckRows(check, args.rows, (args.input_rows.defined() ? args.input_rows : args.x).size(0)));
-  RETURN_IF_ERROR(CheckH(check, args.x, args.h, args.rows));
+  RETURN_IF_ERROR(CheckH(check, args.x, args.h, HFloats(args.rows, args.most_experts)));
   RETURN_IF_ERROR(CheckParts(check, args.parts, /*columns=*/std::numeric_limits<int64_t>::max()));
   return Dispatch("TabledShrink", args.x, &NotOnCpu<TabledShrinkArgs>, InstalledCudaOps().tabled_shrink, args);
 }
@@ -73,7 +74,7 @@ absl::Status TabledExpand(const TabledExpandArgs& args) {
   RETURN_IF_ERROR(check.Floating("y", args.y));
   RETURN_IF_ERROR(check.Tensor("y", args.y, args.y.scalar_type(), {ArgCheck::kAny, ArgCheck::kAny}));
   RETURN_IF_ERROR(CheckRows(check, args.rows, args.y.size(0)));
-  RETURN_IF_ERROR(CheckH(check, args.y, args.h, args.rows));
+  RETURN_IF_ERROR(CheckH(check, args.y, args.h, args.rows.h_floats));
   RETURN_IF_ERROR(CheckParts(check, args.parts, args.y.size(1)));
   return Dispatch("TabledExpand", args.y, &NotOnCpu<TabledExpandArgs>, InstalledCudaOps().tabled_expand, args);
 }

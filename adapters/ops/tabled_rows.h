@@ -29,11 +29,14 @@ struct TabledRows {
 
 inline constexpr int64_t kMostTabledParts = 4;
 
-// SegmentedGemm (segmented_gemm.h), by tables, in two halves: h = x A^T waits for x alone. Parts, kMostTabledParts at most, and
-// rows are the same for both. x [R, in], y [R, >= out] of one dtype, R >= the tiles' rows; h [rows.h_floats] f32, scratch.
-// most_experts: of a slot that routes at one of the parts; 0: none does. input_rows [rows of y] int32, if defined: which
-// row of x each one reads; x may then have other rows than y. Errors of all: InvalidArgument names the argument;
-// Unimplemented on the CPU and without CUDA.
+// SegmentedGemm (segmented_gemm.h), by tables, in two halves: h = x A^T waits for x alone. Parts, kMostTabledParts at
+// most, and rows are the same for both. x [R, in], y [R, >= out] of one dtype, R >= the tiles' rows; h [HFloats] f32,
+// scratch of both. most_experts: of a slot that routes at one of the parts; 0: none does. input_rows [rows of y] int32,
+// if defined: which row of x each one reads; x may then have other rows than y. Errors of all: InvalidArgument names
+// the argument; Unimplemented on the CPU and without CUDA.
+inline int64_t HFloats(const TabledRows& rows, int64_t most_experts) {
+  return rows.h_floats + rows.num_tiles * kRowsPerTile * most_experts;  // routers' logits behind h
+}
 struct TabledShrinkArgs {
   const at::Tensor& x;
   at::Tensor& h;

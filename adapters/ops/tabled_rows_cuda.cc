@@ -16,10 +16,6 @@ namespace {
 
 static_assert(kMostParts == kMostTabledParts);
 
-at::Tensor Floats(int64_t count, const at::Tensor& beside) {
-  return at::empty({count}, at::TensorOptions().dtype(at::kFloat).device(beside.device()));
-}
-
 SegmentedWork WorkOf(const TabledRows& rows, bool with_bias, const at::Tensor& h) {
   SegmentedWork work = {};
   work.tiles = rows.tiles;
@@ -55,14 +51,14 @@ absl::Status TabledShrink(const TabledShrinkArgs& args) {
   Half half = HalfOf(args.h, args.parts, args.rows);
   half.sizes.experts = args.most_experts;
   if (half.sizes.column_blocks == 0) return absl::OkStatus();
-  const at::Tensor logits = Floats(args.rows.num_tiles * kRowsPerTile * args.most_experts, args.x);
+  float* const logits = half.work.h + args.rows.h_floats;
   return StatusOf("TabledShrink", ForTypeOf(args.x, [&](auto of_rows) {
                     using T = decltype(of_rows);
                     const cudaStream_t stream = StreamOf(args.x);
                     const ShrinkInput<T> input = {RowsOf<T>(args.x), args.x.size(1), DataOf<int32_t>(args.input_rows)};
                     const cudaError_t error = LaunchShrink(half.work, half.sizes, input, stream);
                     if (error != cudaSuccess || args.most_experts == 0) return error;
-                    return LaunchWeighExperts(half.work, half.sizes, input, logits.mutable_data_ptr<float>(), stream);
+                    return LaunchWeighExperts(half.work, half.sizes, input, logits, stream);
                   }));
 }
 
@@ -92,7 +88,7 @@ absl::Status TabledPairs(const TabledPairsArgs& args) {
 }
 
 absl::Status TabledEmbedding(const TabledEmbeddingArgs& args) {
-  const at::Tensor h = Floats(args.rows.h_floats, args.y);
+  const at::Tensor h = at::empty({args.rows.h_floats}, args.y.options().dtype(at::kFloat));
   SegmentedWork work = WorkOf(args.rows, /*with_bias=*/false, h);
   SegmentedSizes sizes;
   AddPart({args.slots, 0, args.y.size(1)}, args.rows, &work, &sizes);

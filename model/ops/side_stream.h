@@ -7,7 +7,8 @@ namespace lorad {
 
 // A stream of a device beside the current one, for what need not wait for what is queued there next. Torch-free.
 //
-// Threads  the one that made it. Errors  Internal, with the device's reason. Both may be captured (device_graph.h), together.
+// Threads  the one that made it. Errors  Internal, with the device's reason. Both may be captured (device_graph.h),
+// together.
 class SideStream {
  public:
   virtual ~SideStream() = default;

@@ -12,7 +12,8 @@ cudaError_t LaunchLongShrink(const SegmentedWork& work, const SegmentedSizes& si
 
 cudaError_t LaunchLongExpand(const SegmentedWork& work, const SegmentedSizes& sizes, const Rows<Bf16>& y,
                              cudaStream_t stream) {
-  return Launch(&LongExpandKernel, Grid(work.num_long_tiles, sizes.long_column_blocks), kLongExpandThreads, stream, work, y);
+  return Launch(&LongExpandKernel, Grid(work.num_long_tiles, sizes.long_column_blocks), kLongExpandThreads, stream,
+                work, y);
 }
 
 }  // namespace lorad::cuda

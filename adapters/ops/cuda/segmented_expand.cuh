@@ -52,8 +52,8 @@ inline constexpr int kRanksOfH = 64;  // that a block holds at once
 using TileOfH = SharedArray<float, kRowsPerTile * kRanksOfH>;
 
 // Adds what the pairs of a tile's rows do to the thread's columns; all threads of a block come along, those without
-// columns too (left <= 0). y stays in registers over the terms and is rounded after each of them, as if each were a call of
-// its own. What is loaded is asked for a round before it is needed, B before h.
+// columns too (left <= 0). y stays in registers over the terms and is rounded after each of them, as if each were a
+// call of its own. What is loaded is asked for a round before it is needed, B before h.
 template <int kRows, bool kWide, typename T>
 __device__ void ExpandColumns(const SegmentedWork& work, const RowTile& tile, int32_t part, int64_t c, TileOfH& h,
                               const Rows<T>& y) {
@@ -139,8 +139,7 @@ __global__ void __launch_bounds__(kExpandThreads, 3) ExpandKernel(SegmentedWork 
   const SegmentedPart& of = work.parts[block.part];
   const int64_t c = block.first + int64_t{threadIdx.x} * kColumnsOfThread;
   // What the pool packs lies at multiples of 16 bytes.
-  const bool wide =
-      (of.columns | of.first_column | y.stride) % kColumnsOfThread == 0 && AlignedToFour(y.data);
+  const bool wide = (of.columns | of.first_column | y.stride) % kColumnsOfThread == 0 && AlignedToFour(y.data);
   if (!wide) {
     ExpandColumns<kRowsPerTile, false>(work, tile, block.part, c, h, y);
   } else if (tile.rows > 1) {

@@ -43,7 +43,7 @@ struct SegmentedSizes {
   int64_t long_rank_blocks = 0;  // most of a long tile
   int64_t column_blocks = 0;     // of all parts, of a short tile
   int64_t long_column_blocks = 0;
-  int64_t experts = 0;           // most of a slot that routes
+  int64_t experts = 0;  // most of a slot that routes
 };
 
 template <typename T>

@@ -2,8 +2,9 @@
 
 #include "adapters/ops/cuda/segmented_pairs.cuh"
 
-// h = x A^T of tiles of few rows. A step of decodes waits for memory that answers late, not for arithmetic: so a block's
-// warps have the width in turns, and a lane asks for its numbers of all kRanksPerBlock ranks before it needs the first.
+// h = x A^T of tiles of few rows. A step of decodes waits for memory that answers late, not for arithmetic: so a
+// block's warps have the width in turns, and a lane asks for its numbers of all kRanksPerBlock ranks before it needs
+// the first.
 namespace lorad::cuda {
 
 inline constexpr int kShrinkWarps = 8;

@@ -19,9 +19,7 @@ __device__ const T* SumRow(const NormedRows<T>& rows, int64_t r) {
 }
 
 // Eights of a row: eights_of_thread of them a thread, those of all threads side by side.
-__device__ inline int64_t ColumnOfEight(int n) {
-  return (int64_t{n} * blockDim.x + threadIdx.x) * kEight;
-}
+__device__ inline int64_t ColumnOfEight(int n) { return (int64_t{n} * blockDim.x + threadIdx.x) * kEight; }
 template <typename T>
 __device__ inline bool HasWideRows(const Rows<T>& rows, int64_t width) {
   return width % kEight == 0 && rows.stride % kEight == 0 && IsAligned(rows.data);
@@ -43,9 +41,9 @@ __global__ void __launch_bounds__(kMostNormThreads) RmsNormKernel(NormedRows<T> 
   __shared__ BlockSums block_sums;
   const int64_t r = blockIdx.x;
   const bool adds = rows.residual.data != nullptr;
-  const bool wide = HasWideRows(rows.x, rows.width) && IsAligned(weight) &&
-                    (!adds || HasWideRows(rows.residual, rows.width));
-  float values[kEights][kEight] = {}, weights[kEights][kEight], residual[kEights][kEight] = {};
+  const bool wide =
+      HasWideRows(rows.x, rows.width) && IsAligned(weight) && (!adds || HasWideRows(rows.residual, rows.width));
+  float values[kEights][kEight] = {}, weights[kEights][kEight] = {}, residual[kEights][kEight] = {};
   WideOrNot(wide, [&](auto is_wide) {
     constexpr bool kWide = decltype(is_wide)::value;
     for (int n = 0; n < kEights; ++n) {

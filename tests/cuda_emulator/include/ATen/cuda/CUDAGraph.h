@@ -27,7 +27,8 @@ struct CUDAGraph {
   void capture_end() {
     launches->End();
     for (lorad::emulator::Stream* const stream : c10::cuda::StreamsOfThread()) {
-      if (!std::exchange(stream->waiting, {}).empty()) throw std::runtime_error("a stream of the capture is not joined");
+      if (!std::exchange(stream->waiting, {}).empty())
+        throw std::runtime_error("a stream of the capture is not joined");
     }
   }
   void replay() { launches->Replay(); }
