@@ -28,10 +28,12 @@ struct StageJob {
   std::string expected_digest;
 };
 struct PackJob {
-  AdapterId id;
+  AdapterId id = 0;
   std::shared_ptr<const AdapterImage> image;
   PackedLayout layout;
-  std::byte* destination;
+  std::shared_ptr<PackedAdapter> keep;
+  std::shared_ptr<const PackedAdapter> packed;  // instead of the image
+  std::byte* destination = nullptr;
 };
 
 absl::StatusOr<std::shared_ptr<const AdapterImage>> ReadAndCompare(const std::string& path,
@@ -63,6 +65,7 @@ struct AdapterLoader::State {
   static void RunReader(const std::shared_ptr<State>& state, size_t reader);
   static void RunPacker(const std::shared_ptr<State>& state);
 
+  absl::Status PutPack(PackJob job);
   LoaderEvent Read(const StageJob& job) const;
   bool EveryReaderIsStuck(Time now) const;
   void EndReaders();
@@ -154,13 +157,30 @@ absl::Status AdapterLoader::Stage(AdapterId id, std::string path, std::string ex
 }
 
 absl::Status AdapterLoader::Pack(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                                 std::byte* destination) {
+                                 std::byte* destination, std::shared_ptr<PackedAdapter> keep) {
+  return state_->PutPack({.id = id,
+                          .image = std::move(image),
+                          .layout = std::move(layout),
+                          .keep = std::move(keep),
+                          .packed = nullptr,
+                          .destination = destination});
+}
+
+absl::Status AdapterLoader::Copy(AdapterId id, std::shared_ptr<const PackedAdapter> packed, std::byte* destination) {
+  return state_->PutPack({.id = id,
+                          .image = nullptr,
+                          .layout = {},
+                          .keep = nullptr,
+                          .packed = std::move(packed),
+                          .destination = destination});
+}
+
+absl::Status AdapterLoader::State::PutPack(PackJob job) {
   {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->pack_jobs.push_back(
-        {.id = id, .image = std::move(image), .layout = std::move(layout), .destination = destination});
+    const std::lock_guard<std::mutex> lock(mutex);
+    pack_jobs.push_back(std::move(job));
   }
-  state_->packer_wakes.notify_one();
+  packer_wakes.notify_one();
   return absl::OkStatus();
 }
 
@@ -230,12 +250,15 @@ void AdapterLoader::State::RunPacker(const std::shared_ptr<State>& state) {
       PackJob job = std::move(s.pack_jobs.front());
       s.pack_jobs.pop_front();
       lock.unlock();
-      const absl::Status packed = packer.Pack(*job.image, job.layout, job.destination);
-      job.image.reset();  // before the event: whoever gets it may count on the host copy being gone
+      const absl::Status packed = job.packed != nullptr
+                                      ? packer.Copy(*job.packed, job.destination)
+                                      : packer.Pack(*job.image, job.layout, job.destination, job.keep.get());
+      const AdapterId id = job.id;
+      job = PackJob();  // before the event: whoever gets it may count on the job's hold on host copies being gone
       if (packed.ok()) {
-        s.on_event(AdapterPacked{.id = job.id});
+        s.on_event(AdapterPacked{.id = id});
       } else {
-        s.on_event(AdapterLoadFailed{.id = job.id, .status = packed});
+        s.on_event(AdapterLoadFailed{.id = id, .status = packed});
       }
       lock.lock();
       continue;

@@ -17,6 +17,7 @@
 namespace lorad {
 
 class PoolMemory;
+struct PackedAdapter;
 class Tokenizer;
 
 // One loaded version of an adapter; never used again, so that nothing of an old version can be mistaken for a new one.
@@ -47,8 +48,8 @@ using LoaderEvent = std::variant<AdapterStaged, AdapterPacked, AdapterLoadFailed
 // reader has been busy with one folder for `replace_after_ms` while others wait, another reader is started, up to
 // max_readers.
 //
-// Threads  Stage, Pack and Cancel from any thread; `on_event` is called on a loader thread and must not block.
-// Errors   Stage and Pack: ResourceExhausted when the queue is full. Everything else arrives as AdapterLoadFailed.
+// Threads  Stage, Pack, Copy and Cancel from any thread; `on_event` is called on a loader thread and must not block.
+// Errors   Stage: ResourceExhausted when the queue is full. Everything else arrives as AdapterLoadFailed.
 class AdapterLoader final {
  public:
   struct Options {
@@ -76,8 +77,11 @@ class AdapterLoader final {
   // `expected_digest`: not empty when an evicted adapter is read again; a folder that changed meanwhile is DataLoss.
   absl::Status Stage(AdapterId id, std::string path, std::string expected_digest);
   // `destination` stays valid until the answer. Packs are never dropped for a full queue: their pages are held already.
+  // What is packed is written into `keep` as well, if there is one.
   absl::Status Pack(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                    std::byte* destination);
+                    std::byte* destination, std::shared_ptr<PackedAdapter> keep = nullptr);
+  // Packs what a Pack kept: AdapterPacked is all that comes of it.
+  absl::Status Copy(AdapterId id, std::shared_ptr<const PackedAdapter> packed, std::byte* destination);
   // Takes a Stage job that no reader has begun out of the queue: it gets no answer then. False: it is answered.
   bool Cancel(AdapterId id);
 

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "adapters/float_convert.h"
+#include "adapters/warm_adapters.h"
 #include "tests/adapters/adapter_folder.h"
 #include "tests/support/test_files.h"
 
@@ -112,6 +113,30 @@ TEST_F(LoaderTest, ReadsThenPacksIntoThePagesItIsGiven) {
   ASSERT_TRUE(std::holds_alternative<AdapterPacked>(events_.Wait(1)));
   const ImageSlot& slot = staged.image->slots[0];
   EXPECT_EQ(std::memcmp(pages.data() + staged.layout.slots[0].a_offset_bytes, slot.a.data(), slot.a.elements() * 4), 0);
+}
+
+TEST_F(LoaderTest, WhatAPackKeptIsCopiedToTheSameBytes) {
+  const std::string path = WriteAdapter(dir_.path() + "/a", {.rank = 3, .alpha = 6});
+  const auto files = LocalFiles();
+  AdapterLoader loader = MakeLoader(files.get());
+  ASSERT_TRUE(loader.Stage(1, path, "").ok());
+  const LoaderEvent event = events_.Wait(1);
+  const AdapterStaged& staged = std::get<AdapterStaged>(event);
+  WarmAdapters warm(int64_t{1} << 20);
+  std::shared_ptr<PackedAdapter> keep = warm.Make(1, staged.layout);
+  ASSERT_NE(keep, nullptr);
+  const auto size = static_cast<size_t>(staged.layout.total_bytes);
+  std::vector<std::byte> pages(size), again(size, std::byte{0xFF});
+  ASSERT_TRUE(loader.Pack(1, staged.image, staged.layout, pages.data(), keep).ok());
+  ASSERT_TRUE(std::holds_alternative<AdapterPacked>(events_.Wait(1)));
+  EXPECT_EQ(keep.use_count(), 2) << "the loader holds it no longer";
+  std::filesystem::remove_all(path);
+  ASSERT_TRUE(loader.Copy(1, keep, again.data()).ok());
+  warm.Drop(1);
+  const std::weak_ptr<PackedAdapter> watch = std::exchange(keep, nullptr);
+  ASSERT_TRUE(std::holds_alternative<AdapterPacked>(events_.Wait(1)));
+  EXPECT_TRUE(watch.expired());
+  EXPECT_EQ(again, pages);
 }
 
 TEST_F(LoaderTest, AnAdapterThatChangedOnDiskIsRefusedWhenItIsReadAgain) {

@@ -72,6 +72,38 @@ AdapterImage GoldenAdapter(const std::string& folder, const std::string& base, c
   return ReadAdapter(golden + folder + "/adapters/" + name, shape, *LocalFiles(), {.base_tables = tables}).value();
 }
 
+// Of every slot the bytes; what lies between its parts is nobody's.
+void ExpectSameSlots(const PackedLayout& layout, const std::byte* got, const std::vector<std::byte>& expected) {
+  std::vector<std::byte> zeroed_got(expected.size()), zeroed_expected(expected.size());
+  for (const PackedSlot& slot : layout.slots) {
+    const auto at = static_cast<size_t>(slot.begin_bytes);
+    const auto bytes = static_cast<size_t>(slot.end_bytes - slot.begin_bytes);
+    std::memcpy(zeroed_got.data() + at, got + at, bytes);
+    std::memcpy(zeroed_expected.data() + at, expected.data() + at, bytes);
+  }
+  EXPECT_EQ(zeroed_got, zeroed_expected);
+}
+
+// What is kept as it is packed, and what is copied from there, on the host and into pieces.
+void ExpectKeptAndCopied(const AdapterImage& image, const PackedLayout& layout) {
+  const auto size = static_cast<size_t>(layout.total_bytes);
+  std::vector<std::byte> in_place(size);
+  Pack(image, layout, in_place.data());
+  for (const bool on_host : {true, false}) {
+    SCOPED_TRACE(on_host ? "host" : "pieces");
+    WarmAdapters warm(layout.total_bytes + 4096);
+    const std::shared_ptr<PackedAdapter> kept = warm.Make(1, layout);
+    std::vector<std::byte> cold(size), again(size);
+    PutOffMemory memory(&cold), other(&again);
+    AdapterPacker packer(on_host ? nullptr : &memory), copier(on_host ? nullptr : &other);
+    ASSERT_TRUE(packer.Pack(image, layout, cold.data(), kept.get()).ok());
+    ExpectSameSlots(layout, cold.data(), in_place);
+    EXPECT_EQ(std::memcmp(kept->memory->data(), in_place.data(), size), 0);
+    ASSERT_TRUE(copier.Copy(*kept, again.data()).ok());
+    EXPECT_EQ(again, in_place);
+  }
+}
+
 // Rows that two sites share, ids of rows, DoRA, biases, routers, experts: in pieces as in place.
 TEST(AdapterPackerTest, PiecesGiveTheSameBytesAsPackingInPlace) {
   struct {
@@ -95,8 +127,28 @@ TEST(AdapterPackerTest, PiecesGiveTheSameBytesAsPackingInPlace) {
       AdapterPacker packer(&memory);
       ASSERT_TRUE(packer.Pack(image, layout, in_pieces.data()).ok());
       EXPECT_EQ(in_pieces, in_place);
+      ExpectKeptAndCopied(image, layout);
     }
   }
+}
+
+TEST(AdapterPackerTest, ALargeAdapterIsCopiedInSeveralPieces) {
+  PackedLayout layout;
+  layout.total_bytes = (int64_t{2} << 20) + 4321;
+  WarmAdapters warm(int64_t{4} << 20);
+  const std::shared_ptr<PackedAdapter> kept = warm.Make(1, layout);
+  for (int64_t i = 0; i < layout.total_bytes; ++i) kept->memory->data()[i] = static_cast<std::byte>(i % 251);
+  std::vector<std::byte> there(static_cast<size_t>(layout.total_bytes));
+  PutOffMemory memory(&there);
+  AdapterPacker packer(&memory);
+  ASSERT_TRUE(packer.Copy(*kept, there.data()).ok());
+  EXPECT_EQ(std::memcmp(there.data(), kept->memory->data(), there.size()), 0);
+  std::fill(there.begin(), there.end(), std::byte{1});
+  memory.fail_after_pieces = 2;
+  AdapterPacker failing(&memory);
+  EXPECT_EQ(failing.Copy(*kept, there.data()).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(std::memcmp(there.data(), kept->memory->data(), int64_t{2} << 20), 0);  // they were waited for
+  EXPECT_EQ(there.back(), std::byte{1});
 }
 
 TEST(AdapterPackerTest, ACopierThatFailsIsTheAnswerAndNothingIsOnItsWayAfterwards) {
