@@ -72,7 +72,8 @@ ResidencyPlan PlanResidency(const ResidencyInput& input) {
       parked += staged_early;
       continue;
     }
-    if (wanted.phase == WantedPhase::kStaged && fits) {
+    const bool warm = wanted.phase == WantedPhase::kOnDisk && wanted.warm;
+    if ((wanted.phase == WantedPhase::kStaged || warm) && fits) {
       while (free_pages < wanted.pages) {
         const IdleAdapter taken = evictable.Take();
         free_pages += taken.pages;
@@ -82,7 +83,7 @@ ResidencyPlan PlanResidency(const ResidencyInput& input) {
     } else if (wanted.phase == WantedPhase::kStaged) {
       --staged;
       ++parked;
-    } else if (wanted.phase == WantedPhase::kOnDisk && fits && staged < input.max_staged) {
+    } else if (wanted.phase == WantedPhase::kOnDisk && !warm && fits && staged < input.max_staged) {
       // Of unknown size: it may join the parked ones.
       if (wanted.pages == 0 && parked >= input.max_parked) continue;
       plan.read.push_back(wanted.id);

@@ -20,6 +20,7 @@ struct WantedAdapter {
   AdapterId id = 0;
   WantedPhase phase = WantedPhase::kOnDisk;
   int64_t pages = 0;        // 0 = not known before the first read
+  bool warm = false;        // kOnDisk: but the host has it packed; it is placed without being read
   bool overtakable = true;  // false: others have gone first often enough; the pages that come free are for this one
   bool commanded = false;   // a load or a pin wants it: now, not ahead of its turn
   bool ahead = true;        // counts towards max_ahead: not who runs anyway, nor who could not begin if it were there
@@ -48,7 +49,7 @@ struct ResidencyInput {
 struct ResidencyPlan {
   std::vector<AdapterId> read;   // give to AdapterLoader::Stage
   std::vector<AdapterId> evict;  // take out of the pool, before packing
-  std::vector<AdapterId> pack;   // reserve pages and give to AdapterLoader::Pack
+  std::vector<AdapterId> pack;   // reserve pages and give to AdapterLoader::Pack, or Copy
   std::vector<AdapterId> keep;   // resident and wanted soon, whoever waits longest first: to be evicted last
 };
 

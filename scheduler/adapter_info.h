@@ -22,6 +22,7 @@ struct AdapterInfo {
   int32_t rank_max = 0;
   int64_t bytes = 0;  // in the pool's form
   bool pinned = false;
+  bool warm = false;  // kept packed in host memory: it is placed without being read
   std::string digest;
   std::vector<std::string> targets;
   int64_t running_requests = 0;

@@ -40,14 +40,40 @@ void MarkEvicted(AdapterId id, SchedulerState* state) {
   AdapterVersion* const version = state->adapters.Find(id);
   LORAD_CHECK(version != nullptr);
   version->phase = WantedPhase::kOnDisk;
+  state->warm.Touch(id);
   if (version->state == AdapterState::kResident) MoveTo(version, AdapterState::kHost);
   state->adapters.Touch(version);
   state->parts.observer->OnAdapterEvicted(version->name);
 }
 
-// True: packing has begun, or the next turn may find the room that this one was making.
-bool StartPacking(AdapterVersion* version, SchedulerState* state) {
-  absl::StatusOr<AdapterReservation> reservation = state->parts.adapters->Reserve(version->id, version->layout);
+// An entry among the warm ones, for the packer to write; nullptr: it will not be kept.
+std::shared_ptr<PackedAdapter> KeepWarm(const AdapterVersion& version, SchedulerState* state) {
+  std::shared_ptr<PackedAdapter> keep = state->warm.Make(version.id, version.layout);
+  for (const AdapterId id : state->warm.TakeDropped()) {
+    AdapterVersion* const dropped = state->adapters.Find(id);
+    LORAD_CHECK(dropped != nullptr);
+    dropped->warm = false;
+    state->adapters.Touch(dropped);
+  }
+  return keep;
+}
+
+absl::Status GiveToPacker(const AdapterVersion& version, std::shared_ptr<const PackedAdapter> warm,
+                          std::byte* destination, SchedulerState* state) {
+  const LoaderCalls& loader = state->parts.loader;
+  if (warm != nullptr) return loader.copy(version.id, std::move(warm), destination);
+  const absl::Status status =
+      loader.pack(version.id, version.image, version.layout, destination, KeepWarm(version, state));
+  if (!status.ok()) state->warm.Drop(version.id);
+  return status;
+}
+
+// `warm`: what it is copied from; nullptr: it was read. True: packing has begun, or the next turn may find the room
+// that this one was making.
+bool StartPacking(AdapterVersion* version, std::shared_ptr<const PackedAdapter> warm, SchedulerState* state) {
+  const bool copies = warm != nullptr;
+  absl::StatusOr<AdapterReservation> reservation =
+      state->parts.adapters->Reserve(version->id, copies ? warm->layout : version->layout);
   if (!reservation.ok()) {
     if (reservation.status().code() == absl::StatusCode::kInvalidArgument) {
       FailVersion(reservation.status(), version, state);
@@ -56,9 +82,13 @@ bool StartPacking(AdapterVersion* version, SchedulerState* state) {
     return MovePagesFor(*version, state);
   }
   // A full queue of the loader: the pages go back, the next turn tries again.
-  if (!state->parts.loader.pack(version->id, version->image, version->layout, reservation->data()).ok()) return false;
+  if (!GiveToPacker(*version, std::move(warm), reservation->data(), state).ok()) return false;
   version->reservation = *std::move(reservation);
   version->phase = WantedPhase::kPacking;
+  if (!copies) return true;
+  state->warm.Touch(version->id);
+  state->adapters.Watch(version);
+  version->started_us = state->parts.clock->NowUs();
   return true;
 }
 
@@ -143,7 +173,7 @@ void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<Wanted>& wan
   std::vector<AdapterVersion*> behind;  // staged, for no command
   for (const Wanted& each : wanted) {
     AdapterVersion* const version = each.version;
-    unread_ahead |= version->phase == WantedPhase::kOnDisk;
+    unread_ahead |= version->phase == WantedPhase::kOnDisk && !version->warm;
     const bool staged_behind = version->phase == WantedPhase::kStaged && unread_ahead;
     in_the_way += version->phase == WantedPhase::kReading || staged_behind;
     if (staged_behind && !IsCommanded(*version)) behind.push_back(version);
@@ -179,6 +209,7 @@ ResidencyInput MakeResidencyInput(SchedulerState* state) {
     input.wanted.push_back({.id = each.version->id,
                             .phase = each.version->phase,
                             .pages = PagesToPlace(each, *state),
+                            .warm = each.version->warm,
                             .overtakable = !each.overtaken,
                             .commanded = IsCommanded(*each.version),
                             .ahead = each.version->running == 0 && MayBegin(each, *state)});
@@ -260,10 +291,17 @@ bool RunResidency(SchedulerState* state) {
     std::for_each(plan.keep.rbegin(), plan.keep.rend(), [pool](AdapterId id) { pool->Touch(id); });
     std::unordered_set<AdapterId> wanted;
     for (const WantedAdapter& adapter : input.wanted) wanted.insert(adapter.id);
+    // Held: one that is packed first may push later ones out of what is kept.
+    std::vector<std::shared_ptr<const PackedAdapter>> warm;
     for (const AdapterId id : plan.pack) {
-      AdapterVersion* const version = state->adapters.Find(id);
+      const bool staged = state->adapters.Find(id)->phase == WantedPhase::kStaged;
+      warm.push_back(staged ? nullptr : state->warm.Find(id));
+      LORAD_CHECK(staged || warm.back() != nullptr);
+    }
+    for (size_t i = 0; i < plan.pack.size(); ++i) {
+      AdapterVersion* const version = state->adapters.Find(plan.pack[i]);
       EvictUntilFree(version->pages, wanted, state);
-      acted |= StartPacking(version, state);
+      acted |= StartPacking(version, std::move(warm[i]), state);
     }
     for (const AdapterId id : plan.read) acted |= StartReading(state->adapters.Find(id), state).ok();
   }
@@ -291,6 +329,7 @@ bool SettleAdapters(SchedulerState* state) {
     MoveTo(version, AdapterState::kGone);
     AnswerUnloads(absl::OkStatus(), version, state);
     if (version->phase == WantedPhase::kReading) state->parts.loader.cancel(version->id);
+    state->warm.Drop(version->id);
     state->adapters.Erase(version);
     settled = true;
   }

@@ -160,6 +160,7 @@ AdapterInfo InfoOf(const AdapterVersion& version) {
   info.rank_max = version.rank_max;
   info.bytes = version.bytes;
   info.pinned = version.pinned;
+  info.warm = version.warm;
   info.digest = version.digest;
   info.targets = version.targets;
   info.running_requests = version.running;

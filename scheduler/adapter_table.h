@@ -31,6 +31,7 @@ struct AdapterVersion {
       false;              // taken from adapter_dir at first use: forgotten, not remembered as failed, when that fails
   bool replaces = false;  // not yet what its name means
   bool pinned = false;
+  bool warm = false;    // kept packed in host memory (WarmAdapters has it, written)
   int64_t running = 0;  // sequences
   int64_t waiting = 0;
   int64_t started_us = 0;  // of the load under way
@@ -54,7 +55,7 @@ struct AdapterVersion {
   int64_t bytes = 0;
   int64_t pages = 0;
 
-  std::shared_ptr<const AdapterImage> image;  // phases kStaged and kPacking
+  std::shared_ptr<const AdapterImage> image;  // phases kStaged and kPacking; none where a warm one is copied
   PackedLayout layout;
   std::shared_ptr<ExpertLoad> expert_load;  // of a routed adapter: over all its stays in the pool
   PrefixTrees prefixes;            // KV blocks of this content, once known: they go with the last version that has it

@@ -22,9 +22,11 @@ LoaderCalls CallsOf(AdapterLoader* loader) {
                             std::string digest) { return loader->Stage(id, std::move(path), std::move(digest)); },
           .pack =
               [loader](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                       std::byte* destination) {
-                return loader->Pack(id, std::move(image), std::move(layout), destination);
+                       std::byte* destination, std::shared_ptr<PackedAdapter> keep) {
+                return loader->Pack(id, std::move(image), std::move(layout), destination, std::move(keep));
               },
+          .copy = [loader](AdapterId id, std::shared_ptr<const PackedAdapter> packed,
+                           std::byte* destination) { return loader->Copy(id, std::move(packed), destination); },
           .cancel = [loader](AdapterId id) { loader->Cancel(id); }};
 }
 

@@ -28,6 +28,7 @@ struct EngineConfig {
   int64_t command_limit = 1024;         // adapter commands waiting
   int64_t max_overtakes = 64;           // how many later requests may begin before one whose adapter is loading
   int64_t max_adapters = 1'000'000;     // names known
+  int64_t host_adapter_bytes = 0;       // of packed adapters kept in host memory; 0 = none
   int64_t max_context_tokens = 0;       // the model's
   int64_t vocab_size = 0;               // the model's; 0 = ids are not checked
   RopeSwitch rope_switch = {};          // the model's

@@ -42,6 +42,7 @@ EngineCore::EngineCore(const EngineConfig& config, SchedulerParts parts) : publi
   }
   state_.order = FindSequenceOrder(config.order);
   state_.accounts = Accounts(config.prices);
+  state_.warm = WarmAdapters(config.host_adapter_bytes);
   LORAD_CHECK(state_.order != nullptr);
   Publish();
 }
@@ -122,6 +123,8 @@ void EngineCore::Publish() {
                             .query_tokens = state_.prefix_counts.query_tokens,
                             .hit_tokens = state_.prefix_counts.hit_tokens};
   snapshot->adapter_pages = pages.used_pages(PageOwner::kAdapter);
+  snapshot->warm_adapters = state_.warm.count();
+  snapshot->warm_bytes = state_.warm.bytes();
   snapshot->tuning_pages = pages.withheld_pages();
   snapshot->page_bytes = pages.page_bytes();
   snapshot->pages_per_kv_block = state_.pages_per_block();

@@ -111,6 +111,23 @@ absl::Status CheckPages(const SchedulerState& state) {
   return absl::OkStatus();
 }
 
+absl::Status CheckWarm(const SchedulerState& state) {
+  int64_t kept = 0;
+  for (const auto& [id, version] : state.adapters.versions()) {
+    kept += state.warm.Has(id);
+    if (version->warm != (state.warm.Find(id) != nullptr)) {
+      return Broken(absl::StrCat("adapter ", version->name, ": warm does not agree with what is kept"));
+    }
+    if (!version->warm && state.warm.Has(id) && version->phase != WantedPhase::kPacking) {
+      return Broken(absl::StrCat("adapter ", version->name, ": kept, but nobody writes it"));
+    }
+  }
+  if (kept != state.warm.count()) return Broken("an adapter is kept that has no version");
+  if (state.warm.bytes() > state.warm.limit_bytes()) return Broken("more adapters are kept than the limit");
+  if (kept == 0 && state.warm.bytes() != 0) return Broken("bytes of warm adapters miscounted");
+  return absl::OkStatus();
+}
+
 absl::Status CheckUsers(const SchedulerState& state) {
   std::unordered_map<const AdapterVersion*, int64_t> running;
   std::unordered_map<const AdapterVersion*, int64_t> waiting;
@@ -170,6 +187,7 @@ absl::Status CheckInvariants(const SchedulerState& state) {
   RETURN_IF_ERROR(CheckLists(state));
   for (const auto& [id, sequence] : state.sequences) RETURN_IF_ERROR(CheckSequence(*sequence, state));
   RETURN_IF_ERROR(CheckPages(state));
+  RETURN_IF_ERROR(CheckWarm(state));
   RETURN_IF_ERROR(CheckAccounts(state));
   return CheckUsers(state);
 }

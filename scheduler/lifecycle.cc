@@ -120,14 +120,18 @@ void OnStaged(AdapterStaged event, AdapterVersion* version, SchedulerState* stat
 void OnPacked(AdapterVersion* version, SchedulerState* state) {
   LORAD_CHECK(version->phase == WantedPhase::kPacking);
   AdapterPool* const pool = state->parts.adapters;
+  const bool was_read = version->image != nullptr;
+  if (was_read) version->warm = state->warm.SetFilled(version->id);
   version->DropImage();
+  version->error.clear();
   pool->Commit(std::move(version->reservation), version->expert_load);
   version->reservation = AdapterReservation();
   version->phase = WantedPhase::kResident;
   pool->SetPinned(version->id, version->pinned);
   if (version->state == AdapterState::kHost) MoveTo(version, AdapterState::kResident);
   state->adapters.Touch(version);
-  state->parts.observer->OnAdapterLoaded(version->name, state->parts.clock->NowUs() - version->started_us);
+  state->parts.observer->OnAdapterLoaded(version->name, was_read ? LoadedFrom::kDisk : LoadedFrom::kHost,
+                                         state->parts.clock->NowUs() - version->started_us);
   SwitchIfReplacing(version, state);
   AnswerLoads(InfoOf(*version), version, state);
   AnswerPins(InfoOf(*version), version, state);
@@ -252,6 +256,7 @@ void FailVersion(const absl::Status& status, AdapterVersion* version, SchedulerS
   if (!IsUnknown(status, *version)) state->parts.observer->OnAdapterLoadFailed(version->name);
   version->reservation = AdapterReservation();
   version->DropImage();
+  if (!version->warm) state->warm.Drop(version->id);  // it was not written to the end
   version->phase = WantedPhase::kOnDisk;
   AnswerLoads(status, version, state);
   AnswerPins(status, version, state);

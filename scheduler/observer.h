@@ -40,6 +40,12 @@ struct SequenceStats {
   int64_t end_to_end_us = -1;
 };
 
+// Where an adapter's weights came from as they were placed in the pool.
+enum class LoadedFrom : uint8_t {
+  kDisk,  // read, checked and packed
+  kHost,  // copied from what the host keeps (EngineConfig::host_adapter_bytes)
+};
+
 // Told of what happened when it happens, on the engine thread: implementations only count.
 class StepObserver {
  public:
@@ -52,7 +58,7 @@ class StepObserver {
   // A sequence got tokens: `gap_us` since its previous token (or -1 for its first).
   virtual void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) = 0;
   virtual void OnFinish(const SequenceStats& sequence) = 0;
-  virtual void OnAdapterLoaded(const std::string& name, int64_t load_us) = 0;
+  virtual void OnAdapterLoaded(const std::string& name, LoadedFrom from, int64_t load_us) = 0;
   virtual void OnAdapterLoadFailed(const std::string& name) = 0;
   virtual void OnAdapterEvicted(const std::string& name) = 0;
   virtual void OnPreempted(const std::string& adapter) = 0;

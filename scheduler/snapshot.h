@@ -36,6 +36,8 @@ struct EngineSnapshot {
   int64_t kv_pages = 0;      // in use by sequences
   int64_t cached_pages = 0;  // of KV blocks that are kept in case somebody needs them again
   int64_t adapter_pages = 0;
+  int64_t warm_adapters = 0;  // kept packed in host memory, resident ones as well
+  int64_t warm_bytes = 0;
   int64_t tuning_pages = 0;  // held by training, outside the arena
   int64_t page_bytes = 0;
   int64_t pages_per_kv_block = 0;

@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "adapters/warm_adapters.h"
 #include "model/kv/prefix_cache.h"
 #include "scheduler/account.h"
 #include "scheduler/composed_trees.h"
@@ -24,8 +25,9 @@ namespace lorad {
 struct LoaderCalls {
   std::function<absl::Status(AdapterId id, std::string path, std::string expected_digest)> stage;
   std::function<absl::Status(AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                             std::byte* destination)>
+                             std::byte* destination, std::shared_ptr<PackedAdapter> keep)>
       pack;
+  std::function<absl::Status(AdapterId id, std::shared_ptr<const PackedAdapter> packed, std::byte* destination)> copy;
   std::function<void(AdapterId id)> cancel;  // the answer to a read is of no interest any more
 };
 
@@ -76,6 +78,7 @@ struct SchedulerState {
   std::vector<Sequence*> waiting;                // as ArrangeWaiting left it, new ones behind
   Accounts accounts;
   AdapterTable adapters;
+  WarmAdapters warm{0};  // of `adapters`
   StepTimeModel step_time;
   BeginRate begin_rate;
   int64_t last_hang_us = -1;                   // when a read was last found to hang; -1 = never

@@ -27,6 +27,7 @@ namespace {
 
 constexpr int64_t kMinMemoryBytes = int64_t{1} << 20;
 constexpr int64_t kMinDefaultMemoryBytes = int64_t{64} << 20;
+constexpr int64_t kMaxDefaultHostAdapterBytes = int64_t{4} << 30;
 constexpr int64_t kMaxDefaultMemoryBytes = int64_t{16} << 30;
 
 // The flags as typed; Check makes a ServerConfig of them.
@@ -36,6 +37,7 @@ struct RawFlags {
   std::string quantize = "none";
   std::string log_level = "info";
   std::string memory_bytes;
+  std::string host_adapter_bytes;
   std::string prefix_cache = "on";
   std::string cuda_graphs = "on";
   std::string fast_forms = "on";
@@ -188,6 +190,9 @@ absl::Status Check(const RawFlags& raw, ServerConfig* config) {
     }
     config->memory_bytes = bytes;
   }
+  if (!raw.host_adapter_bytes.empty()) {
+    ASSIGN_OR_RETURN(config->host_adapter_bytes, ParseBytes(raw.host_adapter_bytes, "--host-adapter-bytes"));
+  }
   RETURN_IF_ERROR(
       CheckRange("--max-batch-tokens", config->max_batch_tokens, 1, 1 << 20, "tokens computed in one step"));
   RETURN_IF_ERROR(CheckRange("--max-sequences", config->max_sequences, 1, 65536, "sequences running at once"));
@@ -223,6 +228,10 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--memory-bytes", raw->memory_bytes,
                   "For KV cache and adapters together: 4GiB, 512MiB … Default: half of what is free, at most 16GiB; on "
                   "a CUDA device four fifths of what is free there, three with --state-dir");
+  app->add_option("--host-adapter-bytes", raw->host_adapter_bytes,
+                  "Of host memory, for adapters kept as they lie in the pool: one that was evicted is then copied, not "
+                  "read again; 0: none. Default: 4GiB where the pool is on a CUDA device (half of what the host has "
+                  "free, if that is less), else 0, since the pool is host memory then");
   app->add_option("--max-batch-tokens", config->max_batch_tokens, "Most tokens computed in one step")
       ->capture_default_str();
   app->add_option("--max-sequences", config->max_sequences, "Most sequences running at once")->capture_default_str();
@@ -305,7 +314,7 @@ std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* 
   return config;
 }
 
-absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
+absl::StatusOr<int64_t> ParseBytes(absl::string_view text, absl::string_view flag) {
   absl::string_view number = text;
   while (!number.empty() && !absl::ascii_isdigit(number.back())) number.remove_suffix(1);
   std::string unit = absl::AsciiStrToLower(text.substr(number.size()));
@@ -320,7 +329,7 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
   int64_t value = 0;
   if (shift < 0 || !absl::SimpleAtoi(number, &value) || value < 0 ||
       value > (std::numeric_limits<int64_t>::max() >> shift)) {
-    return FlagError("--memory-bytes", text, "a number with K, M, G, T or KiB, MiB, GiB, TiB", "for example 4GiB");
+    return FlagError(flag, text, "a number with K, M, G, T or KiB, MiB, GiB, TiB", "for example 4GiB");
   }
   return value << shift;
 }
@@ -338,6 +347,10 @@ absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint) {
   }
   return absl::UnimplementedError(
       "--dtype: float16; limit: float32 or bfloat16 on cpu; float16 checkpoints are served as float32 by --dtype=auto");
+}
+
+int64_t DefaultHostAdapterBytes(bool pool_on_host, int64_t available_bytes) {
+  return pool_on_host ? 0 : std::min(kMaxDefaultHostAdapterBytes, available_bytes / 2);
 }
 
 int64_t DeviceGraphBytes(int64_t memory_bytes) { return std::min(memory_bytes / 16, int64_t{1} << 30); }

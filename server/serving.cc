@@ -275,7 +275,9 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
     return tokenizers->Read(files, dir);
   };
   ASSIGN_OR_RETURN(loader_options.base_tables, OpenBaseTables(config.model_dir, shape, config.quantization));
-  ASSIGN_OR_RETURN(const EngineConfig engine_config, EngineConfigOf(config, *parts.model));
+  ASSIGN_OR_RETURN(EngineConfig engine_config, EngineConfigOf(config, *parts.model));
+  engine_config.host_adapter_bytes = config.host_adapter_bytes.value_or(
+      DefaultHostAdapterBytes(parts.pages->memory().on_host(), AvailableMemoryBytes()));
   parts.files = AdapterFiles(config, engine_config.adapter_dir);
   parts.loader = std::make_unique<AdapterLoader>(loader_options, shape, parts.files, [&parts](LoaderEvent event) {
     parts.engine->OnLoaderEvent(std::move(event));

@@ -269,6 +269,7 @@ v1::Adapter ToProto(const AdapterInfo& info) {
   out.set_waiting_requests(static_cast<uint32_t>(info.waiting_requests));
   out.mutable_warnings()->Add(info.warnings.begin(), info.warnings.end());
   out.set_error(info.error);
+  out.set_in_host_memory(info.warm);
   return out;
 }
 

@@ -58,8 +58,11 @@ MetricSeries::Family<MetricSeries::Gauge>& MetricSeries::Gauges(const char* name
 }
 
 MetricSeries::Histogram& MetricSeries::OneHistogram(const char* name, const char* help, Buckets buckets) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Labels(labels).Register(registry).Add({},
-                                                                                                  std::move(buckets));
+  return Histograms(name, help).Add({}, std::move(buckets));
+}
+
+MetricSeries::Family<MetricSeries::Histogram>& MetricSeries::Histograms(const char* name, const char* help) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Labels(labels).Register(registry);
 }
 
 void MetricSeries::CountAdapterTokens(const std::string& adapter, int64_t tokens) {
@@ -90,6 +93,8 @@ void MetricSeries::Refresh(const EngineSnapshot& snapshot, double unix_seconds) 
   kv_pages.Set(static_cast<double>(snapshot.kv_pages));
   cached_pages.Set(static_cast<double>(snapshot.cached_pages));
   adapter_pages.Set(static_cast<double>(snapshot.adapter_pages));
+  host_adapters.Set(static_cast<double>(snapshot.warm_adapters));
+  host_adapter_bytes.Set(static_cast<double>(snapshot.warm_bytes));
   tuning_pages.Set(static_cast<double>(snapshot.tuning_pages));
   free_pages.Set(static_cast<double>(snapshot.free_pages));
   cached_blocks.Set(static_cast<double>(snapshot.prefix_cache.cached_blocks));

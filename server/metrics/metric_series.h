@@ -81,8 +81,14 @@ struct MetricSeries {
   Gauge& draining = Gauges("lorad_draining", "1 once no new requests are taken").Add({});
   Family<Gauge>& adapter_states = Gauges("lorad_adapters", "Adapters by state");
   std::map<AdapterState, Gauge*> adapters_by_state;
-  Histogram& load_seconds =
-      OneHistogram("lorad_adapter_load_seconds", "Reading, checking and placing an adapter", LatencyBuckets());
+  Family<Histogram>& load_seconds =
+      Histograms("lorad_adapter_load_seconds",
+                 "Placing an adapter, from disk by reading and checking it, or from what the host keeps packed");
+  Histogram& cold_load_seconds = load_seconds.Add({{"source", "disk"}}, LatencyBuckets());
+  Histogram& warm_load_seconds = load_seconds.Add({{"source", "host"}}, LatencyBuckets());
+  Gauge& host_adapters =
+      Gauges("lorad_host_adapters", "Adapters kept packed in host memory (--host-adapter-bytes)").Add({});
+  Gauge& host_adapter_bytes = Gauges("lorad_host_adapter_bytes", "Bytes of them").Add({});
   Counter& evictions = Counters("lorad_adapter_evictions_total", "Idle adapters whose pages were wanted").Add({});
   Counter& load_failures = Counters("lorad_adapter_load_failures_total", "Adapters that could not be loaded").Add({});
   Family<Counter>& refused = Counters("lorad_requests_refused_total", "Requests that ended in a status, by its code");
@@ -125,6 +131,7 @@ struct MetricSeries {
 
   Family<Counter>& Counters(const char* name, const char* help);
   Family<Gauge>& Gauges(const char* name, const char* help);
+  Family<Histogram>& Histograms(const char* name, const char* help);
   Histogram& OneHistogram(const char* name, const char* help, Buckets buckets);
 
   void RefreshAdapters(const EngineSnapshot& snapshot, double unix_seconds);

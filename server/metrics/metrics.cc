@@ -106,8 +106,12 @@ void Metrics::OnFinish(const SequenceStats& sequence) {
   CountToldIfFree();  // Not every end has a step.
 }
 
-void Metrics::OnAdapterLoaded(const std::string& name, int64_t load_us) {
-  Tell([load_us](MetricSeries* series) { series->load_seconds.Observe(Seconds(load_us)); });
+void Metrics::OnAdapterLoaded(const std::string& name, LoadedFrom from, int64_t load_us) {
+  Tell([from, load_us](MetricSeries* series) {
+    MetricSeries::Histogram& seconds =
+        from == LoadedFrom::kHost ? series->warm_load_seconds : series->cold_load_seconds;
+    seconds.Observe(Seconds(load_us));
+  });
   CountToldIfFree();
 }
 

@@ -40,7 +40,7 @@ class Metrics final : public StepObserver {
   void OnFirstToken(int64_t first_token_us) override;
   void OnToken(const std::string& adapter, int64_t tokens, int64_t gap_us) override;
   void OnFinish(const SequenceStats& sequence) override;
-  void OnAdapterLoaded(const std::string& name, int64_t load_us) override;
+  void OnAdapterLoaded(const std::string& name, LoadedFrom from, int64_t load_us) override;
   void OnAdapterLoadFailed(const std::string& name) override;
   void OnAdapterEvicted(const std::string& name) override;
   void OnPreempted(const std::string& adapter) override;

@@ -24,6 +24,34 @@ TEST(ResidencyTest, PacksIntoFreePagesWithoutEvicting) {
   EXPECT_THAT(plan.evict, IsEmpty());
 }
 
+WantedAdapter Warm(AdapterId id, int64_t pages) {
+  return {.id = id, .phase = WantedPhase::kOnDisk, .pages = pages, .warm = true};
+}
+
+TEST(ResidencyTest, AWarmOneIsPackedAtOnceAsIfItWereStaged) {
+  const ResidencyPlan plan = PlanResidency({.wanted = {Warm(1, 3)}, .idle = {{.id = 9, .pages = 5}}});
+  EXPECT_THAT(plan.read, IsEmpty());
+  EXPECT_THAT(plan.evict, ElementsAre(9));
+  EXPECT_THAT(plan.pack, ElementsAre(1));
+}
+
+TEST(ResidencyTest, AWarmOneWithoutRoomIsNotReadAndTakesNoPlaceOfAnImage) {
+  ResidencyInput input{.free_pages = 5, .max_staged = 1, .max_parked = 1};
+  for (AdapterId id = 1; id <= 4; ++id) input.wanted.push_back(Warm(id, 6));
+  input.wanted.push_back(OnDisk(5, 2));
+  input.wanted.push_back(Warm(6, 2));
+  const ResidencyPlan plan = PlanResidency(input);
+  EXPECT_THAT(plan.read, ElementsAre(5));
+  EXPECT_THAT(plan.pack, ElementsAre(6));
+  input.wanted[0].overtakable = false;
+  EXPECT_THAT(PlanResidency(input).pack, IsEmpty());
+}
+
+TEST(ResidencyTest, AWarmOneTooFarAheadIsLeftWhereItIs) {
+  const ResidencyPlan plan = PlanResidency({.wanted = {Warm(1, 1), Warm(2, 1)}, .free_pages = 9, .max_ahead = 1});
+  EXPECT_THAT(plan.pack, ElementsAre(1));
+}
+
 TEST(ResidencyTest, EvictsTheOldestAndNoMoreThanNeeded) {
   const ResidencyPlan plan = PlanResidency(
       {.wanted = {Staged(1, 3)}, .idle = {{.id = 7, .pages = 2}, {.id = 8, .pages = 2}, {.id = 9, .pages = 2}}});

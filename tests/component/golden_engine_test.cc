@@ -61,6 +61,34 @@ TEST_P(GoldenEngineTest, AllCasesAtOnceInSmallStepsAndLittleMemory) {
 INSTANTIATE_TEST_SUITE_P(Bases, GoldenEngineTest, testing::ValuesIn(GoldenBases(GoldenDir(""))),
                          [](const auto& info) { return info.param; });
 
+// A pool that holds a few at a time, and a host that keeps all: each adapter is read for the pool once, and comes back
+// as what it was.
+TEST(GoldenWarmTest, AdaptersThatComeBackFromTheHostAnswerAsBefore) {
+  const std::string base = "llama3";
+  const std::vector<GoldenCase> cases = AllGoldenCases(base);
+  EngineSetup setup;
+  setup.pool_bytes = int64_t{1} << 20;
+  setup.engine.max_batch_tokens = 24;
+  setup.engine.max_sequences = 4;
+  setup.engine.host_adapter_bytes = int64_t{64} << 20;
+  ThreadedEngine engine(&GoldenBase(base), GoldenDir(base) + "/model", setup);
+  LoadAdapters(base, cases, &engine);
+  ASSERT_FALSE(HasFatalFailure());
+  std::set<std::string> names;
+  for (int round = 0; round < 2; ++round) {
+    for (const GoldenCase& golden : cases) {
+      if (!golden.composition.empty()) continue;
+      if (!golden.adapter.empty()) names.insert(golden.adapter);
+      const std::shared_ptr<Recording> recording = engine.Submit(GoldenRequestOf(golden));
+      recording->WaitUntilFinished();
+      ExpectGolden(golden, GoldenAnswerOf(*recording), kTolerance);
+    }
+  }
+  const CountingObserver& observer = engine.parts().observer;
+  EXPECT_GE(observer.warm_loads, static_cast<int64_t>(names.size()));
+  EXPECT_EQ(observer.loads - observer.warm_loads, static_cast<int64_t>(names.size()));
+}
+
 // Classifications and generations in one batch, of the base and of all its adapters, each as peft answers it.
 class GoldenClassifierTest : public testing::TestWithParam<std::string> {};
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <set>
@@ -12,6 +13,9 @@
 
 #include <ATen/ops/from_blob.h>
 
+#include "adapters/kinds/kind.h"
+#include "adapters/pack_into.h"
+#include "model/base/file_source.h"
 #include "model/causal_lm.h"
 #include "tests/component/golden_base.h"
 #include "tests/device/device_engine.h"
@@ -61,6 +65,28 @@ TEST(PoolOnDeviceTest, EvictionReloadAndCompactionKeepTheAnswers) {
   EXPECT_GT(observer.loads, static_cast<int64_t>(NamesIn(cases).size()));
 }
 
+// The same with all of them kept by the host: each is read once, and what is copied back answers as what was read.
+TEST(PoolOnDeviceTest, WhatTheHostKeepsAnswersAsWhatWasRead) {
+  const std::string base = "llama3";
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+  std::vector<GoldenCase> cases = CasesOf(base, {"", "all_linear", "rank_80", "dora", "saved_embed_and_head", "q_v"});
+  EngineSetup setup = SetupOnDevice();
+  setup.page_bytes = 1024;
+  setup.pool_bytes = int64_t{360} << 10;
+  setup.engine.max_batch_tokens = 12;
+  setup.engine.max_sequences = 3;
+  setup.engine.host_adapter_bytes = int64_t{16} << 20;
+  DeviceEngine engine(model.get(), base, setup);
+  const std::set<std::string> names = NamesIn(cases);
+  for (const std::string& name : names) engine.Load(name);
+  engine.ExpectAnswers(cases);
+  std::reverse(cases.begin(), cases.end());
+  engine.ExpectAnswers(cases);
+  const CountingObserver& observer = engine.engine().parts().observer;
+  EXPECT_GT(observer.warm_loads, 2);
+  EXPECT_EQ(observer.loads - observer.warm_loads, static_cast<int64_t>(names.size()));
+}
+
 at::Tensor BytesOnHost(std::byte* on_device, int64_t bytes) {
   const at::Device device(at::kCUDA, 0);
   return at::for_blob(on_device, {bytes})
@@ -108,6 +134,37 @@ TEST(PoolOnDeviceTest, CompactionMovesBytesOnTheDevice) {
       EXPECT_EQ(bytes[0], std::byte(page));
       EXPECT_EQ(std::count(bytes + 1, bytes + kPage, taken.mark), kPage - 1);
     }
+  }
+}
+
+// Into other pages than it had at first, which hold another's bytes.
+TEST(PoolOnDeviceTest, ACopyOfWhatTheHostKeepsIsEveryByteThatWasPacked) {
+  constexpr int64_t kPage = 4096;
+  const BaseShape shape = GoldenBase("llama3").base_shape();
+  const std::string folder = GoldenAdapterDir("llama3", "all_linear");
+  const AdapterImage image = ReadAdapter(folder, shape, *LocalFiles(), {}).value();
+  const PackedLayout layout = PlanLayout(image, DType::kBF16);
+  const std::unique_ptr<PagePool> pages =
+      PagePool::Create(TestDeviceMemory().create(int64_t{4} << 20).value(), kPage).value();
+  WarmAdapters warm(int64_t{4} << 20);
+  const std::shared_ptr<PackedAdapter> kept = warm.Make(1, layout);
+  ASSERT_NE(kept, nullptr);
+  AdapterPacker packer(&pages->memory());
+  const int64_t run_pages = pages->PagesFor(layout.total_bytes);
+  const PageRun cold = pages->Reserve(run_pages, PageOwner::kAdapter).value();
+  const PageRun again = pages->Reserve(run_pages, PageOwner::kAdapter).value();
+  ASSERT_THAT(packer.Pack(image, layout, cold.data(), kept.get()), IsOk());
+  ASSERT_THAT(packer.Copy(*kept, again.data()), IsOk());
+  std::vector<std::byte> packed(static_cast<size_t>(layout.total_bytes));
+  Pack(image, layout, packed.data());
+  const at::Tensor of_cold = BytesOnHost(cold.data(), layout.total_bytes);
+  const at::Tensor of_copy = BytesOnHost(again.data(), layout.total_bytes);
+  EXPECT_EQ(std::memcmp(of_copy.const_data_ptr(), packed.data(), packed.size()), 0);
+  for (const PackedSlot& slot : layout.slots) {
+    const auto at = [&slot](const at::Tensor& bytes) {
+      return static_cast<const std::byte*>(bytes.const_data_ptr()) + slot.begin_bytes;
+    };
+    EXPECT_EQ(std::memcmp(at(of_copy), at(of_cold), static_cast<size_t>(slot.end_bytes - slot.begin_bytes)), 0);
   }
 }
 

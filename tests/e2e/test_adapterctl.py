@@ -31,7 +31,7 @@ def test_the_life_of_an_adapter_as_json(start_daemon, llama3):
     daemon = start_daemon()
     assert ok_json(daemon, "list") == {"adapters": []}
     loaded = ok_json(daemon, "load", "a", str(llama3 / "q_v"), "--pin")
-    assert list(loaded) == ["name", "path", "kind", "state", "rank_min", "rank_max", "bytes", "pinned", "digest", "targets",
+    assert list(loaded) == ["name", "path", "kind", "state", "rank_min", "rank_max", "bytes", "pinned", "in_host_memory", "digest", "targets",
                             "running_requests", "waiting_requests", "warnings", "error"]
     assert loaded["name"] == "a" and loaded["kind"] == "lora" and loaded["targets"] == ["q_proj", "v_proj"]
     assert ok_json(daemon, "unpin", "a")["pinned"] is False

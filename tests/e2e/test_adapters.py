@@ -233,6 +233,24 @@ def test_more_adapters_than_memory_are_served_by_evicting_idle_ones(start_daemon
     assert daemon.stop() == 0
 
 
+def test_what_the_host_keeps_is_not_read_again(start_daemon, llama3, cases):
+    flags = [f"--adapter=wide{i}={llama3 / 'rank_80'}" for i in range(8)]
+    daemon = start_daemon("--memory-bytes=1MiB", "--host-adapter-bytes=64MiB", *flags)
+    case = case_of(cases, "rank_80")
+    read = lambda: daemon.metric("lorad_adapter_load_seconds_count", source="disk")
+    for i in range(8):
+        assert tokens(daemon, case, f"wide{i}") == case["tokens"]
+    assert read() == 8 and daemon.metric("lorad_host_adapters") == 8 and daemon.metric("lorad_host_adapter_bytes") > 0
+    for i in range(8):
+        assert tokens(daemon, case, f"wide{i}") == case["tokens"]
+    assert read() == 8 and daemon.metric("lorad_adapter_load_seconds_count", source="host") > 0
+    listed = daemon.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest()).adapters
+    assert all(adapter.in_host_memory for adapter in listed)
+    daemon.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(name="wide0"))
+    wait_until(lambda: daemon.metric("lorad_host_adapters") == 7)
+    assert daemon.stop() == 0
+
+
 def test_revisions_need_a_state_folder(daemon):
     error = refusal(lambda: daemon.adapters.RollbackAdapter(adapters_pb2.RollbackAdapterRequest(name="q_v")))
     assert error.code() == grpc.StatusCode.FAILED_PRECONDITION and "--state-dir" in error.details()

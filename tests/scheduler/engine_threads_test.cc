@@ -56,7 +56,7 @@ class SilentObserver final : public StepObserver {
   void OnFirstToken(int64_t) override {}
   void OnToken(const std::string&, int64_t, int64_t) override {}
   void OnFinish(const SequenceStats&) override { ++finished; }
-  void OnAdapterLoaded(const std::string&, int64_t) override {}
+  void OnAdapterLoaded(const std::string&, LoadedFrom, int64_t) override {}
   void OnAdapterLoadFailed(const std::string&) override {}
   void OnAdapterEvicted(const std::string&) override {}
   void OnPreempted(const std::string&) override {}

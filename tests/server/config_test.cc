@@ -46,6 +46,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
                                       "--adapter-dir=/d",
                                       "--adapter-root=/r",
                                       "--memory-bytes=4GiB",
+                                      "--host-adapter-bytes=0",
                                       "--max-batch-tokens=7",
                                       "--max-sequences=8",
                                       "--queue-limit=9",
@@ -77,6 +78,7 @@ TEST(ConfigTest, EveryFlagTakesItsValue) {
   EXPECT_EQ(config.adapter_dir, "/d");
   EXPECT_EQ(config.adapter_root, "/r");
   EXPECT_EQ(config.memory_bytes, int64_t{4} << 30);
+  EXPECT_EQ(config.host_adapter_bytes, 0);
   EXPECT_EQ(config.max_batch_tokens, 7);
   EXPECT_EQ(config.max_sequences, 8);
   EXPECT_EQ(config.queue_limit, 9);
@@ -154,6 +156,8 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--device=tpu"}).text, HasSubstr("--device: tpu; limit: auto, cpu, cuda"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=4QiB"}).text, HasSubstr("--memory-bytes: 4QiB"));
   EXPECT_THAT(Refused({"--model=/m", "--memory-bytes=1K"}).text, HasSubstr("at least 1MiB"));
+  EXPECT_THAT(Refused({"--model=/m", "--host-adapter-bytes=-1"}).text,
+              HasSubstr("--host-adapter-bytes: -1; limit: a number with K, M, G, T"));
   EXPECT_THAT(Refused({"--model=/m", "--prefix-cache=maybe"}).text, HasSubstr("--prefix-cache: maybe; limit: on, off"));
   EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
   EXPECT_THAT(Refused({"--model=/m", "--cuda-graphs=1"}).text, HasSubstr("--cuda-graphs: 1; limit: on, off"));
@@ -173,6 +177,14 @@ TEST(ConfigTest, HelpAndVersionEndWell) {
   EXPECT_THAT(Refused({"--help"}).text, HasSubstr("--memory-bytes"));
   EXPECT_EQ(Refused({"--version"}).code, 0);
   EXPECT_THAT(Refused({"--version"}).text, HasSubstr("lorad "));
+}
+
+TEST(ConfigTest, TheHostKeepsAdaptersBesideADevicesPoolUnlessToldOtherwise) {
+  EXPECT_EQ(Parsed({"--model=/m"}).host_adapter_bytes, std::nullopt);
+  EXPECT_EQ(Parsed({"--model=/m", "--host-adapter-bytes=64MiB"}).host_adapter_bytes, 64 << 20);
+  EXPECT_EQ(DefaultHostAdapterBytes(/*pool_on_host=*/true, int64_t{1} << 40), 0);
+  EXPECT_EQ(DefaultHostAdapterBytes(/*pool_on_host=*/false, int64_t{1} << 40), int64_t{4} << 30);
+  EXPECT_EQ(DefaultHostAdapterBytes(/*pool_on_host=*/false, int64_t{6} << 30), int64_t{3} << 30);
 }
 
 TEST(ConfigTest, BytesHaveUnitsOf1024) {

@@ -36,6 +36,8 @@ EngineSnapshot Snapshot(std::vector<std::string> resident, std::vector<std::stri
   snapshot.prefix_cache = {.cached_blocks = 7, .evicted_blocks = 2, .query_tokens = 300, .hit_tokens = 160};
   snapshot.kv_pages = 25;
   snapshot.adapter_pages = 15;
+  snapshot.warm_adapters = 4;
+  snapshot.warm_bytes = 12345;
   snapshot.page_bytes = 65536;
   snapshot.pages_per_kv_block = 2;
   auto listing = std::make_shared<AdapterListing>();
@@ -119,7 +121,8 @@ TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
   late.code = absl::StatusCode::kResourceExhausted;
   late.late = true;
   metrics.OnFinish(late);
-  metrics.OnAdapterLoaded("sql", 12'000);
+  metrics.OnAdapterLoaded("sql", LoadedFrom::kDisk, 12'000);
+  for (int i = 0; i < 3; ++i) metrics.OnAdapterLoaded("sql", LoadedFrom::kHost, 2'000);
   metrics.OnAdapterEvicted("sql");
   metrics.OnAdapterLoadFailed("bad");
   metrics.OnPreempted("sql");
@@ -158,7 +161,10 @@ TEST(MetricsTest, ThePageIsValidAndHasTheNamesThatGatewaysRead) {
   EXPECT_EQ(value("lorad_pool_pages", "owner=\"cached\""), 10);
   EXPECT_EQ(value("lorad_pool_pages", "owner=\"adapter\""), 15);
   EXPECT_EQ(value("lorad_adapters", "state=\"resident\""), 2);
-  EXPECT_EQ(value("lorad_adapter_load_seconds_count"), 1);
+  EXPECT_EQ(value("lorad_adapter_load_seconds_count", "source=\"disk\""), 1);
+  EXPECT_EQ(value("lorad_adapter_load_seconds_count", "source=\"host\""), 3);
+  EXPECT_EQ(value("lorad_host_adapters"), 4);
+  EXPECT_EQ(value("lorad_host_adapter_bytes"), 12345);
   EXPECT_EQ(value("lorad_adapter_evictions_total"), 1);
   EXPECT_EQ(value("lorad_adapter_load_failures_total"), 1);
   EXPECT_EQ(value("lorad_requests_refused_total", "code=\"RESOURCE_EXHAUSTED\""), 1);
@@ -267,7 +273,7 @@ TEST(MetricsTest, AScrapeKeepsNobodyWaitingAndNothingIsLost) {
       metrics.OnFirstToken(1);
       metrics.OnStep({});
       metrics.OnFinish({});
-      metrics.OnAdapterLoaded("a", 1);
+      metrics.OnAdapterLoaded("a", LoadedFrom::kDisk, 1);
       metrics.OnAdapterEvicted("a");
       metrics.OnPreempted("a");
       metrics.CountRefused(absl::StatusCode::kUnavailable);
@@ -280,7 +286,6 @@ TEST(MetricsTest, AScrapeKeepsNobodyWaitingAndNothingIsLost) {
                                                                       {"vllm:request_queue_time_seconds_count", 1},
                                                                       {"vllm:e2e_request_latency_seconds_count", 0},
                                                                       {"lorad_step_seconds_count", 1},
-                                                                      {"lorad_adapter_load_seconds_count", 1},
                                                                       {"lorad_adapter_evictions_total", 1},
                                                                       {"vllm:num_preemptions_total", 1}}) {
     EXPECT_EQ(values.at(series + "{model_name=\"m\"}"), expected) << series;

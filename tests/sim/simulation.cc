@@ -30,6 +30,7 @@ FakeWorld::Options OptionsOf(uint64_t seed) {
   if (seed % 3 == 1) options.config.slo_first_token_us = 20'000 + some * 7 % 11 * 30'000;
   if (seed % 4 >= 2) options.config.rope_switch = {.every_tokens = 17 + some % 40, .last_variant = 1 + some % 3};
   if (seed % 7 >= 4) options.config.max_running_per_adapter = 1 + some % 3;
+  if (seed / 2 % 2 == 0) options.config.host_adapter_bytes = (1 + some % 13 * 3) * FakeWorld::kPageBytes;
   if (seed % 7 >= 5) options.config.max_waiting_per_adapter = 6;
   return options;
 }

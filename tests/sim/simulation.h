@@ -13,8 +13,8 @@ namespace lorad {
 
 // One seeded run of an engine core under random traffic: arrivals, cancels, deadlines, priorities, loads, replaces,
 // unloads, pins, folders that change, fail and hang, failing steps, prompts that come later; by the seed with either
-// order, weights, limits of adapters, a limit on the first token, a prefix cache, a rope that switches, and steps
-// behind others. The invariants are checked after each turn (FakeWorld::Turn).
+// order, weights, limits of adapters, a limit on the first token, a prefix cache, a rope that switches, steps
+// behind others, and adapters that the host keeps packed. The invariants are checked after each turn (FakeWorld::Turn).
 class Simulation final {
  public:
   explicit Simulation(uint64_t seed);

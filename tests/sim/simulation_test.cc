@@ -29,6 +29,7 @@ struct Reached {
   int64_t preempted = 0;
   int64_t evicted = 0;
   int64_t loaded = 0;
+  int64_t warm_loaded = 0;
   int64_t loads_failed = 0;
   int64_t hit_tokens = 0;
   int64_t blocks_evicted = 0;
@@ -50,6 +51,7 @@ void RunSeed(uint64_t seed, int turns, Reached* reached) {
   reached->preempted += seen.preempted;
   reached->evicted += seen.evicted;
   reached->loaded += seen.loaded;
+  reached->warm_loaded += seen.warm_loaded;
   reached->loads_failed += seen.load_failed;
   const PrefixCacheSnapshot prefixes = simulation.world().core.snapshot()->prefix_cache;
   reached->hit_tokens += prefixes.hit_tokens;
@@ -71,6 +73,7 @@ TEST(SimulationTest, UnderAnyTrafficEveryRequestIsAnsweredOnceAndRightAndNothing
   EXPECT_GT(reached.preempted, each);
   EXPECT_GT(reached.evicted, each);
   EXPECT_GT(reached.loaded, 10 * each);
+  EXPECT_GT(reached.warm_loaded, each);
   EXPECT_GT(reached.loads_failed, each);
   EXPECT_GT(reached.hit_tokens, 100 * each);
   EXPECT_GT(reached.blocks_evicted, 10 * each);

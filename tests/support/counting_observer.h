@@ -18,7 +18,10 @@ class CountingObserver final : public StepObserver {
     tokens_by_adapter[adapter] += tokens;
   }
   void OnFinish(const SequenceStats& sequence) override { finished.push_back(sequence); }
-  void OnAdapterLoaded(const std::string& name, int64_t load_us) override { ++loaded; }
+  void OnAdapterLoaded(const std::string& name, LoadedFrom from, int64_t load_us) override {
+    ++loaded;
+    warm_loaded += from == LoadedFrom::kHost;
+  }
   void OnAdapterLoadFailed(const std::string& name) override { ++load_failed; }
   void OnAdapterEvicted(const std::string& name) override { ++evicted; }
   void OnPreempted(const std::string& adapter) override { ++preempted; }
@@ -29,6 +32,7 @@ class CountingObserver final : public StepObserver {
   std::map<std::string, int64_t> tokens_by_adapter;
   std::vector<SequenceStats> finished;
   int64_t loaded = 0;
+  int64_t warm_loaded = 0;  // of them, from what the host kept
   int64_t load_failed = 0;
   int64_t evicted = 0;
   int64_t preempted = 0;

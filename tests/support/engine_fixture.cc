@@ -147,11 +147,13 @@ SchedulerParts SteppedEngine::PartsForCore() {
     return status;
   };
   calls.pack = [this, given](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                             std::byte* destination) {
+                             std::byte* destination, std::shared_ptr<PackedAdapter> keep) {
     given(1);
-    const absl::Status status = loader_->Pack(id, std::move(image), std::move(layout), destination);
-    if (!status.ok()) given(-1);
-    return status;
+    return loader_->Pack(id, std::move(image), std::move(layout), destination, std::move(keep));
+  };
+  calls.copy = [this, given](AdapterId id, std::shared_ptr<const PackedAdapter> packed, std::byte* destination) {
+    given(1);
+    return loader_->Copy(id, std::move(packed), destination);
   };
   calls.cancel = [this, given](AdapterId id) {
     if (loader_->Cancel(id)) given(-1);

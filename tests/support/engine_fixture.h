@@ -71,7 +71,7 @@ class CountingObserver final : public StepObserver {
  public:
   int64_t steps = 0, mixed_steps = 0, prefill_steps = 0, tokens = 0, finished = 0;
   int64_t loads = 0, load_failures = 0, evictions = 0, preemptions = 0, most_adapters = 0, most_sequences = 0;
-  int64_t steps_behind = 0;
+  int64_t steps_behind = 0, warm_loads = 0;
   std::map<std::string, int64_t> device_steps;  // by DeviceStep::how
   DeviceStep last_device_step;
 
@@ -81,7 +81,10 @@ class CountingObserver final : public StepObserver {
   void OnFirstToken(int64_t first_token_us) override {}
   void OnToken(const std::string& adapter, int64_t count, int64_t gap_us) override { tokens += count; }
   void OnFinish(const SequenceStats& sequence) override { ++finished; }
-  void OnAdapterLoaded(const std::string& name, int64_t load_us) override { ++loads; }
+  void OnAdapterLoaded(const std::string& name, LoadedFrom from, int64_t load_us) override {
+    ++loads;
+    warm_loads += from == LoadedFrom::kHost;
+  }
   void OnAdapterLoadFailed(const std::string& name) override { ++load_failures; }
   void OnAdapterEvicted(const std::string& name) override { ++evictions; }
   void OnPreempted(const std::string& adapter) override { ++preemptions; }

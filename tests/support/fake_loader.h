@@ -56,6 +56,8 @@ class FakeLoader final {
     std::string expected_digest = {};
     int64_t bytes = 0;
     uint64_t content = 0;
+    std::shared_ptr<PackedAdapter> keep = nullptr;
+    std::shared_ptr<const PackedAdapter> packed = nullptr;  // to be copied
     std::byte* destination = nullptr;
   };
 
@@ -67,12 +69,18 @@ class FakeLoader final {
                 },
             .pack =
                 [this](AdapterId id, std::shared_ptr<const AdapterImage> image, PackedLayout layout,
-                       std::byte* destination) {
+                       std::byte* destination, std::shared_ptr<PackedAdapter> keep) {
                   jobs.push_back({.id = id,
                                   .pack = true,
                                   .bytes = layout.total_bytes,
                                   .content = content_of.at(id),
+                                  .keep = std::move(keep),
                                   .destination = destination});
+                  return absl::OkStatus();
+                },
+            .copy =
+                [this](AdapterId id, std::shared_ptr<const PackedAdapter> packed, std::byte* destination) {
+                  jobs.push_back({.id = id, .pack = true, .packed = std::move(packed), .destination = destination});
                   return absl::OkStatus();
                 },
             .cancel = [](AdapterId) {}};
@@ -88,9 +96,16 @@ class FakeLoader final {
   LoaderEvent Answer(size_t index) {
     const Job job = jobs[index];
     jobs.erase(jobs.begin() + static_cast<int64_t>(index));
+    if (job.packed != nullptr) {
+      std::memcpy(job.destination, job.packed->memory->data(), static_cast<size_t>(job.packed->layout.total_bytes));
+      return AdapterPacked{.id = job.id};
+    }
     if (job.pack) {
       std::memset(job.destination, 0x5a, static_cast<size_t>(job.bytes));
       std::memcpy(job.destination, &job.content, sizeof(job.content));
+      if (job.keep != nullptr) {
+        std::memcpy(job.keep->memory->data(), job.destination, static_cast<size_t>(job.bytes));
+      }
       return AdapterPacked{.id = job.id};
     }
     const auto found = folders.find(job.path);
