@@ -46,9 +46,12 @@ bool Covers(const FastAttention& fast, const AttentionRows<Bf16>& rows) {
          rows.y.stride == rows.heads * head_dim && rows.blocks_per_sequence > 0 && AreAligned(rows);
 }
 
-// As many chunks as keep the device busy where tiles alone do not.
+// As many chunks as keep the device busy where tiles alone do not; and more where there is room for long contexts: one
+// of them among many short ones would be the work of a few blocks, for which all others wait.
 AttentionTiles SizesOf(const FastAttention& fast, const AttentionRows<Bf16>& rows) {
   constexpr int64_t kLeastChunkTokens = 256, kChunkStep = 128;
+  constexpr int64_t kLongContextTokens = 4096, kLongChunkTokens = 2048, kMostLongChunks = 16;
+  constexpr int64_t kMostPartBytes = int64_t{128} << 20;  // beyond: prompts of many rows, which are tiles enough
   AttentionTiles tiles = {};
   const int64_t packed_rows = rows.rows * (rows.heads / rows.kv.kv_heads);
   tiles.tile_rows = fast.tile_rows(rows.kv.head_dim, packed_rows / std::max<int64_t>(1, rows.sequences));
@@ -58,8 +61,14 @@ AttentionTiles SizesOf(const FastAttention& fast, const AttentionRows<Bf16>& row
   const int64_t seen_tokens =
       rows.window_tokens > 0 ? std::min(context_tokens, rows.window_tokens - 1 + tiles.tile_rows) : context_tokens;
   const int64_t wanted_chunks = std::max<int64_t>(1, fast.blocks_at_once() / (most_tiles * rows.kv.kv_heads));
-  const int64_t chunk_tokens =
-      CeilDiv(std::max(kLeastChunkTokens, CeilDiv(seen_tokens, wanted_chunks)), kChunkStep) * kChunkStep;
+  const auto in_chunks = [&](int64_t tokens) { return CeilDiv(tokens, kChunkStep) * kChunkStep; };
+  int64_t chunk_tokens = in_chunks(std::max(kLeastChunkTokens, CeilDiv(seen_tokens, wanted_chunks)));
+  const int64_t long_chunk_tokens = in_chunks(std::max(kLongChunkTokens, CeilDiv(seen_tokens, kMostLongChunks)));
+  const int64_t part_bytes = rows.rows * CeilDiv(seen_tokens, long_chunk_tokens) * rows.heads * rows.kv.head_dim *
+                             static_cast<int64_t>(sizeof(Bf16));
+  if (seen_tokens > kLongContextTokens && part_bytes <= kMostPartBytes) {
+    chunk_tokens = std::min(chunk_tokens, long_chunk_tokens);
+  }
   tiles.chunk_tokens = static_cast<int32_t>(chunk_tokens);
   tiles.most_chunks = static_cast<int32_t>(CeilDiv(seen_tokens, chunk_tokens));
   tiles.items = static_cast<int32_t>(most_tiles * tiles.most_chunks);

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full_like.h>
 
 #include "model/ops/open_cuda.h"
 #include "model/ops/paged_attention.h"
@@ -22,6 +22,7 @@ namespace {
 
 using emulator::SetTiledAttention;
 using emulator::TiledAttention;
+using emulator::TiledAttentionChunks;
 using emulator::TiledAttentionRuns;
 
 struct Sequence {
@@ -69,7 +70,7 @@ struct Problem {
   at::Tensor Run() const {
     DeviceCopies on;
     const KvView kv = on.Of(cache->view(), last_block);
-    at::Tensor y = at::empty_like(q), on_y = on.Of(y);
+    at::Tensor y = at::full_like(q, 7.0), on_y = on.Of(y);  // a row that nobody writes differs from all others
     EXPECT_OK(on.Back(PagedAttention(
         {on.Of(q), heads, on.Of(positions), on.Of(cu_rows), on.Of(block_table), 0, window, 0.3, 0.0, kv, on_y})));
     return y;
@@ -179,6 +180,37 @@ TEST(FastAttentionTest, RowsWithoutAnySequenceAreNan) {
   problem.block_table = at::empty({0, 2}, problem.cu_rows.options());
   ExpectTheSame(problem);
   EXPECT_TRUE(problem.Run().isnan().all().item<bool>());
+}
+
+// As a captured step is padded: sequences of one row at position 0 that have no block.
+TEST(FastAttentionTest, RowsOfPaddingAndNothingElse) {
+  for (const int64_t own_rows : {100, 0}) {
+    constexpr int64_t kRows = 128;
+    std::vector<Sequence> sequences;
+    for (int64_t s = 0; s < kRows; ++s) sequences.push_back({1 + s * 7 % 40, 1});
+    Problem problem(4, 2, 64, 0, sequences);
+    const int64_t blocks = problem.block_table.size(1);
+    auto* const table = static_cast<int32_t*>(problem.block_table.mutable_data_ptr());
+    std::fill(table + own_rows * blocks, table + kRows * blocks, -1);
+    auto* const positions = static_cast<int32_t*>(problem.positions.mutable_data_ptr());
+    std::fill(positions + own_rows, positions + kRows, 0);
+    ExpectTheSame(problem);
+  }
+}
+
+// Tiles alone keep the device busy, but for those of the long one, which all others would wait for.
+TEST(FastAttentionTest, ALongContextAmongManyShortOnesIsCutInChunks) {
+  std::vector<Sequence> sequences(40, Sequence{20, 1});
+  sequences[17].context = 4000;
+  ExpectTheSame(Problem(8, 8, 64, 0, sequences));
+  EXPECT_EQ(TiledAttentionChunks(), 1);
+  sequences[17].context = 5000;
+  ExpectTheSame(Problem(8, 8, 64, 0, sequences));
+  EXPECT_EQ(TiledAttentionChunks(), 3);
+  ExpectTheSame(Problem(8, 8, 64, 4090, sequences));  // with the tile's 16 rows beside the window
+  EXPECT_EQ(TiledAttentionChunks(), 3);
+  ExpectTheSame(Problem(8, 8, 64, 200, sequences));
+  EXPECT_EQ(TiledAttentionChunks(), 1);
 }
 
 }  // namespace

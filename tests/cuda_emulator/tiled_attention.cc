@@ -16,7 +16,7 @@ namespace {
 using emulator::TiledAttention;
 
 TiledAttention how = TiledAttention::kRight;
-int runs = 0;
+int runs = 0, chunks = 0;
 
 constexpr int32_t kFewTileRows = 16, kManyTileRows = 64;
 
@@ -124,6 +124,7 @@ __global__ void TiledAttentionKernel(AttentionRows<Bf16> rows, AttentionTiles ti
 
 cudaError_t Run(const AttentionRows<Bf16>& rows, const AttentionTiles& tiles, cudaStream_t stream) {
   ++runs;
+  chunks = tiles.most_chunks;
   if (how == TiledAttention::kFails) return cudaErrorInvalidValue;
   return Launch(&TiledAttentionKernel, Grid(1), kWarp, stream, rows, tiles);
 }
@@ -147,5 +148,6 @@ namespace lorad::emulator {
 
 void SetTiledAttention(TiledAttention chosen) { cuda::how = chosen; }
 int TiledAttentionRuns() { return cuda::runs; }
+int TiledAttentionChunks() { return cuda::chunks; }
 
 }  // namespace lorad::emulator

@@ -8,5 +8,7 @@ enum class TiledAttention { kRight, kWrong, kFails };
 void SetTiledAttention(TiledAttention how);
 // How often it ran.
 int TiledAttentionRuns();
+// Into how many chunks the plan of the last run cut a context at most.
+int TiledAttentionChunks();
 
 }  // namespace lorad::emulator

@@ -30,13 +30,15 @@ template <typename T>
 int64_t PlaceTiles(const AttentionRows<T>& rows, std::byte* memory, AttentionTiles* tiles) {
   Cutter cutter(memory);
   for (int32_t** array :
-       {&tiles->item_starts, &tiles->table_starts, &tiles->last_tokens, &tiles->first_parts, &tiles->refused}) {
+       {&tiles->item_starts, &tiles->table_starts, &tiles->last_tokens, &tiles->first_parts, &tiles->refused_starts}) {
     cutter.Cut(rows.sequences + 1, array);
   }
   for (int32_t** array : {&tiles->sequences, &tiles->tiles, &tiles->chunks}) cutter.Cut(tiles->items, array);
   cutter.Cut(tiles->items, &tiles->valid);
   cutter.Cut(1, &tiles->chunk_tokens_there);
   cutter.Cut(1, &tiles->rows_there);
+  cutter.Cut(rows.rows, &tiles->refused_rows);
+  cutter.Cut(1, &tiles->refused_count);
   cutter.Cut(rows.rows + 1, &tiles->row_parts);
   const int64_t part_heads = tiles->most_chunks > 1 ? rows.rows * tiles->most_chunks * rows.heads : 0;
   cutter.Cut(part_heads, &tiles->part_weights);

@@ -53,17 +53,14 @@ __global__ void AttentionTilesKernel(AttentionRows<T> rows, AttentionTiles tiles
     tiles.last_tokens[s] = static_cast<int32_t>(context - (rows.blocks_per_sequence - 1) * kKvBlockTokens);
     tiles.item_starts[s + 1] = plain ? static_cast<int32_t>(CeilDiv(own_rows * group, tiles.tile_rows) * chunks) : 0;
     tiles.first_parts[s + 1] = plain ? static_cast<int32_t>(own_rows * chunks) : 0;
-    tiles.refused[s] = own_rows > 0 && !plain ? 1 : 0;
+    tiles.refused_starts[s + 1] = own_rows > 0 && !plain ? static_cast<int32_t>(own_rows) : 0;
   }
   __syncthreads();
   if (WarpOfBlock() == 0) {
     SumCounts(tiles.item_starts, count);
     SumCounts(tiles.first_parts, count);
-    int32_t refused = 0;
-    for (int64_t s = Lane(); s < count; s += kWarp) refused += tiles.refused[s];
-    refused = SumUpTo(refused);
-    if (Lane() == kWarp - 1) {
-      tiles.refused[count] = refused;
+    SumCounts(tiles.refused_starts, count);
+    if (Lane() == 0) {
       tiles.table_starts[count] = static_cast<int32_t>(count * rows.blocks_per_sequence);
       *tiles.chunk_tokens_there = tiles.chunk_tokens;
       *tiles.rows_there = static_cast<uint32_t>(rows.cu_rows[count]);
@@ -81,15 +78,22 @@ __global__ void AttentionTilesKernel(AttentionRows<T> rows, AttentionTiles tiles
     tiles.tiles[i] = static_cast<int32_t>(within / chunks);
     tiles.chunks[i] = static_cast<int32_t>(within % chunks);
   }
+  const int64_t there = rows.cu_rows[count], refused = tiles.refused_starts[count];
+  if (threadIdx.x == 0)
+    *tiles.refused_count = static_cast<int32_t>(refused + (there < rows.rows ? rows.rows - there : 0));
   for (int64_t r = threadIdx.x; r <= rows.rows; r += blockDim.x) {
-    const int64_t all = tiles.first_parts[count];
-    if (r >= rows.cu_rows[count]) {
-      tiles.row_parts[r] = static_cast<int32_t>(all);
+    const auto row = static_cast<int32_t>(r);
+    if (r >= there) {
+      tiles.row_parts[r] = tiles.first_parts[count];
+      if (r < rows.rows) tiles.refused_rows[refused + r - there] = row;
       continue;
     }
-    const int64_t s = PlaceIn(rows.cu_rows, count, r), own_rows = rows.cu_rows[s + 1] - rows.cu_rows[s];
+    const int64_t s = PlaceIn(rows.cu_rows, count, r), within = r - rows.cu_rows[s];
+    const int64_t own_rows = rows.cu_rows[s + 1] - rows.cu_rows[s];
     const int64_t chunks = (tiles.first_parts[s + 1] - tiles.first_parts[s]) / own_rows;
-    tiles.row_parts[r] = static_cast<int32_t>(tiles.first_parts[s] + (r - rows.cu_rows[s]) * chunks);
+    tiles.row_parts[r] = static_cast<int32_t>(tiles.first_parts[s] + within * chunks);
+    const int64_t listed = tiles.refused_starts[s];
+    if (tiles.refused_starts[s + 1] > listed) tiles.refused_rows[listed + within] = row;
   }
   if (tiles.most_chunks > 1) return;
   // Straight to y: a refused sequence's rows keep their place.
@@ -99,12 +103,9 @@ __global__ void AttentionTilesKernel(AttentionRows<T> rows, AttentionTiles tiles
 
 template <typename T>
 __global__ void RefusedAttentionKernel(AttentionRows<T> rows, AttentionTiles tiles) {
-  const int32_t refused = tiles.refused[rows.sequences];
-  if (refused == 0 && *tiles.rows_there == rows.rows) return;
-  for (int64_t i = blockIdx.x; i < rows.rows * rows.heads; i += gridDim.x) {
-    const int64_t r = i / rows.heads, s = SequenceOf(rows, r);
-    if (s >= 0 && tiles.refused[s] == 0) continue;
-    AttendRow(rows, r, i % rows.heads);
+  const int64_t items = *tiles.refused_count * rows.heads;
+  for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
+    AttendRow(rows, tiles.refused_rows[i / rows.heads], i % rows.heads);
     __syncthreads();
   }
 }

@@ -36,8 +36,10 @@ struct AttentionTiles {
   void* parts;           // [T * most_chunks, heads, head_dim] of the rows' type
   float* part_weights;   // [T * most_chunks, heads]: log2 of the sum of exponentials
   // A sequence whose rows are not consecutive, or miss a block, has no items: each row is for itself
-  // (LaunchRefusedAttention).
-  int32_t* refused;  // [S + 1]; the last: how many
+  // (LaunchRefusedAttention), and so are rows of no sequence, which are listed last.
+  int32_t* refused_starts;  // [S + 1]: where each sequence's refused rows begin in the list, and all of them end
+  int32_t* refused_rows;    // [T]
+  int32_t* refused_count;   // [1]
 };
 
 template <typename T>
