@@ -56,11 +56,14 @@ class SilentObserver final : public StepObserver {
   void OnFirstToken(int64_t) override {}
   void OnToken(const std::string&, int64_t, int64_t) override {}
   void OnFinish(const SequenceStats&) override { ++finished; }
-  void OnAdapterLoaded(const std::string&, LoadedFrom, int64_t) override {}
+  void OnAdapterLoaded(const std::string&, LoadedFrom from, int64_t) override {
+    warm_loads += from == LoadedFrom::kHost;
+  }
   void OnAdapterLoadFailed(const std::string&) override {}
   void OnAdapterEvicted(const std::string&) override {}
   void OnPreempted(const std::string&) override {}
   int64_t finished = 0;
+  int64_t warm_loads = 0;
 };
 
 // A whole engine with its threads and a real loader; the model is the fake one.
@@ -76,6 +79,7 @@ class EngineThreadsTest : public ::testing::Test {
     config_.max_sequences = 8;
     config_.queue_limit = 64;
     config_.check_invariants = true;
+    config_.host_adapter_bytes = int64_t{256} << 10;
     config_.adapter_dir = folder_.path();
   }
 
@@ -209,6 +213,19 @@ TEST_F(EngineThreadsTest, ManyThreadsSubmitCancelLoadAndUnloadAndEachRequestIsAn
   EXPECT_EQ(engine_->snapshot()->kv_pages, 0);
   for (int i = 0; i < 5'000 && replies < commands; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   EXPECT_EQ(replies, commands);
+}
+
+TEST_F(EngineThreadsTest, AdaptersThatTakeTurnsInThePoolComeBackFromTheHost) {
+  Start(8);
+  std::vector<std::vector<int32_t>> first;
+  for (int i = 0; i < kAdapters; ++i) first.push_back(Generate(absl::StrCat("a", i), 30, 12).tokens);
+  for (int i = 0; i < kAdapters; ++i) {
+    ASSERT_EQ(first[static_cast<size_t>(i)].size(), 12u);
+    EXPECT_EQ(Generate(absl::StrCat("a", i), 30, 12).tokens, first[static_cast<size_t>(i)]);
+  }
+  engine_->Stop();
+  engine_thread_.join();
+  EXPECT_GT(observer_.warm_loads, 0);
 }
 
 TEST_F(EngineThreadsTest, AFileSourceThatNeverReturnsDelaysNobodyElse) {
