@@ -4,12 +4,11 @@
 #include <exception>
 #include <utility>
 
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/clamp_min.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/where.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+
+#include "model/base/guarded.h"
+#include "model/ops/put_drawn_tokens.h"
 
 namespace lorad {
 namespace {
@@ -39,7 +38,7 @@ ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch) {
     *tensor = all.narrow(0, first, own).view(tensor->sizes());
     first += own;
   }
-  if (batch.drawn.defined()) on_device.token_ids = WithDrawnTokens(on_device.token_ids, batch.drawn);
+  if (batch.drawn.defined()) ThrowIfError(PutDrawnTokens({batch.drawn, on_device.token_ids}));
   return on_device;
 }
 
@@ -67,11 +66,6 @@ at::Tensor ToHost(const at::Tensor& tensor) {
   const at::Tensor host = QueueToHost(tensor);
   if (!tensor.is_cpu()) CurrentStream(tensor.device()).synchronize();
   return host;
-}
-
-at::Tensor WithDrawnTokens(const at::Tensor& ids, const at::Tensor& drawn) {
-  const at::Tensor of_draws = at::index_select(drawn, 0, (TokenOfDraw(0) - ids).clamp_min(0));
-  return at::where(ids <= TokenOfDraw(0), of_draws, ids);
 }
 
 StreamMark::StreamMark(at::Device device) {

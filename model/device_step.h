@@ -15,8 +15,8 @@ namespace lorad {
 
 // What of a step goes to a device, in one copy, and comes back.
 
-// The batch with its tensors on `device`; what is not defined stays so. Nothing waits: the copy is queued on the
-// current stream.
+// The batch with its tensors on `device`, with the tokens that it names as draws; what is not defined stays so. Nothing
+// waits: the copy is queued on the current stream. Throws what goes wrong.
 ForwardBatch BatchOn(at::Device device, const ForwardBatch& batch);
 
 // A batch as the host made it, and with its tensors on the model's device; on the CPU both are the same.
@@ -35,11 +35,6 @@ at::Tensor ToHost(const at::Tensor& tensor);
 
 // The same, queued: pinned memory that holds it once the stream has come here. What lies on the host is itself.
 at::Tensor QueueToHost(const at::Tensor& tensor);
-
-// The ids [T] int32 of a step, where some may be TokenOfDraw(n): there is drawn[n], of drawn [R] int32 on the same
-// device. Queued on the current stream.
-constexpr int32_t TokenOfDraw(int64_t n) { return static_cast<int32_t>(-2 - n); }
-at::Tensor WithDrawnTokens(const at::Tensor& ids, const at::Tensor& drawn);
 
 // A place in what is queued on the current stream of a device: behind all that was queued when it was made.
 class StreamMark final {

@@ -12,7 +12,7 @@ namespace lorad {
 // The input of one step: T rows of S sequences, each row one token. All tensors int32, on the host as they are made,
 // and on the model's device as layers see them.
 struct ForwardBatch {
-  at::Tensor token_ids;    // [T]; of those that the device alone knows yet, TokenOfDraw (device_step.h)
+  at::Tensor token_ids;    // [T]; of those that the device alone knows yet, TokenOfDraw (ops/draw_row.h)
   at::Tensor positions;    // [T], from 0 in each sequence
   at::Tensor cu_rows;      // [S+1]; rows cu_rows[s]..cu_rows[s+1] are consecutive positions of sequence s
   at::Tensor kv_slots;     // [T]; block number * kKvBlockTokens + offset in the block: where the row's k and v go

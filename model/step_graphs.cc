@@ -16,6 +16,7 @@
 #include "model/kv/kv_layout.h"
 #include "model/ops/cuda_table.h"
 #include "model/ops/dealt_experts.h"
+#include "model/ops/put_drawn_tokens.h"
 #include "model/step_buckets.h"
 #include "model/weights.h"
 
@@ -210,7 +211,7 @@ void StepGraphs::Upload(const ForwardBatch& batch, const GraphStep& step, const 
   graph.inputs.copy_(staged, /*non_blocking=*/true);
   if (!batch.drawn.defined()) return;
   at::Tensor ids = OverInputs(graph).token_ids;
-  ids.copy_(WithDrawnTokens(ids, batch.drawn));
+  ThrowIfError(PutDrawnTokens({batch.drawn, ids}));
 }
 
 void StepGraphs::DropIfMoved(const KvView& kv) {

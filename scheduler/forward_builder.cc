@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "model/base/check.h"
-#include "model/device_step.h"
 #include "model/kv/kv_layout.h"
+#include "model/ops/draw_row.h"
 
 namespace lorad {
 namespace {

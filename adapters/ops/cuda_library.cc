@@ -26,6 +26,7 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .layer_norm = &lorad::cuda::LayerNorm,
             .linear = &lorad::cuda::Linear,
             .paged_attention = &lorad::cuda::PagedAttention,
+            .put_drawn_tokens = &lorad::cuda::PutDrawnTokens,
             .replace_embedding_rows = &lorad::cuda::ReplaceEmbeddingRows,
             .replace_head_rows = &lorad::cuda::ReplaceHeadRows,
             .rms_norm = &lorad::cuda::RmsNorm,

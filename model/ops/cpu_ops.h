@@ -10,6 +10,7 @@
 #include "model/ops/layer_norm.h"
 #include "model/ops/linear.h"
 #include "model/ops/paged_attention.h"
+#include "model/ops/put_drawn_tokens.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope_kv_write.h"
 #include "model/ops/route_top_k.h"
@@ -34,6 +35,7 @@ absl::Status Linear(const LinearArgs& args);
 bool HasOneDnnKernels();
 bool LinearGoesToOneDnn(at::ScalarType dtype, int64_t rows);
 absl::Status PagedAttention(const PagedAttentionArgs& args);
+absl::Status PutDrawnTokens(const PutDrawnTokensArgs& args);
 absl::Status RmsNorm(const RmsNormArgs& args);
 absl::Status RopeKvWrite(const RopeKvWriteArgs& args);
 absl::Status RouteTopK(const RouteTopKArgs& args);

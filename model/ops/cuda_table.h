@@ -31,6 +31,7 @@ struct GatedActivationArgs;
 struct LayerNormArgs;
 struct LinearArgs;
 struct PagedAttentionArgs;
+struct PutDrawnTokensArgs;
 struct ReplaceEmbeddingRowsArgs;
 struct ReplaceHeadRowsArgs;
 struct RmsNormArgs;
@@ -64,6 +65,7 @@ struct CudaOps {
   absl::Status (*layer_norm)(const LayerNormArgs&) = nullptr;
   absl::Status (*linear)(const LinearArgs&) = nullptr;
   absl::Status (*paged_attention)(const PagedAttentionArgs&) = nullptr;
+  absl::Status (*put_drawn_tokens)(const PutDrawnTokensArgs&) = nullptr;
   absl::Status (*replace_embedding_rows)(const ReplaceEmbeddingRowsArgs&) = nullptr;
   absl::Status (*replace_head_rows)(const ReplaceHeadRowsArgs&) = nullptr;
   absl::Status (*rms_norm)(const RmsNormArgs&) = nullptr;

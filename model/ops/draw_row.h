@@ -39,6 +39,10 @@ struct DrawnLogprob {
   float logprob;
 };
 
+// Stands for the token of the n-th draw of a step in that step's successor, among its ids (put_drawn_tokens.h).
+inline constexpr int32_t kTokenOfFirstDraw = -2;
+constexpr int32_t TokenOfDraw(int64_t n) { return static_cast<int32_t>(kTokenOfFirstDraw - n); }
+
 // Weights are summed as integers of 44 bits; as many of them stay below 2^63.
 inline constexpr int64_t kMostDrawnLogits = int64_t{1} << 19;
 

@@ -29,4 +29,11 @@ absl::Status DrawRows(const DrawRowsArgs& args) {
   return StatusOf("DrawRows", LaunchDrawRows(logits, count, vocab, StreamOf(args.logits)));
 }
 
+absl::Status PutDrawnTokens(const PutDrawnTokensArgs& args) {
+  if (args.ids.numel() == 0) return absl::OkStatus();
+  const DrawnTokens drawn = {args.drawn.const_data_ptr<int32_t>(), args.drawn.size(0), args.drawn.stride(0)};
+  return StatusOf("PutDrawnTokens", LaunchPutDrawnTokens(drawn, args.ids.mutable_data_ptr<int32_t>(), args.ids.numel(),
+                                                         StreamOf(args.ids)));
+}
+
 }  // namespace lorad::cuda

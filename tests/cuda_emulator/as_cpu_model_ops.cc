@@ -11,6 +11,7 @@ absl::Status Embedding(const EmbeddingArgs& args) { return cuda::Embedding(args)
 absl::Status GatedActivation(const GatedActivationArgs& args) { return cuda::GatedActivation(args); }
 absl::Status LayerNorm(const LayerNormArgs& args) { return cuda::LayerNorm(args); }
 absl::Status PagedAttention(const PagedAttentionArgs& args) { return cuda::PagedAttention(args); }
+absl::Status PutDrawnTokens(const PutDrawnTokensArgs& args) { return cuda::PutDrawnTokens(args); }
 absl::Status RmsNorm(const RmsNormArgs& args) { return cuda::RmsNorm(args); }
 absl::Status RopeKvWrite(const RopeKvWriteArgs& args) { return cuda::RopeKvWrite(args); }
 absl::Status RouteTopK(const RouteTopKArgs& args) { return cuda::RouteTopK(args); }

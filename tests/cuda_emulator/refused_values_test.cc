@@ -125,6 +125,13 @@ TEST(UploadTest, NothingIsSentWithoutACopy) {
   EXPECT_EQ(upload.At<int32_t>(at), nullptr);
 }
 
+TEST(RefusedDrawsTest, ADrawThatIsNotThereIsNoToken) {
+  at::Tensor ids = Ints({TokenOfDraw(1), 4, TokenOfDraw(2), std::numeric_limits<int32_t>::min()});
+  EXPECT_OK(cuda::PutDrawnTokens({Ints({5, 6}), ids}));
+  const auto* const values = ids.const_data_ptr<int32_t>();
+  EXPECT_THAT(std::vector<int32_t>(values, values + 4), testing::ElementsAre(6, 4, -1, -1));
+}
+
 // A block's shared memory has room for so many experts.
 TEST(TooManyExpertsTest, AreRefusedByName) {
   constexpr int64_t kExperts = 1025;

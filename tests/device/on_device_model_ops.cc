@@ -63,6 +63,12 @@ absl::Status PagedAttention(const PagedAttentionArgs& args) {
                                         args.softcap, on.Of(args.kv, Largest(args.block_table)), y}));
 }
 
+absl::Status PutDrawnTokens(const PutDrawnTokensArgs& args) {
+  DeviceCopies on;
+  at::Tensor ids = on.Of(args.ids);
+  return on.Back(lorad::PutDrawnTokens({on.Of(args.drawn), ids}));
+}
+
 absl::Status RmsNorm(const RmsNormArgs& args) {
   DeviceCopies on;
   at::Tensor y = on.Of(args.y), residual = args.residual == nullptr ? at::Tensor() : on.Of(*args.residual);

@@ -6,7 +6,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "adapters/invocation.h"
-#include "model/device_step.h"
+#include "model/ops/draw_row.h"
 
 namespace lorad {
 namespace {
@@ -58,10 +58,6 @@ TEST_F(ForwardBuilderTest, ATokenThatIsBeingDrawnIsItsPlaceAmongTheDraws) {
   const ForwardBatch batch = BuildForward(rows).batch;
   EXPECT_THAT(Values(batch.token_ids), ElementsAre(TokenOfDraw(3), TokenOfDraw(0)));
   EXPECT_THAT(batch.sequence_tokens, ElementsAre(41, 41));
-  const at::Tensor drawn = at::tensor({11, 12, -1, 14}, at::kInt);
-  EXPECT_THAT(Values(WithDrawnTokens(batch.token_ids, drawn)), ElementsAre(14, 11));
-  EXPECT_THAT(Values(WithDrawnTokens(at::tensor({0, 7, -1, TokenOfDraw(2)}, at::kInt), drawn)),
-              ElementsAre(0, 7, -1, -1));
 }
 
 TEST_F(ForwardBuilderTest, OnlyRowsThatSampleHaveLogits) {

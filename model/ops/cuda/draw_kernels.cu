@@ -11,4 +11,9 @@ cudaError_t LaunchDrawRows(const DrawnLogits& logits, int64_t rows, int64_t voca
   return Launch(&DrawRowsKernel, Grid(rows), threads, stream, logits);
 }
 
+cudaError_t LaunchPutDrawnTokens(const DrawnTokens& drawn, int32_t* ids, int64_t count, cudaStream_t stream) {
+  constexpr int kThreads = 256;
+  return Launch(&PutDrawnTokensKernel, Grid((count + kThreads - 1) / kThreads), kThreads, stream, drawn, ids, count);
+}
+
 }  // namespace lorad::cuda

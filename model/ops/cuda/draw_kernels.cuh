@@ -300,4 +300,11 @@ __global__ void __launch_bounds__(kDrawThreads) DrawRowsKernel(DrawnLogits all) 
   all.drawn[blockIdx.x] = drawn;
 }
 
+__global__ void PutDrawnTokensKernel(DrawnTokens drawn, int32_t* ids, int64_t count) {
+  const int64_t t = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (t >= count) return;
+  const int64_t n = int64_t{kTokenOfFirstDraw} - ids[t];
+  if (n >= 0) ids[t] = n < drawn.draws ? drawn.tokens[n * drawn.stride] : -1;
+}
+
 }  // namespace lorad::cuda
