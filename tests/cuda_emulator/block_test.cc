@@ -5,6 +5,11 @@
 #include <gtest/gtest.h>
 #include <shared_array.cuh>
 
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "model/ops/cuda/add_in_halves.cuh"
 #include "model/ops/cuda/launch.h"
 
 // The emulator finds what kernels do wrong, and runs what they do right.
@@ -167,6 +172,33 @@ TEST(BlockDeathTest, AnIndexOutsideOfABufferEndsTheTest) {
   std::vector<float> from(64), out(64);
   Launch(&ReadsFar, Grid(1), 64, nullptr, from.data(), out.data(), 0);
   EXPECT_DEATH(Launch(&ReadsFar, Grid(1), 64, nullptr, from.data(), out.data(), 1), "heap-buffer-overflow");
+}
+
+// As a device adds to what it shares: the lower half at once, the upper ones in whatever order.
+TEST(AddInHalvesTest, TheSumIsThatOf64BitsInAnyOrder) {
+  const std::vector<uint64_t> values = {0,
+                                        1,
+                                        0xFFFFFFFF,
+                                        0xFFFFFFFF,
+                                        uint64_t{1} << 32,
+                                        (uint64_t{1} << 44) - (1 << 20),
+                                        (uint64_t{1} << 44) - 1,
+                                        (uint64_t{1} << 62) + 5};
+  unsigned halves[2] = {};
+  uint64_t sum = 0;
+  std::vector<unsigned> uppers;
+  for (int times = 0; times < 3; ++times) {
+    for (const uint64_t value : values) {
+      sum += value;
+      cuda::AddInHalves(halves, value, [&](unsigned* half, unsigned part) -> unsigned {
+        if (half == halves) return std::exchange(*half, *half + part);
+        uppers.push_back(part);
+        return 0;
+      });
+    }
+  }
+  for (auto part = uppers.rbegin(); part != uppers.rend(); ++part) halves[1] += *part;
+  EXPECT_EQ(uint64_t{halves[1]} << 32 | halves[0], sum);
 }
 
 }  // namespace
