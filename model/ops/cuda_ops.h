@@ -53,6 +53,7 @@ std::unique_ptr<SideStream> NewSideStream();
 
 inline absl::Status StatusOf(std::string_view op, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
+  cudaGetLastError();  // LibTorch asks for the last error behind its own launches: this one has been told
   return absl::InternalError(absl::StrCat(std::string(op), ": CUDA: ", cudaGetErrorString(error)));
 }
 

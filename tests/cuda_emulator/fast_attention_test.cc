@@ -9,13 +9,18 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full_like.h>
 
+#include "absl/strings/str_cat.h"
+#include "model/ops/activate.h"
 #include "model/ops/open_cuda.h"
 #include "model/ops/paged_attention.h"
+#include "tests/cuda_emulator/last_error.h"
 #include "tests/cuda_emulator/tiled_attention.h"
 #include "tests/device/device_copies.h"
 #include "tests/op/kv_testing.h"
+#include "tests/support/status_matchers.h"
 
 namespace lorad {
 namespace {
@@ -137,6 +142,25 @@ TEST(FastAttentionTest, WhatAgreesIsNamedAndWhatIsLeftOutIsNotUsed) {
   const int before = TiledAttentionRuns();
   problem.Run();
   EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
+// The runtime keeps an error until somebody asks, and LibTorch throws it as if it were its own operator's.
+TEST(FastAttentionTest, AFormThatFailsForSomeHeadsCostsNobodyElseAnything) {
+  for (const int64_t head_dim : {64, 256}) {
+    SetTiledAttention(TiledAttention::kFails, head_dim);
+    EXPECT_THAT(CheckFastForms(), testing::ElementsAre(testing::HasSubstr(absl::StrCat("head size ", head_dim))));
+    EXPECT_NO_THROW(at::empty({4}, at::TensorOptions().device(at::kCUDA, 0)));
+  }
+  SetTiledAttention(TiledAttention::kRight);
+  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+}
+
+TEST(FastAttentionTest, ALaunchThatFailsIsToldOnceAndTheNextCallIsNotBlamed) {
+  at::Tensor x = at::empty({2, 8}, at::TensorOptions().device(at::kCUDA, 0));
+  emulator::failing_launches = 1;
+  EXPECT_THAT(Activate({x, Activation::kRelu, x}), IsError(absl::StatusCode::kInternal, testing::HasSubstr("CUDA")));
+  EXPECT_NO_THROW(at::empty_like(x));
+  EXPECT_THAT(Activate({x, Activation::kRelu, x}), IsOk());
 }
 
 TEST(FastAttentionTest, DecodeOverLongContextsInChunks) {

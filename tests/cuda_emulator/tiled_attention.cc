@@ -15,8 +15,13 @@ namespace {
 
 using emulator::TiledAttention;
 
-TiledAttention how = TiledAttention::kRight;
+TiledAttention how_chosen = TiledAttention::kRight;
+int64_t chosen_head_dim = 0;
 int runs = 0, chunks = 0;
+
+TiledAttention HowOf(int64_t head_dim) {
+  return chosen_head_dim == 0 || chosen_head_dim == head_dim ? how_chosen : TiledAttention::kRight;
+}
 
 constexpr int32_t kFewTileRows = 16, kManyTileRows = 64;
 
@@ -79,7 +84,7 @@ void RunItem(const AttentionRows<Bf16>& rows, const AttentionTiles& tiles, int64
     for (int64_t kv_head = 0; kv_head < rows.kv.kv_heads; ++kv_head) {
       const int64_t row = packed / group, head = kv_head * group + packed % group;
       Part part = PartOf(rows, table, begin + row, head, context - count + row, chunk_begin, chunk_end);
-      if (how == TiledAttention::kWrong) part.values.back() += 0.5f;
+      if (HowOf(rows.kv.head_dim) == TiledAttention::kWrong) part.values.back() += 0.5f;
       const int64_t at = tiles.first_parts[s] + (parted ? row * chunks + chunk : row);
       if (parted) tiles.part_weights[at * rows.heads + head] = part.log2_sum;
       Bf16* const to = parted ? static_cast<Bf16*>(tiles.parts) : rows.y.data;
@@ -125,7 +130,7 @@ __global__ void TiledAttentionKernel(AttentionRows<Bf16> rows, AttentionTiles ti
 cudaError_t Run(const AttentionRows<Bf16>& rows, const AttentionTiles& tiles, cudaStream_t stream) {
   ++runs;
   chunks = tiles.most_chunks;
-  if (how == TiledAttention::kFails) return cudaErrorInvalidValue;
+  if (HowOf(rows.kv.head_dim) == TiledAttention::kFails) return emulator::Answer(cudaErrorInvalidValue);
   return Launch(&TiledAttentionKernel, Grid(1), kWarp, stream, rows, tiles);
 }
 
@@ -146,7 +151,10 @@ const FastAttention& LinkedFastAttention() {
 
 namespace lorad::emulator {
 
-void SetTiledAttention(TiledAttention chosen) { cuda::how = chosen; }
+void SetTiledAttention(TiledAttention how, int64_t head_dim) {
+  cuda::how_chosen = how;
+  cuda::chosen_head_dim = head_dim;
+}
 int TiledAttentionRuns() { return cuda::runs; }
 int TiledAttentionChunks() { return cuda::chunks; }
 

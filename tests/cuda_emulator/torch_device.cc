@@ -24,6 +24,7 @@
 
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/last_error.h"
 #include "tests/cuda_emulator/virtual_memory.h"
 
 extern "C" const lorad::CudaLibrary lorad_cuda_library;
@@ -35,9 +36,16 @@ namespace {
 
 const c10::Device kDevice(c10::DeviceType::CUDA, 0);
 
+// As LibTorch does behind its launches and in front of its allocations: whoever left it, this call throws it.
+void ThrowLastError() {
+  const int error = TakeLastError();
+  TORCH_CHECK(error == 0, "CUDA error ", error, ", of this call or one before it");
+}
+
 struct DeviceAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, kDevice};
+    ThrowLastError();
     CapturedLaunches* const captured = Capturing();
     const auto allocate = [&] { return captured == nullptr ? AllocateOnDevice(bytes) : captured->Allocate(bytes); };
     void* data = allocate();
@@ -144,6 +152,7 @@ std::atomic<int64_t> copies_to_host = 0;
 
 // To pinned memory, if nobody waits for it, as late as a device may be.
 at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
+  ThrowLastError();
   if (CapturedLaunches* const captured = Capturing()) {
     if (to.is_cpu() || from.is_cpu()) RefuseInCapture("a copy from or to the host");
     captured->Add([to = OnHost(to), from = OnHost(from)]() mutable {
@@ -195,6 +204,7 @@ void CaptureOperator(const c10::OperatorHandle& op, torch::jit::Stack arguments,
 
 // Runs an operator that only the CPU has. While launches are captured it runs too, for the sizes of what it makes.
 void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  ThrowLastError();
   const DeviceAccess access;
   std::vector<std::pair<at::Tensor, at::Tensor>> given;  // on the device, on the host
   const auto to_host = [&](const at::Tensor& t) {

@@ -13,6 +13,7 @@
 #include "tests/cuda_emulator/block.h"
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/last_error.h"
 #include "tests/cuda_emulator/streams.h"
 
 #define __global__
@@ -50,7 +51,7 @@ inline constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErr
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorMemoryAllocation ? "out of memory" : "an error of the emulator's";
 }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return lorad::emulator::TakeLastError(); }
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -62,7 +63,11 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   if (config->gridDim.x == 0 || config->gridDim.y == 0 || config->gridDim.z == 0 || config->blockDim.x == 0) {
-    return cudaErrorInvalidConfiguration;
+    return lorad::emulator::Answer(cudaErrorInvalidConfiguration);
+  }
+  if (lorad::emulator::failing_launches > 0) {
+    --lorad::emulator::failing_launches;
+    return lorad::emulator::Answer(cudaErrorInvalidConfiguration);
   }
   // A captured launch keeps its arguments, as a device does.
   auto launch = [grid = config->gridDim, threads = config->blockDim.x, kernel,
@@ -143,9 +148,9 @@ inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, 
 inline constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
-  if (lorad::emulator::Capturing() != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
   *data = lorad::emulator::AllocateOnDevice(bytes);
-  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+  return lorad::emulator::Answer(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 inline cudaError_t cudaFree(void* data) {
   lorad::emulator::FreeOnDevice(data);
@@ -157,7 +162,7 @@ inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 }
 inline cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
   *data = std::malloc(bytes);
-  return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+  return lorad::emulator::Answer(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 inline cudaError_t cudaFreeHost(void* data) {
   std::free(data);
@@ -166,7 +171,7 @@ inline cudaError_t cudaFreeHost(void* data) {
 
 // The default stream's work is done at once, that of others when somebody waits for it.
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  if (lorad::emulator::Capturing() != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
   lorad::emulator::Queue(stream, [=] {
     const lorad::emulator::DeviceAccess access;
     std::memcpy(to, from, bytes);
@@ -182,7 +187,7 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (lorad::emulator::Capturing() != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
   lorad::emulator::RunUntil(stream, lorad::emulator::QueuedOn(stream));
   return cudaSuccess;
 }
