@@ -7,8 +7,10 @@
 #include <string_view>
 #include <utility>
 
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/core/Allocator.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -34,6 +36,17 @@ absl::Status Tried(std::string_view what, const Fn& fn) {
   }
 }
 
+// A capture that began or ended by an error leaves LibTorch (2.11) recording for its pool for good: it would take no
+// other capture for it, and give none of its memory back. Each call refuses where LibTorch got there itself, and only
+// who was still recorded for is a user of the pool that nobody else releases.
+void StopRecording(c10::DeviceIndex device, c10::MempoolId_t pool) {
+  namespace on_device = c10::cuda::CUDACachingAllocator;
+  const auto done = [](const auto& fn) { return Tried("", fn).ok(); };
+  if (done([&] { on_device::endAllocateToPool(device, pool); })) done([&] { on_device::releasePool(device, pool); });
+  at::HostAllocator* const on_host = at::getHostAllocator(at::kCUDA);
+  if (done([&] { on_host->end_allocate_to_pool(pool); })) done([&] { on_host->release_pool(pool); });
+}
+
 int64_t FreeBytes() {
   size_t free_bytes = 0, total_bytes = 0;
   return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? static_cast<int64_t>(free_bytes) : 0;
@@ -49,10 +62,12 @@ class CapturedGraph final : public DeviceGraph {
       // The default stream cannot be captured. What is captured does not run, so neither waits for the other.
       const c10::cuda::CUDAStreamGuard aside(stream);
       // Of this thread alone: loaders go on allocating and copying beside it.
-      RETURN_IF_ERROR(Tried("capture", [&] { graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal); }));
-      absl::Status thrown = Tried("capture", [&] { queued = queue(); });
-      const absl::Status ended = Tried("capture", [&] { graph_.capture_end(); });
-      queued.Update(thrown);
+      absl::Status ended = Tried("capture", [&] { graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal); });
+      if (ended.ok()) {
+        queued.Update(Tried("capture", [&] { queued = queue(); }));
+        ended = Tried("capture", [&] { graph_.capture_end(); });
+      }
+      if (!ended.ok()) StopRecording(stream.device_index(), pool);
       queued.Update(ended);
     }
     cudaGetLastError();  // of a capture that failed: it has been told
@@ -74,7 +89,11 @@ class GraphFamily final : public DeviceGraphs {
  public:
   absl::StatusOr<std::unique_ptr<DeviceGraph>> Capture(const std::function<absl::Status()>& queue) override {
     auto graph = std::make_unique<CapturedGraph>();
-    RETURN_IF_ERROR(graph->Capture(pool_, stream_, queue));
+    if (absl::Status status = graph->Capture(pool_, stream_, queue); !status.ok()) {
+      graph.reset();
+      Renew();  // a pool whose last user has gone cannot be taken up again; graphs that live keep theirs
+      return status;
+    }
     return std::unique_ptr<DeviceGraph>(std::move(graph));
   }
   void Renew() override { pool_ = at::cuda::graph_pool_handle(); }

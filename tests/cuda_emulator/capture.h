@@ -3,10 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <set>
 #include <vector>
 
 // Captured launches: what a thread queues while it captures is kept and not run, the memory that it takes is its own
-// until it goes, and a replay runs it all on what lies in the device's memory by then. So a pointer to memory that is
+// until it goes, and then its pool's; a replay runs it all on what lies in the device's memory by then. So a pointer to memory that is
 // gone, a size of an earlier step or a number that was read at the capture shows as a fault or as wrong results.
 namespace lorad::emulator {
 
@@ -19,11 +21,13 @@ class CapturedLaunches final {
   CapturedLaunches& operator=(const CapturedLaunches&) = delete;
 
   void Begin();
-  void End();  // nothing of it has run: what it computes is not a number
+  // Nothing of it has run: what it computes is not a number. Throws if something was refused meanwhile.
+  void End();
+  void Invalidate() { invalid_ = true; }
   void Replay();
 
   void Add(std::function<void()> launch) { launches_.push_back(std::move(launch)); }
-  // Memory of its own; nullptr: the device is full.
+  // Memory of its own, of its pool's where one fits; nullptr: the device is full.
   void* Allocate(size_t bytes);
 
  private:
@@ -34,14 +38,35 @@ class CapturedLaunches final {
   void Forget() const;
 
   const uint64_t pool_;
+  bool invalid_ = false;
   std::vector<std::function<void()>> launches_;
   std::vector<Memory> memory_;
 };
 
 // What this thread captures into; nullptr: nothing.
 CapturedLaunches* Capturing();
-// Whether this thread captures, in which `what` is not allowed. Throws std::runtime_error.
+// Whether this thread captures, in which `what` is not allowed: the capture is of no use any more. Throws
+// std::runtime_error.
 void RefuseInCapture(const char* what);
+
+// What an allocator of LibTorch's (2.11) knows of captures' pools. Each call throws where LibTorch's does.
+class PoolBook final {
+ public:
+  void Begin(uint64_t pool);    // for a graph that is its user from here on
+  void End(uint64_t pool);      // of what is allocated for it
+  void Release(uint64_t pool);  // by one user; a pool without any cannot be taken up again
+  bool underway() const { return !underway_.empty(); }
+  std::set<uint64_t> TakeUnused();
+
+ private:
+  std::map<uint64_t, int> users_;
+  std::set<uint64_t> underway_;
+};
+PoolBook& DevicePools();
+PoolBook& HostPools();
+// LibTorch's cache goes back to the device, and what graphs had of pools without users. False: something is captured,
+// or LibTorch believes so; then nothing goes.
+bool EmptyCaches();
 
 // So many replays were there, and so many launches in them.
 struct Replays {

@@ -9,6 +9,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
 #include <cmath>
@@ -24,6 +25,7 @@
 #include "model/device_step.h"
 #include "model/step_buckets.h"
 #include "tests/component/golden_base.h"
+#include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/torch_device.h"
 #include "tests/support/status_matchers.h"
@@ -100,6 +102,33 @@ TEST_F(CaptureTest, WhatADeviceCannotCaptureIsAStatusAndLeavesNothingBehind) {
             absl::StatusCode::kUnavailable);
   EXPECT_EQ(At(at::add(x, x), 0), 2.0f);  // runs at once
   EXPECT_THAT(Capture([&] { at::add(x, x); }).status(), IsOk());
+}
+
+// LibTorch's books of a capture that failed: a pool that is recorded for until the process ends keeps its cache from
+// giving anything back, and one without users is of no use to the next capture.
+TEST_F(CaptureTest, AFailedCaptureDoesNotSpoilTheNextOnes) {
+  const at::Tensor x = at::ones({3}, at::TensorOptions().device(kDevice));
+  at::Tensor sum;
+  const auto capture_sum = [&] { return Capture([&] { sum = at::add(x, x); }); };
+  const auto expect_as_ever = [&] {
+    EXPECT_FALSE(emulator::DevicePools().underway());
+    EXPECT_FALSE(emulator::HostPools().underway());
+    EXPECT_NO_THROW(c10::cuda::CUDACachingAllocator::emptyCache());
+    const auto graph = capture_sum();
+    ASSERT_THAT(graph, IsOk());
+    ASSERT_THAT((*graph)->Replay(), IsOk());
+    EXPECT_EQ(At(sum, 0), 2.0f);
+  };
+  std::unique_ptr<DeviceGraph> other;
+  for (const bool beside_another : {false, true}) {
+    SCOPED_TRACE(beside_another ? "beside another graph" : "alone");
+    if (beside_another) other = capture_sum().value();
+    EXPECT_FALSE(Capture([&] { x.sum().item<float>(); }).ok());  // the driver gives the capture up
+    expect_as_ever();
+    EXPECT_FALSE(family_->Capture([] { return absl::UnavailableError("ours"); }).ok());  // it ends well
+    expect_as_ever();
+  }
+  ASSERT_THAT(other->Replay(), IsOk());
 }
 
 TEST_F(CaptureTest, AReplayThatReadsWhatIsGoneGetsNoNumbers) {

@@ -18,6 +18,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -49,10 +50,7 @@ struct DeviceAllocator final : c10::Allocator {
     CapturedLaunches* const captured = Capturing();
     const auto allocate = [&] { return captured == nullptr ? AllocateOnDevice(bytes) : captured->Allocate(bytes); };
     void* data = allocate();
-    if (data == nullptr) {
-      EmptyTorchCache();
-      data = allocate();
-    }
+    if (data == nullptr && EmptyCaches()) data = allocate();
     TORCH_CHECK_WITH(OutOfMemoryError, data != nullptr, "the emulated device is full: bytes: ", bytes);
     // What a capture allocates stays its own.
     return {data, data, captured == nullptr ? &FreeOfTorch : +[](void*) {}, kDevice};
@@ -71,6 +69,11 @@ struct PinnedAllocator final : at::HostAllocator {
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
   bool record_event(void*, void*, c10::Stream) override { return true; }
   void empty_cache() override {}
+  void begin_allocate_to_pool(c10::MempoolId_t pool, std::function<bool(c10::Stream)>) override {
+    HostPools().Begin(pool.second);
+  }
+  void end_allocate_to_pool(c10::MempoolId_t pool) override { HostPools().End(pool.second); }
+  void release_pool(c10::MempoolId_t pool) override { HostPools().Release(pool.second); }
   at::HostStats get_stats() override { return {}; }
   void reset_accumulated_stats() override {}
   void reset_peak_stats() override {}

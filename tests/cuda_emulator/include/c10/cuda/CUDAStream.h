@@ -11,6 +11,7 @@ namespace c10::cuda {
 struct CUDAStream {
   cudaStream_t of_pool = nullptr;
   cudaStream_t stream() const { return of_pool; }
+  DeviceIndex device_index() const { return 0; }
 };
 inline CUDAStream& CurrentOfThread() {
   static thread_local CUDAStream current;
