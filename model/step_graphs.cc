@@ -108,9 +108,9 @@ absl::StatusOr<at::Tensor> StepGraphs::Forward(const ForwardBatch& batch, const 
     key = {rows, BlocksBucket(batch.block_table.size(1)), model_->config().rope_switch.VariantOf(tokens)};
     key.insert(key.end(), step.features.begin(), step.features.end());
   }
-  if (how_.empty() && refused_.contains(key)) how_ = "refused";
+  if (how_.empty()) DropIfMoved(kv);
+  if (how_.empty() && IsRefused(key)) how_ = "refused";
   if (!how_.empty()) return model_->ForwardOnDevice(batch, kv, eager);
-  DropIfMoved(kv);
   const auto found = std::find_if(graphs_.begin(), graphs_.end(), [&](const Graph& graph) { return graph.key == key; });
   if (found == graphs_.end()) return RunAndCapture(batch, step, std::move(key), kv);
   graphs_.splice(graphs_.begin(), graphs_, found);
@@ -156,8 +156,7 @@ absl::StatusOr<at::Tensor> StepGraphs::RunAndCapture(const ForwardBatch& batch, 
     Keep(std::move(graph));
   } else {
     how_ = "capture_failed";
-    if (refused_.size() >= kMostRefused) refused_.clear();
-    refused_.insert(std::move(graph.key));
+    Refuse(std::move(graph.key), captured);
   }
   return logits;
 }
@@ -219,7 +218,22 @@ void StepGraphs::DropIfMoved(const KvView& kv) {
   if (now == read_from_) return;
   DropAll();
   refused_.clear();
+  too_many_rows_ = std::numeric_limits<int64_t>::max();
   read_from_ = std::move(now);
+}
+
+bool StepGraphs::IsRefused(const Key& key) {
+  if (key[0] >= too_many_rows_) return true;
+  const auto found = refused_.find(key);
+  if (found == refused_.end() || Clock::now() < found->second) return found != refused_.end();
+  refused_.erase(found);
+  return false;
+}
+
+void StepGraphs::Refuse(Key key, const absl::Status& why) {
+  if (refused_.size() >= kMostRefused) refused_.clear();
+  refused_[std::move(key)] =
+      absl::IsResourceExhausted(why) ? Clock::now() + options_.retry : Clock::time_point::max();
 }
 
 void StepGraphs::DropAll() {
@@ -232,13 +246,16 @@ void StepGraphs::DropAll() {
 void StepGraphs::Keep(Graph graph) {
   const int64_t own_bytes = graph.graph->bytes() + graph.inputs.numel();
   if (own_bytes > options_.most_bytes) {
-    refused_.insert(graph.key);
+    // Its siblings of as many rows, whose logits and the like take most of it, would each cost all others again.
+    too_many_rows_ = std::min(too_many_rows_, graph.rows);
     how_ = "memory";
+    graph = {};
     DropAll();  // what it took stays with the family
     return;
   }
   if (bytes_ + own_bytes > options_.most_bytes) {
     // Its memory may be another graph's as well: it is captured again when it is wanted next.
+    graph = {};
     DropAll();
     return;
   }

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <limits>
 #include <list>
+#include <map>
 #include <memory>
-#include <set>
 #include <string_view>
 #include <vector>
 
@@ -28,7 +30,8 @@ namespace lorad {
 //
 // A step that no graph fits runs as it would be captured, and is captured behind that. The oldest graph goes when there
 // are too many, all of them when they hold too much memory or what they read has moved. What cannot be captured runs
-// eagerly by the other seam, as every step does without graphs.
+// eagerly by the other seam, as every step does without graphs; it is tried anew when what graphs read has moved, and
+// where the device's memory was full, after a while.
 //
 // Threads  the executor's. Errors  as CausalLm::ForwardOnDevice; that a capture fails is none: the step runs eagerly.
 class StepGraphs final {
@@ -36,6 +39,7 @@ class StepGraphs final {
   struct Options {
     int64_t most_graphs = 64;
     int64_t most_bytes = int64_t{1} << 30;  // of the device's memory
+    std::chrono::seconds retry = std::chrono::seconds(30);  // of a capture that found it full
   };
   struct Held {
     int64_t graphs = 0;
@@ -53,6 +57,7 @@ class StepGraphs final {
   Held held() const;
 
  private:
+  using Clock = std::chrono::steady_clock;
   using Key = std::vector<int64_t>;
   struct Graph {
     Key key;
@@ -76,6 +81,8 @@ class StepGraphs final {
   void Upload(const ForwardBatch& batch, const GraphStep& step, const Graph& graph) const;
   void DropIfMoved(const KvView& kv);
   void DropAll();
+  bool IsRefused(const Key& key);
+  void Refuse(Key key, const absl::Status& why);
   void Keep(Graph graph);
 
   CausalLm* const model_;
@@ -83,7 +90,8 @@ class StepGraphs final {
   const Options options_;
   const std::unique_ptr<DeviceGraphs> family_;
   std::list<Graph> graphs_;  // the last used first; gone before family_
-  std::set<Key> refused_;    // whose capture failed, or is too large
+  std::map<Key, Clock::time_point> refused_;  // whose capture failed, until when
+  int64_t too_many_rows_ = std::numeric_limits<int64_t>::max();  // whose graph takes more than most_bytes
   int64_t bytes_ = 0;        // that the family took since it was made: a dropped graph's memory stays with it
   std::vector<int64_t> read_from_ = {};  // where what all graphs read lies
   std::string_view how_ = "";

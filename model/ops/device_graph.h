@@ -27,11 +27,13 @@ class DeviceGraph {
 class DeviceGraphs {
  public:
   virtual ~DeviceGraphs() = default;
-  // Takes down what `queue` queues on the current stream, of which nothing runs. Within it the host must not wait for
-  // the device, nor copy from memory of its own, which a replay would read again. Errors: those of `queue`; Internal
-  // for what a device cannot capture; ResourceExhausted.
+  // Takes down what `queue` queues on the current stream, of which nothing runs; twice where the device was full before
+  // what nobody uses went back to it. Within it the host must not wait for the device, nor copy from memory of its own,
+  // which a replay would read again. Errors: those of `queue`; Internal for what a device cannot capture;
+  // ResourceExhausted.
   virtual absl::StatusOr<std::unique_ptr<DeviceGraph>> Capture(const std::function<absl::Status()>& queue) = 0;
-  // Those captured from here on share a new pool; the old one's memory goes with the last graph of it.
+  // Those captured from here on share a new pool. What graphs had that are gone by now goes back to the device, unless
+  // another one of their pool lives.
   virtual void Renew() = 0;
 };
 

@@ -54,20 +54,22 @@ int64_t FreeBytes() {
 
 class CapturedGraph final : public DeviceGraph {
  public:
-  absl::Status Capture(c10::MempoolId_t pool, c10::cuda::CUDAStream stream,
-                       const std::function<absl::Status()>& queue) {
+  using Pool = std::shared_ptr<const c10::MempoolId_t>;
+  explicit CapturedGraph(Pool pool) : pool_(std::move(pool)) {}
+
+  absl::Status Capture(c10::cuda::CUDAStream stream, const std::function<absl::Status()>& queue) {
     const int64_t free_before = FreeBytes();
     absl::Status queued;
     {
       // The default stream cannot be captured. What is captured does not run, so neither waits for the other.
       const c10::cuda::CUDAStreamGuard aside(stream);
       // Of this thread alone: loaders go on allocating and copying beside it.
-      absl::Status ended = Tried("capture", [&] { graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal); });
+      absl::Status ended = Tried("capture", [&] { graph_.capture_begin(*pool_, cudaStreamCaptureModeThreadLocal); });
       if (ended.ok()) {
         queued.Update(Tried("capture", [&] { queued = queue(); }));
         ended = Tried("capture", [&] { graph_.capture_end(); });
       }
-      if (!ended.ok()) StopRecording(stream.device_index(), pool);
+      if (!ended.ok()) StopRecording(stream.device_index(), *pool_);
       queued.Update(ended);
     }
     cudaGetLastError();  // of a capture that failed: it has been told
@@ -81,6 +83,7 @@ class CapturedGraph final : public DeviceGraph {
   int64_t bytes() const override { return bytes_; }
 
  private:
+  const Pool pool_;
   at::cuda::CUDAGraph graph_;
   int64_t bytes_ = 0;
 };
@@ -88,20 +91,37 @@ class CapturedGraph final : public DeviceGraph {
 class GraphFamily final : public DeviceGraphs {
  public:
   absl::StatusOr<std::unique_ptr<DeviceGraph>> Capture(const std::function<absl::Status()>& queue) override {
-    auto graph = std::make_unique<CapturedGraph>();
-    if (absl::Status status = graph->Capture(pool_, stream_, queue); !status.ok()) {
+    absl::StatusOr<std::unique_ptr<DeviceGraph>> captured = TryCapture(queue);
+    // A capture's allocations free nothing of LibTorch's cache, Renew did.
+    if (absl::IsResourceExhausted(captured.status())) captured = TryCapture(queue);
+    return captured;
+  }
+  void Renew() override {
+    pool_.reset();
+    // A pool's memory is LibTorch's when its last graph has gone, and the device's by this.
+    try {
+      c10::cuda::CUDACachingAllocator::emptyCache();
+    } catch (const c10::Error&) {  // of the device, which the next step meets too
+    }
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<DeviceGraph>> TryCapture(const std::function<absl::Status()>& queue) {
+    CapturedGraph::Pool pool = pool_.lock();
+    if (pool == nullptr) pool_ = pool = std::make_shared<const c10::MempoolId_t>(at::cuda::graph_pool_handle());
+    auto graph = std::make_unique<CapturedGraph>(std::move(pool));
+    if (absl::Status status = graph->Capture(stream_, queue); !status.ok()) {
       graph.reset();
-      Renew();  // a pool whose last user has gone cannot be taken up again; graphs that live keep theirs
+      Renew();
       return status;
     }
     return std::unique_ptr<DeviceGraph>(std::move(graph));
   }
-  void Renew() override { pool_ = at::cuda::graph_pool_handle(); }
 
- private:
   // One for all: cuBLAS keeps a workspace for each stream that it has seen.
   const c10::cuda::CUDAStream stream_ = c10::cuda::getStreamFromPool();
-  c10::MempoolId_t pool_ = at::cuda::graph_pool_handle();
+  // Goes with its last graph: LibTorch takes up none that has had users and has none.
+  std::weak_ptr<const c10::MempoolId_t> pool_;
 };
 
 }  // namespace

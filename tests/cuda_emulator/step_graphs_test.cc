@@ -6,12 +6,14 @@
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -28,6 +30,7 @@
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/torch_device.h"
+#include "tests/cuda_emulator/virtual_memory.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_files.h"
 
@@ -131,6 +134,31 @@ TEST_F(CaptureTest, AFailedCaptureDoesNotSpoilTheNextOnes) {
   ASSERT_THAT(other->Replay(), IsOk());
 }
 
+TEST_F(CaptureTest, WhatADroppedFamilyHadGoesBackToTheDevice) {
+  const at::Tensor x = at::ones({100000}, at::TensorOptions().device(kDevice));
+  family_->Renew();  // what other tests left
+  const size_t used = emulator::UsedDeviceBytes();
+  for (int i = 0; i < 3; ++i) {
+    auto graph = Capture([&] { at::add(x, x); }).value();
+    EXPECT_GE(emulator::UsedDeviceBytes() - used, x.nbytes());
+    graph.reset();
+    family_->Renew();
+    EXPECT_EQ(emulator::UsedDeviceBytes(), used);
+  }
+}
+
+// Within a capture LibTorch's allocator gives nothing of its cache back.
+TEST_F(CaptureTest, ACaptureTakesWhatNobodyUses) {
+  const at::Tensor x = at::ones({100000}, at::TensorOptions().device(kDevice));
+  emulator::KeepWhatTorchFrees(true);
+  at::empty({100000}, x.options());
+  emulator::SetDeviceBytes(emulator::UsedDeviceBytes());
+  const auto graph = Capture([&] { at::add(x, x); });
+  emulator::SetDeviceBytes(emulator::kMappedDeviceBytes);
+  emulator::KeepWhatTorchFrees(false);
+  EXPECT_THAT(graph, IsOk());
+}
+
 TEST_F(CaptureTest, AReplayThatReadsWhatIsGoneGetsNoNumbers) {
   std::optional<at::Tensor> x = at::ones({1000}, at::TensorOptions().device(kDevice));
   at::Tensor sum;
@@ -190,7 +218,7 @@ class CapturedStepTest : public testing::Test {
   const std::unique_ptr<CausalLm> model_;
   const SlotTable slots_;
   SlotGraphSeam seam_;
-  const std::unique_ptr<StepGraphs> graphs_;
+  std::unique_ptr<StepGraphs> graphs_;
   const int64_t block_bytes_;
   const std::unique_ptr<PoolMemory> memory_;
   const KvView kv_;
@@ -227,6 +255,39 @@ TEST_F(CapturedStepTest, PaddingRowsWriteNowhere) {
     }
     EXPECT_LE(changed, block_bytes_ / kKvBlockTokens) << "block " << block;
   }
+}
+
+TEST_F(CapturedStepTest, ACaptureThatFoundTheDeviceFullIsTriedAgainLater) {
+  const ForwardBatch batch = Batch({5, 9, 30, 7}, {0, 2, 4, 1});  // as many as a captured step has
+  Eagerly(batch);  // tables of the rope come once
+  const size_t before = emulator::UsedDeviceBytes();
+  emulator::TakePeakDeviceBytes();
+  ASSERT_THAT(model_->ForwardOnDevice(batch, kv_, base_), IsOk());
+  const size_t eager_bytes = emulator::TakePeakDeviceBytes() - before;
+  for (const auto& [retry, then] : std::vector<std::pair<int64_t, std::string>>{{0, "captured"}, {3600, "refused"}}) {
+    graphs_ = StepGraphs::Create(model_.get(), &seam_, {.retry = std::chrono::seconds(retry)});
+    c10::cuda::CUDACachingAllocator::emptyCache();  // what the graphs before had
+    emulator::SetDeviceBytes(emulator::UsedDeviceBytes() + eager_bytes + 4096);  // room for the graph's inputs as well
+    Forward(batch);
+    emulator::SetDeviceBytes(emulator::kMappedDeviceBytes);
+    EXPECT_EQ(graphs_->how(), "capture_failed");
+    Forward(batch);
+    EXPECT_EQ(graphs_->how(), then);
+  }
+}
+
+TEST_F(CapturedStepTest, WhereAGraphIsTooLargeThoseOfAsManyRowsAreNotTried) {
+  graphs_ = StepGraphs::Create(model_.get(), &seam_, {.most_bytes = 1024});
+  const ForwardBatch batch = Batch({5, 9, 30}, {0, 2, 4});
+  Forward(batch);
+  EXPECT_EQ(graphs_->how(), "memory");
+  ForwardBatch longer = batch;
+  longer.block_table = at::full({3, 5}, -1, at::kInt);
+  longer.block_table.narrow(1, 0, 1).copy_(batch.block_table);
+  Forward(longer);
+  EXPECT_EQ(graphs_->how(), "refused");
+  Forward(Batch({5}, {0}));
+  EXPECT_EQ(graphs_->how(), "memory");
 }
 
 TEST_F(CapturedStepTest, StepsOfAnotherShapeRunEagerly) {
