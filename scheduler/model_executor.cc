@@ -11,6 +11,7 @@
 #include "model/base/guarded.h"
 #include "model/base/status_macros.h"
 #include "model/device_step.h"
+#include "model/lost_device.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/draw_row.h"
 #include "model/sampler/device_sampler.h"
@@ -123,6 +124,7 @@ Ticket ModelExecutor::Launch(absl::Span<const ExecRow> rows, int64_t expected_us
   step.ticket = ++last_ticket_;
   step.begin_us = NowUs();
   if (absl::Status status = Guarded([&] { return Queue(rows, &step); }); !status.ok()) {
+    EndIfLost(model_->device(), status);
     AwaitDevice(model_->device());  // nothing of it runs on pages that are somebody else's next
     step.result = std::move(status);
     step.queued = false;
@@ -138,16 +140,24 @@ absl::StatusOr<StepResult> ModelExecutor::Wait(Ticket ticket) {
   Step step = std::move(in_flight_.front());
   in_flight_.pop_front();
   if (step.queued) {
+    wait_began_us_ = NowUs();
     const absl::Status status = Guarded([&] {
       step.end.Await();
       if (step.draws.has_value()) TakeTokens(step.draws->Fetch(), step.of_row, &*step.result);
       return absl::OkStatus();
     });
+    wait_began_us_ = kNotWaiting;
+    EndIfLost(model_->device(), status);  // while the step's tensors are there
     if (!status.ok()) step.result = status;
     End(&step);
   }
   if (in_flight_.empty()) turn_.reset();
   return std::move(step.result);
+}
+
+int64_t ModelExecutor::waits_us() const {
+  const int64_t began_us = wait_began_us_;
+  return began_us == kNotWaiting ? 0 : NowUs() - began_us;
 }
 
 void ModelExecutor::End(Step* step) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -19,8 +20,8 @@ namespace lorad {
 // its tokens, unless something of it wants logits on the host, for which Launch waits: log-probabilities of prompts,
 // classes, vocabularies that the device does not draw from.
 //
-// Threads  the engine's.
-// Errors   Wait: what Forward or the adapters' seam answered; then no row has a result.
+// Threads  the engine's; waits_us: any.
+// Errors   Wait: what Forward or the adapters' seam answered; then no row has a result. A lost device ends the process.
 class ModelExecutor final : public StepExecutor {
  public:
   // All outlive it. `seam` applies the adapters; a step without any uses the base alone.
@@ -36,7 +37,11 @@ class ModelExecutor final : public StepExecutor {
   // Not while training waits for its turn.
   bool TakesStepBehind() const override;
 
+  // For how long the device has been waited for without a break; 0: nobody waits.
+  int64_t waits_us() const;
+
  private:
+  static constexpr int64_t kNotWaiting = -1;
   struct Step;
   bool OneIsQueued() const;
   absl::Status Queue(absl::Span<const ExecRow> rows, Step* step);
@@ -53,6 +58,7 @@ class ModelExecutor final : public StepExecutor {
   std::deque<Step> in_flight_;  // the oldest first; two at most
   std::optional<ComputeGate::Turn> turn_;
   int64_t last_end_us_ = 0;  // of a step that was waited for
+  std::atomic<int64_t> wait_began_us_ = kNotWaiting;
 };
 
 }  // namespace lorad

@@ -23,6 +23,7 @@ namespace lorad {
 namespace {
 
 constexpr std::chrono::seconds kFlushPatience{3};  // For answers that are made and not yet read.
+constexpr int64_t kLongestStepUs = 60'000'000;     // on a device, where steps are made to take some milliseconds
 
 double UnixSeconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -40,6 +41,9 @@ HttpResponse AnswerHttp(const std::string& target, const Readiness& readiness, M
     return {200, "text/plain; version=0.0.4; charset=utf-8", std::move(text)};
   }
   if (target == "/health") {
+    if (serving.ok() && (*serving)->step_waits_us() > kLongestStepUs) {
+      return {503, "text/plain; charset=utf-8", "a step on the device: over 60 s; limit: 60 s; start lorad again\n"};
+    }
     if (serving.ok()) return {200, "text/plain; charset=utf-8", "ok\n"};
     return {503, "text/plain; charset=utf-8", absl::StrCat(serving.status().message(), "\n")};
   }

@@ -22,6 +22,7 @@
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
+#include "model/lost_device.h"
 #include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/padding_token.h"
@@ -243,6 +244,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   std::unique_ptr<Serving> serving(new Serving(std::make_unique<Parts>()));
   Parts& parts = *serving->parts_;
   ASSIGN_OR_RETURN(parts.model, LoadModel(config, device, log));
+  if (device.is_cuda()) EndIfLostOnTerminate(parts.model->device());
   ASSIGN_OR_RETURN(parts.backend.tokenizer, LoadTokenizer(config.model_dir, log));
 
   const KvLayout layout = parts.model->kv_layout();
@@ -286,6 +288,7 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
       engine_config, Engine::Parts{parts.pages.get(), parts.adapters.get(), parts.loader.get(), parts.executor.get(),
                                    metrics, &parts.completions, &parts.clock, layout});
   parts.backend.engine = parts.engine.get();
+  parts.backend.step_waits_us = [executor = parts.executor.get()] { return executor->waits_us(); };
   ASSIGN_OR_RETURN(parts.backend.model, FactsOf(config, device, *parts.model));
   parts.backend.adapter_roots = AdapterRoots(config);
   parts.backend.pump = &parts.pump;

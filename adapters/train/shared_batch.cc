@@ -5,6 +5,7 @@
 #include "adapters/train/micro_batch.h"
 #include "model/base/status_macros.h"
 #include "model/device_step.h"
+#include "model/lost_device.h"
 #include "model/ops/cpu/parallel.h"
 
 namespace lorad {
@@ -12,6 +13,10 @@ namespace lorad {
 std::function<void()> DeviceWait(const CausalLm* model) {
   if (model == nullptr || model->device().is_cpu()) return nullptr;
   return [model] { model->AwaitDevice(); };
+}
+
+void EndIfDeviceIsLost(const CausalLm* model, const absl::Status& status) {
+  if (model != nullptr) EndIfLost(model->device(), status);
 }
 
 SharedBatch::SharedBatch(CausalLm* model, std::vector<Trainer*> trainers, std::vector<BatchMember> others,

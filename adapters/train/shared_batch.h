@@ -14,6 +14,8 @@ class MicroBatch;
 
 // Returns when the device of `model`, which outlives it, has done what was asked of it; null where that is the CPU.
 std::function<void()> DeviceWait(const CausalLm* model);
+// Of a status that is about to be told: as EndIfLost (model/lost_device.h), of the model's device.
+void EndIfDeviceIsLost(const CausalLm* model, const absl::Status& status);
 
 // Whoever has a part in a batch. `put` is called once with the part's result, unless the batch failed.
 struct BatchMember {

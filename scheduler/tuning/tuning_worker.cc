@@ -51,6 +51,7 @@ struct TuningWorker::Impl {
   absl::Status HoldMemory();
   void GiveMemoryBack();
   void EndJob(RunningJob* job, JobState state, std::string reason);
+  void Fail(RunningJob* job, const absl::Status& status);
   void EndOrFail(RunningJob* job, const absl::Status& status, JobState state, std::string reason);
   bool Leave(RunningJob* job);
   void CountStep(const RunningJob& job, const StepReport& report);
@@ -159,7 +160,7 @@ void TuningWorker::Impl::BeginJob(Job job) {
   if (absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) {
     return EndJob(begun, JobState::kPaused, std::string(status.message()));
   }
-  if (!status.ok()) return EndJob(begun, JobState::kFailed, status.ToString());
+  if (!status.ok()) return Fail(begun, status);
   if (begun->trainer()->done()) TakeResult(begun, std::optional<StepReport>());
 }
 
@@ -214,8 +215,9 @@ void TuningWorker::Impl::ComputeBatch() {
 }
 
 void TuningWorker::Impl::FailBatch(const std::vector<RunningJob*>& members, bool others, const absl::Status& status) {
+  EndIfDeviceIsLost(parts.model, status);
   if (others) parts.runs->FailMembers(status);
-  if (members.size() == 1 && !others) return EndJob(members[0], JobState::kFailed, status.ToString());
+  if (members.size() == 1 && !others) return Fail(members[0], status);
   // One of them, or all together: each shows by itself.
   for (RunningJob* const job : members) {
     job->trainer()->DropStep();
@@ -283,6 +285,12 @@ void TuningWorker::Impl::GiveMemoryBack() {
 
 void TuningWorker::Impl::EndOrFail(RunningJob* job, const absl::Status& status, JobState state, std::string reason) {
   if (status.ok()) return EndJob(job, state, std::move(reason));
+  Fail(job, status);
+}
+
+// But for an error that is the device's: the store has the job running still, and it goes on after the next start.
+void TuningWorker::Impl::Fail(RunningJob* job, const absl::Status& status) {
+  EndIfDeviceIsLost(parts.model, status);
   EndJob(job, JobState::kFailed, status.ToString());
 }
 

@@ -19,6 +19,8 @@
 #include <cstdlib>
 #include <deque>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -39,7 +41,7 @@ const c10::Device kDevice(c10::DeviceType::CUDA, 0);
 
 // As LibTorch does behind its launches and in front of its allocations: whoever left it, this call throws it.
 void ThrowLastError() {
-  const int error = TakeLastError();
+  const int error = DeviceIsLost() ? kErrorIllegalAddress : TakeLastError();
   TORCH_CHECK(error == 0, "CUDA error ", error, ", of this call or one before it");
 }
 
@@ -64,7 +66,15 @@ struct DeviceAllocator final : c10::Allocator {
 struct PinnedAllocator final : at::HostAllocator {
   c10::DataPtr allocate(size_t bytes) override {
     void* const data = std::malloc(bytes > 0 ? bytes : 1);
-    return {data, data, &std::free, c10::Device(c10::DeviceType::CPU)};
+    const std::lock_guard<std::mutex> lock(Mutex());
+    Blocks()[data] = false;
+    return {data, data, &Free, c10::Device(c10::DeviceType::CPU)};
+  }
+  // The device reads or writes it, behind what is queued.
+  static void UseOnDevice(const at::Tensor& host) {
+    const std::lock_guard<std::mutex> lock(Mutex());
+    const auto block = Blocks().find(host.storage().mutable_data());
+    if (block != Blocks().end()) block->second = true;
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
   bool record_event(void*, void*, c10::Stream) override { return true; }
@@ -77,6 +87,27 @@ struct PinnedAllocator final : at::HostAllocator {
   at::HostStats get_stats() override { return {}; }
   void reset_accumulated_stats() override {}
   void reset_peak_stats() override {}
+
+ private:
+  // As LibTorch's, which records an event for each stream that used the block: in a tensor's destructor.
+  static void Free(void* data) {
+    bool used = false;
+    {
+      const std::lock_guard<std::mutex> lock(Mutex());
+      used = Blocks().extract(data).mapped();
+    }
+    if (used) ThrowLastError();
+    std::free(data);
+  }
+  static std::mutex& Mutex() {
+    static auto* const mutex = new std::mutex;
+    return *mutex;
+  }
+  // Whether the device used it.
+  static std::map<void*, bool>& Blocks() {
+    static auto* const blocks = new std::map<void*, bool>;
+    return *blocks;
+  }
 };
 
 DeviceAllocator device_allocator;
@@ -107,6 +138,10 @@ thread_local int64_t copies_made = 0;
 // The host waits for the first so many of this thread's.
 void ArriveCopies(int64_t count) {
   RefuseInCapture("the host waits");
+  if (AnswerOfWait() != 0) {
+    late_copies.clear();
+    ThrowLastError();
+  }
   const c10::InferenceMode no_autograd;
   while (!late_copies.empty() && late_copies.front().number <= count) {
     late_copies.front().to.copy_(late_copies.front().copied);
@@ -122,6 +157,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Stream getDefaultStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
   // There is one stream, whose work is done at once, but for copies to the host: an event is the number of those made.
   void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
+    ThrowLastError();
     *event = reinterpret_cast<void*>(copies_made);
   }
   void block(void*, const c10::Stream&) const override {}
@@ -164,6 +200,7 @@ at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
     });
     return to;
   }
+  if (non_blocking) PinnedAllocator::UseOnDevice(to.is_cpu() ? to : from);
   const DeviceAccess access;
   if (to.is_cpu()) ++copies_to_host;
   if (to.is_cpu() && non_blocking) {

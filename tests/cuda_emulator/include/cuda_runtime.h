@@ -14,6 +14,7 @@
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/last_error.h"
+#include "tests/cuda_emulator/runtime_calls.h"
 #include "tests/cuda_emulator/streams.h"
 
 #define __global__
@@ -65,6 +66,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (config->gridDim.x == 0 || config->gridDim.y == 0 || config->gridDim.z == 0 || config->blockDim.x == 0) {
     return lorad::emulator::Answer(cudaErrorInvalidConfiguration);
   }
+  if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   if (lorad::emulator::failing_launches > 0) {
     --lorad::emulator::failing_launches;
     return lorad::emulator::Answer(cudaErrorInvalidConfiguration);
@@ -148,6 +150,7 @@ inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, 
 inline constexpr unsigned cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 
 inline cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
   *data = lorad::emulator::AllocateOnDevice(bytes);
   return lorad::emulator::Answer(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
@@ -161,17 +164,22 @@ inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   return cudaSuccess;
 }
 inline cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
+  ++lorad::emulator::runtime_calls.host_locks;
   *data = std::malloc(bytes);
   return lorad::emulator::Answer(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 inline cudaError_t cudaFreeHost(void* data) {
+  ++lorad::emulator::runtime_calls.host_locks;
   std::free(data);
   return cudaSuccess;
 }
 
 // The default stream's work is done at once, that of others when somebody waits for it.
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
+  lorad::emulator::runtime_calls.Copy(static_cast<int64_t>(bytes));
   lorad::emulator::Queue(stream, [=] {
     const lorad::emulator::DeviceAccess access;
     std::memcpy(to, from, bytes);
@@ -188,8 +196,9 @@ inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
+  ++lorad::emulator::runtime_calls.waits;
   lorad::emulator::RunUntil(stream, lorad::emulator::QueuedOn(stream));
-  return cudaSuccess;
+  return lorad::emulator::AnswerOfWait();
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new lorad::emulator::Event;
@@ -200,6 +209,7 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   *event = {stream, lorad::emulator::QueuedOn(stream)};
   return cudaSuccess;
 }
@@ -208,6 +218,7 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, u
   return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  ++lorad::emulator::runtime_calls.waits;
   lorad::emulator::RunUntil(event->stream, event->after);
-  return cudaSuccess;
+  return lorad::emulator::AnswerOfWait();
 }
