@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,8 +23,9 @@
 namespace lorad::cuda {
 namespace {
 
-constexpr int64_t kPieceStepBytes = int64_t{1} << 20;
-constexpr int64_t kKeptPieceBytes = int64_t{64} << 20;  // of pinned memory, from one adapter to the next
+// Of pinned memory, and so the most that a loader copies at once: a step's own copies, in the same direction, wait behind
+// it, 0.1 to 0.2 ms.
+constexpr int64_t kPieceBytes = int64_t{4} << 20;
 
 absl::Status StatusOf(std::string_view what, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -47,18 +51,20 @@ class Stream final {
   cudaStream_t stream_ = nullptr;
 };
 
-// Pinned memory, and when the copy out of it is done.
+// kPieceBytes of pinned memory, and when the copy out of them is done.
 class Piece final {
  public:
   Piece() = default;
   ~Piece() {
-    Release();
+    if (data_ != nullptr) cudaFreeHost(data_);
     if (done_ != nullptr) cudaEventDestroy(done_);
   }
   Piece(const Piece&) = delete;
   Piece& operator=(const Piece&) = delete;
 
   absl::Status Create() {
+    RETURN_IF_ERROR(StatusOf(absl::StrCat("pinned memory, bytes: ", kPieceBytes),
+                             cudaHostAlloc(&data_, static_cast<size_t>(kPieceBytes), cudaHostAllocDefault)));
     // Whoever waits sleeps.
     return StatusOf("an event", cudaEventCreateWithFlags(&done_, cudaEventDisableTiming | cudaEventBlockingSync));
   }
@@ -66,42 +72,22 @@ class Piece final {
     if (!std::exchange(sent_, false)) return absl::OkStatus();
     return StatusOf("a copy to the device", cudaEventSynchronize(done_));
   }
-  absl::StatusOr<std::byte*> Reserve(int64_t bytes) {
-    RETURN_IF_ERROR(Wait());
-    bytes_ = bytes;
-    if (bytes > capacity_bytes_) {
-      Release();
-      const int64_t rounded = RoundUp(bytes, kPieceStepBytes);
-      RETURN_IF_ERROR(StatusOf(absl::StrCat("pinned memory, bytes: ", rounded),
-                               cudaHostAlloc(&data_, static_cast<size_t>(rounded), cudaHostAllocDefault)));
-      capacity_bytes_ = rounded;
-    }
-    return static_cast<std::byte*>(data_);
-  }
-  absl::Status Send(std::byte* to, cudaStream_t stream) {
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+  absl::Status Send(std::byte* to, int64_t bytes, cudaStream_t stream) {
     RETURN_IF_ERROR(StatusOf("a copy to the device",
-                             cudaMemcpyAsync(to, data_, static_cast<size_t>(bytes_), cudaMemcpyHostToDevice, stream)));
+                             cudaMemcpyAsync(to, data_, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream)));
     sent_ = true;
     return StatusOf("an event", cudaEventRecord(done_, stream));
   }
-  void Shrink() {
-    if (capacity_bytes_ > kKeptPieceBytes) Release();
-  }
 
  private:
-  void Release() {
-    if (data_ != nullptr) cudaFreeHost(data_);
-    data_ = nullptr;
-    capacity_bytes_ = 0;
-  }
-
   void* data_ = nullptr;
-  int64_t capacity_bytes_ = 0;
-  int64_t bytes_ = 0;  // in use
   cudaEvent_t done_ = nullptr;
   bool sent_ = false;
 };
 
+// All pinned memory is there from the start: page-locking takes locks of the driver's for which every stream waits, some
+// 0.2 s for a GB. What is larger than a piece goes through pageable memory, piece by piece.
 class CudaCopier final : public PieceCopier {
  public:
   absl::Status Create() {
@@ -111,24 +97,47 @@ class CudaCopier final : public PieceCopier {
   }
 
   absl::StatusOr<std::byte*> Next(int64_t bytes) override {
-    current_ = 1 - current_;
-    return pieces_[current_].Reserve(bytes);
+    bytes_ = bytes;
+    if (bytes > kPieceBytes) {
+      large_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
+      return large_.get();
+    }
+    RETURN_IF_ERROR(TakeOther().Wait());
+    return pieces_[current_].data();
   }
-  absl::Status Send(std::byte* to) override { return pieces_[current_].Send(to, stream_.get()); }
+  absl::Status Send(std::byte* to) override {
+    if (bytes_ <= kPieceBytes) return pieces_[current_].Send(to, bytes_, stream_.get());
+    for (int64_t done = 0; done < bytes_; done += kPieceBytes) {
+      Piece& piece = TakeOther();
+      RETURN_IF_ERROR(piece.Wait());
+      const int64_t part_bytes = std::min(kPieceBytes, bytes_ - done);
+      std::memcpy(piece.data(), large_.get() + done, static_cast<size_t>(part_bytes));
+      RETURN_IF_ERROR(piece.Send(to + done, part_bytes, stream_.get()));
+    }
+    large_.reset();
+    return absl::OkStatus();
+  }
   absl::Status Finish() override {
     absl::Status status;
-    for (Piece& piece : pieces_) {
-      status.Update(piece.Wait());
-      piece.Shrink();
-    }
+    for (Piece& piece : pieces_) status.Update(piece.Wait());
     return status;
   }
 
  private:
+  Piece& TakeOther() { return pieces_[current_ = 1 - current_]; }
+
   Stream stream_;
   Piece pieces_[2];
   int current_ = 0;
+  int64_t bytes_ = 0;  // of what was last asked for
+  std::unique_ptr<std::byte[]> large_;
 };
+
+absl::StatusOr<std::unique_ptr<PieceCopier>> CreateCopier() {
+  auto copier = std::make_unique<CudaCopier>();
+  RETURN_IF_ERROR(copier->Create());
+  return std::unique_ptr<PieceCopier>(std::move(copier));
+}
 
 class CudaMemory final : public PoolMemory {
  public:
@@ -138,7 +147,11 @@ class CudaMemory final : public PoolMemory {
   ~CudaMemory() override {
     if (chunks_ == nullptr) cudaFree(data());
   }
-  absl::Status Create() { return moves_.Create(); }
+  absl::Status Create() {
+    RETURN_IF_ERROR(moves_.Create());
+    ASSIGN_OR_RETURN(first_copier_, CreateCopier());
+    return absl::OkStatus();
+  }
 
   bool on_host() const override { return false; }
 
@@ -166,9 +179,11 @@ class CudaMemory final : public PoolMemory {
   void Discard(std::byte*, int64_t) override {}
 
   absl::StatusOr<std::unique_ptr<PieceCopier>> NewCopier() override {
-    auto copier = std::make_unique<CudaCopier>();
-    RETURN_IF_ERROR(copier->Create());
-    return std::unique_ptr<PieceCopier>(std::move(copier));
+    {
+      const std::lock_guard<std::mutex> lock(copier_mutex_);
+      if (first_copier_ != nullptr) return std::move(first_copier_);
+    }
+    return CreateCopier();
   }
 
   std::shared_ptr<void> SharedWithHost(int64_t bytes) override {
@@ -204,6 +219,8 @@ class CudaMemory final : public PoolMemory {
 
   const std::unique_ptr<CudaChunks> chunks_;  // null: memory that stays as it is
   Stream moves_;
+  std::mutex copier_mutex_;
+  std::unique_ptr<PieceCopier> first_copier_;  // made before anybody is served
 };
 
 absl::StatusOr<std::unique_ptr<CudaMemory>> Allocate(int64_t bytes) {

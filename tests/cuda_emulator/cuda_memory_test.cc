@@ -1,0 +1,69 @@
+// What the pool's memory asks of the runtime, where that holds steps up on a device: locks, long copies, waits.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <ATen/ops/from_blob.h>
+
+#include "model/memory/pool_memory.h"
+#include "tests/cuda_emulator/runtime_calls.h"
+#include "tests/device/test_device.h"
+#include "tests/support/status_matchers.h"
+
+namespace lorad {
+namespace {
+
+using emulator::runtime_calls;
+
+constexpr int64_t kPage = 4096;
+
+std::vector<std::byte> Read(std::byte* from, int64_t bytes) {
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor on_host = at::for_blob(from, {bytes})
+                                 .options(at::TensorOptions().dtype(at::kByte).device(device))
+                                 .target_device(device)
+                                 .make_tensor()
+                                 .cpu();
+  const auto* const begin = static_cast<const std::byte*>(on_host.const_data_ptr());
+  return {begin, begin + bytes};
+}
+
+// No two pages alike.
+std::byte ByteAt(int64_t at) { return static_cast<std::byte>(at * 7 + at / kPage * 13); }
+std::vector<std::byte> Bytes(int64_t begin, int64_t count) {
+  std::vector<std::byte> bytes(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) bytes[static_cast<size_t>(i)] = ByteAt(begin + i);
+  return bytes;
+}
+
+class CudaMemoryTest : public testing::Test {
+ protected:
+  void Send(PieceCopier& copier, int64_t begin, int64_t count) {
+    const std::vector<std::byte> bytes = Bytes(begin, count);
+    std::copy(bytes.begin(), bytes.end(), copier.Next(count).value());
+    ASSERT_THAT(copier.Send(memory_->data() + begin), IsOk());
+  }
+  const std::unique_ptr<PoolMemory> memory_ = TestDeviceMemory().create(int64_t{16} << 20).value();
+};
+
+TEST_F(CudaMemoryTest, ALargeSlotIsCopiedInPiecesAndNothingIsLocked) {
+  runtime_calls.Reset();
+  const std::unique_ptr<PieceCopier> copier = memory_->NewCopier().value();
+  const std::vector<int64_t> sizes = {1000, 10 << 20, 3 * kPage, (4 << 20) + 1};
+  int64_t at = 0;
+  for (const int64_t bytes : sizes) {
+    Send(*copier, at, bytes);
+    at += bytes;
+  }
+  ASSERT_THAT(copier->Finish(), IsOk());
+  EXPECT_EQ(runtime_calls.host_locks, 0);
+  EXPECT_LE(runtime_calls.most_copied_bytes, 4 << 20);
+  EXPECT_EQ(Read(memory_->data(), at), Bytes(0, at));
+}
+
+}  // namespace
+}  // namespace lorad
