@@ -11,6 +11,7 @@
 namespace lorad {
 namespace {
 
+constexpr int64_t kFewestSlots = 512;  // growing drops every captured step
 constexpr int64_t kWords = sizeof(SlotWeights) / sizeof(int64_t);
 static_assert(sizeof(SlotWeights) % sizeof(int64_t) == 0 && std::is_trivially_copyable_v<SlotWeights>);
 
@@ -27,6 +28,7 @@ DeviceSlots::DeviceSlots(const SlotTable& table, const BaseShape& shape, at::Dev
   };
   for (const SiteShape& of : shape.sites) add(of.site, of.per_layer);
   add(Site::kFfn, /*per_layer=*/true);  // routers of adapters', no weight of the base's
+  if (!device.is_cpu()) Grow();
 }
 
 const SlotWeights* DeviceSlots::At(Site site, int layer) const {
@@ -37,7 +39,7 @@ const SlotWeights* DeviceSlots::At(Site site, int layer) const {
 }
 
 void DeviceSlots::Grow() {
-  capacity_ = table_.slots();
+  capacity_ = std::max<int64_t>(table_.slots(), kFewestSlots);
   copy_ = at::empty({std::ssize(rows_), capacity_, kWords}, at::TensorOptions().dtype(at::kLong).device(device_));
   versions_.assign(static_cast<size_t>(capacity_), 0);
   summaries_.resize(static_cast<size_t>(capacity_));

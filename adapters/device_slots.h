@@ -31,7 +31,7 @@ static_assert(kNumSites <= 64);
 // Threads  those of the table's reader: one, while residency stands still.
 class DeviceSlots final {
  public:
-  // Both outlive it.
+  // Both outlive it. Has room for some hundred slots from the start. Throws as LibTorch does.
   DeviceSlots(const SlotTable& table, const BaseShape& shape, at::Device device);
 
   // Brings the slot up to date there; the copy is queued on the current stream. Throws as LibTorch does.

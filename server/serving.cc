@@ -22,6 +22,7 @@
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
+#include "model/device_step.h"
 #include "model/lost_device.h"
 #include "model/memory/page_pool.h"
 #include "model/ops/cpu/parallel.h"
@@ -262,7 +263,10 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.seam = std::make_unique<SlotSeam>(parts.adapters->slots(), parts.model->device());
   parts.gate = std::make_unique<ComputeGate>(config.tuning_slo);
   if (memory.graph_bytes > 0) {
-    parts.graph_seam = std::make_unique<SlotGraphSeam>(parts.adapters->slots(), shape, parts.model->device());
+    RETURN_IF_ERROR(GuardedOnDevice([&] {
+      parts.graph_seam = std::make_unique<SlotGraphSeam>(parts.adapters->slots(), shape, parts.model->device());
+      return absl::OkStatus();
+    }));
     parts.graphs = StepGraphs::Create(parts.model.get(), parts.graph_seam.get(), {.most_bytes = memory.graph_bytes});
   }
   parts.executor = std::make_unique<ModelExecutor>(parts.model.get(),

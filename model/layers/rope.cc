@@ -21,6 +21,8 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kFirstPositions = 4096;
+// On a device a table that grows is a wait, and drops every captured step: 33 MB of bf16 for 64 pairs.
+constexpr int64_t kFirstPositionsOnDevice = int64_t{1} << 17;
 
 // Long waves are stretched by `factor`, short ones kept, those between interpolated.
 float Llama3Frequency(float frequency, const RopeConfig& config) {
@@ -102,7 +104,7 @@ RopeTables::RopeTables(const RopeConfig& config, int64_t variant, int64_t max_po
       options_(like),
       attention_factor_(config.attention_factor),
       inverse_frequencies_(RopeInverseFrequencies(config, variant)) {
-  Reserve(std::min(kFirstPositions, max_positions));
+  Reserve(std::min(like.device().is_cpu() ? kFirstPositions : kFirstPositionsOnDevice, max_positions));
 }
 
 bool RopeTables::Reserve(int64_t positions) {
@@ -118,7 +120,9 @@ bool RopeTables::Reserve(int64_t positions) {
 
 Rope::Rope(const RopeConfig& config, const RopeSwitch& rope_switch, int64_t max_positions,
            const at::TensorOptions& like)
-    : config_(config), switch_(rope_switch), max_positions_(max_positions), options_(like) {}
+    : config_(config), switch_(rope_switch), max_positions_(max_positions), options_(like) {
+  if (!like.device().is_cpu()) Tables(/*variant=*/0, /*positions=*/0);  // not in a step
+}
 
 const RopeTables& Rope::Tables(int64_t variant, int64_t positions) {
   RopeTables& tables = tables_.try_emplace(variant, config_, variant, max_positions_, options_).first->second;

@@ -17,7 +17,7 @@ namespace lorad {
 at::Tensor RopeInverseFrequencies(const RopeConfig& config, int64_t variant = 0);
 
 // cos and sin of every position, for all layers. Grown when a longer context comes, so that a model made for millions
-// of positions does not pay for them.
+// of positions does not pay for them; on a device they begin with as many as most models have.
 class RopeTables final {
  public:
   RopeTables(const RopeConfig& config, int64_t variant, int64_t max_positions, const at::TensorOptions& like);

@@ -22,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "adapters/device_slots.h"
 #include "adapters/graph_seam.h"
 #include "model/causal_lm.h"
 #include "model/device_step.h"
@@ -329,35 +331,55 @@ TEST_F(CapturedRoutedStepTest, StepsOfMoreRowsThanTheDeviceDealsRunEagerly) {
   EXPECT_EQ(graphs_->how(), "routed_base");
 }
 
-// The golden base, made for longer contexts than its rope's tables begin with.
-std::string FolderOfLongContexts(const TempDir& dir) {
+// The golden base, made for contexts of so many tokens.
+std::string FolderOfLongContexts(const TempDir& dir, int64_t tokens) {
   CopyFiles(GoldenDir("llama3") + "/model", dir.path());
   std::string config = ReadFile(dir.File("config.json"));
-  const std::string length = "\"max_position_embeddings\": 256";
-  config.replace(config.find(length), length.size(), "\"max_position_embeddings\": 8192");
+  const std::string length = "\"max_position_embeddings\": ";
+  config.replace(config.find(length), length.size() + 3, absl::StrCat(length, tokens));
   WriteFile(dir.File("config.json"), config);
   return dir.path();
 }
 
 class CapturedLongStepTest : public CapturedStepTest {
  protected:
-  CapturedLongStepTest() : CapturedStepTest(FolderOfLongContexts(TempDir())) {}
+  CapturedLongStepTest() : CapturedStepTest(FolderOfLongContexts(TempDir(), 200'000)) {}
+
+  // How the second step runs when one of so many tokens came in between.
+  std::string AfterAContextOf(int64_t tokens) {
+    const ForwardBatch first = Batch({5, 9, 30}, {0, 2, 4}), second = Batch({77, 3, 8}, {5, 1, 0});
+    Forward(first);
+    Forward(second);
+    EXPECT_EQ(graphs_->how(), "replayed");
+    ForwardBatch long_one = first;
+    long_one.max_context_tokens = tokens;
+    Eagerly(long_one);
+    const at::Tensor again = Forward(second);
+    const std::string how(graphs_->how());
+    EXPECT_TRUE(again.narrow(0, 0, 3).allclose(Eagerly(second), 1e-5, 1e-5));
+    Forward(first);
+    EXPECT_EQ(graphs_->how(), "replayed");
+    EXPECT_EQ(graphs_->held().graphs, 1);
+    return how;
+  }
 };
 
-TEST_F(CapturedLongStepTest, TablesOfTheRopeThatGrewDropTheGraphs) {
-  const ForwardBatch first = Batch({5, 9, 30}, {0, 2, 4}), second = Batch({77, 3, 8}, {5, 1, 0});
-  Forward(first);
-  Forward(second);
-  EXPECT_EQ(graphs_->how(), "replayed");
-  ForwardBatch long_one = first;
-  long_one.max_context_tokens = 5000;
-  Eagerly(long_one);
-  const at::Tensor again = Forward(second);
-  EXPECT_EQ(graphs_->how(), "captured");
-  EXPECT_TRUE(again.narrow(0, 0, 3).allclose(Eagerly(second), 1e-5, 1e-5));
-  Forward(first);
-  EXPECT_EQ(graphs_->how(), "replayed");
-  EXPECT_EQ(graphs_->held().graphs, 1);
+TEST_F(CapturedLongStepTest, ALongContextKeepsTheGraphs) { EXPECT_EQ(AfterAContextOf(100'000), "replayed"); }
+TEST_F(CapturedLongStepTest, TablesOfTheRopeThatGrewDropThem) { EXPECT_EQ(AfterAContextOf(150'000), "captured"); }
+
+TEST(DeviceSlotsTest, HaveRoomForHundredsAndMoveBeyond) {
+  const BaseShape shape = GoldenBase("llama3").base_shape();
+  SlotTable table(shape);
+  DeviceSlots slots(table, shape, kDevice);
+  const int64_t first = slots.generation();
+  for (const int32_t count : {16, 512}) {
+    table.Resize(count);
+    slots.Refresh(count - 1);
+    EXPECT_EQ(slots.generation(), first) << count;
+  }
+  table.Resize(513);
+  slots.Refresh(512);
+  EXPECT_GT(slots.generation(), first);
 }
 
 TEST(SlotTableTest, AVersionIsRaisedByAChangeOfItsSlotAlone) {
