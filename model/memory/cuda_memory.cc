@@ -26,6 +26,8 @@ namespace {
 // Of pinned memory, and so the most that a loader copies at once: a step's own copies, in the same direction, wait behind
 // it, 0.1 to 0.2 ms.
 constexpr int64_t kPieceBytes = int64_t{4} << 20;
+constexpr int64_t kMostScratchBytes = int64_t{16} << 20;
+constexpr int64_t kPoolOfScratch = 64;  // so many times the scratch, for small pools
 
 absl::Status StatusOf(std::string_view what, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();
@@ -146,9 +148,17 @@ class CudaMemory final : public PoolMemory {
       : PoolMemory(chunks->data(), bytes), chunks_(std::move(chunks)) {}
   ~CudaMemory() override {
     if (chunks_ == nullptr) cudaFree(data());
+    if (scratch_ != nullptr) cudaFree(scratch_);
   }
   absl::Status Create() {
     RETURN_IF_ERROR(moves_.Create());
+    scratch_bytes_ = std::min(kMostScratchBytes, bytes() / kPoolOfScratch);
+    if (scratch_bytes_ > 0) {
+      void* scratch = nullptr;
+      RETURN_IF_ERROR(StatusOf(absl::StrCat("memory to move pages over, bytes: ", scratch_bytes_),
+                               cudaMalloc(&scratch, static_cast<size_t>(scratch_bytes_))));
+      scratch_ = static_cast<std::byte*>(scratch);
+    }
     ASSIGN_OR_RETURN(first_copier_, CreateCopier());
     return absl::OkStatus();
   }
@@ -156,23 +166,28 @@ class CudaMemory final : public PoolMemory {
   bool on_host() const override { return false; }
 
   void Move(std::byte* to, const std::byte* from, int64_t bytes) override {
-    // The two sides of a copy must not overlap: pieces as long as the way, the first where nobody is overwritten.
-    const int64_t way_bytes = std::abs(to - from);
-    for (int64_t done = 0; done < bytes && way_bytes > 0;) {
-      const int64_t piece_bytes = std::min(way_bytes, bytes - done);
-      const int64_t at = to > from ? bytes - done - piece_bytes : done;
-      Copy(to + at, from + at, piece_bytes, cudaMemcpyDeviceToDevice);
-      done += piece_bytes;
-    }
+    Slide(to, from, bytes, scratch_, scratch_bytes_);
     Wait();
   }
 
   void Swap(std::byte* first, int64_t lower_bytes, int64_t upper_bytes) override {
-    std::vector<std::byte> upper(static_cast<size_t>(upper_bytes));
-    Copy(upper.data(), first + lower_bytes, upper_bytes, cudaMemcpyDeviceToHost);
-    Wait();
-    Move(first + upper_bytes, first, lower_bytes);
-    Copy(first, upper.data(), upper_bytes, cudaMemcpyHostToDevice);
+    std::byte* const upper = first + lower_bytes;
+    if (std::min(lower_bytes, upper_bytes) > scratch_bytes_) {
+      std::vector<std::byte> kept(static_cast<size_t>(upper_bytes));
+      Copy(kept.data(), upper, upper_bytes, cudaMemcpyDeviceToHost);
+      Wait();
+      Slide(first + upper_bytes, first, lower_bytes, scratch_, scratch_bytes_);
+      Copy(first, kept.data(), upper_bytes, cudaMemcpyHostToDevice);
+      Wait();  // while `kept` is there
+    } else if (upper_bytes <= lower_bytes) {
+      Copy(scratch_, upper, upper_bytes, cudaMemcpyDeviceToDevice);
+      Slide(first + upper_bytes, first, lower_bytes, scratch_ + upper_bytes, scratch_bytes_ - upper_bytes);
+      Copy(first, scratch_, upper_bytes, cudaMemcpyDeviceToDevice);
+    } else {
+      Copy(scratch_, first, lower_bytes, cudaMemcpyDeviceToDevice);
+      Slide(first, upper, upper_bytes, scratch_ + lower_bytes, scratch_bytes_ - lower_bytes);
+      Copy(first + upper_bytes, scratch_, lower_bytes, cudaMemcpyDeviceToDevice);
+    }
     Wait();
   }
 
@@ -210,6 +225,24 @@ class CudaMemory final : public PoolMemory {
   }
 
  private:
+  // Queues a move. The two sides of a copy must not overlap: pieces as long as the way, or over a longer scratch, the
+  // first where nobody is overwritten.
+  void Slide(std::byte* to, const std::byte* from, int64_t bytes, std::byte* scratch, int64_t scratch_bytes) {
+    const int64_t way_bytes = std::abs(to - from);
+    const int64_t most_bytes = std::max(way_bytes, scratch_bytes);
+    for (int64_t done = 0; done < bytes && way_bytes > 0;) {
+      const int64_t piece_bytes = std::min(most_bytes, bytes - done);
+      const int64_t at = to > from ? bytes - done - piece_bytes : done;
+      const std::byte* piece = from + at;
+      if (piece_bytes > way_bytes) {
+        Copy(scratch, piece, piece_bytes, cudaMemcpyDeviceToDevice);
+        piece = scratch;
+      }
+      Copy(to + at, piece, piece_bytes, cudaMemcpyDeviceToDevice);
+      done += piece_bytes;
+    }
+  }
+
   // What can fail here is the device, whose error stays: the next step answers with it.
   static void Check(cudaError_t error) { LORAD_CHECK(error != cudaErrorInvalidValue); }
   void Copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
@@ -219,6 +252,8 @@ class CudaMemory final : public PoolMemory {
 
   const std::unique_ptr<CudaChunks> chunks_;  // null: memory that stays as it is
   Stream moves_;
+  std::byte* scratch_ = nullptr;  // on the device
+  int64_t scratch_bytes_ = 0;
   std::mutex copier_mutex_;
   std::unique_ptr<PieceCopier> first_copier_;  // made before anybody is served
 };

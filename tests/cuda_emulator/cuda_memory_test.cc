@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <ATen/ops/from_blob.h>
@@ -47,13 +48,19 @@ class CudaMemoryTest : public testing::Test {
     std::copy(bytes.begin(), bytes.end(), copier.Next(count).value());
     ASSERT_THAT(copier.Send(memory_->data() + begin), IsOk());
   }
+  void Write(int64_t begin, int64_t count) {
+    const std::unique_ptr<PieceCopier> copier = memory_->NewCopier().value();
+    Send(*copier, begin, count);
+    ASSERT_THAT(copier->Finish(), IsOk());
+  }
+
   const std::unique_ptr<PoolMemory> memory_ = TestDeviceMemory().create(int64_t{16} << 20).value();
 };
 
 TEST_F(CudaMemoryTest, ALargeSlotIsCopiedInPiecesAndNothingIsLocked) {
   runtime_calls.Reset();
   const std::unique_ptr<PieceCopier> copier = memory_->NewCopier().value();
-  const std::vector<int64_t> sizes = {1000, 10 << 20, 3 * kPage, (4 << 20) + 1};
+  const std::vector<int64_t> sizes = {1000, 9 << 20, 3 * kPage, (4 << 20) + 1};
   int64_t at = 0;
   for (const int64_t bytes : sizes) {
     Send(*copier, at, bytes);
@@ -63,6 +70,41 @@ TEST_F(CudaMemoryTest, ALargeSlotIsCopiedInPiecesAndNothingIsLocked) {
   EXPECT_EQ(runtime_calls.host_locks, 0);
   EXPECT_LE(runtime_calls.most_copied_bytes, 4 << 20);
   EXPECT_EQ(Read(memory_->data(), at), Bytes(0, at));
+}
+
+// 256 KiB of scratch for a pool of 16 MiB.
+TEST_F(CudaMemoryTest, ARunMovesInLargePiecesHoweverShortTheWay) {
+  constexpr int64_t kRun = 400 * kPage + 40;
+  for (const int64_t way : {1, 63, 64, 65, 390}) {
+    for (const bool up : {false, true}) {
+      SCOPED_TRACE(testing::Message() << way << (up ? " pages up" : " pages down"));
+      const int64_t from = up ? kPage : kPage + way * kPage, to = up ? kPage + way * kPage : kPage;
+      Write(from, kRun);
+      runtime_calls.Reset();
+      memory_->Move(memory_->data() + to, memory_->data() + from, kRun);
+      EXPECT_EQ(runtime_calls.waits, 1);
+      EXPECT_LE(runtime_calls.copies, 2 * (kRun / (64 * kPage) + 1));
+      EXPECT_EQ(Read(memory_->data() + to, kRun), Bytes(from, kRun));
+    }
+  }
+}
+
+TEST_F(CudaMemoryTest, NeighboursChangePlacesOnTheDevice) {
+  for (const auto& [lower, upper] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {500, 2}, {2, 500}, {500, 64}, {64, 500}, {3, 64}, {60, 61}}) {
+    SCOPED_TRACE(testing::Message() << lower << " and " << upper << " pages");
+    const int64_t lower_bytes = lower * kPage, upper_bytes = upper * kPage;
+    Write(0, lower_bytes + upper_bytes);
+    runtime_calls.Reset();
+    memory_->Swap(memory_->data(), lower_bytes, upper_bytes);
+    EXPECT_EQ(runtime_calls.waits, 1);
+    EXPECT_EQ(Read(memory_->data(), upper_bytes), Bytes(lower_bytes, upper_bytes));
+    EXPECT_EQ(Read(memory_->data() + upper_bytes, lower_bytes), Bytes(0, lower_bytes));
+  }
+  Write(0, 300 * kPage);  // neither fits the scratch: by the host
+  memory_->Swap(memory_->data(), 200 * kPage, 100 * kPage);
+  EXPECT_EQ(Read(memory_->data(), 100 * kPage), Bytes(200 * kPage, 100 * kPage));
+  EXPECT_EQ(Read(memory_->data() + 100 * kPage, 200 * kPage), Bytes(0, 200 * kPage));
 }
 
 }  // namespace
