@@ -13,7 +13,7 @@ int64_t RowsBucket(int64_t rows) {
 }
 
 int64_t BlocksBucket(int64_t blocks) {
-  constexpr int64_t kLargeTable = 1024;  // of long contexts: what is padded goes up each step
+  constexpr int64_t kLargeTable = 256;  // of long contexts: what is padded goes up each step
   int64_t bucket = 4;
   while (bucket < blocks) bucket *= bucket < kLargeTable ? 4 : 2;
   return bucket;

@@ -47,7 +47,7 @@ TEST(StepBucketsTest, AreTheNextSizeUp) {
     EXPECT_EQ(RowsBucket(rows), bucket) << rows;
   }
   for (const auto& [blocks, bucket] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 4}, {4, 4}, {5, 16}, {64, 64}, {65, 256}, {257, 1024}, {1025, 2048}, {8192, 8192}}) {
+           {1, 4}, {4, 4}, {5, 16}, {64, 64}, {65, 256}, {257, 512}, {513, 1024}, {1025, 2048}, {8192, 8192}}) {
     EXPECT_EQ(BlocksBucket(blocks), bucket) << blocks;
   }
 }
