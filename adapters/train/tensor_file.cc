@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
+#include "model/copy_aside.h"
 #include "model/safetensors.h"
 #include "model/safetensors_writer.h"
 #include "model/torch_file_writer.h"
@@ -20,7 +21,7 @@ class HostTensors final {
  public:
   explicit HostTensors(const NamedTensors& tensors) {
     for (const auto& [name, tensor] : tensors) {
-      held_.push_back(tensor.detach().cpu().contiguous());
+      held_.push_back(CopyAside(tensor));
       const auto* bytes = static_cast<const std::byte*>(held_.back().const_data_ptr());
       to_write_.push_back({name, DType::kF32, ShapeOf(tensor), {bytes, tensor.nbytes()}});
     }

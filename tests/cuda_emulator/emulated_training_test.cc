@@ -10,7 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+
 #include "adapters/train/trainer.h"
+#include "model/copy_aside.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/torch_device.h"
 #include "tests/support/status_matchers.h"
@@ -93,6 +97,26 @@ TEST(EmulatedTrainingTest, AStepCopiesTwiceToTheHost) {
     NextStep(*trainer);
     ASSERT_EQ(emulator::CopiesToHost() - before, 2);
   }
+}
+
+TEST(EmulatedTrainingTest, ACheckpointsCopiesAreNotOnTheStreamThatServes) {
+  const TempDir dir;
+  const TrainBase base = LoadTrainBase("llama3");
+  const auto trainer = MakeTrainer(base, ConfigOf(/*steps=*/4), RandomExamples(9, 14, 3));
+  NextStep(*trainer);
+  const int64_t before = emulator::CopiesToHost(), aside_before = emulator::CopiesToHostAside();
+  ASSERT_THAT(trainer->SaveState(dir.File("state")), IsOk());
+  EXPECT_GT(emulator::CopiesToHost(), before);
+  EXPECT_EQ(emulator::CopiesToHostAside() - aside_before, emulator::CopiesToHost() - before);
+}
+
+// Of several pieces, and none.
+TEST(EmulatedTrainingTest, WhatIsCopiedAsideIsWhatIsThere) {
+  const at::Device device(at::kCUDA, 0);
+  const at::Tensor numbers = at::arange(3 << 20, at::kFloat).view({3, -1});
+  EXPECT_TRUE(CopyAside(numbers.to(device)).equal(numbers));
+  EXPECT_TRUE(CopyAside(numbers.to(device).t()).equal(numbers.t()));
+  EXPECT_EQ(CopyAside(at::empty({0, 4}, at::TensorOptions().device(device))).numel(), 0);
 }
 
 TEST(EmulatedTrainingTest, AStepWithoutMemoryIsAStatusAndDoneAnewItIsAsEver) {

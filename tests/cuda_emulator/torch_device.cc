@@ -149,11 +149,23 @@ void ArriveCopies(int64_t count) {
   }
 }
 
+// There is one stream, and a second one by name, so that a test sees what is queued there.
+constexpr c10::StreamId kAside = 1;
+thread_local c10::StreamId current_stream = 0;
+std::atomic<int64_t> copies_to_host_aside = 0;
+
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device exchangeDevice(c10::Device) const override { return kDevice; }
   c10::Device getDevice() const override { return kDevice; }
-  c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
-  c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
+  c10::Stream getStream(c10::Device) const noexcept override {
+    return c10::Stream(c10::Stream::UNSAFE, kDevice, current_stream);
+  }
+  c10::Stream exchangeStream(c10::Stream next) const noexcept override {
+    return c10::Stream(c10::Stream::UNSAFE, kDevice, std::exchange(current_stream, next.id()));
+  }
+  c10::Stream getStreamFromGlobalPool(c10::Device, bool) const override {
+    return c10::Stream(c10::Stream::UNSAFE, kDevice, kAside);
+  }
   c10::Stream getDefaultStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
   // There is one stream, whose work is done at once, but for copies to the host: an event is the number of those made.
   void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
@@ -203,6 +215,7 @@ at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   if (non_blocking) PinnedAllocator::UseOnDevice(to.is_cpu() ? to : from);
   const DeviceAccess access;
   if (to.is_cpu()) ++copies_to_host;
+  if (to.is_cpu() && current_stream == kAside) ++copies_to_host_aside;
   if (to.is_cpu() && non_blocking) {
     late_copies.push_back({++copies_made, OnHost(from).clone(), to});
   } else {
@@ -319,6 +332,7 @@ void RegisterDevice() {
 }
 
 int64_t CopiesToHost() { return copies_to_host; }
+int64_t CopiesToHostAside() { return copies_to_host_aside; }
 
 const CudaLibrary& EmulatedLibrary() { return lorad_cuda_library; }
 

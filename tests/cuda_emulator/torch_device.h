@@ -11,6 +11,8 @@ void RegisterDevice();
 
 // So often did the host wait for values of the device, through LibTorch.
 int64_t CopiesToHost();
+// Those that were queued on another stream than the one that serves.
+int64_t CopiesToHostAside();
 
 // What liblorad_cuda.so has, of the same sources.
 const CudaLibrary& EmulatedLibrary();
