@@ -12,7 +12,8 @@
 namespace lorad {
 namespace {
 
-constexpr int64_t kPieceBytes = int64_t{4} << 20;  // 0.1 to 0.2 ms of the copy engine, behind which a step's draws may wait
+constexpr int64_t kPieceBytes = int64_t{4}
+                                << 20;  // 0.1 to 0.2 ms of the copy engine, behind which a step's draws may wait
 
 // One for all threads: LibTorch has 32, and hands out the first again after the last.
 c10::Stream StreamAside(c10::Device device) {

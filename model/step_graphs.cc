@@ -232,8 +232,7 @@ bool StepGraphs::IsRefused(const Key& key) {
 
 void StepGraphs::Refuse(Key key, const absl::Status& why) {
   if (refused_.size() >= kMostRefused) refused_.clear();
-  refused_[std::move(key)] =
-      absl::IsResourceExhausted(why) ? Clock::now() + options_.retry : Clock::time_point::max();
+  refused_[std::move(key)] = absl::IsResourceExhausted(why) ? Clock::now() + options_.retry : Clock::time_point::max();
 }
 
 void StepGraphs::DropAll() {

@@ -38,7 +38,7 @@ class StepGraphs final {
  public:
   struct Options {
     int64_t most_graphs = 64;
-    int64_t most_bytes = int64_t{1} << 30;  // of the device's memory
+    int64_t most_bytes = int64_t{1} << 30;                  // of the device's memory
     std::chrono::seconds retry = std::chrono::seconds(30);  // of a capture that found it full
   };
   struct Held {
@@ -89,10 +89,10 @@ class StepGraphs final {
   GraphSeam* const seam_;
   const Options options_;
   const std::unique_ptr<DeviceGraphs> family_;
-  std::list<Graph> graphs_;  // the last used first; gone before family_
-  std::map<Key, Clock::time_point> refused_;  // whose capture failed, until when
+  std::list<Graph> graphs_;                                      // the last used first; gone before family_
+  std::map<Key, Clock::time_point> refused_;                     // whose capture failed, until when
   int64_t too_many_rows_ = std::numeric_limits<int64_t>::max();  // whose graph takes more than most_bytes
-  int64_t bytes_ = 0;        // that the family took since it was made: a dropped graph's memory stays with it
+  int64_t bytes_ = 0;  // that the family took since it was made: a dropped graph's memory stays with it
   std::vector<int64_t> read_from_ = {};  // where what all graphs read lies
   std::string_view how_ = "";
 };

@@ -37,7 +37,7 @@ struct Backend {
   const Clock* clock = nullptr;
   Merger* merger = nullptr;
   std::function<int64_t()> step_waits_us;  // for how long the engine has waited for a device; 0: it does not
-  Tuning* tuning = nullptr;  // null: no --state-dir, no fine-tuning
+  Tuning* tuning = nullptr;                // null: no --state-dir, no fine-tuning
   // Revisions of what was trained here, as Tuning has them; empty where that is null.
   std::function<void(const std::string& name, const std::string& revision, AdapterReply reply)> rollback;
   std::function<void(v1::Adapter* adapter)> fill_revisions;

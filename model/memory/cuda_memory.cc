@@ -23,8 +23,8 @@
 namespace lorad::cuda {
 namespace {
 
-// Of pinned memory, and so the most that a loader copies at once: a step's own copies, in the same direction, wait behind
-// it, 0.1 to 0.2 ms.
+// Of pinned memory, and so the most that a loader copies at once: a step's own copies, in the same direction, wait
+// behind it, 0.1 to 0.2 ms.
 constexpr int64_t kPieceBytes = int64_t{4} << 20;
 constexpr int64_t kMostScratchBytes = int64_t{16} << 20;
 constexpr int64_t kPoolOfScratch = 64;  // so many times the scratch, for small pools
@@ -88,8 +88,8 @@ class Piece final {
   bool sent_ = false;
 };
 
-// All pinned memory is there from the start: page-locking takes locks of the driver's for which every stream waits, some
-// 0.2 s for a GB. What is larger than a piece goes through pageable memory, piece by piece.
+// All pinned memory is there from the start: page-locking takes locks of the driver's for which every stream waits,
+// some 0.2 s for a GB. What is larger than a piece goes through pageable memory, piece by piece.
 class CudaCopier final : public PieceCopier {
  public:
   absl::Status Create() {

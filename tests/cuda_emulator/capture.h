@@ -8,8 +8,9 @@
 #include <vector>
 
 // Captured launches: what a thread queues while it captures is kept and not run, the memory that it takes is its own
-// until it goes, and then its pool's; a replay runs it all on what lies in the device's memory by then. So a pointer to memory that is
-// gone, a size of an earlier step or a number that was read at the capture shows as a fault or as wrong results.
+// until it goes, and then its pool's; a replay runs it all on what lies in the device's memory by then. So a pointer to
+// memory that is gone, a size of an earlier step or a number that was read at the capture shows as a fault or as wrong
+// results.
 namespace lorad::emulator {
 
 class CapturedLaunches final {

@@ -90,8 +90,8 @@ TEST_F(CudaMemoryTest, ARunMovesInLargePiecesHoweverShortTheWay) {
 }
 
 TEST_F(CudaMemoryTest, NeighboursChangePlacesOnTheDevice) {
-  for (const auto& [lower, upper] : std::vector<std::pair<int64_t, int64_t>>{
-           {1, 1}, {500, 2}, {2, 500}, {500, 64}, {64, 500}, {3, 64}, {60, 61}}) {
+  for (const auto& [lower, upper] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {500, 2}, {2, 500}, {500, 64}, {64, 500}, {3, 64}, {60, 61}}) {
     SCOPED_TRACE(testing::Message() << lower << " and " << upper << " pages");
     const int64_t lower_bytes = lower * kPage, upper_bytes = upper * kPage;
     Write(0, lower_bytes + upper_bytes);

@@ -261,14 +261,14 @@ TEST_F(CapturedStepTest, PaddingRowsWriteNowhere) {
 
 TEST_F(CapturedStepTest, ACaptureThatFoundTheDeviceFullIsTriedAgainLater) {
   const ForwardBatch batch = Batch({5, 9, 30, 7}, {0, 2, 4, 1});  // as many as a captured step has
-  Eagerly(batch);  // tables of the rope come once
+  Eagerly(batch);                                                 // tables of the rope come once
   const size_t before = emulator::UsedDeviceBytes();
   emulator::TakePeakDeviceBytes();
   ASSERT_THAT(model_->ForwardOnDevice(batch, kv_, base_), IsOk());
   const size_t eager_bytes = emulator::TakePeakDeviceBytes() - before;
   for (const auto& [retry, then] : std::vector<std::pair<int64_t, std::string>>{{0, "captured"}, {3600, "refused"}}) {
     graphs_ = StepGraphs::Create(model_.get(), &seam_, {.retry = std::chrono::seconds(retry)});
-    c10::cuda::CUDACachingAllocator::emptyCache();  // what the graphs before had
+    c10::cuda::CUDACachingAllocator::emptyCache();                               // what the graphs before had
     emulator::SetDeviceBytes(emulator::UsedDeviceBytes() + eager_bytes + 4096);  // room for the graph's inputs as well
     Forward(batch);
     emulator::SetDeviceBytes(emulator::kMappedDeviceBytes);

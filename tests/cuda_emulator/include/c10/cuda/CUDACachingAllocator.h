@@ -13,6 +13,8 @@ inline void emptyCache() { TORCH_INTERNAL_ASSERT(lorad::emulator::EmptyCaches(),
 inline void endAllocateToPool(c10::DeviceIndex, c10::MempoolId_t pool) {
   lorad::emulator::DevicePools().End(pool.second);
 }
-inline void releasePool(c10::DeviceIndex, c10::MempoolId_t pool) { lorad::emulator::DevicePools().Release(pool.second); }
+inline void releasePool(c10::DeviceIndex, c10::MempoolId_t pool) {
+  lorad::emulator::DevicePools().Release(pool.second);
+}
 
 }  // namespace c10::cuda::CUDACachingAllocator
