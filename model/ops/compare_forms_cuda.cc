@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/ops/cuda/fast_attention.h"
 #include "model/ops/cuda/grouped_gemm.h"
+#include "model/ops/quantized_tiles_cuda.h"
 
 namespace lorad::cuda {
 namespace {
@@ -68,12 +69,14 @@ std::vector<std::string> CheckFastForms(std::vector<std::string>* used) {
   const c10::InferenceMode no_autograd;
   std::vector<std::string> objections = CheckFastAttention(used);
   for (std::string& objection : CheckGroupedGemm(used)) objections.push_back(std::move(objection));
+  for (std::string& objection : CheckQuantizedTiles(used)) objections.push_back(std::move(objection));
   return objections;
 }
 
 void LeaveOutFastForms() {
   LeaveOutFastAttention();
   LeaveOutGroupedGemm();
+  LeaveOutQuantizedTiles();
 }
 
 }  // namespace lorad::cuda

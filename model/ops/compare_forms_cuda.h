@@ -24,7 +24,7 @@ using FormResult = std::function<absl::StatusOr<at::Tensor>()>;
 // else nothing.
 std::optional<std::string> ObjectionTo(const FormResult& fast, const FormResult& ours, double limit);
 
-// All libraries' forms, each compared with ours: CheckFastAttention, CheckGroupedGemm.
+// CheckFastAttention, CheckGroupedGemm, CheckQuantizedTiles.
 std::vector<std::string> CheckFastForms(std::vector<std::string>* used);
 void LeaveOutFastForms();
 

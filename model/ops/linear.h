@@ -20,7 +20,7 @@ class LinearWeight final {
   static LinearWeight Pack(at::Tensor weight);
   static int64_t PackedElements(int64_t out_features, int64_t in_features);  // of its panels at most
   // weight [out, in] f32, on the CPU; copied. What is computed with is W' (model/quantization.h), by f32 or bf16 rows.
-  // The panels are the same bytes on a device; there more than 16 bf16 rows multiply W' rounded to bf16.
+  // The panels are the same bytes on a device; there more than 128 bf16 rows multiply W' rounded to bf16.
   static LinearWeight Quantize(const at::Tensor& weight, Quantization quantization);
   static LinearWeight FromStored(at::Tensor stored, int64_t out_features, int64_t in_features,
                                  Quantization quantization = Quantization::kNone);

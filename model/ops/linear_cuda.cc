@@ -7,11 +7,13 @@
 #include "model/base/status_macros.h"
 #include "model/ops/cpu/quantized_panels.h"
 #include "model/ops/cuda/quantized_kernels.h"
+#include "model/ops/cuda/quantized_tiles.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda/upload.h"
 #include "model/ops/cuda_ops.h"
+#include "model/ops/quantized_tiles_cuda.h"
 
-// Matmuls are cuBLAS's, through LibTorch, but for few rows of quantised weights.
+// Matmuls are cuBLAS's, through LibTorch, but for quantised weights' of few rows and of some.
 namespace lorad::cuda {
 namespace {
 
@@ -37,6 +39,13 @@ cudaError_t MultiplyDequantized(const at::Tensor& x, const QuantizedColumns& wei
   return cudaSuccess;
 }
 
+cudaError_t MultiplyTiles(const at::Tensor& x, const QuantizedColumns& weight, at::Tensor& y) {
+  const int64_t rows = x.size(0);
+  const at::Tensor scratch = at::empty({QuantizedTilesScratch(weight, rows)}, x.options().dtype(at::kFloat));
+  return LaunchQuantizedTiles(weight, rows, RowsOf<__nv_bfloat16>(x), MutableRowsOf<__nv_bfloat16>(y),
+                              static_cast<float*>(scratch.mutable_data_ptr()), StreamOf(x));
+}
+
 QuantizedColumns ColumnsOf(const LinearWeight& weight) {
   return {weight.quantization(), weight.in_features(), weight.out_features(), DataOf<uint8_t>(weight.weight())};
 }
@@ -48,10 +57,15 @@ absl::Status Multiply(std::string_view op, const at::Tensor& x, const LinearWeig
     return absl::OkStatus();
   }
   const QuantizedColumns columns = ColumnsOf(weight);
+  const int64_t rows = x.size(0);
+  if (x.scalar_type() == at::kBFloat16 && rows >= kLeastTiledRows && rows <= kMostTiledRows &&
+      UsesQuantizedTiles(columns.quantization)) {
+    return StatusOf(op, MultiplyTiles(x, columns, y));
+  }
   return StatusOf(op, ForTypeOf(x, [&](auto of_rows) {
                     using T = decltype(of_rows);
-                    if (x.size(0) > kFewRows) return MultiplyDequantized<T>(x, columns, y);
-                    return LaunchQuantizedDot(columns, x.size(0), RowsOf<T>(x), MutableRowsOf<T>(y), StreamOf(x));
+                    if (rows > kFewRows) return MultiplyDequantized<T>(x, columns, y);
+                    return LaunchQuantizedDot(columns, rows, RowsOf<T>(x), MutableRowsOf<T>(y), StreamOf(x));
                   }));
 }
 

@@ -1,5 +1,6 @@
 // What the CUDA form of Linear promises beyond, or short of, the operator's own test
 // (tests/op/quantized_linear_test.cc).
+#include <array>
 #include <tuple>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include <ATen/ops/mm.h>
 
 #include "model/ops/cuda/quantized_kernels.h"
+#include "model/ops/cuda/quantized_tiles.h"
 #include "model/ops/cuda_ops.h"
 #include "tests/op/op_testing.h"
 
@@ -35,24 +37,52 @@ class CudaQuantizedLinearTest : public testing::TestWithParam<std::tuple<at::Sca
   Numbers numbers_{1};
 };
 
-TEST_P(CudaQuantizedLinearTest, ARowOfFewHasTheSameBitsAloneAndAmongOthers) {
-  for (const int64_t in : {40, 576, 1100}) {
-    const LinearWeight w = Weight(37, in);
-    const at::Tensor x = Random(dtype(), {cuda::kFewRows, in}, numbers_);
-    at::Tensor y = at::empty({cuda::kFewRows, 37}, x.options());
-    ASSERT_OK(cuda::Linear({x, w, y}));
-    for (const int64_t rows : {1, 2, 4, 5, 8, 9, 15}) {
-      at::Tensor few = at::empty({rows, 37}, x.options());
-      for (const int64_t first : {int64_t{0}, cuda::kFewRows - rows}) {
-        ASSERT_OK(cuda::Linear({x.narrow(0, first, rows), w, few}));
-        for (int64_t r = 0; r < rows; ++r) ASSERT_EQ(RowBytes(few, r), RowBytes(y, first + r)) << in << " " << rows;
+// The forms end elsewhere for bf16 rows: those of tensor cores begin at kLeastTiledRows.
+TEST_P(CudaQuantizedLinearTest, ARowHasTheSameBitsAloneAndAmongOthersOfItsForm) {
+  struct Form {
+    int64_t all;
+    std::vector<int64_t> some;
+  };
+  const std::vector<Form> forms = dtype() == at::kFloat
+                                      ? std::vector<Form>{{cuda::kFewRows, {1, 2, 4, 5, 8, 9, 15}}}
+                                      : std::vector<Form>{{4, {1, 2, 3}}, {70, {5, 8, 9, 16, 17, 32, 33, 64, 65}}};
+  for (const Form& form : forms) {
+    for (const int64_t in : {40, 576, 1100}) {
+      const LinearWeight w = Weight(37, in);
+      const at::Tensor x = Random(dtype(), {form.all, in}, numbers_);
+      at::Tensor y = at::empty({form.all, 37}, x.options());
+      ASSERT_OK(cuda::Linear({x, w, y}));
+      for (const int64_t rows : form.some) {
+        at::Tensor few = at::empty({rows, 37}, x.options());
+        for (const int64_t first : {int64_t{0}, form.all - rows}) {
+          ASSERT_OK(cuda::Linear({x.narrow(0, first, rows), w, few}));
+          for (int64_t r = 0; r < rows; ++r) ASSERT_EQ(RowBytes(few, r), RowBytes(y, first + r)) << in << " " << rows;
+        }
       }
     }
   }
 }
 
+// On tensor cores q is exact and so is W', which bf16 would round: what remains is y's own rounding.
+TEST_P(CudaQuantizedLinearTest, SomeRowsMultiplyWhatIsNotRounded) {
+  for (const auto& [rows, in, out] :
+       std::vector<std::array<int64_t, 3>>{{5, 2056, 150}, {33, 1100, 20}, {128, 72, 3}}) {
+    const LinearWeight w = Weight(out, in);
+    const at::Tensor x = Random(dtype(), {rows, in}, numbers_), wide = at::empty({rows, out + 5}, x.options());
+    wide.fill_(7.0f);
+    at::Tensor y = wide.narrow(1, 3, out);
+    ASSERT_OK(cuda::Linear({x, w, y}));
+    const at::Tensor expected = at::mm(x.to(at::kDouble), w.RowMajor().to(at::kDouble).t());
+    const at::Tensor off = (y.to(at::kDouble) - expected).abs() - expected.abs() / 256;
+    EXPECT_LT(off.max().item<double>(), 1e-4) << rows;
+    EXPECT_EQ(At(wide.contiguous(), 2), 7.0f);
+    EXPECT_EQ(At(wide.contiguous(), out + 3), 7.0f);
+  }
+}
+
 TEST_P(CudaQuantizedLinearTest, ManyRowsMultiplyRoundedWeightsInTheirOwnType) {
-  for (const int64_t rows : {17, 60}) {
+  const int64_t least = dtype() == at::kFloat ? cuda::kFewRows + 1 : cuda::kMostTiledRows + 1;
+  for (const int64_t rows : {least, least + 43}) {
     for (const int64_t in : {1, 65, 200, 576}) {
       const LinearWeight w = Weight(35, in);
       const at::Tensor x = Random(dtype(), {rows, in}, numbers_);

@@ -47,12 +47,12 @@ class QuantizedLinearTest : public testing::TestWithParam<std::tuple<at::ScalarT
 
 TEST_P(QuantizedLinearTest, FewRowsEqualTheLoopOverRoundedWeights) {
   Numbers numbers(1);
-  for (const int64_t rows : {1, 2, 3, 6, 7, 13, 16}) ExpectTheLoop(rows, numbers);
+  for (const int64_t rows : {1, 2, 3, 5, 6, 7, 8, 13, 16}) ExpectTheLoop(rows, numbers);
 }
 
 TEST_P(QuantizedLinearTest, ManyRowsEqualTheLoopOverRoundedWeights) {
   Numbers numbers(12);
-  for (const int64_t rows : {17, 30, 100}) ExpectTheLoop(rows, numbers);
+  for (const int64_t rows : {17, 30, 33, 64, 65, 100}) ExpectTheLoop(rows, numbers);
 }
 
 TEST_P(QuantizedLinearTest, ARowHasTheSameBitsAloneAndAmongOthers) {

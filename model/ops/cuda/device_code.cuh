@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -54,6 +55,16 @@ __device__ inline float BlockSum(float v, BlockSums& sums) {
   float total = 0.0f;
   for (int w = 0; w < WarpsOfBlock(); ++w) total += sums[w];
   return total;
+}
+
+// fn(0) … fn(N - 1) one behind the other, each with a constant: arrays that it indexes stay in registers.
+template <int... kI, typename Fn>
+__device__ inline void CallEach(std::integer_sequence<int, kI...>, const Fn& fn) {
+  (fn(kI), ...);
+}
+template <int N, typename Fn>
+__device__ inline void Unrolled(const Fn& fn) {
+  CallEach(std::make_integer_sequence<int, N>(), fn);
 }
 
 // Eight consecutive elements as f32; the wide form wants 16-byte alignment.

@@ -17,7 +17,8 @@ cudaError_t ForQuadOf(const QuantizedColumns& weight, const Fn& fn) {
 template <typename Quad, int R, typename T>
 cudaError_t LaunchRows(const QuantizedColumns& weight, int64_t rows, const Rows<const T>& x, const Rows<T>& y,
                        cudaStream_t stream) {
-  return Launch(&QuantizedDotKernel<Quad, T, R>, Grid(PanelsOf(weight)), kDotWarps * kWarp, stream, weight, rows, x, y);
+  const dim3 grid = Grid((rows + R - 1) / R, PanelsOf(weight));
+  return Launch(&QuantizedDotKernel<Quad, T, R>, grid, kDotWarps * kWarp, stream, weight, rows, x, y);
 }
 
 }  // namespace
@@ -28,8 +29,6 @@ cudaError_t LaunchQuantizedDot(const QuantizedColumns& weight, int64_t rows, con
   return ForQuadOf(weight, [&](auto of_weight) {
     using Quad = decltype(of_weight);
     if (rows > kFewRows) return cudaErrorInvalidValue;
-    if (rows > 8) return LaunchRows<Quad, 16>(weight, rows, x, y, stream);
-    if (rows > 4) return LaunchRows<Quad, 8>(weight, rows, x, y, stream);
     if (rows > 1) return LaunchRows<Quad, 4>(weight, rows, x, y, stream);
     return LaunchRows<Quad, 1>(weight, rows, x, y, stream);
   });

@@ -41,20 +41,31 @@ struct E4m3Number {
   }
 };
 
+// A quad's words and factors as they lie in memory are fetched, then made W' of the quad's inputs and of the columns
+// from `column` on: what is fetched early, nobody waits for.
+
 // A byte an element.
 template <Quantization kOf, class Number>
 struct ByteQuad : PanelOf<kOf> {
   static constexpr int kColumns = 2;
+  struct Raw {
+    unsigned words[cpu::kQuadWords];
+    float scales[kColumns];
+  };
 
-  // w = W' of the quad's inputs and of the columns from `column` on.
-  __device__ static void Load(const uint8_t* panel, int64_t g, int quad, int column, float (&w)[kColumns][kEight]) {
+  __device__ static void Fetch(const uint8_t* panel, int64_t g, int quad, int column, Raw& raw) {
     const float* scales = reinterpret_cast<const float*>(ByteQuad::Factors(panel, g)) + column;
     const uint8_t* words = ByteQuad::Words(panel, g, quad) + 2 * column;
     for (int j = 0; j < cpu::kQuadWords; ++j) {
-      const unsigned word = *reinterpret_cast<const unsigned*>(words + j * 2 * kPanelColumns);
+      raw.words[j] = *reinterpret_cast<const unsigned*>(words + j * 2 * kPanelColumns);
+    }
+    for (int i = 0; i < kColumns; ++i) raw.scales[i] = scales[i];
+  }
+  __device__ static void Make(const Raw& raw, float (&w)[kColumns][kEight]) {
+    for (int j = 0; j < cpu::kQuadWords; ++j) {
       for (int i = 0; i < kColumns; ++i) {
-        w[i][2 * j] = scales[i] * Number::Of(word >> 16 * i);
-        w[i][2 * j + 1] = scales[i] * Number::Of(word >> (16 * i + 8));
+        w[i][2 * j] = raw.scales[i] * Number::Of(raw.words[j] >> 16 * i);
+        w[i][2 * j + 1] = raw.scales[i] * Number::Of(raw.words[j] >> (16 * i + 8));
       }
     }
   }
@@ -64,14 +75,19 @@ using Fp8Quad = ByteQuad<Quantization::kFp8, E4m3Number>;
 
 struct Int4Quad : PanelOf<Quantization::kInt4> {
   static constexpr int kColumns = 1;
+  struct Raw {
+    unsigned nibbles, factors;
+  };
 
-  __device__ static void Load(const uint8_t* panel, int64_t g, int quad, int column, float (&w)[kColumns][kEight]) {
-    const unsigned factors = reinterpret_cast<const unsigned*>(Factors(panel, g))[column];
-    const float scale = __uint_as_float(factors << 16), zero = __uint_as_float(factors & 0xFFFF0000u);
-    const unsigned nibbles = reinterpret_cast<const unsigned*>(Words(panel, g, quad))[column];
+  __device__ static void Fetch(const uint8_t* panel, int64_t g, int quad, int column, Raw& raw) {
+    raw.factors = reinterpret_cast<const unsigned*>(Factors(panel, g))[column];
+    raw.nibbles = reinterpret_cast<const unsigned*>(Words(panel, g, quad))[column];
+  }
+  __device__ static void Make(const Raw& raw, float (&w)[kColumns][kEight]) {
+    const float scale = __uint_as_float(raw.factors << 16), zero = __uint_as_float(raw.factors & 0xFFFF0000u);
     for (int j = 0; j < cpu::kQuadWords; ++j) {
-      w[0][2 * j] = fmaf(scale, static_cast<float>(static_cast<int>(nibbles >> 4 * j & 15u) - 8), zero);
-      w[0][2 * j + 1] = fmaf(scale, static_cast<float>(static_cast<int>(nibbles >> (4 * j + 16) & 15u) - 8), zero);
+      w[0][2 * j] = fmaf(scale, static_cast<float>(static_cast<int>(raw.nibbles >> 4 * j & 15u) - 8), zero);
+      w[0][2 * j + 1] = fmaf(scale, static_cast<float>(static_cast<int>(raw.nibbles >> (4 * j + 16) & 15u) - 8), zero);
     }
   }
 };
@@ -83,6 +99,30 @@ struct LanesOf {
   static constexpr int kQuads = kWarp / kOfQuad;  // side by side
   static constexpr int kSteps = kQuadsOfGroup / kQuads;
 };
+
+// acc[r][i] += the sum over eight inputs of row r and column i. kWide: all are there, aligned. Loads of several rows
+// are in flight together, so no branch may lie between them.
+template <typename T, int R, int kColumns, bool kWide, typename InputsOf>
+__device__ inline void AddRows(const float (&w)[kColumns][kEight], int64_t left, const InputsOf& inputs_of,
+                               float (&acc)[R][kColumns]) {
+  constexpr int kMostAtOnce = 16 / static_cast<int>(sizeof(T)), kAtOnce = R < kMostAtOnce ? R : kMostAtOnce;
+  for (int first = 0; first < R; first += kAtOnce) {
+    EightOf<T> x[kAtOnce];
+    for (int r = 0; r < kAtOnce; ++r) {
+      const T* from = inputs_of(first + r);
+      if constexpr (kWide) {
+        x[r] = *reinterpret_cast<const EightOf<T>*>(from);
+      } else {
+        for (int j = 0; j < kEight; ++j) Put(j < left ? Widen(from[j]) : 0.0f, x[r].values + j);
+      }
+    }
+    for (int r = 0; r < kAtOnce; ++r) {
+      for (int i = 0; i < kColumns; ++i) {
+        for (int j = 0; j < kEight; ++j) acc[first + r][i] = fmaf(Widen(x[r].values[j]), w[i][j], acc[first + r][i]);
+      }
+    }
+  }
+}
 
 // A block's part of a product: one panel by R rows, of which `rows` are real; its warps take groups in turn. The sum of
 // a row and a column runs over a lane's quads, then over the lanes, then over the warps, however many rows there are.
@@ -99,19 +139,21 @@ __device__ void DotPanel(const QuantizedColumns& weight, int64_t panel, int64_t 
   const int column = Lane() % Lanes::kOfQuad * Quad::kColumns;
   float acc[R][Quad::kColumns] = {};
   for (int64_t g = WarpOfBlock(); g < groups; g += kDotWarps) {
-    for (int step = 0; step < Lanes::kSteps; ++step) {
+    typename Quad::Raw raw[Lanes::kSteps];
+    Unrolled<Lanes::kSteps>(
+        [&](int step) { Quad::Fetch(of_panel, g, step * Lanes::kQuads + Lane() / Lanes::kOfQuad, column, raw[step]); });
+    Unrolled<Lanes::kSteps>([&](int step) {
       const int quad = step * Lanes::kQuads + Lane() / Lanes::kOfQuad;
-      float w[Quad::kColumns][kEight];
-      Quad::Load(of_panel, g, quad, column, w);
       const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
-      for (int r = 0; r < R; ++r) {
-        float inputs[kEight];
-        LoadUpToEight(aligned && left >= kEight, x_row(r < rows ? r : 0) + k, left, inputs);
-        for (int i = 0; i < Quad::kColumns; ++i) {
-          for (int j = 0; j < kEight; ++j) acc[r][i] = fmaf(inputs[j], w[i][j], acc[r][i]);
-        }
+      const auto inputs_of = [&](int r) { return x_row(r < rows ? r : 0) + k; };
+      float w[Quad::kColumns][kEight];
+      Quad::Make(raw[step], w);
+      if (aligned && left >= kEight) {
+        AddRows<T, R, Quad::kColumns, true>(w, left, inputs_of, acc);
+      } else {
+        AddRows<T, R, Quad::kColumns, false>(w, left, inputs_of, acc);
       }
-    }
+    });
   }
   for (int r = 0; r < R; ++r) {
     for (int i = 0; i < Quad::kColumns; ++i) {
@@ -132,14 +174,16 @@ __device__ void DotPanel(const QuantizedColumns& weight, int64_t panel, int64_t 
   }
 }
 
-// One block a panel.
+// Block (rows, panel): R of the rows, those of one panel side by side in time.
 template <typename Quad, typename T, int R>
-__global__ void QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<const T> x, Rows<T> y) {
+__global__ void __launch_bounds__(kDotWarps* kWarp, 2)
+    QuantizedDotKernel(QuantizedColumns weight, int64_t rows, Rows<const T> x, Rows<T> y) {
   __shared__ DotSums<R> sums;
+  const int64_t first = int64_t{blockIdx.x} * R;
   const bool aligned = IsAligned(x.data) && IsAligned(x.data + x.stride);
   DotPanel<Quad, T, R>(
-      weight, blockIdx.x, rows, aligned, [&](int64_t r) { return x.row(r); }, [&](int64_t r) { return y.row(r); },
-      sums);
+      weight, blockIdx.y, rows - first, aligned, [&](int64_t r) { return x.row(first + r); },
+      [&](int64_t r) { return y.row(first + r); }, sums);
 }
 
 // Block (panel, group); a thread makes a quad, and eight neighbours write 64 inputs of a row side by side.
@@ -151,8 +195,10 @@ __global__ void DequantizeKernel(QuantizedColumns weight, T* to) {
   const int quad = static_cast<int>(threadIdx.x) % kQuadsOfGroup;
   const int column = static_cast<int>(threadIdx.x) / kQuadsOfGroup * Quad::kColumns;
   const int64_t k = g * kQuantizedGroup + quad * kEight, left = weight.in - k;
+  typename Quad::Raw raw;
+  Quad::Fetch(Quad::Panel(weight, panel, gridDim.y), g, quad, column, raw);
   float w[Quad::kColumns][kEight];
-  Quad::Load(Quad::Panel(weight, panel, gridDim.y), g, quad, column, w);
+  Quad::Make(raw, w);
   for (int i = 0; i < Quad::kColumns; ++i) {
     const int64_t c = panel * kPanelColumns + column + i;
     if (c < weight.columns) StoreUpToEight(w[i], left, to + c * weight.in + k);

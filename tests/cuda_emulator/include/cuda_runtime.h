@@ -34,6 +34,9 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+struct alignas(8) float2 {
+  float x, y;
+};
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
@@ -116,6 +119,14 @@ T __shfl_down_sync(unsigned mask, T value, int distance) {
   return lorad::emulator::Shuffle(mask, value, lane + distance < 32 ? lane + distance : lane);
 }
 inline unsigned __ballot_sync(unsigned mask, bool vote) { return lorad::emulator::Ballot(mask, vote); }
+
+// The bytes of a and b, 0 to 7, that the four lowest digits of `which` name.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  unsigned chosen = 0;
+  for (unsigned i = 0; i < 4; ++i) chosen |= static_cast<unsigned>(bytes >> (which >> 4 * i & 7u) * 8 & 0xFFu) << 8 * i;
+  return chosen;
+}
 
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 

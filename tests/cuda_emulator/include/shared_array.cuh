@@ -48,6 +48,10 @@ class SharedArray {
     emulator::CheckIndex(i % 4, 1);  // where a wide store may begin
     (*this)[i] = four.x, (*this)[i + 1] = four.y, (*this)[i + 2] = four.z, (*this)[i + 3] = four.w;
   }
+  uint4 Four(int i) {
+    emulator::CheckIndex(i % 4, 1);
+    return {(*this)[i], (*this)[i + 1], (*this)[i + 2], (*this)[i + 3]};
+  }
 
  private:
   T values_[N] = {};

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 // Stands in for model/ops/cuda/device/tensor_cores.cuh: each lane collects, by shuffles, the two rows and the two
@@ -42,6 +43,16 @@ inline void MmaBf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2
     const int column = emulator::mma_is_wrong ? 1 - i % 2 : i % 2;
     for (int k = 0; k < 16; ++k) c[i] += rows[i / 2][k] * columns[column][k];
   }
+}
+
+// Each half in f64, in which a product and a sum of bf16 far less than 2^30 apart are exact.
+inline unsigned MultiplyAddPairs(unsigned a, unsigned b, unsigned c) {
+  const auto half = [](unsigned a, unsigned b, unsigned c) {
+    const auto wide = [](unsigned bits) { return static_cast<double>(__uint_as_float(bits << 16)); };
+    const double sum = wide(a) * wide(b) + wide(c);
+    return unsigned{__float2bfloat16_rn(static_cast<float>(sum)).bits};
+  };
+  return half(a & 0xFFFFu, b & 0xFFFFu, c & 0xFFFFu) | half(a >> 16, b >> 16, c >> 16) << 16;
 }
 
 }  // namespace lorad::cuda

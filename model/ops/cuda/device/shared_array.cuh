@@ -18,8 +18,9 @@ struct SharedArray {
       atomicAdd(&values[i], value);
     }
   }
-  // Four elements of four bytes in one store; i: a multiple of four.
+  // Four elements of four bytes in one access; i: a multiple of four.
   __device__ void PutFour(int i, const uint4& four) { *reinterpret_cast<uint4*>(values + i) = four; }
+  __device__ uint4 Four(int i) const { return *reinterpret_cast<const uint4*>(values + i); }
   alignas(16) T values[N];
 };
 
