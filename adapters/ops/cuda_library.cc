@@ -47,4 +47,5 @@ const lorad::CudaLibrary lorad_cuda_library = {
             .new_side_stream = &lorad::cuda::NewSideStream,
         },
     .memory = {.create = &lorad::cuda::CreateMemory, .available_bytes = &lorad::cuda::AvailableBytes},
+    .begin = &lorad::cuda::MakeProductsExact,
 };

@@ -50,6 +50,8 @@ absl::Status RopeKvWrite(const RopeKvWriteArgs& args);
 absl::Status RouteTopK(const RouteTopKArgs& args);
 std::unique_ptr<DeviceGraphs> NewGraphs();
 std::unique_ptr<SideStream> NewSideStream();
+// Matmuls of LibTorch's from now on, of all the process: sums of bf16 and f32 products in f32 (linear.h).
+void MakeProductsExact();
 
 inline absl::Status StatusOf(std::string_view op, cudaError_t error) {
   if (error == cudaSuccess) return absl::OkStatus();

@@ -94,6 +94,8 @@ struct CudaLibrary {
   uint64_t version = 0;
   CudaOps ops;
   DeviceMemory memory;
+  // Whoever opens it calls this once, before its operators.
+  void (*begin)() = nullptr;
 };
 inline constexpr char kCudaLibrarySymbol[] = "lorad_cuda_library";
 inline constexpr uint64_t kCudaLibraryVersion = 4000 + sizeof(CudaLibrary);  // the thousands: of arguments

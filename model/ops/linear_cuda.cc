@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/mm.h>
@@ -70,6 +71,14 @@ absl::Status Multiply(std::string_view op, const at::Tensor& x, const LinearWeig
 }
 
 }  // namespace
+
+void MakeProductsExact() {
+  at::Context& context = at::globalContext();
+  // By default the parts of a sum that cuBLAS splits, that of few rows over many inputs, are written and added in bf16.
+  context.setAllowBF16ReductionCuBLAS(/*allow_reduced_precision=*/false);
+  // NVIDIA's containers make TF32 the default, by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
+  context.setFloat32MatmulPrecision("highest");
+}
 
 absl::Status Linear(const LinearArgs& args) { return Multiply("Linear", args.x, args.weight, args.y); }
 

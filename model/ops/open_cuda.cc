@@ -87,6 +87,7 @@ absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path) {
     return absl::FailedPreconditionError(absl::StrCat("CUDA operators: version: ", found->version, "; limit: ",
                                                       kCudaLibraryVersion, "; build ", path, " with this program"));
   }
+  found->begin();
   InstallCudaOps(&found->ops);
   return found->memory;
 }

@@ -6,6 +6,7 @@ namespace lorad {
 
 void OpenTestDevice() {
   emulator::RegisterDevice();
+  emulator::EmulatedLibrary().begin();
   InstallCudaOps(&emulator::EmulatedLibrary().ops);
 }
 
