@@ -178,12 +178,12 @@ KvLayout CausalLm::kv_layout() const {
 absl::StatusOr<at::Tensor> CausalLm::Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
   const QuietAtEnd quiet(device());
   ASSIGN_OR_RETURN(const at::Tensor logits, ForwardOnDevice(batch, kv, seam));
-  return Guarded([&]() -> absl::StatusOr<at::Tensor> { return ToHost(logits); });
+  return GuardedOnDevice([&]() -> absl::StatusOr<at::Tensor> { return ToHost(logits); });
 }
 
 absl::StatusOr<at::Tensor> CausalLm::ForwardOnDevice(const ForwardBatch& batch, const KvView& kv, AdapterSeam& seam) {
   RETURN_IF_ERROR(CheckBatch(batch, impl_->config, kv_layout(), kv.layout));
-  return Guarded([&]() -> absl::StatusOr<at::Tensor> {
+  return GuardedOnDevice([&]() -> absl::StatusOr<at::Tensor> {
     const c10::InferenceMode no_autograd;
     return impl_->Forward(batch, kv, seam);
   });

@@ -7,8 +7,10 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include "absl/strings/str_cat.h"
 #include "model/base/guarded.h"
 #include "model/ops/put_drawn_tokens.h"
+#include "model/ops/torch_errors.h"
 
 namespace lorad {
 namespace {
@@ -66,6 +68,12 @@ at::Tensor ToHost(const at::Tensor& tensor) {
   const at::Tensor host = QueueToHost(tensor);
   if (!tensor.is_cpu()) CurrentStream(tensor.device()).synchronize();
   return host;
+}
+
+absl::Status StatusOf(const c10::Error& error) {
+  const char* const message = error.what_without_backtrace();
+  if (!IsOutOfMemory(error)) return absl::InternalError(message);
+  return absl::ResourceExhaustedError(absl::StrCat("the device's memory: ", message, "; lower --memory-bytes"));
 }
 
 StreamMark::StreamMark(at::Device device) {

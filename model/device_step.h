@@ -7,7 +7,7 @@
 #include <c10/core/Event.h>
 #include <c10/util/Exception.h>
 
-#include "absl/strings/str_cat.h"
+#include "absl/status/status.h"
 #include "model/base/guarded.h"
 #include "model/forward_batch.h"
 
@@ -52,19 +52,21 @@ class StreamMark final {
 // it next answers with it.
 void AwaitDevice(at::Device device);
 
-// Calls fn. That the device's memory is full, which LibTorch tells by an exception of its own, becomes
-// ResourceExhausted.
+// ResourceExhausted where memory is full, which LibTorch tells by exceptions of its own; else Internal. Without the
+// stack trace of LibTorch's messages, kilobytes that say nothing to whoever asked.
+absl::Status StatusOf(const c10::Error& error);
+
+// Calls fn. What LibTorch throws becomes a status' exception.
 template <typename Fn>
 auto WithDeviceMemory(const Fn& fn) {
   try {
     return fn();
-  } catch (const c10::OutOfMemoryError& error) {
-    throw StatusException(absl::ResourceExhaustedError(
-        absl::StrCat("the device's memory: ", error.what_without_backtrace(), "; lower --memory-bytes")));
+  } catch (const c10::Error& error) {
+    throw StatusException(StatusOf(error));
   }
 }
 
-// Guarded, of what computes on a device: that its memory is full is ResourceExhausted.
+// Guarded, of what computes on a device.
 template <typename Fn>
 auto GuardedOnDevice(const Fn& fn) -> decltype(fn()) {
   return Guarded([&]() -> decltype(fn()) { return WithDeviceMemory(fn); });

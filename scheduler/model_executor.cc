@@ -141,7 +141,7 @@ absl::StatusOr<StepResult> ModelExecutor::Wait(Ticket ticket) {
   in_flight_.pop_front();
   if (step.queued) {
     wait_began_us_ = NowUs();
-    const absl::Status status = Guarded([&] {
+    const absl::Status status = GuardedOnDevice([&] {
       step.end.Await();
       if (step.draws.has_value()) TakeTokens(step.draws->Fetch(), step.of_row, &*step.result);
       return absl::OkStatus();

@@ -6,6 +6,7 @@
 
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 #include <cuda_runtime.h>
 
 #include "absl/strings/str_cat.h"
@@ -60,7 +61,9 @@ std::optional<std::string> ObjectionTo(const FormResult& fast, const FormResult&
     const double difference = Difference(*expected, *actual);
     if (difference <= limit) return std::nullopt;
     return absl::StrCat("differs from ours by ", difference, "; limit: ", limit);
-  } catch (const std::exception& error) {  // LibTorch's, of the device
+  } catch (const c10::Error& error) {  // of the device
+    return std::string(error.what_without_backtrace());
+  } catch (const std::exception& error) {
     return std::string(error.what());
   }
 }

@@ -19,6 +19,7 @@
 #include "model/base/status_macros.h"
 #include "model/ops/cuda_ops.h"
 #include "model/ops/device_graph.h"
+#include "model/ops/torch_errors.h"
 
 namespace lorad::cuda {
 namespace {
@@ -29,8 +30,9 @@ absl::Status Tried(std::string_view what, const Fn& fn) {
   try {
     fn();
     return absl::OkStatus();
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(absl::StrCat(std::string(what), ": ", error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    const std::string message = absl::StrCat(std::string(what), ": ", error.what_without_backtrace());
+    return IsOutOfMemory(error) ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat(std::string(what), ": ", error.what()));
   }
