@@ -1,5 +1,6 @@
 #include "model/device_step.h"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -68,6 +69,17 @@ at::Tensor ToHost(const at::Tensor& tensor) {
   const at::Tensor host = QueueToHost(tensor);
   if (!tensor.is_cpu()) CurrentStream(tensor.device()).synchronize();
   return host;
+}
+
+void ToHostInPieces(const at::Tensor& rows, int64_t most_bytes,
+                    const std::function<void(int64_t first, const at::Tensor& on_host)>& fn) {
+  const int64_t count = rows.size(0);
+  if (count == 0) return;
+  const int64_t row_bytes = rows.size(1) * static_cast<int64_t>(rows.element_size());
+  const int64_t most = rows.is_cpu() ? count : std::max<int64_t>(1, most_bytes / std::max<int64_t>(1, row_bytes));
+  for (int64_t first = 0; first < count; first += most) {
+    fn(first, ToHost(rows.narrow(0, first, std::min(most, count - first))));
+  }
 }
 
 absl::Status StatusOf(const c10::Error& error) {

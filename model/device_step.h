@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include <ATen/core/Tensor.h>
@@ -35,6 +36,12 @@ at::Tensor ToHost(const at::Tensor& tensor);
 
 // The same, queued: pinned memory that holds it once the stream has come here. What lies on the host is itself.
 at::Tensor QueueToHost(const at::Tensor& tensor);
+
+// Calls fn(first, on_host) for pieces of a tensor's rows [R, n] on the host: on_host [some, n] are rows first.., at
+// most so many bytes of them, but one row at least; where they lie there, all at once. LibTorch keeps what pinned
+// memory it has ever taken, a power of two of bytes each: what is large is not to go through it whole.
+void ToHostInPieces(const at::Tensor& rows, int64_t most_bytes,
+                    const std::function<void(int64_t first, const at::Tensor& on_host)>& fn);
 
 // A place in what is queued on the current stream of a device: behind all that was queued when it was made.
 class StreamMark final {

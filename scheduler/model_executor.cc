@@ -1,5 +1,7 @@
 #include "scheduler/model_executor.h"
 
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -25,7 +27,9 @@ namespace {
 int64_t VocabularyOf(const ExecRow& row, int64_t of_base) { return row.vocab_size > 0 ? row.vocab_size : of_base; }
 
 // Logits come from a device whole only where there is no other way: for log-probabilities of a prompt's tokens, and of
-// vocabularies larger than its kernels take.
+// vocabularies larger than its kernels take. So many bytes of them at a time:
+constexpr int64_t kMostBytesOfLogits = int64_t{32} << 20;
+
 void TakePromptLogprobs(const at::Tensor& logits, int64_t vocab_size, absl::Span<const ExecRow> rows,
                         const BuiltBatch& built, StepResult* result) {
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -35,10 +39,13 @@ void TakePromptLogprobs(const at::Tensor& logits, int64_t vocab_size, absl::Span
     const int64_t count = std::clamp<int64_t>(known, 0, built.logits[i].rows);
     std::vector<TokenLogprob>& logprobs = result->rows[i].prompt_logprobs;
     logprobs.resize(static_cast<size_t>(count));
-    const at::Tensor own = ToHost(logits.narrow(0, built.logits[i].first_row, count));
-    cpu::ParallelTasks(count, [&](int64_t r) {
-      logprobs[static_cast<size_t>(r)] = LogprobOf(own, r, row.prompt_ids[row.first_position + r + 1],
-                                                   row.sampling->prompt_logprobs, VocabularyOf(row, vocab_size));
+    const at::Tensor own = logits.narrow(0, built.logits[i].first_row, count);
+    ToHostInPieces(own, kMostBytesOfLogits, [&](int64_t first, const at::Tensor& some) {
+      cpu::ParallelTasks(some.size(0), [&](int64_t r) {
+        logprobs[static_cast<size_t>(first + r)] =
+            LogprobOf(some, r, row.prompt_ids[row.first_position + first + r + 1], row.sampling->prompt_logprobs,
+                      VocabularyOf(row, vocab_size));
+      });
     });
   }
 }
@@ -74,6 +81,20 @@ void TakeTokens(SampleResult sampled, absl::Span<const size_t> of_row, StepResul
   }
 }
 
+// Of vocabularies that no kernel draws from. The rows to sample are in the order of their logits.
+void SampleOnHost(const at::Tensor& logits, const RowsToSample& to_sample, StepResult* result) {
+  size_t next = 0;
+  ToHostInPieces(logits, kMostBytesOfLogits, [&](int64_t first, const at::Tensor& some) {
+    const size_t begin = next;
+    std::vector<SampleRow> rows;
+    for (; next < to_sample.rows.size() && to_sample.rows[next].logit_row < first + some.size(0); ++next) {
+      rows.push_back(to_sample.rows[next]);
+      rows.back().logit_row -= first;
+    }
+    TakeTokens(Sample(some, rows), absl::MakeConstSpan(to_sample.of_row).subspan(begin, rows.size()), result);
+  });
+}
+
 int64_t NowUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
@@ -81,15 +102,24 @@ int64_t NowUs() {
 
 void TakeClassLogits(const at::Tensor& logits, absl::Span<const ExecRow> rows, const BuiltBatch& built,
                      StepResult* result) {
+  std::vector<int64_t> logit_rows;
+  int64_t most_classes = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     if (!rows[i].sample || rows[i].classes == 0) continue;
     LORAD_CHECK_LE(rows[i].classes, logits.size(1));
-    const int64_t row = built.logits[i].first_row + built.logits[i].rows - 1;
-    const at::Tensor own = ToHost(logits.narrow(0, row, 1).narrow(1, 0, rows[i].classes));
-    const float* const first = own.const_data_ptr<float>();
+    logit_rows.push_back(built.logits[i].first_row + built.logits[i].rows - 1);
+    most_classes = std::max<int64_t>(most_classes, rows[i].classes);
+  }
+  if (logit_rows.empty()) return;
+  const at::Tensor index = OnDevice(logits.device(), at::tensor(logit_rows));
+  const at::Tensor all = ToHost(at::index_select(logits.narrow(1, 0, most_classes), 0, index));
+  const float* own = all.const_data_ptr<float>();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i].sample || rows[i].classes == 0) continue;
     RowResult& row_result = result->rows[i];
-    row_result.class_logits.assign(first, first + rows[i].classes);
-    const bool finite = std::all_of(first, first + rows[i].classes, [](float v) { return std::isfinite(v); });
+    row_result.class_logits.assign(own, own + rows[i].classes);
+    own += most_classes;
+    const bool finite = std::ranges::all_of(row_result.class_logits, [](float v) { return std::isfinite(v); });
     if (!finite) row_result.status = absl::InternalError("class logits are not finite");
     row_result.sampled = finite;
   }
@@ -190,7 +220,7 @@ absl::Status ModelExecutor::Queue(absl::Span<const ExecRow> rows, Step* step) {
     TakeClassLogits(logits, rows, built, result);
     RowsToSample to_sample = ToSample(vocab_size, rows, built);
     if (logits.is_cpu() || logits.size(1) > kMostDrawnLogits) {
-      if (!to_sample.rows.empty()) TakeTokens(Sample(ToHost(logits), to_sample.rows), to_sample.of_row, result);
+      if (!to_sample.rows.empty()) SampleOnHost(logits, to_sample, result);
       AwaitDevice(model_->device());
       return absl::OkStatus();
     }
