@@ -10,9 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 
+#include "adapters/train/pair_delta.h"
 #include "adapters/train/trainer.h"
 #include "model/copy_aside.h"
 #include "tests/cuda_emulator/device_memory.h"
@@ -86,6 +88,27 @@ TEST(EmulatedTrainingTest, ABaseInBf16TrainsLeavesInF32AsOnTheCpu) {
   }
   ASSERT_THAT(on_device->SaveState(dir.File("state")), IsOk());
   EXPECT_THAT(MakeTrainer(host, config, examples)->LoadState(dir.File("state")), IsOk());  // which wants all f32
+}
+
+TEST(EmulatedTrainingTest, DropoutDropsWhatItDoesOnTheCpuByMasksOfAByteAnElement) {
+  MicroBatchPart part;
+  part.dropout = 0.25;
+  part.dropout_seed = 7;
+  LeafModule module;
+  module.layer = 1;
+  const at::Tensor x = at::arange(1, 6001, at::TensorOptions().dtype(at::kFloat)).view({60, 100});
+  const at::Tensor on_cpu = x.clone().requires_grad_(), on_device = x.to(TrainDevice()).requires_grad_();
+  const int64_t before = emulator::BytesFromHost();
+  const at::Tensor dropped = Dropped(on_device, part, module);
+  EXPECT_LE(emulator::BytesFromHost() - before, x.numel());  // one an element
+  const at::Tensor expected = Dropped(on_cpu, part, module);
+  EXPECT_TRUE(dropped.detach().cpu().allclose(expected.detach(), 1e-6, 0.0));
+  const int64_t zeros = (expected == 0).sum().item<int64_t>();
+  EXPECT_GT(zeros, 1300);
+  EXPECT_LT(zeros, 1700);
+  dropped.sum().backward();
+  expected.sum().backward();
+  EXPECT_TRUE(on_device.grad().cpu().allclose(on_cpu.grad(), 1e-6, 0.0));
 }
 
 // The losses of all rows together, and the norms of all gradients.

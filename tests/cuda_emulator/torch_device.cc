@@ -200,6 +200,7 @@ at::Tensor OnHost(const at::Tensor& t) {
 }
 
 std::atomic<int64_t> copies_to_host = 0;
+std::atomic<int64_t> bytes_from_host = 0;
 
 // To pinned memory, if nobody waits for it, as late as a device may be.
 at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
@@ -216,6 +217,7 @@ at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   const DeviceAccess access;
   if (to.is_cpu()) ++copies_to_host;
   if (to.is_cpu() && current_stream == kAside) ++copies_to_host_aside;
+  if (from.is_cpu() && non_blocking) bytes_from_host += static_cast<int64_t>(from.nbytes());
   if (to.is_cpu() && non_blocking) {
     late_copies.push_back({++copies_made, OnHost(from).clone(), to});
   } else {
@@ -333,6 +335,7 @@ void RegisterDevice() {
 
 int64_t CopiesToHost() { return copies_to_host; }
 int64_t CopiesToHostAside() { return copies_to_host_aside; }
+int64_t BytesFromHost() { return bytes_from_host; }
 
 const CudaLibrary& EmulatedLibrary() { return lorad_cuda_library; }
 

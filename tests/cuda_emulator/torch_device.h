@@ -14,6 +14,9 @@ int64_t CopiesToHost();
 // Those that were queued on another stream than the one that serves.
 int64_t CopiesToHostAside();
 
+// So many bytes came from the host, through LibTorch, in copies that nobody waited for.
+int64_t BytesFromHost();
+
 // What liblorad_cuda.so has, of the same sources.
 const CudaLibrary& EmulatedLibrary();
 
