@@ -21,7 +21,7 @@
 #include "adapters/train/pair_delta.h"
 #include "adapters/train/trainable_routing.h"
 #include "model/base/check.h"
-#include "model/layers/routed_rows.h"
+#include "model/ops/autograd/gathered_rows.h"
 #include "model/ops/autograd/in_pieces.h"
 #include "model/ops/autograd/trained_linear.h"
 #include "model/ops/pieces.h"
@@ -171,7 +171,7 @@ at::Tensor TrainableSeam::FinishLinear(const SiteGroup& group, const at::Tensor&
   }
   // Then each block of columns gets its own; else all get the base's at once.
   const bool trains_biases = base_bias.defined() && TrainsBiases(group);
-  const at::Tensor input = rows.input_rows.empty() ? x : RowsAt(x, rows.input_rows);
+  const at::Tensor input = rows.input_rows.empty() ? x : GatherRows(x, rows.input_rows);
   std::vector<at::Tensor> row_blocks;
   for (int64_t g = 0; g < rows.groups(); ++g) {
     const int64_t begin = rows.starts[g], count = rows.starts[g + 1] - begin;

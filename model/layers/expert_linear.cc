@@ -6,7 +6,7 @@
 #include <ATen/ops/empty.h>
 
 #include "model/base/guarded.h"
-#include "model/layers/routed_rows.h"
+#include "model/ops/autograd/gathered_rows.h"
 #include "model/ops/autograd/row_ops.h"
 #include "model/ops/expert_linear.h"
 
@@ -56,7 +56,7 @@ at::Tensor ExpertLinearLayer::ForwardDealt(const at::Tensor& x, const DealtRows&
 
 at::Tensor ExpertLinearLayer::ForwardByExpert(const at::Tensor& x, const ExpertRows& pairs, AdapterSeam& seam,
                                               const RowSegments& rows) const {
-  const at::Tensor input = rows.input_rows.empty() ? x : RowsAt(x, rows.input_rows);
+  const at::Tensor input = rows.input_rows.empty() ? x : GatherRows(x, rows.input_rows);
   std::vector<at::Tensor> of_experts;
   for (size_t e = 0; e + 1 < pairs.starts.size(); ++e) {
     const int64_t first = pairs.starts[e], count = pairs.starts[e + 1] - first;

@@ -7,15 +7,14 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/index_add.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include "absl/types/span.h"
 #include "model/base/guarded.h"
+#include "model/ops/autograd/gathered_rows.h"
 #include "model/ops/autograd/row_ops.h"
 #include "model/ops/dealt_experts.h"
 #include "model/ops/expert_linear.h"
@@ -51,8 +50,7 @@ at::Tensor IndexOf(const std::vector<int64_t>& values, const at::Tensor& beside)
 }
 
 // The weights [P] f32 of the pairs, from logits [R, E] that chose them.
-at::Tensor PairWeights(const at::Tensor& logits, const ExpertRows& pairs, const at::Tensor& row_of_pair,
-                       bool renormalise) {
+at::Tensor PairWeights(const at::Tensor& logits, const ExpertRows& pairs, bool renormalise) {
   const int64_t experts = logits.size(1);
   std::vector<int64_t> elements;  // of p
   for (int64_t e = 0; e < experts; ++e) {
@@ -64,8 +62,8 @@ at::Tensor PairWeights(const at::Tensor& logits, const ExpertRows& pairs, const 
   const at::Tensor p = at::softmax(logits.to(at::kFloat), 1);
   const at::Tensor weights = at::index_select(p.flatten(), 0, IndexOf(elements, logits));
   if (!renormalise) return weights;
-  const at::Tensor sums = at::index_add(at::zeros({logits.size(0)}, p.options()), 0, row_of_pair, weights);
-  return weights / at::index_select(sums, 0, row_of_pair);
+  const at::Tensor sums = SumRows(weights.unsqueeze(1), pairs.rows, logits.size(0));
+  return weights / GatherRows(sums, pairs.rows).squeeze(1);
 }
 
 }  // namespace
@@ -130,10 +128,8 @@ at::Tensor MoeLayer::ForwardInTraining(const at::Tensor& x, const StepContext& s
   rows.input_rows.clear();  // from here on a pair has a row of its own
   const at::Tensor inner = GatedActivationOf(gate_up, activation_);
   const at::Tensor outputs = down_.ForwardByExpert(inner, pairs, step.seam, rows).to(at::kFloat);
-  const at::Tensor row_of_pair = IndexOf({pairs.rows.begin(), pairs.rows.end()}, x);
-  const at::Tensor weights = PairWeights(logits, pairs, row_of_pair, routed_.renormalise).unsqueeze(1);
-  at::Tensor y =
-      at::index_add(at::zeros({x.size(0), outputs.size(1)}, outputs.options()), 0, row_of_pair, outputs * weights);
+  const at::Tensor weights = PairWeights(logits, pairs, routed_.renormalise).unsqueeze(1);
+  at::Tensor y = SumRows(outputs * weights, pairs.rows, x.size(0));
   if (shared_.has_value()) {
     const SharedExpertLayer::Output shared = shared_->Forward(x, step);
     y = y + at::sigmoid(shared.logits.to(at::kFloat)) * shared.rows.to(at::kFloat);

@@ -6,12 +6,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/index_add.h>
 #include <ATen/ops/index_copy.h>
 #include <ATen/ops/index_select.h>
-#include <ATen/ops/zeros.h>
 
 #include "model/base/guarded.h"
+#include "model/ops/autograd/gathered_rows.h"
 #include "model/ops/dealt_experts.h"
 #include "model/ops/embedding.h"
 #include "model/ops/expert_linear.h"
@@ -28,21 +27,15 @@ at::Tensor IndexOf(const std::vector<int32_t>& rows, const at::Tensor& beside) {
   return index.to(beside.device());
 }
 
-// [P] which of `routed.rows` each pair belongs to, beside a tensor
-at::Tensor RowOfPair(const RoutedRows& routed, const at::Tensor& beside) {
-  at::Tensor index = at::empty({routed.pairs.rows()}, at::TensorOptions().dtype(at::kLong));
-  const size_t choices = routed.row_pairs.size() / routed.rows.size();
-  for (size_t i = 0; i < routed.row_pairs.size(); ++i) {
-    const int32_t pair = routed.row_pairs[i];
-    if (pair >= 0) index.mutable_data_ptr<int64_t>()[pair] = static_cast<int64_t>(i / choices);
-  }
-  return index.to(beside.device());
-}
-
 // values [P, n] of a wide type -> their sums by routed row, [Q, n]
 at::Tensor SumsByRow(const at::Tensor& values, const RoutedRows& routed) {
-  const at::Tensor none = at::zeros({std::ssize(routed.rows), values.size(1)}, values.options());
-  return at::index_add(none, 0, RowOfPair(routed, values), values);
+  const size_t choices = routed.row_pairs.size() / routed.rows.size();
+  std::vector<int32_t> row_of_pair(static_cast<size_t>(routed.pairs.rows()));
+  for (size_t i = 0; i < routed.row_pairs.size(); ++i) {
+    const int32_t pair = routed.row_pairs[i];
+    if (pair >= 0) row_of_pair[static_cast<size_t>(pair)] = static_cast<int32_t>(i / choices);
+  }
+  return SumRows(values, row_of_pair, std::ssize(routed.rows));
 }
 
 // y with these rows [Q, n] added or instead of its own
@@ -54,12 +47,8 @@ at::Tensor WithRows(const at::Tensor& y, const RoutedRows& routed, bool add, at:
 
 }  // namespace
 
-at::Tensor RowsAt(const at::Tensor& x, const std::vector<int32_t>& rows) {
-  return at::index_select(x, 0, IndexOf(rows, x));
-}
-
 at::Tensor RowsOfPairs(const at::Tensor& x, const RoutedRows& routed) {
-  if (!routed.on_device.has_value()) return RowsAt(x, routed.pairs.input_rows);
+  if (!routed.on_device.has_value()) return GatherRows(x, routed.pairs.input_rows);
   const at::Tensor& rows = routed.on_device->input_rows;
   at::Tensor pairs = at::empty({rows.size(0), x.size(1)}, x.options());
   ThrowIfError(Embedding({rows, LinearWeight::Prepare(x), pairs}));  // x as a table

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
 #include <ATen/core/Tensor.h>
 
 #include "model/adapter_seam.h"
@@ -10,9 +7,6 @@
 namespace lorad {
 
 // The rows of an FFN taken apart into pairs and put together again, as functions that autograd can follow.
-
-// x [R, n], rows [P] -> [P, n]
-at::Tensor RowsAt(const at::Tensor& x, const std::vector<int32_t>& rows);
 
 // The row of x [R, n] of each pair: [P, n].
 at::Tensor RowsOfPairs(const at::Tensor& x, const RoutedRows& routed);

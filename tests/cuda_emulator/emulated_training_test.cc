@@ -111,6 +111,30 @@ TEST(EmulatedTrainingTest, DropoutDropsWhatItDoesOnTheCpuByMasksOfAByteAnElement
   EXPECT_TRUE(on_device.grad().cpu().allclose(on_cpu.grad(), 1e-6, 0.0));
 }
 
+// Rows of several experts are put together in one order, whatever the order of the device's threads.
+TEST(EmulatedTrainingTest, ARoutedBaseTrainsToTheSameBitsAgain) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const TrainBase base = LoadTrainBase("qwen2_moe", dtype);
+    ASSERT_GT(base.model->config().routed.experts_per_token, 2);  // two numbers have one sum
+    const ExampleSource examples = RandomExamples(9, 14, 5);
+    const auto first = MakeTrainer(base, ConfigOf(/*steps=*/4), examples);
+    const auto second = MakeTrainer(base, ConfigOf(/*steps=*/4), examples);
+    while (!first->done()) ExpectNear(NextStep(*second), NextStep(*first), 0.0);
+  }
+}
+
+TEST(EmulatedTrainingTest, AJobOfThreeExpertsARowTrainsToTheSameBitsAgain) {
+  const TrainBase base = LoadTrainBase("llama3");
+  const ExampleSource examples = RandomExamples(9, 14, 6);
+  TrainConfig config = ConfigOf(/*steps=*/4);
+  config.adapter.use_dora = false;
+  config.dropout = 0.0;
+  config.routed = SmallRouting("mixlora");
+  config.routed->moe.routing.top_k = 3;
+  const auto first = MakeTrainer(base, config, examples), second = MakeTrainer(base, config, examples);
+  while (!first->done()) ExpectNear(NextStep(*second), NextStep(*first), 0.0);
+}
+
 // The losses of all rows together, and the norms of all gradients.
 TEST(EmulatedTrainingTest, AStepCopiesTwiceToTheHost) {
   const TrainBase base = LoadTrainBase("llama3");

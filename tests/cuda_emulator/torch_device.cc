@@ -1,5 +1,6 @@
 #include "tests/cuda_emulator/torch_device.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/core/Tensor.h>
@@ -9,6 +10,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/randperm.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -257,6 +260,17 @@ void CaptureOperator(const c10::OperatorHandle& op, torch::jit::Stack arguments,
   });
 }
 
+// A device adds to a row in the order in which its threads come: index_add in another one each time.
+void AddInAnyOrder(torch::jit::Stack* stack, size_t first) {
+  static int64_t calls = 0;
+  const at::Tensor index = (*stack)[first + 2].toTensor(), source = (*stack)[first + 3].toTensor();
+  const int64_t dim = (*stack)[first + 1].toInt();
+  const auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(++calls));
+  const at::Tensor order = at::randperm(index.numel(), generator);
+  (*stack)[first + 2] = at::index_select(index, 0, order);
+  (*stack)[first + 3] = at::index_select(source, dim, order);
+}
+
 // Runs an operator that only the CPU has. While launches are captured it runs too, for the sizes of what it makes.
 void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   ThrowLastError();
@@ -294,6 +308,7 @@ void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       if (from_host) RefuseInCapture("an operator on memory of the host");
     }
   }
+  if (!captures && op.operator_name().name.starts_with("aten::index_add")) AddInAnyOrder(stack, first);
   std::vector<at::Tensor> outputs;
   op.callBoxed(stack);
   for (size_t i = first; i < stack->size(); ++i) {
