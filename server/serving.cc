@@ -32,6 +32,7 @@
 #include "scheduler/completions.h"
 #include "scheduler/engine.h"
 #include "scheduler/model_executor.h"
+#include "scheduler/warm_up.h"
 #include "server/adapter_tokenizers.h"
 #include "server/merger.h"
 #include "server/tuning/tuning.h"
@@ -234,6 +235,17 @@ absl::Status LoadAdapters(const ServerConfig& config, Engine* engine, Log* log) 
   return first;
 }
 
+// On a thread of its own, whose handle of cuBLAS is the engine's when it has ended.
+absl::Status WarmUpDevice(const WarmUpLimits& limits, StepExecutor* executor, Log* log) {
+  const auto began = std::chrono::steady_clock::now();
+  absl::Status status;
+  std::thread([&] { status = WarmUp(limits, executor); }).join();
+  if (!status.ok()) return absl::Status(status.code(), absl::StrCat("a first step: ", status.message()));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  log->Info("warmed_up", {{"seconds", seconds}});
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 Serving::Serving(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
@@ -272,6 +284,12 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   parts.executor = std::make_unique<ModelExecutor>(parts.model.get(),
                                                    KvView{parts.pages->arena(), parts.pages->page_bytes(), layout},
                                                    parts.seam.get(), parts.gate.get(), parts.graphs.get());
+  if (device.is_cuda()) {
+    RETURN_IF_ERROR(WarmUpDevice({.batch_tokens = config.max_batch_tokens,
+                                  .total_pages = parts.pages->total_pages(),
+                                  .pages_of_block = parts.pages->PagesFor(layout.block_bytes())},
+                                 parts.executor.get(), log));
+  }
   AdapterLoader::Options loader_options;
   loader_options.pool_dtype = parts.model->dtype();
   loader_options.pool_memory = &parts.pages->memory();

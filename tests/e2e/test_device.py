@@ -40,6 +40,7 @@ def device_line(daemon):
 def test_it_serves_on_the_device_as_peft_answers(with_device, model, golden, choice):
     flags = [f"--device={choice}", f"--adapter-dir={golden / 'llama3/adapters'}", "--memory-bytes=8MiB"]
     with Daemon(with_device, model, *flags) as daemon:
+        assert any(" warmed_up seconds=" in line for line in daemon.log)
         assert "emulated device" in device_line(daemon) and "liblorad_cuda.so" in device_line(daemon)
         assert daemon.inference.GetModelInfo(inference_pb2.GetModelInfoRequest()).device == "cuda"
         wanted = {"", "all_linear", "dora"}

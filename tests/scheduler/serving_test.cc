@@ -262,6 +262,20 @@ TEST(ServingTest, PrioritiesGoFirstThenArrival) {
   EXPECT_EQ(late_sink->answer().tokens.size(), 0u);
 }
 
+TEST(ServingTest, StepsThatWereCapturedDoNotTellHowLongStepsTake) {
+  FakeWorld world({.config = {.max_batch_tokens = 256, .prefix_cache = false}});
+  world.executor.on_step = [](absl::Span<const ExecRow>, StepResult* result) {
+    result->device.how = "captured";
+    result->execute_us = 3'000'000;
+  };
+  world.Generate("", 40, 3);
+  world.Settle();
+  world.executor.on_step = nullptr;
+  world.Generate("", 200, 1);
+  world.Settle();
+  EXPECT_EQ(world.observer.steps.at(3).rows_tokens, 128);  // as of a first prompt, of steps that nobody knows
+}
+
 TEST(ServingTest, PreemptedSequencesAreComputedAgainAndAnswerTheSame) {
   FakeWorld world({.total_pages = 10, .config = {.max_batch_tokens = 64}});
   std::vector<Request> requests;
