@@ -40,13 +40,6 @@ cudaError_t MultiplyDequantized(const at::Tensor& x, const QuantizedColumns& wei
   return cudaSuccess;
 }
 
-cudaError_t MultiplyTiles(const at::Tensor& x, const QuantizedColumns& weight, at::Tensor& y) {
-  const int64_t rows = x.size(0);
-  const at::Tensor scratch = at::empty({QuantizedTilesScratch(weight, rows)}, x.options().dtype(at::kFloat));
-  return LaunchQuantizedTiles(weight, rows, RowsOf<__nv_bfloat16>(x), MutableRowsOf<__nv_bfloat16>(y),
-                              static_cast<float*>(scratch.mutable_data_ptr()), StreamOf(x));
-}
-
 QuantizedColumns ColumnsOf(const LinearWeight& weight) {
   return {weight.quantization(), weight.in_features(), weight.out_features(), DataOf<uint8_t>(weight.weight())};
 }

@@ -3,6 +3,9 @@
 #include <string>
 #include <vector>
 
+#include <ATen/core/Tensor.h>
+
+#include "model/ops/cuda/quantized_kernels.h"
 #include "model/quantization.h"
 
 namespace lorad::cuda {
@@ -14,5 +17,7 @@ bool UsesQuantizedTiles(Quantization quantization);
 // `used`, if there is one, gets the names of those that do not.
 std::vector<std::string> CheckQuantizedTiles(std::vector<std::string>* used);
 void LeaveOutQuantizedTiles();
+// y = x W'^T of bf16 rows by it, queued on the current stream.
+cudaError_t MultiplyTiles(const at::Tensor& x, const QuantizedColumns& weight, at::Tensor& y);
 
 }  // namespace lorad::cuda
