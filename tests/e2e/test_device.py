@@ -57,8 +57,9 @@ def test_it_serves_on_the_device_as_peft_answers(with_device, model, golden, cho
 
 
 def test_fast_forms_are_named_or_left_out(with_device, model):
-    for flags, line in (([], "fast_forms=attention by the stand-in of heads of 64, 128, 256; experts by the stand-in; adapters"),
-                        (["--fast-forms=off"], "fast_forms=none")):
+    all_forms = ("attention by the stand-in of heads of 64, 128, 256; experts by the stand-in; int8 weights on tensor cores; "
+                 "int4 weights on tensor cores; fp8 weights on tensor cores; adapters")
+    for flags, line in (([], f"fast_forms={all_forms}"), (["--fast-forms=off"], "fast_forms=none")):
         with Daemon(with_device, model, "--device=cuda", "--memory-bytes=8MiB", *flags) as daemon:
             assert line in device_line(daemon).replace('"', "")
 
