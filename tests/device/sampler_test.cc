@@ -209,6 +209,17 @@ TEST(DeviceSamplerTest, ARowIsTheSameAloneAndAmongOthers) {
   }
 }
 
+// Every thread adds to one bin at once: first a whole number of its upper halves, then lower halves that carry.
+TEST(DeviceSamplerTest, AllOfALargeVocabularyHasOneWeight) {
+  const std::vector<Input> inputs =
+      Repeated({With(1.0f, 0, 0.9f, 0.0f), With(1.0f, 70'000, 0.6f, 0.0f), With(1.0f, 1000, 1.0f, 0.0f)}, 2);
+  constexpr int64_t kVocab = int64_t{1} << 17;
+  for (const float below : {0.0f, 1.2e-7f}) {  // beside the largest: a weight of 1, or of 1 - 2^-23
+    const auto logit = [below](int64_t i) { return i % kVocab == 77 ? 0.0f : -below; };
+    ExpectAsSample(Filled(at::kFloat, {std::ssize(inputs), kVocab}, logit), inputs);
+  }
+}
+
 TEST(DeviceSamplerTest, MoreLogitsThanItSumsAreRefused) {
   at::Tensor logits = at::empty({1, kMostDrawnLogits + 1}, at::TensorOptions().device(kDevice));
   const std::vector<Input> inputs = {Greedy()};

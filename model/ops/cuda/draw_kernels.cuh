@@ -105,34 +105,57 @@ struct Passed {
   float weight;
   Word before;
 };
-inline constexpr int kBins = 256, kBinsOfLane = kBins / kWarp;
+// A bin's sum is in parts, as most weights of a row fall into a few bins: of a warp's lanes four add to the same part.
+// The parts of a bin lie side by side, in banks of their own.
+inline constexpr int kBins = 256, kBinsOfLane = kBins / kWarp, kBinParts = 8;
+struct Bins {
+  SharedArray<Word, kBins * kBinParts> parts;
+  SharedArray<Word, kBins> sums;  // bin b's at PlaceOf(b): what the lanes read at once lies side by side
+  __device__ static int PlaceOf(int bin) { return bin % kBinsOfLane * kWarp + bin / kBinsOfLane; }
+};
+// All threads of a block; what is added before counts behind it.
+__device__ inline void SumParts(Bins& bins) {
+  __syncthreads();
+  for (int b = static_cast<int>(threadIdx.x); b < kBins; b += static_cast<int>(blockDim.x)) {
+    Word sum = 0;
+    // Each two lanes begin at a part of their own, which is in other banks.
+    for (int j = 0; j < kBinParts; ++j) sum += bins.parts[b * kBinParts + (j + b / 2) % kBinParts];
+    bins.sums[Bins::PlaceOf(b)] = sum;
+  }
+  __syncthreads();
+}
+
 template <typename Measure>
-__device__ inline Passed WeightAt(const Weights& weights, float least, Word target, Measure measure,
-                                  SharedArray<Word, kBins>& bins) {
+__device__ inline Passed WeightAt(const Weights& weights, float least, Word target, Measure measure, Bins& bins) {
   unsigned found = 0;  // the upper bits of the weight
   Word before = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
     __syncthreads();
-    for (int b = static_cast<int>(threadIdx.x); b < kBins; b += static_cast<int>(blockDim.x)) bins[b] = 0;
+    for (int p = static_cast<int>(threadIdx.x); p < kBins * kBinParts; p += static_cast<int>(blockDim.x)) {
+      bins.parts[p] = 0;
+    }
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < weights.vocab; i += static_cast<int>(blockDim.x)) {
       const float weight = weights.of(i);
       const unsigned bits = __float_as_uint(weight);
       const bool has_found = shift == 24 || bits >> (shift + 8) == found;
-      if (weight >= least && has_found) bins.AtomicAdd(static_cast<int>(bits >> shift & 255u), measure(weight));
+      if (!(weight >= least && has_found)) continue;
+      const int bin = static_cast<int>(bits >> shift & 255u);
+      bins.parts.AtomicAdd(bin * kBinParts + Lane() % kBinParts, measure(weight));
     }
-    __syncthreads();
+    SumParts(bins);
     // Each warp for itself; lane 0 has the largest bins.
     const int first = kBins - 1 - Lane() * kBinsOfLane;
     Word own = 0;
-    for (int j = 0; j < kBinsOfLane; ++j) own += bins[first - j];
+    for (int j = 0; j < kBinsOfLane; ++j) own += bins.sums[Bins::PlaceOf(first - j)];
     Word running = before + WarpSumBelow(own);
     const bool passes = running <= target && target < running + own;
     int bin = first;
     for (int j = 0; passes && j < kBinsOfLane; ++j) {
       bin = first - j;
-      if (target < running + bins[bin]) break;
-      running += bins[bin];
+      const Word of_bin = bins.sums[Bins::PlaceOf(bin)];
+      if (target < running + of_bin) break;
+      running += of_bin;
     }
     const unsigned passing = __ballot_sync(kAllLanes, passes);
     const int lane = passing == 0 ? kWarp - 1 : __ffs(static_cast<int>(passing)) - 1;
@@ -193,7 +216,7 @@ __device__ inline Word PartOf(double uniform, Word sum) { return PartBelow(unifo
 // What the draw's steps share.
 struct DrawMemory {
   BlockWords words;
-  SharedArray<Word, kBins> bins;
+  Bins bins;
   SharedArray<int, 1> found;
 };
 
