@@ -75,7 +75,7 @@ bool GpuBench::Runs(const std::string& part, const std::function<void()>& measur
 }
 
 std::unique_ptr<ThreadedEngine> GpuBench::EngineFor(int64_t streams, const Ask& ask, int64_t adapter_bytes,
-                                                    const std::string& adapter_dir) {
+                                                    const std::string& adapter_dir, int64_t host_adapter_bytes) {
   const int64_t blocks = (ask.prompt_tokens + ask.output_tokens) / kKvBlockTokens + 2;
   EngineSetup setup;
   setup.device = TestDeviceMemory();
@@ -87,6 +87,7 @@ std::unique_ptr<ThreadedEngine> GpuBench::EngineFor(int64_t streams, const Ask& 
   setup.engine.max_sequences = streams;
   setup.engine.prefix_cache = false;
   setup.engine.adapter_dir = adapter_dir;
+  setup.engine.host_adapter_bytes = host_adapter_bytes;
   return std::make_unique<ThreadedEngine>(&llama_.model(), llama_.folder(), setup);
 }
 
@@ -162,12 +163,20 @@ void GpuBench::ColdLoads() {
   End(*engine);
 }
 
-// Twice as many adapters as fit, in turn: each has gone when its turn comes again.
+// Twice as many adapters as fit, in turn: each has gone when its turn comes again, and is read again, or copied from
+// the host.
 void GpuBench::MoreAdaptersThanSlots() {
   constexpr int64_t kRank = 16;
+  const std::string folders = adapters_.ToFind("slots", 2 * scale_.slots, kRank);
+  for (const bool warm : {false, true}) MoreAdaptersThanSlots(folders, kRank, warm);
+}
+
+void GpuBench::MoreAdaptersThanSlots(const std::string& folders, int64_t rank, bool warm) {
   const int64_t count = 2 * scale_.slots;
-  const std::string folders = adapters_.ToFind("slots", count, kRank);
-  const auto engine = EngineFor(scale_.slot_streams, scale_.slot, scale_.slots * AdapterBytes(kRank), folders);
+  const int64_t host_bytes = warm ? 2 * count * AdapterBytes(rank) : 0;
+  const std::string from = warm ? ", warm host" : ", from disk";
+  const auto engine =
+      EngineFor(scale_.slot_streams, scale_.slot, scale_.slots * AdapterBytes(rank), folders, host_bytes);
   Traffic traffic(&engine->engine(), llama_.shape().vocab);
   const auto run = [&](int64_t adapters) {
     std::vector<Ask> asks(static_cast<size_t>(scale_.slot_requests), scale_.slot);
@@ -180,15 +189,26 @@ void GpuBench::MoreAdaptersThanSlots() {
   const double base = TokensPerSecond(run(0));
   run(scale_.slots / 2);
   const double resident = TokensPerSecond(run(scale_.slots / 2));
+  if (warm) run(count);  // each is read once
   const std::vector<Stream> streams = run(count);
   const auto in_pool = std::ssize(engine->engine().snapshot()->adapters->resident);
   if (in_pool == count) Fail("no adapter was evicted");
-  report_->Note(absl::StrCat(count, " adapters of rank ", kRank, ", ", in_pool, " of them in the pool at the end, ",
-                             scale_.slot_streams, " streams"));
-  Print("  tokens of half as many as fit, of the base's", resident / base);
-  Print("  tokens of twice as many, of the base's", TokensPerSecond(streams) / base);
-  PrintFirstTokens("  first token, twice as many", streams);
+  report_->Note(absl::StrCat(count, " adapters of rank ", rank, from, ", ", in_pool,
+                             " of them in the pool at the end, ", scale_.slot_streams, " streams"));
+  if (!warm) Print("  tokens of half as many as fit, of the base's", resident / base);
+  Print(absl::StrCat("  tokens of twice as many", from, ", of the base's"), TokensPerSecond(streams) / base);
+  PrintFirstTokens(absl::StrCat("  first token, twice as many", from), streams);
+  // One after the other and alone: what a load itself takes. Asked again, each is in the pool.
+  std::vector<Stream> loaded, again;
+  for (int64_t i = 0; i < count; ++i) {
+    for (std::vector<Stream>* const times : {&loaded, &again}) {
+      times->push_back(traffic.Wait(traffic.Send({absl::StrCat("a", i), 16, 1})));
+    }
+  }
+  PrintFirstTokens(absl::StrCat("  first token alone", from), loaded);
+  PrintFirstTokens(absl::StrCat("  first token alone, in the pool", warm ? " again" : ""), again);
   End(*engine);
+  if ((engine->parts().observer.warm_loads > 0) != warm) Fail("loads did not come from where they were to");
 }
 
 namespace {

@@ -35,7 +35,7 @@ class GpuBench final {
   bool Runs(const std::string& part, const std::function<void()>& measure);
   // An engine whose pool holds so many streams of `ask` and so many bytes of adapters.
   std::unique_ptr<ThreadedEngine> EngineFor(int64_t streams, const Ask& ask, int64_t adapter_bytes = 0,
-                                            const std::string& adapter_dir = "");
+                                            const std::string& adapter_dir = "", int64_t host_adapter_bytes = 0);
   // Stops it and says how its steps ran. Fails where decode steps were to be replayed and none was, or a capture
   // failed.
   void End(ThreadedEngine& engine);
@@ -57,6 +57,8 @@ class GpuBench final {
   // gpu_bench.cc: who waits for loads.
   void ColdLoads();
   void MoreAdaptersThanSlots();
+  // `warm`: the host keeps all of them.
+  void MoreAdaptersThanSlots(const std::string& folders, int64_t rank, bool warm);
   void PrintFirstTokens(const std::string& what, const std::vector<Stream>& streams);
   void Print(const std::string& what, double value, const char* unit = "") { report_->Value(what, value, unit); }
 
