@@ -13,8 +13,8 @@ cudaError_t LaunchShrink(const SegmentedWork& work, const SegmentedSizes& sizes,
 template <typename T>
 cudaError_t LaunchWeighExperts(const SegmentedWork& work, const SegmentedSizes& sizes, const ShrinkInput<T>& input,
                                float* logits, cudaStream_t stream) {
-  return Launch(&WeighExpertsKernel<T>, Grid(work.num_tiles, kRowsPerTile), kWarp, stream, work, input, logits,
-                sizes.experts);
+  return Launch(&WeighExpertsKernel<T>, Grid(work.num_tiles, kRowsPerTile), kWeighWarps * kWarp, stream, work, input,
+                logits, sizes.experts);
 }
 
 template <typename T>

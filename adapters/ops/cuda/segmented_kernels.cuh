@@ -14,7 +14,8 @@ __device__ inline void CountRow(std::atomic<int64_t>* counter) {
   atomicAdd_system(reinterpret_cast<unsigned long long*>(counter), 1ull);
 }
 
-// Block (tile, row of the tile), one warp. Of equal logits the lower expert is the likelier.
+// Block (tile, row of the tile), a warp a logit. Of equal logits the lower expert is the likelier.
+inline constexpr int kWeighWarps = 8;
 template <typename T>
 __global__ void WeighExpertsKernel(SegmentedWork work, ShrinkInput<T> input, float* all_logits, int64_t max_experts) {
   const RowTile tile = work.tiles[blockIdx.x];
@@ -24,18 +25,18 @@ __global__ void WeighExpertsKernel(SegmentedWork work, ShrinkInput<T> input, flo
   float* logits = all_logits + (int64_t{blockIdx.x} * kRowsPerTile + r) * max_experts;
   ForEachPair(work, tile, [&](int32_t, int32_t, const SlotWeights& w, int64_t h_column) {
     if (w.router == nullptr || w.rank == 0) return false;
-    __syncwarp();  // the slot before has been weighed
-    float largest = -INFINITY;
-    for (int e = 0; e < w.experts; ++e) {
+    __syncthreads();  // the slot before has been weighed
+    for (int e = WarpOfBlock(); e < w.experts; e += kWeighWarps) {
       float sum = 0.0f;
       for (int64_t i = Lane(); i < input.width; i += kWarp) {
         sum = fmaf(Widen(x[i]), w.router[e * input.width + i], sum);
       }
       sum = WarpSum(sum);
-      largest = fmaxf(largest, sum);
       if (Lane() == 0) logits[e] = sum;
     }
-    __syncwarp();
+    __syncthreads();
+    float largest = -INFINITY;
+    for (int e = 0; e < w.experts; ++e) largest = fmaxf(largest, logits[e]);
     const auto chosen = [&](int e) {
       int likelier = 0;
       for (int other = 0; other < w.experts; ++other) {
@@ -48,7 +49,7 @@ __global__ void WeighExpertsKernel(SegmentedWork work, ShrinkInput<T> input, flo
     for (int e = Lane(); e < w.experts; e += kWarp) sum += weight(e);
     sum = WarpSum(sum);
     float* h = work.h + tile.h_offset + r * tile.ranks + h_column;
-    for (int e = Lane(); e < w.experts; e += kWarp) {
+    for (int e = static_cast<int>(threadIdx.x); e < w.experts; e += kWeighWarps * kWarp) {
       const float factor = weight(e) / sum;
       for (int j = 0; j < w.rank; ++j) h[e * w.rank + j] *= factor;
       if (w.expert_rows != nullptr && chosen(e)) CountRow(w.expert_rows + e);
