@@ -39,7 +39,7 @@ at::Tensor DrawnOnDevice(int64_t rows, int64_t columns, uint64_t seed) {
   at::Tensor drawn = at::empty({rows, columns}, at::kFloat);
   auto* const values = drawn.mutable_data_ptr<float>();
   for (int64_t i = 0; i < drawn.numel(); ++i) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    seed = NextSeed(seed);
     values[i] = static_cast<float>(seed >> 40) * (2.0f / (1 << 24)) - 1.0f;
   }
   return drawn.to(at::Device(at::kCUDA), at::kBFloat16);

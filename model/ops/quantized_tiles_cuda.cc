@@ -40,7 +40,7 @@ at::Tensor DrawnPanels(Quantization quantization, int64_t out, int64_t in) {
   auto* const bytes = panels.mutable_data_ptr<uint8_t>();
   uint64_t seed = 8;
   for (int64_t i = 0; i < panels.numel(); ++i) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    seed = NextSeed(seed);
     bytes[i] = static_cast<uint8_t>(seed >> 56);
     if (quantization == Quantization::kFp8) bytes[i] &= 0xBF;  // exponents of 2^0 at most
   }

@@ -8,10 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/ops/from_blob.h>
-
 #include "model/memory/pool_memory.h"
 #include "tests/cuda_emulator/runtime_calls.h"
+#include "tests/device/device_bytes.h"
 #include "tests/device/test_device.h"
 #include "tests/support/status_matchers.h"
 
@@ -21,17 +20,6 @@ namespace {
 using emulator::runtime_calls;
 
 constexpr int64_t kPage = 4096;
-
-std::vector<std::byte> Read(std::byte* from, int64_t bytes) {
-  const at::Device device(at::kCUDA, 0);
-  const at::Tensor on_host = at::for_blob(from, {bytes})
-                                 .options(at::TensorOptions().dtype(at::kByte).device(device))
-                                 .target_device(device)
-                                 .make_tensor()
-                                 .cpu();
-  const auto* const begin = static_cast<const std::byte*>(on_host.const_data_ptr());
-  return {begin, begin + bytes};
-}
 
 // No two pages alike.
 std::byte ByteAt(int64_t at) { return static_cast<std::byte>(at * 7 + at / kPage * 13); }

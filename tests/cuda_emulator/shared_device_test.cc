@@ -11,7 +11,6 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include "adapters/train/trainer.h"
 #include "model/base/round_up.h"
@@ -19,6 +18,7 @@
 #include "model/memory/page_pool.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/virtual_memory.h"
+#include "tests/device/device_bytes.h"
 #include "tests/device/device_engine.h"
 #include "tests/device/test_device.h"
 #include "tests/support/status_matchers.h"
@@ -40,17 +40,6 @@ void Write(PoolMemory& memory, std::byte* to, int64_t bytes, std::byte value) {
   std::fill_n(copier->Next(bytes).value(), bytes, value);
   ASSERT_THAT(copier->Send(to), IsOk());
   ASSERT_THAT(copier->Finish(), IsOk());
-}
-
-std::vector<std::byte> Read(std::byte* from, int64_t bytes) {
-  const at::Device device(at::kCUDA, 0);
-  const at::Tensor on_host = at::for_blob(from, {bytes})
-                                 .options(at::TensorOptions().dtype(at::kByte).device(device))
-                                 .target_device(device)
-                                 .make_tensor()
-                                 .cpu();
-  const auto* const begin = static_cast<const std::byte*>(on_host.const_data_ptr());
-  return {begin, begin + bytes};
 }
 
 // A device that has so many bytes beside what is in use, and a LibTorch that keeps what it had.

@@ -31,6 +31,14 @@ EngineSetup SetupOnDevice() {
   return setup;
 }
 
+EngineSetup WithSmallPool(EngineSetup setup) {
+  setup.page_bytes = 1024;
+  setup.pool_bytes = int64_t{360} << 10;
+  setup.engine.max_batch_tokens = 12;
+  setup.engine.max_sequences = 3;
+  return setup;
+}
+
 std::vector<GoldenCase> CasesOf(const std::string& base, std::set<std::string> wanted) {
   std::vector<GoldenCase> cases;
   for (GoldenCase& golden : AllGoldenCases(base)) {

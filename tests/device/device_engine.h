@@ -14,6 +14,9 @@ namespace lorad {
 LoadOptions OnDevice();
 // Steps follow one another as the daemon's do, and run eagerly: who wants them captured says so.
 EngineSetup SetupOnDevice();
+// The same with a pool that holds a few adapters at a time, and steps of few tokens: adapters are evicted and read
+// again, pages move, sequences give their blocks back.
+EngineSetup WithSmallPool(EngineSetup setup);
 
 // Whose prompt is short enough for an emulated device's time.
 bool IsShort(const GoldenCase& golden);

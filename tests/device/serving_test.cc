@@ -50,12 +50,7 @@ TEST(PoolOnDeviceTest, EvictionReloadAndCompactionKeepTheAnswers) {
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
   std::vector<GoldenCase> cases =
       CasesOf(base, {"", "all_linear", "rank_80", "dora", "saved_embed_and_head", "q_v", "rank_1"});
-  EngineSetup setup = SetupOnDevice();
-  setup.page_bytes = 1024;
-  setup.pool_bytes = int64_t{360} << 10;
-  setup.engine.max_batch_tokens = 12;
-  setup.engine.max_sequences = 3;
-  DeviceEngine engine(model.get(), base, setup);
+  DeviceEngine engine(model.get(), base, WithSmallPool(SetupOnDevice()));
   engine.LoadFor(cases);
   engine.ExpectAnswers(cases);
   std::reverse(cases.begin(), cases.end());
