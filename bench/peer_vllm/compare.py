@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import make_model  # noqa: E402
 import shared_flags  # noqa: E402
-from load import Loads, Point, QuietMachine, quantile, run_point  # noqa: E402
+from load import Point, QuietMachine, quantile, run_once, run_point  # noqa: E402
 from servers import Lorad, VllmCpu  # noqa: E402
 
 VISITORS = 50
@@ -80,7 +80,6 @@ class Comparison:
         self.starting = QuietMachine(arguments.start_under)
         self.points = {}  # (round, server, point) -> Point
         self.rss = {}     # (server, setup) -> bytes
-        self.loads = {}   # server -> what became of them
         self.bandwidth = []
         self.passes = {}  # (round, server, setup) -> how often it was measured
 
@@ -147,13 +146,12 @@ class Comparison:
         measured = self.points.setdefault((name, server, point), Point())
         trace = self.fresh_trace(name, server, setup, point)
         if point == "loads":
-            # At the pace of the point before it, the loads are spread over the whole run.
-            seconds = 0.9 * self.points[name, server, "r8x32"].seconds_for(requests)
-            folders = [self.adapters("r8x100") / f"lora-{i}" for i in range(VISITORS, 2 * VISITORS)]
+            # At the pace of the point before it, the loads are spread over the whole run, in one slice.
+            seconds = self.points[name, server, "r8x32"].seconds_for(requests)
+            visitors = [f"--visit={self.adapters('r8x100') / f'lora-{i}'}" for i in range(VISITORS, 2 * VISITORS)]
+            flags = [f"--concurrency={self.arguments.concurrency}", f"--requests={requests}", *trace]
             self.quiet.need(seconds)
-            with Loads(running, folders, seconds) as loads:
-                self.load(measured, running, requests, trace)
-            self.loads[server] = {"loaded": loads.loaded, "failures": loads.failures}
+            measured.add(run_once(self.build / "bin/loadgen", running, [*flags, *visitors, f"--visit-seconds={0.9 * seconds:.1f}"]))
         else:
             self.load(measured, running, requests, trace)
         print(f"{name:7} {server:6} {point:8} {measured.summary()}", flush=True)
@@ -191,7 +189,7 @@ class Comparison:
             "concurrency": self.arguments.concurrency,
             "points": {" ".join(key): point.summary() for key, point in self.points.items() if point.requests},
             "peak_rss_mib": {" ".join(key): rss >> 20 for key, rss in self.rss.items()},
-            "loads": self.loads, "ratios": self.ratios(),
+            "ratios": self.ratios(),
         }
         (self.arguments.out / "compare.json").write_text(json.dumps(result, indent=1) + "\n")
         return result

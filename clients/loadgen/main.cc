@@ -5,8 +5,10 @@
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "clients/loadgen/report.h"
+#include "clients/loadgen/visits.h"
 
 namespace lorad {
 namespace {
@@ -20,6 +22,7 @@ struct Flags {
   TraceOptions trace;
   RunOptions run;
   ReportOptions report;
+  VisitOptions visits;
 };
 
 void Describe(CLI::App* app, Flags* flags) {
@@ -49,6 +52,9 @@ void Describe(CLI::App* app, Flags* flags) {
   add("--deadline", flags->trace.deadline_s, "Seconds");
   add("--seed", flags->trace.seed, "Of the trace");
   add("--vocab-size", flags->run.vocab_size, "Prompts are random ids below it");
+  app->add_option("--visit", flags->visits.folders,
+                  "Folders of adapters to load while the trace runs, as visitor-0, visitor-1, ... (grpc)");
+  add("--visit-seconds", flags->visits.seconds, "The loads are spread over so many");
   add("--slo-first-token", flags->report.slo_first_token_s, "Seconds; the report's slo_attainment");
   add("--json", flags->json_file, "Write the report here, with every latency");
 }
@@ -62,7 +68,7 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// 0, or 1 when a request had no proper end.
+// 0, or 1 when a request had no proper end or an adapter could not be loaded.
 int Main(const Flags& flags) {
   const auto transport =
       flags.protocol == "grpc" ? MakeGrpcTransport(flags.server) : MakeHttpTransport(flags.server, flags.base_model);
@@ -70,14 +76,19 @@ int Main(const Flags& flags) {
   whole.requests += flags.skip;
   std::vector<TraceRequest> trace = MakeTrace(whole);
   trace.erase(trace.begin(), trace.begin() + flags.skip);
+  std::optional<Visits> visits;
+  if (!flags.visits.folders.empty()) visits.emplace(flags.visits);
   const RunResult result = RunTrace(trace, flags.run, transport.get());
   ReportOptions options = flags.report;
   options.open_loop = flags.run.open_loop;
   options.client_cpu_s = CpuSeconds();
-  const nlohmann::json report = MakeReport(result, options);
+  nlohmann::json report = MakeReport(result, options);
+  const Visits::Result visited = visits ? visits->End() : Visits::Result();
+  if (visits) report["visits"] = {{"loaded", visited.loaded}, {"error", visited.error}};
   std::cout << ToText(report);
+  if (!visited.error.empty()) std::cerr << "loadgen: " << visited.error << "\n";
   if (!flags.json_file.empty()) std::ofstream(flags.json_file) << report.dump(2) << "\n";
-  return report["ends"]["broken"] == 0 ? 0 : 1;
+  return report["ends"]["broken"] == 0 && visited.error.empty() ? 0 : 1;
 }
 
 }  // namespace
@@ -89,5 +100,10 @@ int main(int argc, char** argv) {
   Describe(&app, &flags);
   CLI11_PARSE(app, argc, argv);
   flags.run.open_loop = flags.trace.rate_per_s > 0;
+  flags.visits.server = flags.server;
+  if (!flags.visits.folders.empty() && flags.protocol != "grpc") {
+    std::cerr << "loadgen: --visit loads by gRPC, and --protocol is " << flags.protocol << "\n";
+    return 2;
+  }
   return lorad::Main(flags);
 }
