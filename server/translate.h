@@ -20,7 +20,7 @@ namespace lorad {
 // Between the protos and our own types: pure functions. Errors are InvalidArgument for a value out of its limits and
 // Unimplemented for a feature that is not there, both by field name.
 
-// "" (the base) or a well-formed name; Unimplemented with a revision. What is repeated in the error is cut when long.
+// "" (the base), a well-formed name, or a revision NAME@REV. What is repeated in the error is cut when long.
 absl::Status CheckRequestedAdapter(const std::string& adapter);
 
 // Refuses text far longer than the context, so that it is not tokenised at all.
