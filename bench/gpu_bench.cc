@@ -23,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "model/ops/cuda_driver.h"
 #include "model/ops/open_cuda.h"
 #include "tests/device/test_device.h"
 

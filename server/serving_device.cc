@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "model/base/round_up.h"
 #include "model/base/status_macros.h"
+#include "model/ops/cuda_driver.h"
 #include "model/ops/open_cuda.h"
 
 namespace lorad {
@@ -59,6 +60,14 @@ absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log)
                           absl::StrCat("--device: cuda; ", cuda.status().message(), "; or serve with --device=cpu"));
     }
     why_cpu = std::string(cuda.status().message());
+    if (ReadDriverFacts().any()) {
+      log->Warning("device", {{"device", "cpu"},
+                              {"why", why_cpu},
+                              {"hint",
+                               "it is slow here if a GPU was meant: --device=cuda refuses to start without one, "
+                               "--device=cpu says that the CPU is meant"}});
+      return ServingDevice();
+    }
   }
   log->Info("device", {{"device", "cpu"}, {"why", why_cpu}});
   return ServingDevice();

@@ -21,7 +21,8 @@ struct ServingDevice {
 };
 
 // Opens the CUDA operators if --device asks for them or allows them, and says in one line of the log what serves; to be
-// called before the first call of LibTorch. Errors: with --device=cuda why there is none; auto takes the CPU then.
+// called before the first call of LibTorch. Errors: with --device=cuda why there is none; auto takes the CPU then, and
+// warns where the machine has a driver.
 absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log);
 
 // What --memory-bytes is spent on.

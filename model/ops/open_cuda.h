@@ -11,8 +11,8 @@ namespace lorad {
 
 // Opens liblorad_cuda.so and installs its operators, if the machine has a CUDA device; gives the device's memory.
 // Torch-free; to be called before the first call of Torch, once: what is open stays open.
-// Errors: CheckCudaDevice's (nothing is opened then); NotFound without the file; FailedPrecondition for a library that
-// does not load or is of another version, with the reason.
+// Errors: CheckCudaDevice's (model/ops/cuda_driver.h; nothing is opened then); NotFound without the file;
+// FailedPrecondition for a library that does not load or is of another version, with the reason.
 absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path);
 
 // Compares the forms of operators that other libraries' kernels have with ours, on the device; until then, and where
@@ -24,11 +24,5 @@ void LeaveOutFastForms();
 
 // Where the library is: in `program_dir`, or in lib beside it. Errors: NotFound names both.
 absl::StatusOr<std::string> FindCudaLibrary(const std::string& program_dir);
-
-// Whether the driver and its first device can run the library. Errors: NotFound without a driver or a device;
-// FailedPrecondition for a driver or a device that is too old.
-absl::Status CheckCudaDevice();
-// The first device's name, for people.
-std::string CudaDeviceName();
 
 }  // namespace lorad

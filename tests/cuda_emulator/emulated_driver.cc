@@ -1,5 +1,6 @@
 // A libcuda.so.1 that says of itself what `lorad` asks before it opens liblorad_cuda.so: one device, of
-// an H100's kind unless LORAD_EMULATED_CAPABILITY (75: 7.5) and LORAD_EMULATED_DRIVER (12040: 12.4) say otherwise.
+// an H100's kind unless LORAD_EMULATED_CAPABILITY (75: 7.5) and LORAD_EMULATED_DRIVER (12040: 12.4) say otherwise; none
+// with LORAD_EMULATED_INIT, which is what cuInit answers then.
 #include <cstdlib>
 #include <cstring>
 
@@ -14,7 +15,11 @@ int NumberOf(const char* variable, int absent) {
 
 extern "C" {
 
-int cuInit(unsigned) { return 0; }
+int cuInit(unsigned) { return NumberOf("LORAD_EMULATED_INIT", 0); }
+int cuGetErrorName(int code, const char** name) {
+  *name = code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_UNKNOWN";
+  return 0;
+}
 int cuDeviceGetCount(int* count) {
   *count = 1;
   return 0;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/base/status_macros.h"
+#include "model/ops/cuda_driver.h"
 #include "model/ops/open_cuda.h"
 #include "tests/device/test_device.h"
 

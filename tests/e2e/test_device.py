@@ -1,6 +1,7 @@
 """The daemon on a CUDA device: the emulated one, whose library it opens as it would the real one's."""
 
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -34,6 +35,12 @@ def with_device(build_dir, tmp_path, monkeypatch):
 
 def device_line(daemon):
     return next(line for line in daemon.log if " device device=" in line)
+
+
+def assert_warned(daemon):
+    """It serves on the CPU of a machine that has a driver, and says what to do."""
+    line = device_line(daemon)
+    assert " warning device device=cpu " in line and "--device=cuda refuses" in line and "--device=cpu says" in line
 
 
 @pytest.mark.parametrize("choice", ["cuda", "auto"])
@@ -189,6 +196,7 @@ def test_without_its_library_cuda_is_refused_with_where_it_was_looked_for_and_au
     assert "--device: cuda; CUDA operators: no " in done.stderr and "/lib/liblorad_cuda.so; " in done.stderr
     with Daemon(with_device, model, "--device=auto") as daemon:
         assert "CUDA operators: no " in device_line(daemon)
+        assert_warned(daemon)
 
 
 def test_a_library_that_does_not_load_is_refused_with_the_reason(with_device, model):
@@ -198,12 +206,29 @@ def test_a_library_that_does_not_load_is_refused_with_the_reason(with_device, mo
     assert "liblorad_cuda.so" in done.stderr and "--device: cuda; CUDA operators: " in done.stderr
 
 
-def test_without_a_device_cuda_is_refused(build_dir, model, monkeypatch, tmp_path):
+def test_without_a_device_cuda_is_refused_and_auto_says_nothing_of_it_where_no_driver_is(build_dir, model, monkeypatch, tmp_path):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     (tmp_path / "libcuda.so.1").write_bytes(b"")  # instead of the machine's, if it has one
     done = start(build_dir, model, "--device=cuda")
     assert done.returncode == 1
-    assert "--device: cuda; CUDA devices: 0" in done.stderr
+    assert "--device: cuda; CUDA devices: 0; limit: 1 or more; " in done.stderr and "file too short" in done.stderr
+    with Daemon(build_dir, model, "--device=auto") as daemon:
+        if any(pathlib.Path(path).exists() for path in ("/proc/driver/nvidia/version", "/dev/nvidiactl")):
+            assert_warned(daemon)
+        else:
+            assert " info device device=cpu " in device_line(daemon) and "CUDA devices: 0" in device_line(daemon)
+            assert not any(" warning " in line for line in daemon.log)
+
+
+def test_a_device_that_is_hidden_is_warned_of_unless_the_cpu_is_asked_for(with_device, model, monkeypatch):
+    monkeypatch.setenv("LORAD_EMULATED_INIT", "100")
+    with Daemon(with_device, model, "--device=auto") as daemon:
+        assert "cuInit: 100 (CUDA_ERROR_NO_DEVICE); " in device_line(daemon)
+        assert_warned(daemon)
+    done = start(with_device, model, "--device=cuda")
+    assert done.returncode == 1 and "cuInit: 100 (CUDA_ERROR_NO_DEVICE); " in done.stderr
+    with Daemon(with_device, model, "--device=cpu") as daemon:
+        assert " info device device=cpu why=--device=cpu" in device_line(daemon).replace('"', "")
 
 
 @pytest.mark.parametrize("variable, value, why", [
@@ -217,4 +242,5 @@ def test_a_device_or_driver_that_is_too_old_is_refused_by_name_and_passed_by(
     assert done.returncode == 1
     assert why in done.stderr
     with Daemon(with_device, model, "--device=auto") as daemon:
-        assert "device=cpu" in device_line(daemon) and why in device_line(daemon)
+        assert why in device_line(daemon)
+        assert_warned(daemon)
