@@ -20,6 +20,7 @@
 #include "model/base/arguments.h"
 #include "model/base/status_macros.h"
 #include "scheduler/order/order.h"
+#include "server/group_limits.h"
 #include "server/version.h"
 
 namespace lorad {
@@ -47,11 +48,13 @@ struct RawFlags {
   double slo_first_token_seconds = 0.0;
 };
 
+// Whole ones: computing threads wait for each other, and one that is held back holds up all of them.
 int64_t UsableCores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+  const double cores = std::min<double>(CPU_COUNT(&set), ReadGroupLimits().cores.value_or(CPU_SETSIZE));
+  return std::max(int64_t{1}, static_cast<int64_t>(cores));
 }
 
 absl::Status FlagError(absl::string_view flag, absl::string_view value, absl::string_view limit,
@@ -199,6 +202,8 @@ absl::Status Check(const RawFlags& raw, ServerConfig* config) {
   RETURN_IF_ERROR(
       CheckRange("--queue-limit", config->queue_limit, 1, 1 << 24, "sequences accepted and not yet running"));
   RETURN_IF_ERROR(CheckRange("--drain-seconds", config->drain_seconds, 0, 86'400, "what runs then is aborted"));
+  RETURN_IF_ERROR(
+      CheckRange("--max-connection-age", config->max_connection_age_seconds, 0, 1'000'000, "seconds; 0: none"));
   RETURN_IF_ERROR(CheckOrder(raw, config));
   return CheckRange("--threads", config->threads, 1, 1024, "computing threads; as many as cores is best");
 }
@@ -271,9 +276,15 @@ void Describe(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->add_option("--slo-first-token", raw->slo_first_token_seconds,
                   "Seconds; what can no longer make its first token so soon ends at once, RESOURCE_EXHAUSTED; 0: none")
       ->capture_default_str();
-  app->add_option("--threads", config->threads, "Computing threads")->capture_default_str();
+  app->add_option("--threads", config->threads, "Computing threads; as many as the cores that this process may use")
+      ->capture_default_str();
   app->add_option("--drain-seconds", config->drain_seconds,
                   "How long requests may go on after SIGTERM; keep it below what the supervisor waits before it kills")
+      ->capture_default_str();
+  app->add_option(
+         "--max-connection-age", config->max_connection_age_seconds,
+         "Seconds; a client's connection of that age ends behind its calls, and the client's next one may find a "
+         "replica that is new; 0: none")
       ->capture_default_str();
   app->add_option("--state-dir", config->state_dir,
                   "Folder for fine-tuning jobs, their data, checkpoints and results; without it fine-tuning is off");
@@ -369,7 +380,9 @@ int64_t AvailableMemoryBytes() {
   int64_t kib = 0;
   while (meminfo >> key >> kib) {
     std::getline(meminfo, unit);
-    if (key == "MemAvailable:") return kib << 10;
+    if (key != "MemAvailable:") continue;
+    const int64_t of_machine = kib << 10;
+    return std::min(of_machine, ReadGroupLimits().memory_bytes.value_or(of_machine));
   }
   return 0;
 }

@@ -49,10 +49,11 @@ struct ServerConfig {
   int64_t max_waiting_per_adapter = 0;
   int64_t slo_first_token_us = 0;  // 0 = none
   int64_t threads = 1;
-  int64_t drain_seconds = 25;  // Kubernetes kills after 30
-  std::string state_dir;       // "" = no fine-tuning
-  double tuning_slo = 0.2;     // of a step's time, on average, that training may add to it
-  int64_t tuning_jobs = 8;     // that train at once
+  int64_t drain_seconds = 25;              // Kubernetes kills after 30
+  int64_t max_connection_age_seconds = 0;  // 0 = no limit
+  std::string state_dir;                   // "" = no fine-tuning
+  double tuning_slo = 0.2;                 // of a step's time, on average, that training may add to it
+  int64_t tuning_jobs = 8;                 // that train at once
   LogLevel log_level = LogLevel::kInfo;
 };
 
@@ -85,7 +86,7 @@ int64_t DefaultHostAdapterBytes(bool pool_on_host, int64_t available_bytes);
 // Of those bytes on a device, for the graphs of captured steps: a sixteenth, and a GiB at most.
 int64_t DeviceGraphBytes(int64_t memory_bytes);
 
-// MemAvailable of /proc/meminfo, or 0.
+// MemAvailable of /proc/meminfo, or 0; what the control group leaves, where that is less.
 int64_t AvailableMemoryBytes();
 
 // True when libgomp was told how to wait, by the caller or by main; reads the environment.

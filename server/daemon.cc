@@ -67,6 +67,7 @@ absl::Status Run(const ServerConfig& config, Signals* signals, Log* log) {
   options.address = config.listen;
   // Above what the queue takes, so that one request too many is refused by us and does not wait in its client.
   options.max_concurrent_streams = config.queue_limit + config.max_sequences + 1024;
+  options.max_connection_age_seconds = config.max_connection_age_seconds;
   std::unique_ptr<Serving> serving;  // Outlives the port: calls use it.
   ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> rpc, RpcServer::Start(options, &readiness, &metrics, log));
   std::unique_ptr<HttpServer> http;

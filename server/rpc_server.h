@@ -20,8 +20,9 @@ namespace lorad {
 class RpcServer final {
  public:
   struct Options {
-    std::string address;                    // HOST:PORT; port 0 takes a free one
-    int64_t max_concurrent_streams = 1024;  // of one connection; more wait in the client
+    std::string address;                     // HOST:PORT; port 0 takes a free one
+    int64_t max_concurrent_streams = 1024;   // of one connection; more wait in the client
+    int64_t max_connection_age_seconds = 0;  // then it ends, behind its calls; 0: never
   };
   // Not yet serving, says its health check. Errors: Unavailable when the address cannot be taken.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const Options& options, const Readiness* readiness,

@@ -48,6 +48,16 @@ def test_reflection_lists_the_services_and_their_methods(daemon):
     assert "Generate" in [method.name for method in file.service[0].method]
 
 
+def test_a_connection_of_some_age_ends_and_the_next_call_has_another(start_daemon):
+    daemon = start_daemon("--max-connection-age=1")
+    seen = []
+    daemon.channel.subscribe(seen.append)
+    generate(daemon, [5, 6, 7], max_tokens=2)
+    wait_until(lambda: grpc.ChannelConnectivity.READY in seen)
+    wait_until(lambda: grpc.ChannelConnectivity.IDLE in seen[seen.index(grpc.ChannelConnectivity.READY):])
+    assert generate(daemon, [5, 6, 7], max_tokens=2).usage[0].completion_tokens > 0
+
+
 def test_training_needs_a_state_folder(daemon):
     stub = finetuning_pb2_grpc.TrainingStub(daemon.channel)
     error = refusal(lambda: stub.CreateRun(finetuning_pb2.CreateRunRequest()))
