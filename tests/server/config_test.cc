@@ -136,10 +136,23 @@ TEST(ConfigTest, AFileIsCheckedLikeTheCommandLine) {
   EXPECT_THAT(Refused({"--config=/nowhere.toml", "--model=/m"}).text, HasSubstr("/nowhere.toml"));
 }
 
-TEST(ConfigTest, TheExampleConfigurationIsValid) {
-  const std::string flag = "--config=" + SourceDir() + "/deploy/lorad.toml";
-  const ServerConfig config = Parsed({flag.c_str()});
-  EXPECT_FALSE(config.model_dir.empty());
+ServerConfig OfDeploy(const std::string& file) {
+  const std::string flag = "--config=" + SourceDir() + "/deploy/" + file;
+  return Parsed({flag.c_str()});
+}
+
+TEST(ConfigTest, TheConfigurationsOfDeployAreValid) {
+  for (const char* file :
+       {"lorad.toml", "container/lorad.toml", "kubernetes/base/lorad.toml", "kubernetes/gpu/lorad.toml"})
+    EXPECT_FALSE(OfDeploy(file).model_dir.empty()) << file;
+}
+
+TEST(ConfigTest, APodsDeviceIsSaidAndItsPoolIsLeftToTheDevice) {
+  EXPECT_EQ(OfDeploy("kubernetes/base/lorad.toml").device, DeviceChoice::kCpu);
+  const ServerConfig gpu = OfDeploy("kubernetes/gpu/lorad.toml");
+  EXPECT_EQ(gpu.device, DeviceChoice::kCuda);
+  EXPECT_FALSE(gpu.memory_bytes.has_value());
+  EXPECT_EQ(gpu.host_adapter_bytes, int64_t{8} << 30);
 }
 
 TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
@@ -162,6 +175,8 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_EQ(Refused({"--model=/m", "--threads=0"}).code, 2);
   EXPECT_THAT(Refused({"--model=/m", "--cuda-graphs=1"}).text, HasSubstr("--cuda-graphs: 1; limit: on, off"));
   EXPECT_THAT(Refused({"--model=/m", "--fast-forms=1"}).text, HasSubstr("--fast-forms: 1; limit: on, off"));
+  EXPECT_THAT(Refused({"--model=/m", "--max-connection-age=-1"}).text,
+              HasSubstr("--max-connection-age: -1; limit: 0 to"));
   EXPECT_THAT(Refused({"--model=/m", "--order=lottery"}).text, HasSubstr("--order: lottery; limit: fcfs, fair_share"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a"}).text, HasSubstr("NAME=WEIGHT"));
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=0"}).text, HasSubstr("--adapter-weight: 0; limit: 0.001 to"));
