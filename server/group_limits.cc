@@ -68,8 +68,7 @@ GroupLimits ReadGroupLimits(const std::string& root) {
     Lower(Cores(folder), &limits.cores);
     Lower(MemoryLeft(folder), &limits.memory_bytes);
     if (group == "/") break;
-    group.resize(group.rfind('/'));
-    if (group.empty()) group = "/";
+    group.resize(std::max(size_t{1}, group.rfind('/')));  // the one above it; "/" in the end
   }
   return limits;
 }
