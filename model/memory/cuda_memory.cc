@@ -10,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,6 +18,7 @@
 #include "model/base/round_up.h"
 #include "model/base/status_macros.h"
 #include "model/memory/cuda_chunks.h"
+#include "model/memory/cuda_status.h"
 
 namespace lorad::cuda {
 namespace {
@@ -28,13 +28,6 @@ namespace {
 constexpr int64_t kPieceBytes = int64_t{4} << 20;
 constexpr int64_t kMostScratchBytes = int64_t{16} << 20;
 constexpr int64_t kPoolOfScratch = 64;  // so many times the scratch, for small pools
-
-absl::Status StatusOf(std::string_view what, cudaError_t error) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  cudaGetLastError();  // LibTorch asks for the last error behind its own launches: this one has been told
-  const std::string message = absl::StrCat(std::string(what), ": CUDA: ", cudaGetErrorString(error));
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
-}
 
 // Neither waits for the default stream nor is waited for by it.
 class Stream final {
@@ -265,9 +258,9 @@ absl::StatusOr<std::unique_ptr<CudaMemory>> Allocate(int64_t bytes) {
   }
   void* data = nullptr;
   if (const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes)); error != cudaSuccess) {
-    const absl::Status status = StatusOf("memory for KV and adapters on the device", error);
-    return absl::Status(status.code(), absl::StrCat(status.message(), "; bytes: ", bytes, "; free on the device: ",
-                                                    AvailableBytes().value_or(0), "; lower --memory-bytes"));
+    const int64_t free_bytes = AvailableBytes().value_or(0);
+    return StatusOf(absl::StrCat("memory for KV and adapters: bytes: ", bytes, "; free on the device: ", free_bytes),
+                    error);
   }
   return std::make_unique<CudaMemory>(data, bytes);
 }

@@ -1,12 +1,9 @@
 #pragma once
 
 #include <memory>
-#include <string_view>
-
-#include <cuda_runtime.h>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "model/memory/cuda_status.h"
 #include "model/ops/activate.h"
 #include "model/ops/add_positions.h"
 #include "model/ops/dealt_experts.h"
@@ -52,11 +49,5 @@ std::unique_ptr<DeviceGraphs> NewGraphs();
 std::unique_ptr<SideStream> NewSideStream();
 // Matmuls of LibTorch's from now on, of all the process: sums of bf16 and f32 products in f32 (linear.h).
 void MakeProductsExact();
-
-inline absl::Status StatusOf(std::string_view op, cudaError_t error) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  cudaGetLastError();  // LibTorch asks for the last error behind its own launches: this one has been told
-  return absl::InternalError(absl::StrCat(std::string(op), ": CUDA: ", cudaGetErrorString(error)));
-}
 
 }  // namespace lorad::cuda

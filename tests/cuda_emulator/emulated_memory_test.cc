@@ -10,9 +10,13 @@
 
 #include <ATen/ops/ones.h>
 
+#include <cuda_runtime.h>
+
 #include "model/causal_lm.h"
+#include "model/ops/activate.h"
 #include "tests/component/golden_base.h"
 #include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/last_error.h"
 #include "tests/device/device_engine.h"
 #include "tests/device/test_device.h"
 #include "tests/support/status_matchers.h"
@@ -40,6 +44,26 @@ TEST(EmulatedDeviceMemoryTest, WhatDoesNotFitIsAStatus) {
   EXPECT_THAT(std::string(memory.status().message()), testing::HasSubstr("lower --memory-bytes"));
   EXPECT_EQ(CausalLm::Load(GoldenDir("llama3") + "/model", OnDevice()).status().code(),
             absl::StatusCode::kResourceExhausted);
+}
+
+// A kernel is loaded where it is first launched, which takes memory. What a step then answers is told as LibTorch's
+// own.
+TEST(EmulatedDeviceMemoryTest, ALaunchWithoutMemoryIsAStatusWithAHint) {
+  at::Tensor x = at::ones({2, 8}, at::TensorOptions().device(at::kCUDA, 0));
+  const auto failing_by = [&](cudaError_t error) {
+    emulator::failing_launches = 1, emulator::failing_error = error;
+    const absl::Status status = Activate({x, Activation::kRelu, x});
+    emulator::failing_error = cudaErrorInvalidConfiguration;
+    EXPECT_NO_THROW(at::ones({2}, x.options()));  // nobody else is blamed
+    return status;
+  };
+  const auto has = [](const char* text) { return testing::HasSubstr(text); };
+  EXPECT_THAT(failing_by(cudaErrorMemoryAllocation),
+              IsError(absl::StatusCode::kResourceExhausted,
+                      testing::AllOf(has("Activate: CUDA: out of memory"), has("lower --memory-bytes"))));
+  EXPECT_THAT(failing_by(cudaErrorInvalidConfiguration),
+              IsError(absl::StatusCode::kInternal, testing::Not(has("--memory-bytes"))));
+  EXPECT_THAT(Activate({x, Activation::kRelu, x}), IsOk());
 }
 
 TEST(EmulatedDeviceMemoryTest, AStepWithoutMemoryFailsAloneAndTheNextOneAnswers) {

@@ -27,7 +27,8 @@ inline int AnswerOfWait() {
   return Answer(DeviceIsLost() ? kErrorIllegalAddress : 0);
 }
 
-// So many launches of kernels fail from now on.
-inline thread_local int failing_launches = 0;
+// So many launches of kernels fail from now on, by this error.
+inline constexpr int kErrorInvalidConfiguration = 9;
+inline thread_local int failing_launches = 0, failing_error = kErrorInvalidConfiguration;
 
 }  // namespace lorad::emulator

@@ -72,7 +72,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   if (lorad::emulator::failing_launches > 0) {
     --lorad::emulator::failing_launches;
-    return lorad::emulator::Answer(cudaErrorInvalidConfiguration);
+    return lorad::emulator::Answer(lorad::emulator::failing_error);
   }
   // A captured launch keeps its arguments, as a device does.
   auto launch = [grid = config->gridDim, threads = config->blockDim.x, kernel,
