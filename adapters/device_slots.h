@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "adapters/graph_features.h"
 #include "adapters/slot_table.h"
 #include "model/sites.h"
 
@@ -21,9 +22,6 @@ struct SlotSummary {
   int32_t ffn_experts = 0;   // most of a layer
   bool scales_down = false;  // multiplies the base's down projection (DoRA), in whatever layer
 };
-
-constexpr uint64_t BitOf(Site site) { return uint64_t{1} << static_cast<unsigned>(site); }
-static_assert(kNumSites <= 64);
 
 // The slot table where kernels of captured launches read it: a copy on the device, at addresses that stay while it has
 // room for the slots that there are. Of norms it has nothing.

@@ -13,17 +13,16 @@
 #include "adapters/graph_tables.h"
 #include "model/base/check.h"
 #include "model/base/guarded.h"
+#include "model/base/round_up.h"
 #include "model/ops/cuda_table.h"
 
 namespace lorad {
 namespace {
 
 constexpr int kNoLayer = -1;
-constexpr int64_t kFewestRanks = 8;
+constexpr int64_t kRanksBorder = 8;        // of a slot's, as its blocks have them
 constexpr int64_t kMostPartsOfAGroup = 3;  // q|k|v
 constexpr int64_t kAlignment = 16;
-
-constexpr uint64_t kExpertSites = BitOf(Site::kExpertGateUp) | BitOf(Site::kExpertDown);
 
 int64_t PowerOfTwo(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n))); }
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -81,15 +80,19 @@ std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
     if (slot.replaces_norms) return "replaced_norms";
     features_.adds |= slot.adds;
     features_.routes |= slot.routes;
-    features_.most_ranks = std::max<int64_t>(features_.most_ranks, slot.most_ranks);
     features_.most_experts = std::max<int64_t>(features_.most_experts, slot.most_experts);
   }
   if (rows.base_only()) return "";
   if (!GatherRouted(rows)) return "routed_adapter";
   for (size_t g = 0; g + 1 < rows.starts.size(); ++g) {
     features_.most_terms = std::max<int64_t>(features_.most_terms, rows.term_starts[g + 1] - rows.term_starts[g]);
+    int64_t ranks = 0;
+    for (int32_t t = rows.term_starts[g]; t < rows.term_starts[g + 1]; ++t) {
+      ranks += RoundUp(on_device_.Summary(rows.terms[static_cast<size_t>(t)].slot).most_ranks, kRanksBorder);
+    }
+    features_.most_ranks = std::max(features_.most_ranks, ranks);
   }
-  features_.most_ranks = PowerOfTwo(std::max(features_.most_ranks, kFewestRanks));
+  features_.most_ranks = PowerOfTwo(std::max(features_.most_ranks, kRanksBorder));
   const SlotWeights* const embedding = slots_.At(Site::kEmbedTokens, kNoLayer);
   const SlotWeights* const head = slots_.At(Site::kLmHead, kNoLayer);
   if (MostReplacements(rows, embedding) > 1 || MostReplacements(rows, head) > 1) return "replacements";
@@ -98,7 +101,8 @@ std::string_view SlotGraphSeam::Gather(const RowSegments& rows) {
     if (!head[term.slot].replaces()) continue;
     const int64_t replaced = head[term.slot].num_rows;
     features_.replaced_head_rows = std::max(features_.replaced_head_rows, PowerOfTwo(replaced));
-    features_.head_columns = std::max(features_.head_columns, head[term.slot].end_of_rows);
+    const int64_t columns = head[term.slot].end_of_rows;
+    if (columns > slots_.vocab_size()) features_.head_columns = std::max(features_.head_columns, columns);
   }
   return "";
 }
@@ -125,17 +129,8 @@ GraphStep SlotGraphSeam::Plan(const RowSegments& rows, int64_t padded_rows) {
   padded_rows_ = padded_rows;
   step.eager = Gather(rows);
   if (!step.eager.empty()) return step;
-  step.features = {static_cast<int64_t>(features_.adds),
-                   static_cast<int64_t>(features_.routes),
-                   features_.most_terms,
-                   features_.most_ranks,
-                   features_.most_experts,
-                   features_.replaces_embedding ? 1 : 0,
-                   features_.replaced_head_rows,
-                   features_.head_columns,
-                   features_.routed_rows,
-                   features_.most_choices,
-                   features_.activation.has_value() ? static_cast<int64_t>(*features_.activation) : -1};
+  features_ = floors_.Raise(features_);
+  step.features = NumbersOf(features_);
   const Places places = PlacesOf(padded_rows);
   // What nobody uses stays zero: tiles of no rows.
   step.tables.resize(static_cast<size_t>(places.end));
@@ -163,7 +158,7 @@ bool SlotGraphSeam::NeedsTileOfRow() const { return (features_.adds & kExpertSit
 void SlotGraphSeam::ReadTablesAt(const std::byte* on_device) { tables_ = on_device; }
 
 // Of h: the same for every group, so that one table of tiles serves all of them.
-int64_t SlotGraphSeam::RanksOfRow() const { return features_.most_terms * features_.most_ranks * kMostPartsOfAGroup; }
+int64_t SlotGraphSeam::RanksOfRow() const { return features_.most_ranks * kMostPartsOfAGroup; }
 
 TabledRows SlotGraphSeam::TableOfRows() const {
   const Places places = PlacesOf(padded_rows_);

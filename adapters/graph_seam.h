@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "absl/container/inlined_vector.h"
 #include "adapters/device_slots.h"
+#include "adapters/graph_features.h"
 #include "adapters/ops/routed_row.h"
 #include "adapters/ops/tabled_rows.h"
 #include "adapters/slot_table.h"
@@ -20,7 +20,9 @@
 namespace lorad {
 
 // SlotSeam for captured launches: which slots the rows have lies in tables of the step, what a slot has in
-// DeviceSlots. A step's features are the sites where its adapters do something and bounds of what they do there.
+// DeviceSlots. A step's features are the sites where its adapters do something and bounds of what they do there, raised
+// to what other steps of its class have needed lately (FeatureFloors): its tables are laid out by these, what it does
+// not need of them stays zero, and launches find nothing to do there.
 //
 // Not for adapters that deal the rows of an FFN to experts by top-p, which the host plans, nor for those that replace a
 // norm's weights. Threads  as GraphSeam; `slots` outlives it.
@@ -46,26 +48,12 @@ class SlotGraphSeam final : public GraphSeam {
   const NormOverride* Norm(int layer, Site site, const RowSegments& rows) override;
 
  private:
-  // What launches are prepared for.
-  struct Features {
-    uint64_t adds = 0;  // as SlotSummary
-    uint64_t routes = 0;
-    int64_t most_terms = 0;    // of a row
-    int64_t most_ranks = 0;    // of a row in one slot; a power of two
-    int64_t most_experts = 0;  // of a slot that routes
-    bool replaces_embedding = false;
-    int64_t replaced_head_rows = 0;        // most of a slot, a power of two
-    int64_t head_columns = 0;              // with adapters' own tokens; 0: the base's
-    int64_t routed_rows = 0;               // that routers of an FFN deal, a power of two
-    int64_t most_choices = 0;              // of such a row
-    std::optional<Activation> activation;  // of its experts, instead of the base's
-  };
   // Where the step's tables begin, in bytes.
   struct Places {
     int64_t tiles = 0, terms = 0, embedding = 0, head = 0, tile_of_row = 0, routed = 0, others = 0, end = 0;
   };
 
-  std::string_view Gather(const RowSegments& rows);  // into features_; why the step cannot be captured
+  std::string_view Gather(const RowSegments& rows);  // what it needs, into features_; why it cannot be captured
   bool GatherRouted(const RowSegments& rows);        // the same of routers of FFNs; false: it cannot
   bool Routes(int32_t slot) const;
   bool NeedsTileOfRow() const;
@@ -92,7 +80,8 @@ class SlotGraphSeam final : public GraphSeam {
   const bool down_has_bias_;
   const RowSegments others_;  // stands for the step's rows without those that FFN routers deal
   DeviceSlots on_device_;
-  Features features_;
+  FeatureFloors floors_;
+  GraphFeatures features_;  // that the last plan's launches are prepared for
   int64_t padded_rows_ = 0;
   const std::byte* tables_ = nullptr;       // on the device
   const std::unique_ptr<SideStream> side_;  // null: the device has none

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <memory>
 #include <utility>
@@ -44,8 +43,7 @@ bool SlotGraphSeam::GatherRouted(const RowSegments& rows) {
     features_.routed_rows += rows.starts[g + 1] - rows.starts[g];
     features_.most_choices = std::max<int64_t>(features_.most_choices, rule.top_k);
   }
-  const auto routed_rows = static_cast<uint64_t>(features_.routed_rows);
-  if (routed_rows > 0) features_.routed_rows = std::min(padded_rows_, static_cast<int64_t>(std::bit_ceil(routed_rows)));
+  if (features_.routed_rows > 0) features_.routed_rows = RoutedRowsBucket(features_.routed_rows, padded_rows_);
   features_.activation = activation.value_or(std::nullopt);
   return true;
 }
@@ -91,7 +89,7 @@ at::Tensor SlotGraphSeam::FinishDealt(const SiteGroup& group, const at::Tensor& 
   at::Tensor tiles = at::empty({pairs, sizeof(RowTile)}, bytes);
   at::Tensor terms = at::empty({pairs, features_.most_terms, sizeof(SlotTerm)}, bytes);
   ThrowIfError(TabledPairs({dealt, TableOfRows(), TileOfRowThere(), tiles, terms}));
-  AddParts(group, x, TableOfPairs(tiles, terms, features_.most_terms * features_.most_ranks), rows, y);
+  AddParts(group, x, TableOfPairs(tiles, terms, features_.most_ranks), rows, y);
   return y;
 }
 

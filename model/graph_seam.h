@@ -12,8 +12,9 @@ namespace lorad {
 
 // A step as a captured forward sees its adapters.
 struct GraphStep {
-  std::string_view eager = {};         // why it must not be captured; empty: it may be
-  std::vector<int64_t> features = {};  // what its launches are prepared for: steps with the same can share a graph
+  std::string_view eager = {};  // why it must not be captured; empty: it may be
+  // What its launches are prepared for, which may be more than it needs: steps with the same can share a graph.
+  std::vector<int64_t> features = {};
   std::vector<std::byte> tables = {};  // what they read of the step; as long for the same features and rows
 };
 

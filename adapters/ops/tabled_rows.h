@@ -23,7 +23,7 @@ struct TabledRows {
   int64_t num_tiles = 0;            // rows of all tiles: num_tiles at most
   const SlotTerm* terms = nullptr;  // slots as in the tables
   int64_t most_terms = 0;           // of a tile
-  int64_t most_ranks = 0;           // of a row in one slot, a multiple of 8; tiles' `ranks` hold those of all terms
+  int64_t most_ranks = 0;           // of a row at a part, each term's as a multiple of 8; tiles' `ranks`: all parts'
   int64_t h_floats = 0;             // that the tiles' h_offsets reach
 };
 

@@ -29,7 +29,7 @@ SegmentedWork WorkOf(const TabledRows& rows, bool with_bias, const at::Tensor& h
 void AddPart(const SegmentedPart& part, const TabledRows& rows, SegmentedWork* work, SegmentedSizes* sizes) {
   work->parts[work->num_parts++] = part;
   sizes->column_blocks += CeilDiv(part.columns, kColumnsPerShortBlock);
-  sizes->rank_blocks += rows.most_terms * CeilDiv(rows.most_ranks, kRanksPerBlock);
+  sizes->rank_blocks += CeilDiv(rows.most_ranks, kRanksPerBlock);
 }
 
 // What both halves are launched by.
@@ -81,7 +81,7 @@ absl::Status TabledPairs(const TabledPairsArgs& args) {
                                 .tiles = args.rows.tiles,
                                 .terms = args.rows.terms,
                                 .most_terms = args.rows.most_terms,
-                                .ranks = args.rows.most_terms * args.rows.most_ranks,
+                                .ranks = args.rows.most_ranks,
                                 .pair_tiles = static_cast<RowTile*>(args.tiles.mutable_data_ptr()),
                                 .pair_terms = static_cast<SlotTerm*>(args.terms.mutable_data_ptr())};
   return StatusOf("TabledPairs", LaunchTabledPairs(work, StreamOf(args.tiles)));

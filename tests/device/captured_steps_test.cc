@@ -138,7 +138,7 @@ TEST(CapturedAdaptersTest, RowsThatARouterDealsByTopKAreReplayed) {
 }
 
 // One request at a time meets the same graph with another adapter each time, whose slot was somebody else's: the two
-// with every linear layer differ in nothing that a launch is prepared for, the third has other sites and ranks.
+// with every linear layer differ in nothing that a launch is prepared for, the third has more ranks than their class.
 TEST(CapturedAdaptersTest, AdaptersChangeUnderAGraph) {
   const std::string base = "llama3";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
@@ -166,6 +166,62 @@ TEST(CapturedAdaptersTest, AdaptersOfExpertsChangeUnderAGraph) {
   EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
   for (const char* name : {"experts_bf16", "q_v", "experts"}) engine.ExpectAnswersWhileLoaded(name);
   EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
+}
+
+// One after the other, then in pairs: an adapter that needs more than those before it raises its class once, and from
+// then on the class has a graph for each number of rows, whoever is in it.
+TEST(CapturedAdaptersTest, MixedTrafficHasAGraphForEachClass) {
+  const std::string base = "llama3";
+  const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+  DeviceEngine engine(model.get(), base, SetupWithGraphs());
+  struct Raise {
+    const char* adapter;
+    int64_t captured;  // by then
+  };
+  // Sites, sites, sites, ranks, nothing; the base; rows of the head; many ranks.
+  const std::vector<Raise> raises = {{"q_v", 1}, {"only_down_proj", 2}, {"all_linear", 3}, {"rslora", 4}, {"dora", 4},
+                                     {"", 5},    {"saved_head", 6},     {"rank_80", 7}};
+  for (const auto& [adapter, captured] : raises) {
+    SCOPED_TRACE(adapter);
+    const std::vector<GoldenCase> cases = CasesOf(base, {adapter});
+    engine.LoadFor(cases);
+    engine.ExpectAnswers(cases);
+    EXPECT_EQ(StepsOf(engine)["captured"], captured) << Told(engine);
+  }
+  for (const char* adapter :
+       {"rank_80", "q_v", "", "saved_head", "only_down_proj", "", "rslora", "dora", "all_linear"}) {
+    engine.ExpectAnswers(CasesOf(base, {adapter}));
+    EXPECT_EQ(StepsOf(engine)["captured"], 7) << adapter << ": " << Told(engine);
+  }
+  for (const std::set<std::string>& pair : std::vector<std::set<std::string>>{
+           {"q_v", "only_down_proj"}, {"", "q_v"}, {"only_down_proj", ""}, {"all_linear", "rslora"}}) {
+    engine.ExpectAnswers(CasesOf(base, pair));
+    EXPECT_EQ(StepsOf(engine)["captured"], 8) << Told(engine);
+  }
+}
+
+// Whoever needs more launches than the one behind them leaves them none: who has its sites and ranks already, but not
+// its routers, rows of tables or number of ranks, gets a graph of its own.
+TEST(CapturedAdaptersTest, AClassDoesNotRaiseAnother) {
+  struct Case {
+    const char *base, *more, *less;
+  };
+  for (const auto& [base, more, less] :
+       {Case{"llama2", "moe/loramoe", "moe/lora"}, Case{"llama2", "moe/mixlora", "moe/lora"},
+        Case{"llama3", "saved_head", "only_v_proj"}, Case{"llama3", "saved_embed_few_rows", "only_down_proj"},
+        Case{"llama3", "rank_80", "only_q_proj"}, Case{"llama3", "q_v", ""}}) {
+    SCOPED_TRACE(absl::StrCat(more, ", then ", less));
+    const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
+    DeviceEngine engine(model.get(), base, SetupWithGraphs());
+    const std::vector<GoldenCase> first = CasesOf(base, {more}), second = CasesOf(base, {less});
+    engine.LoadFor(first);
+    engine.LoadFor(second);
+    for (int round = 0; round < 2; ++round) {
+      engine.ExpectAnswers(first);
+      engine.ExpectAnswers(second);
+      EXPECT_EQ(StepsOf(engine)["captured"], 2) << Told(engine);
+    }
+  }
 }
 
 // The table on the device has room from the start: adapters that come while others are served drop no graph.
@@ -207,7 +263,7 @@ TEST(CapturedAdaptersTest, EvictionReloadAndCompactionKeepTheAnswers) {
 TEST(CapturedAdaptersTest, TheOldestGraphGoesAndALargeOneIsRefused) {
   const std::string base = "llama3";
   const std::unique_ptr<CausalLm> model = CausalLm::Load(GoldenDir(base) + "/model", OnDevice()).value();
-  const std::vector<GoldenCase> cases = CasesOf(base, {"", "q_v", "all_linear"});
+  const std::vector<GoldenCase> cases = CasesOf(base, {"", "q_v", "rank_80"});  // a class each
   EngineSetup setup = SetupWithGraphs();
   setup.graphs->most_graphs = 1;
   {
