@@ -24,7 +24,7 @@ namespace lorad {
 namespace {
 
 constexpr int64_t kTablesBorder = 16;
-constexpr size_t kMostRefused = 1024;
+constexpr size_t kMostKeys = 1024;  // of those without a graph
 
 // The parts of a step's inputs, in words of int32.
 struct Words {
@@ -110,8 +110,9 @@ absl::StatusOr<at::Tensor> StepGraphs::Forward(const ForwardBatch& batch, const 
   }
   if (how_.empty()) DropIfMoved(kv);
   if (how_.empty() && IsRefused(key)) how_ = "refused";
-  if (!how_.empty()) return model_->ForwardOnDevice(batch, kv, eager);
   const auto found = std::find_if(graphs_.begin(), graphs_.end(), [&](const Graph& graph) { return graph.key == key; });
+  if (how_.empty() && found == graphs_.end() && IsFirstSight(key)) how_ = "first";
+  if (!how_.empty()) return model_->ForwardOnDevice(batch, kv, eager);
   if (found == graphs_.end()) return RunAndCapture(batch, step, std::move(key), kv);
   graphs_.splice(graphs_.begin(), graphs_, found);
   return Replay(batch, step, graphs_.front());
@@ -230,8 +231,15 @@ bool StepGraphs::IsRefused(const Key& key) {
   return false;
 }
 
+bool StepGraphs::IsFirstSight(const Key& key) {
+  if (seen_once_.erase(key) > 0) return false;
+  if (seen_once_.size() >= kMostKeys) seen_once_.clear();
+  seen_once_.insert(key);
+  return true;
+}
+
 void StepGraphs::Refuse(Key key, const absl::Status& why) {
-  if (refused_.size() >= kMostRefused) refused_.clear();
+  if (refused_.size() >= kMostKeys) refused_.clear();
   refused_[std::move(key)] = absl::IsResourceExhausted(why) ? Clock::now() + options_.retry : Clock::time_point::max();
 }
 

@@ -6,6 +6,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -28,10 +29,11 @@ namespace lorad {
 // tables, and the seam's tables, by which adapters change under a graph. Padding rows have no block and no KV slot:
 // they write nowhere, and their logits are NaN.
 //
-// A step that no graph fits runs as it would be captured, and is captured behind that. The oldest graph goes when there
-// are too many, all of them when they hold too much memory or what they read has moved. What cannot be captured runs
-// eagerly by the other seam, as every step does without graphs; it is tried anew when what graphs read has moved, and
-// where the device's memory was full, after a while.
+// A capture takes as long as several steps, and everybody waits: so what no graph fits runs eagerly by the other seam
+// when it is seen first, as every step does without graphs, and only when it is seen again as it would be captured, and
+// is captured behind that. The oldest graph goes when there are too many, all of them when they hold too much memory or
+// what they read has moved; either has to be seen twice again. What cannot be captured runs eagerly; it is tried anew
+// when what graphs read has moved, and where the device's memory was full, after a while.
 //
 // Threads  the executor's. Errors  as CausalLm::ForwardOnDevice; that a capture fails is none: the step runs eagerly.
 class StepGraphs final {
@@ -52,7 +54,8 @@ class StepGraphs final {
   // there until the next call.
   absl::StatusOr<at::Tensor> Forward(const ForwardBatch& batch, const KvView& kv, AdapterSeam& eager);
 
-  // How the last forward ran: "replayed", "captured", or why eagerly, a word of a few.
+  // How the last forward ran: "replayed", "captured", "first" (eagerly: nothing like it was seen before), or why else
+  // eagerly, a word of a few.
   std::string_view how() const { return how_; }
   Held held() const;
 
@@ -82,6 +85,7 @@ class StepGraphs final {
   void DropIfMoved(const KvView& kv);
   void DropAll();
   bool IsRefused(const Key& key);
+  bool IsFirstSight(const Key& key);
   void Refuse(Key key, const absl::Status& why);
   void Keep(Graph graph);
 
@@ -90,6 +94,7 @@ class StepGraphs final {
   const Options options_;
   const std::unique_ptr<DeviceGraphs> family_;
   std::list<Graph> graphs_;                                      // the last used first; gone before family_
+  std::set<Key> seen_once_;                                      // and are not captured
   std::map<Key, Clock::time_point> refused_;                     // whose capture failed, until when
   int64_t too_many_rows_ = std::numeric_limits<int64_t>::max();  // whose graph takes more than most_bytes
   int64_t bytes_ = 0;  // that the family took since it was made: a dropped graph's memory stays with it

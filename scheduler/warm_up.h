@@ -14,9 +14,9 @@ struct WarmUpLimits {
   int64_t pages_of_block = 1;
 };
 
-// Runs steps of nobody, of one token and of as many as fit: what a device does once, when it starts libraries and loads
-// kernels, and the memory that a large step wants of it, are not the first requests' to pay, nor is the time that
-// this takes seen as that of a step. It writes free blocks. Errors: the executor's.
+// Runs steps of nobody, of one token and of as many as fit: what a device does once, when it starts libraries, loads
+// kernels and captures, and the memory that a large step wants of it, are not the first requests' to pay, nor is the
+// time that this takes seen as that of a step. It writes free blocks. Errors: the executor's.
 absl::Status WarmUp(const WarmUpLimits& limits, StepExecutor* executor);
 
 }  // namespace lorad

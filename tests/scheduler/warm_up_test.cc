@@ -49,16 +49,16 @@ absl::Status WarmUpOf(int64_t batch_tokens, int64_t total_pages, NotingExecutor*
   return WarmUp({.batch_tokens = batch_tokens, .total_pages = total_pages, .pages_of_block = 3}, executor);
 }
 
-TEST(WarmUpTest, RunsOneTokenAndAFullBatch) {
+TEST(WarmUpTest, RunsOneTokenTwiceAndAFullBatch) {
   NotingExecutor executor;
   EXPECT_THAT(WarmUpOf(3 * kTokens + 5, /*total_pages=*/100, &executor), IsOk());
-  EXPECT_THAT(executor.steps, ElementsAre(1, 3 * kTokens + 5));
+  EXPECT_THAT(executor.steps, ElementsAre(1, 1, 3 * kTokens + 5));
 }
 
 TEST(WarmUpTest, ASmallPoolBoundsTheBatch) {
   NotingExecutor executor;
   EXPECT_THAT(WarmUpOf(1000, /*total_pages=*/8, &executor), IsOk());
-  EXPECT_THAT(executor.steps, ElementsAre(1, 2 * kTokens));
+  EXPECT_THAT(executor.steps, ElementsAre(1, 1, 2 * kTokens));
 }
 
 TEST(WarmUpTest, APoolWithoutABlockIsLeftAlone) {
