@@ -9,7 +9,7 @@
 #include "model/base/status_macros.h"
 #include "scheduler/find_adapter.h"
 #include "server/merge_reactor.h"
-#include "server/translate.h"
+#include "server/to_proto.h"
 #include "server/unary_answer.h"
 
 namespace lorad {

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "server/prompt.h"
+#include "server/to_proto.h"
 #include "server/translate.h"
 
 namespace lorad {

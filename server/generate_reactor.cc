@@ -9,6 +9,7 @@
 #include "model/text/detokenizer.h"
 #include "scheduler/composition.h"
 #include "server/prompt.h"
+#include "server/to_proto.h"
 #include "server/translate.h"
 
 namespace lorad {

@@ -9,6 +9,7 @@
 #include "model/base/status_macros.h"
 #include "server/adapter_tokenizers.h"
 #include "server/classify_reactor.h"
+#include "server/to_proto.h"
 #include "server/translate.h"
 #include "server/unary_answer.h"
 

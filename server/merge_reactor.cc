@@ -7,7 +7,7 @@
 #include "model/base/status_macros.h"
 #include "scheduler/find_adapter.h"
 #include "server/merger.h"
-#include "server/translate.h"
+#include "server/to_proto.h"
 
 namespace lorad {
 namespace {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "model/base/check.h"
-#include "server/translate.h"
+#include "server/to_proto.h"
 
 namespace lorad {
 

@@ -1,24 +1,21 @@
 #pragma once
 
-#include <grpcpp/support/status.h>
-
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "lorad/v1/adapters.pb.h"
 #include "lorad/v1/inference.pb.h"
 #include "model/sampler/sampling_options.h"
-#include "scheduler/adapter_info.h"
 #include "scheduler/request.h"
 #include "server/model_facts.h"
 
 namespace lorad {
 
-// Between the protos and our own types: pure functions. Errors are InvalidArgument for a value out of its limits and
-// Unimplemented for a feature that is not there, both by field name.
+// From protos to our own types: pure functions, with every limit of a field. Errors are InvalidArgument for a value out
+// of its limits and Unimplemented for a feature that is not there, both by field name. The other way:
+// server/to_proto.h.
 
 // "" (the base), a well-formed name, or a revision NAME@REV. What is repeated in the error is cut when long.
 absl::Status CheckRequestedAdapter(const std::string& adapter);
@@ -48,15 +45,5 @@ int64_t IdLimit(const v1::GenerateRequest& request, const ModelFacts& model);
 // Each below the vocabulary's size. `field` names them in the error.
 absl::StatusOr<std::vector<int32_t>> TranslateIds(const google::protobuf::RepeatedField<uint32_t>& ids,
                                                   int64_t vocab_size, const char* field);
-
-// A message too long for gRPC's trailing metadata is cut.
-grpc::Status ToGrpc(const absl::Status& status);
-v1::Adapter ToProto(const AdapterInfo& info);  // without expert_load, which is long
-void PutExpertLoad(const AdapterInfo& info, v1::Adapter* out);
-v1::ModelInfo ToProto(const ModelFacts& facts);
-v1::FinishReason ToProto(FinishReason reason);
-v1::Usage ToProto(const Usage& usage);
-// `with_logprob` false: the first token of a prompt, which nothing comes before.
-v1::TokenLogprob ToProto(const TokenLogprob& token, bool with_logprob);
 
 }  // namespace lorad

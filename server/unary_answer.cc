@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/translate.h"
+#include "server/to_proto.h"
 
 namespace lorad {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "server/translate.h"
+#include "server/to_proto.h"
 #include "server/tuning/job_proto.h"
 
 namespace lorad {

@@ -5,7 +5,7 @@
 
 #include "adapters/names.h"
 #include "model/base/status_macros.h"
-#include "server/translate.h"
+#include "server/to_proto.h"
 #include "server/tuning/run_translate.h"
 #include "server/tuning/tuning.h"
 #include "server/unary_answer.h"

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/translate.h"
+#include "server/to_proto.h"
 #include "server/tuning/job_watch.h"
 #include "server/tuning/tuning.h"
 #include "server/unary_answer.h"

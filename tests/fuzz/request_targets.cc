@@ -12,6 +12,7 @@
 #include "model/text/tokenizer.h"
 #include "model/text/utf8.h"
 #include "server/stop_matcher.h"
+#include "server/to_proto.h"
 #include "server/translate.h"
 #include "tests/fuzz/field_changes.h"
 #include "tests/fuzz/targets.h"

@@ -236,27 +236,5 @@ TEST(TranslateTest, IdsStayBelowTheVocabulary) {
               HasSubstr("token_ids: 4294967295; limit: below 50"));
 }
 
-TEST(TranslateTest, StatusKeepsItsCodeAndMessage) {
-  const grpc::Status status = ToGrpc(absl::ResourceExhaustedError("queue: 5; limit: 5; retry later"));
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(status.error_message(), "queue: 5; limit: 5; retry later");
-}
-
-TEST(TranslateTest, AMessageThatGrpcCouldNotCarryIsCutBetweenCharacters) {
-  std::string text;
-  while (text.size() < 9000) text += "é";
-  const std::string message = ToGrpc(absl::InvalidArgumentError("a" + text)).error_message();
-  EXPECT_LT(message.size() * 3, 8192u);
-  EXPECT_EQ(message, ("a" + text).substr(0, 1999) + "…");
-}
-
-TEST(TranslateTest, AdapterStatesMap) {
-  AdapterInfo info;
-  info.state = AdapterState::kResident;
-  EXPECT_EQ(ToProto(info).state(), v1::ADAPTER_STATE_RESIDENT);
-  info.state = AdapterState::kFailed;
-  EXPECT_EQ(ToProto(info).state(), v1::ADAPTER_STATE_FAILED);
-}
-
 }  // namespace
 }  // namespace lorad
