@@ -13,7 +13,7 @@
 #include "adapters/config_text.h"
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/kind.h"
-#include "adapters/kinds/lora.h"
+#include "adapters/kinds/recognise_lora.h"
 #include "adapters/kinds/moe_names.h"
 #include "adapters/kinds/tensor_reader.h"
 #include "model/base/new_folder.h"

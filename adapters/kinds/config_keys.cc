@@ -10,6 +10,13 @@ const AdapterConfigJson* FindSet(const AdapterConfigJson& config, absl::string_v
   return found == config.end() || found->is_null() ? nullptr : &*found;
 }
 
+bool IsOff(const AdapterConfigJson& value) {
+  if (value.is_null()) return true;
+  if (value.is_boolean()) return !value.get<bool>();
+  if (value.is_string()) return value.get_ref<const std::string&>().empty();
+  return value.is_structured() && value.empty();
+}
+
 absl::StatusOr<bool> ReadFlag(const AdapterConfigJson& config, absl::string_view key) {
   const AdapterConfigJson* value = FindSet(config, key);
   if (value == nullptr) return false;

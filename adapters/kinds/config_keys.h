@@ -12,6 +12,8 @@ namespace lorad {
 // What the readers of adapter_config.json share. Absent and null are the same to PEFT's dataclasses, whose defaults
 // are null: such a key is not set, and FindSet null.
 const AdapterConfigJson* FindSet(const AdapterConfigJson& config, absl::string_view key);
+// null, false, "", [] or {}.
+bool IsOff(const AdapterConfigJson& value);
 absl::StatusOr<bool> ReadFlag(const AdapterConfigJson& config, absl::string_view key);  // false where it is not set
 
 // A key as people are told of it: "adapter_config.json: r: 0; ".

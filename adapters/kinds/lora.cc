@@ -7,12 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "adapters/dora.h"
-#include "adapters/float_convert.h"
 #include "adapters/kinds/adapter_file.h"
 #include "adapters/kinds/block_diagonal.h"
 #include "adapters/kinds/classifier.h"
-#include "adapters/kinds/initial_pair.h"
+#include "adapters/kinds/from_base.h"
 #include "adapters/kinds/own_vocabulary.h"
 #include "adapters/kinds/peft_config.h"
 #include "adapters/kinds/peft_experts.h"
@@ -110,56 +108,6 @@ std::vector<ImageSlot> PlanSlots(const PeftTensors& tensors, const Replacements&
     slots.push_back(std::move(slot));
   }
   return slots;
-}
-
-absl::Status AddInitialPair(const std::string& path, PeftInit init, bool saved_table, bool tied,
-                            const AdapterReadOptions& options, ImageSlot* slot) {
-  if (init == PeftInit::kKeepsBase || slot->rank == 0) return absl::OkStatus();
-  if (slot->site == Site::kLmHead && tied) {
-    return absl::UnimplementedError(absl::StrCat(
-        path,
-        ": init_lora_weights that changes the base's weight, on a tied head: PEFT changes the embedding with it"));
-  }
-  if (saved_table) return absl::OkStatus();  // it has lost the initial pair already
-  if (slot->site == Site::kEmbedTokens || slot->experts > 1) {
-    return absl::UnimplementedError(
-        absl::StrCat(path, ": init_lora_weights that changes the base's weight, on an embedding or on experts"));
-  }
-  if (options.base_tables == nullptr) {
-    return absl::UnimplementedError(
-        absl::StrCat(path, ": init_lora_weights: the base's weights, of which it is made, are not at hand"));
-  }
-  // What it was made of when training began, whatever this base computes with.
-  ASSIGN_OR_RETURN(const BaseTable weight,
-                   options.base_tables({.site = slot->site, .layer = slot->layer, .as_stored = true}));
-  return TakeInitialPairOff(weight, init, slot);
-}
-
-// What the base has to say: DoRA's norms and how far a bias moves.
-absl::Status AddFromBase(const std::string& path, const AdapterReadOptions& options, ImageSlot* slot) {
-  if (!slot->magnitude.present() && !slot->bias.present()) return absl::OkStatus();
-  if (options.base_tables == nullptr) {
-    return absl::UnimplementedError(
-        absl::StrCat(path, ": DoRA and replaced biases need the base's weights, which are not at hand"));
-  }
-  if (slot->magnitude.present()) {
-    ASSIGN_OR_RETURN(const BaseTable weight, options.base_tables({.site = slot->site, .layer = slot->layer}));
-    absl::StatusOr<DoraTerms> terms =
-        ComputeDoraTerms(weight, slot->site == Site::kEmbedTokens, slot->a, slot->b, slot->magnitude, slot->scale);
-    if (!terms.ok()) return absl::DataLossError(absl::StrCat(path, ": ", std::string(terms.status().message())));
-    slot->dora = std::move(terms->values);
-  }
-  if (slot->bias.present()) {
-    ASSIGN_OR_RETURN(const BaseTable base,
-                     options.base_tables({.site = slot->site, .layer = slot->layer, .bias = true}));
-    const auto count = static_cast<size_t>(slot->bias.elements());
-    std::vector<float> of_base(count);
-    slot->bias_change.resize(count);
-    ToF32(base.dtype, base.data, base.rows, of_base.data());
-    ToF32(slot->bias.dtype, slot->bias.data(), slot->bias.elements(), slot->bias_change.data());
-    for (size_t i = 0; i < count; ++i) slot->bias_change[i] -= of_base[i];
-  }
-  return absl::OkStatus();
 }
 
 // `slots` are those of tensors.modules, in that order.
@@ -281,41 +229,6 @@ bool HasMagnitudes(const SafetensorsIndex& index) {
 }
 
 }  // namespace
-
-bool IsLoraConfig(const AdapterConfigJson& config) {
-  const auto routing = config.find("routing_strategy");
-  if (routing != config.end() && !routing->is_null()) return false;
-  const auto type = config.find("peft_type");
-  // MoE-PEFT's plain LoRA may leave the type out.
-  return type == config.end() || type->is_null() ? config.contains("r") : *type == "LORA";
-}
-
-bool RecognisesMoePeftLora(const AdapterConfigJson& config) {
-  constexpr std::string_view kKeys[] = {"peft_type",
-                                        "r",
-                                        "lora_alpha",
-                                        "lora_dropout",
-                                        "lora_init",
-                                        "use_dora",
-                                        "use_rslora",
-                                        "target_modules",
-                                        "bias",
-                                        "name",
-                                        "task_name",
-                                        "task_type",
-                                        "base_model_name_or_path"};
-  if (!IsLoraConfig(config)) return false;
-  const auto targets = config.find("target_modules");
-  if (targets == config.end() || !targets->is_structured()) return false;
-  const auto is_known = [&](const auto& item) {
-    return std::find(std::begin(kKeys), std::end(kKeys), item.key()) != std::end(kKeys);
-  };
-  const auto items = config.items();
-  const auto bias = config.find("bias");
-  return std::all_of(items.begin(), items.end(), is_known) && (bias == config.end() || *bias == "none");
-}
-
-bool RecognisesLora(const AdapterConfigJson& config) { return IsLoraConfig(config) && !RecognisesMoePeftLora(config); }
 
 absl::StatusOr<AdapterImage> ReadLora(const std::string& dir, const AdapterConfigJson& json, const BaseShape& base,
                                       FileSource& files, const AdapterReadOptions& options) {

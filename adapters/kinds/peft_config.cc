@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/kinds/config_keys.h"
+#include "adapters/kinds/peft_keys.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
@@ -16,94 +17,6 @@ namespace lorad {
 namespace {
 
 using Json = AdapterConfigJson;
-
-enum class KeyUse : uint8_t {
-  kRead,      // parsed below
-  kInert,     // never changes an answer
-  kMustBeOff  // changes the maths in a way that is not supported: must be null, false, empty or kOff
-};
-struct KnownKey {
-  std::string_view name;
-  KeyUse use;
-  const char* what = "";  // of kMustBeOff: what it would do
-};
-
-constexpr KnownKey kKnownKeys[] = {
-    {"peft_type", KeyUse::kRead},
-    {"routing_strategy", KeyUse::kRead},
-    {"r", KeyUse::kRead},
-    {"lora_alpha", KeyUse::kRead},
-    {"use_rslora", KeyUse::kRead},
-    {"rank_pattern", KeyUse::kRead},
-    {"alpha_pattern", KeyUse::kRead},
-    {"target_modules", KeyUse::kRead},
-    {"target_parameters", KeyUse::kRead},
-    {"exclude_modules", KeyUse::kRead},
-    {"layers_to_transform", KeyUse::kRead},
-    {"layers_pattern", KeyUse::kRead},
-    {"ensure_weight_tying", KeyUse::kRead},
-    {"init_lora_weights", KeyUse::kRead},
-    {"bias", KeyUse::kRead},
-    {"use_dora", KeyUse::kRead},
-    {"lora_bias", KeyUse::kRead},
-    {"modules_to_save", KeyUse::kRead},
-    {"trainable_token_indices", KeyUse::kRead},
-    {"use_bdlora", KeyUse::kRead},
-    {"alora_invocation_tokens", KeyUse::kRead},
-    // Words for people and programs, training, and how the base was split over devices.
-    {"task_type", KeyUse::kInert},
-    {"auto_mapping", KeyUse::kInert},
-    {"peft_version", KeyUse::kInert},
-    {"base_model_name_or_path", KeyUse::kInert},
-    {"revision", KeyUse::kInert},
-    {"inference_mode", KeyUse::kInert},
-    {"task_name", KeyUse::kInert},
-    {"lora_init", KeyUse::kInert},
-    {"lora_dropout", KeyUse::kInert},
-    {"fan_in_fan_out", KeyUse::kInert},  // PEFT turns it off on linears, and no base here has a Conv1D
-    {"megatron_config", KeyUse::kInert},
-    {"megatron_core", KeyUse::kInert},
-    {"loftq_config", KeyUse::kInert},
-    {"eva_config", KeyUse::kInert},
-    {"corda_config", KeyUse::kInert},
-    {"lora_ga_config", KeyUse::kInert},
-    {"velora_config", KeyUse::kInert},
-    {"runtime_config", KeyUse::kInert},
-    {"qalora_group_size", KeyUse::kInert},  // read with use_qalora alone
-    {"use_qalora", KeyUse::kMustBeOff, "inputs pooled by group (QA-LoRA)"},
-    {"layer_replication", KeyUse::kMustBeOff, "a deeper model made of the base's layers"},
-    {"arrow_config", KeyUse::kMustBeOff, "routing among other adapters"},
-    {"kasa_config", KeyUse::kMustBeOff, "a base with its smallest singular values removed (KaSA)"},
-    {"monteclora_config", KeyUse::kMustBeOff, "sampled weights (MonteCLoRA)"},
-};
-
-const KnownKey* Find(std::string_view name) {
-  for (const KnownKey& key : kKnownKeys) {
-    if (key.name == name) return &key;
-  }
-  return nullptr;
-}
-
-bool IsOff(const Json& value) {
-  if (value.is_null()) return true;
-  if (value.is_boolean()) return !value.get<bool>();
-  if (value.is_string()) return value.get_ref<const std::string&>().empty();
-  return value.is_structured() && value.empty();
-}
-
-absl::Status CheckKeys(const Json& json) {
-  for (const auto& [name, value] : json.items()) {
-    const KnownKey* known = Find(name);
-    if (known == nullptr && !IsOff(value)) {
-      return UnsupportedKey(Printable(name), value,
-                            "an unknown key that is set may change the maths; remove it if it does not");
-    }
-    if (known != nullptr && known->use == KeyUse::kMustBeOff && !IsOff(value)) {
-      return UnsupportedKey(name, value, known->what);
-    }
-  }
-  return absl::OkStatus();
-}
 
 absl::StatusOr<PeftBias> ReadBias(const Json& json) {
   const Json* value = FindSet(json, "bias");
@@ -337,7 +250,7 @@ const std::vector<int32_t>* PeftLoraConfig::TokensOf(const std::string& path, bo
 }
 
 absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const Json& json, const std::string& model_type) {
-  RETURN_IF_ERROR(CheckKeys(json));
+  RETURN_IF_ERROR(CheckPeftKeys(json));
   PeftLoraConfig config;
   ASSIGN_OR_RETURN(config.init, ReadInit(json));
   if (const Json* rank = FindSet(json, "r"); rank != nullptr) {

@@ -62,7 +62,9 @@ struct PeftLoraConfig {
 };
 
 // Errors   Unimplemented, naming key and value, for what would change the maths; InvalidArgument for a value that
-// cannot be. Source   peft 0.21.2, tuners/lora/config.py; target_modules null means the defaults of utils/constants.py.
+// cannot
+//          be.
+// Source   peft 0.21.2, tuners/lora/config.py; target_modules null means the defaults of utils/constants.py.
 absl::StatusOr<PeftLoraConfig> ParsePeftLoraConfig(const AdapterConfigJson& json, const std::string& model_type);
 
 }  // namespace lorad

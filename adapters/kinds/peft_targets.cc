@@ -1,10 +1,7 @@
 #include "adapters/kinds/peft_targets.h"
 
-#include <re2/re2.h>
-
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -13,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "adapters/kinds/config_expression.h"
 #include "adapters/kinds/peft_experts.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
@@ -20,52 +18,7 @@
 namespace lorad {
 namespace {
 
-using Regex = std::unique_ptr<RE2>;
-
 constexpr char kWrapped[] = ".base_layer";
-
-constexpr int64_t kMaxRegexBytes = 256 << 10;
-constexpr int64_t kMaxPatternInstructions = 1 << 20;  // of all expressions of a pattern; 16 bytes each
-
-// Parts of Python's syntax that need backtracking.
-bool NeedsBacktracking(const std::string& expression) {
-  for (const char* part : {"(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "(?P="}) {
-    if (absl::StrContains(expression, part)) return true;
-  }
-  for (size_t i = 0; i + 1 < expression.size(); ++i) {
-    if (expression[i] != '\\') continue;
-    if (expression[i + 1] >= '1' && expression[i + 1] <= '9') return true;
-    ++i;
-  }
-  return false;
-}
-
-// `wrap` is the expression that PEFT builds around the user's, with $0 in its place.
-absl::StatusOr<Regex> Compile(const char* key, const std::string& expression, const char* wrap) {
-  const std::string what = absl::StrCat("adapter_config.json: ", key, ": ", Printable(expression));
-  if (NeedsBacktracking(expression)) {
-    return absl::UnimplementedError(absl::StrCat(
-        what, "; look-around and back references are not supported: expressions are matched in linear time"));
-  }
-  RE2::Options options;
-  options.set_log_errors(false);
-  options.set_max_mem(kMaxRegexBytes);
-  auto regex = std::make_unique<RE2>(absl::StrReplaceAll(wrap, {{"$0", expression}}), options);
-  if (regex->ok()) return regex;
-  if (regex->error_code() == RE2::ErrorPatternTooLarge) {
-    return absl::InvalidArgumentError(absl::StrCat(what, "; too large when compiled; limit: ", kMaxRegexBytes,
-                                                   " bytes; use fewer or smaller repeats, or name the modules"));
-  }
-  const std::string message = absl::StrCat(what, "; not an expression: ", Printable(regex->error()));
-  switch (regex->error_code()) {
-    case RE2::ErrorBadEscape:
-    case RE2::ErrorBadPerlOp:
-    case RE2::ErrorRepeatSize:
-      return absl::UnimplementedError(absl::StrCat(message, "; the syntax is RE2's"));
-    default:
-      return absl::InvalidArgumentError(message);
-  }
-}
 
 bool NameMatches(const std::string& path, const std::string& name) {
   return path == name || absl::EndsWith(path, absl::StrCat(".", name));
@@ -76,8 +29,8 @@ bool AnyNameMatches(const std::string& path, const std::vector<std::string>& nam
 }
 
 // The layer that an expression finds in a path, or -1.
-int64_t LayerOf(const std::string& path, const std::vector<Regex>& layer_of) {
-  for (const Regex& regex : layer_of) {
+int64_t LayerOf(const std::string& path, const std::vector<ConfigExpression>& layer_of) {
+  for (const ConfigExpression& regex : layer_of) {
     const int group = regex->NamedCapturingGroups().at("idx");
     std::vector<re2::StringPiece> groups(static_cast<size_t>(group) + 1);
     if (!regex->Match(path, 0, path.size(), RE2::ANCHOR_START, groups.data(), group + 1)) continue;
@@ -109,20 +62,22 @@ class Selection final {
   static absl::StatusOr<Selection> Make(const PeftLoraConfig& config) {
     Selection selection(config);
     if (config.target_regex.has_value()) {
-      ASSIGN_OR_RETURN(selection.target_, Compile("target_modules", *config.target_regex, "$0"));
+      ASSIGN_OR_RETURN(selection.target_, CompileConfigExpression("target_modules", *config.target_regex, "$0"));
     }
     if (config.exclude_regex.has_value()) {
-      ASSIGN_OR_RETURN(selection.exclude_, Compile("exclude_modules", *config.exclude_regex, "$0"));
+      ASSIGN_OR_RETURN(selection.exclude_, CompileConfigExpression("exclude_modules", *config.exclude_regex, "$0"));
     }
     for (const std::string& pattern : config.layers_patterns) {
-      ASSIGN_OR_RETURN(Regex regex, Compile("layers_pattern", pattern, R"((?:^|.*?\.)$0\.(?P<idx>\d+)\.)"));
+      ASSIGN_OR_RETURN(ConfigExpression regex,
+                       CompileConfigExpression("layers_pattern", pattern, R"((?:^|.*?\.)$0\.(?P<idx>\d+)\.)"));
       if (!regex->NamedCapturingGroups().contains("idx")) {
         return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: layers_pattern: ", Printable(pattern)));
       }
       selection.layer_of_.push_back(std::move(regex));
     }
     if (selection.layer_of_.empty()) {
-      ASSIGN_OR_RETURN(Regex regex, Compile("layers_pattern", "", R"(.*?\.[^.]*\.(?P<idx>\d+)\.)"));
+      ASSIGN_OR_RETURN(ConfigExpression regex,
+                       CompileConfigExpression("layers_pattern", "", R"(.*?\.[^.]*\.(?P<idx>\d+)\.)"));
       selection.layer_of_.push_back(std::move(regex));
     }
     return selection;
@@ -152,47 +107,19 @@ class Selection final {
  private:
   explicit Selection(const PeftLoraConfig& config) : config_(config) {}
   const PeftLoraConfig& config_;
-  Regex target_;
-  Regex exclude_;
-  std::vector<Regex> layer_of_;
-};
-
-template <typename T>
-class Pattern final {
- public:
-  static absl::StatusOr<Pattern> Make(const char* key, const std::vector<std::pair<std::string, T>>& entries) {
-    Pattern pattern;
-    int64_t instructions = 0;
-    for (const auto& [expression, value] : entries) {
-      ASSIGN_OR_RETURN(Regex regex, Compile(key, expression, R"(^(.*\.)?($0)$)"));
-      instructions += regex->ProgramSize();
-      if (instructions > kMaxPatternInstructions) {
-        return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", key, ": ", Printable(expression),
-                                                       "; instructions when compiled up to here: ", instructions,
-                                                       "; limit: ", kMaxPatternInstructions));
-      }
-      pattern.entries_.emplace_back(std::move(regex), value);
-    }
-    return pattern;
-  }
-  // Of the first expression, in the file's order, that matches.
-  T ValueFor(const std::string& path, T otherwise) const {
-    for (const auto& [regex, value] : entries_) {
-      if (RE2::PartialMatch(path, *regex)) return value;
-    }
-    return otherwise;
-  }
-
- private:
-  std::vector<std::pair<Regex, T>> entries_;
+  ConfigExpression target_;
+  ConfigExpression exclude_;
+  std::vector<ConfigExpression> layer_of_;
 };
 
 // Rank and scale of each target.
 class Scales final {
  public:
   static absl::StatusOr<Scales> Make(const PeftLoraConfig& config) {
-    ASSIGN_OR_RETURN(Pattern<int64_t> ranks, Pattern<int64_t>::Make("rank_pattern", config.rank_pattern));
-    ASSIGN_OR_RETURN(Pattern<double> alphas, Pattern<double>::Make("alpha_pattern", config.alpha_pattern));
+    ASSIGN_OR_RETURN(ExpressionTable<int64_t> ranks,
+                     ExpressionTable<int64_t>::Make("rank_pattern", config.rank_pattern));
+    ASSIGN_OR_RETURN(ExpressionTable<double> alphas,
+                     ExpressionTable<double>::Make("alpha_pattern", config.alpha_pattern));
     return Scales(config, std::move(ranks), std::move(alphas));
   }
   void Put(const std::string& name, TargetedModule* target) const {
@@ -203,12 +130,12 @@ class Scales final {
   }
 
  private:
-  Scales(const PeftLoraConfig& config, Pattern<int64_t> ranks, Pattern<double> alphas)
+  Scales(const PeftLoraConfig& config, ExpressionTable<int64_t> ranks, ExpressionTable<double> alphas)
       : config_(config), ranks_(std::move(ranks)), alphas_(std::move(alphas)) {}
 
   const PeftLoraConfig& config_;
-  Pattern<int64_t> ranks_;
-  Pattern<double> alphas_;
+  ExpressionTable<int64_t> ranks_;
+  ExpressionTable<double> alphas_;
 };
 
 // A weight that target_parameters can name.

@@ -7,6 +7,7 @@
 #include "adapters/kinds/lora_writer.h"
 #include "adapters/kinds/moe_peft.h"
 #include "adapters/kinds/moe_peft_writer.h"
+#include "adapters/kinds/recognise_lora.h"
 #include "model/base/status_macros.h"
 #include "model/safetensors.h"
 
