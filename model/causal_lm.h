@@ -38,8 +38,8 @@ struct HiddenRows {
 //
 // Threads  Load once; Forward from one thread at a time.
 // Errors   Load: NotFound, InvalidArgument, Unimplemented, DataLoss as the readers say.
-//          All that compute: ResourceExhausted when memory ran out;
-//          Internal for a broken batch.
+//          All that compute: ResourceExhausted when memory ran out; Internal for a batch that contradicts
+//          itself.
 class CausalLm final {
  public:
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::string& model_dir, const LoadOptions& options);

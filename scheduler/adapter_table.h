@@ -27,8 +27,8 @@ struct AdapterVersion {
   std::string path;
   AdapterState state = AdapterState::kUnknown;
   WantedPhase phase = WantedPhase::kOnDisk;
-  bool from_folder =
-      false;              // taken from adapter_dir at first use: forgotten, not remembered as failed, when that fails
+  // Taken from adapter_dir at its first use: forgotten, not remembered as failed, when that fails.
+  bool from_folder = false;
   bool replaces = false;  // not yet what its name means
   bool pinned = false;
   bool warm = false;    // kept packed in host memory (WarmAdapters has it, written)

@@ -50,10 +50,10 @@ struct EngineConfig {
 // The only owner of scheduling state: sequences, the table of adapter names, pages, leases. One thread runs it.
 //
 // Threads  Run on the engine thread; all others from any.
-// Errors   Submit: ResourceExhausted when queue_limit is reached, Unavailable while draining,
-//          InvalidArgument for a request that can never fit, with the numbers.
-//          Everything later reaches the request's sink:
-//          exactly one Finish a sequence.
+// Errors   Submit: ResourceExhausted when queue_limit is reached; Unavailable while draining; InvalidArgument, with the
+//          numbers, for a request that can never fit.
+//          What goes wrong later reaches the request's sink, which in any case gets exactly one Finish for each
+//          sequence.
 class Engine final {
  public:
   // What the engine works with; all outlive it.
