@@ -1,25 +1,21 @@
 #include "scheduler/adapter_memory.h"
 
 #include <algorithm>
-#include <array>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include "adapters/residency.h"
 #include "model/base/check.h"
-#include "model/kv/kv_layout.h"
-#include "scheduler/account.h"
 #include "scheduler/eviction.h"
 #include "scheduler/lifecycle.h"
 #include "scheduler/replies.h"
+#include "scheduler/wanted_versions.h"
 
 namespace lorad {
 namespace {
 
 constexpr int64_t kStalledReadUs = 1'000'000;
-constexpr int64_t kNoSeatsKeptAfterHangUs = 60'000'000;
 constexpr int64_t kCompactBytesPerTry = int64_t{4} << 20;
 
 // Joins free pages that are enough, but scattered. False: nothing can move, or they are too few.
@@ -92,86 +88,18 @@ bool StartPacking(AdapterVersion* version, std::shared_ptr<const PackedAdapter> 
   return true;
 }
 
-// A version that somebody wants, and the first in order who waits for it; nullptr: only a command does.
-struct Wanted {
-  AdapterVersion* version;
-  const Sequence* first;
-  bool overtaken = false;
-};
-
-bool IsCommanded(const AdapterVersion& version) {
-  return version.pinned || !version.pin_replies.empty() || !version.load_replies.empty();
-}
-
-// Waiting requests in order, then pins, then loads that wait for their reply.
-std::vector<Wanted> WantedVersions(const SchedulerState& state) {
-  std::vector<Wanted> wanted;
-  std::unordered_map<AdapterId, size_t> place;
-  const auto want = [&](AdapterVersion* version, const Sequence* first) -> Wanted& {
-    const auto [found, added] = place.try_emplace(version->id, wanted.size());
-    if (added) wanted.push_back({.version = version, .first = first});
-    return wanted[found->second];
-  };
-  for (const Sequence* sequence : state.waiting) {
-    for (const SequenceAdapter& adapter : sequence->adapters) {
-      want(adapter.version, sequence).overtaken |= sequence->overtaken >= state.config.max_overtakes;
-    }
-  }
-  for (AdapterVersion* version : state.adapters.Watched()) {
-    if (version->phase == WantedPhase::kResident || version->state == AdapterState::kDraining) continue;
-    if (IsCommanded(*version)) want(version, nullptr);
-  }
-  return wanted;
-}
-
-// Pages that must be there before an adapter is placed: its own and, while others run and would take them away again,
-// those of the request that waits for it.
-int64_t PagesToPlace(const Wanted& wanted, const SchedulerState& state) {
-  const AdapterVersion& version = *wanted.version;
-  const bool alone = wanted.first == nullptr || state.running.empty();
-  if (version.phase == WantedPhase::kResident || version.pages == 0 || alone) return version.pages;
-  const int64_t blocks = (wanted.first->known_tokens() + kKvBlockTokens - 1) / kKvBlockTokens;
-  return version.pages + blocks * state.pages_per_block() + WatermarkPages(state);
-}
-
-// Those for whom there is a seat, and as many as may come free while an adapter is read and placed.
-int64_t AdaptersAhead(const SchedulerState& state) {
-  constexpr int64_t kLeast = 8;  // that one request may name
-  const int64_t seats = state.config.max_sequences;
-  const int64_t free_seats = std::max<int64_t>(0, seats - static_cast<int64_t>(state.running.size()));
-  return free_seats + std::max(kLeast, seats / 4);
-}
-
-AdapterReadiness ReadinessOf(const AdapterVersion& version) {
-  if (version.phase == WantedPhase::kResident) return AdapterReadiness::kReady;
-  if (version.phase == WantedPhase::kReading && version.hangs) return AdapterReadiness::kHanging;
-  // Of unknown size before its first read: it has no claim on room.
-  const bool unread = version.phase == WantedPhase::kOnDisk && !version.known;
-  const bool on_its_way = unread || version.phase == WantedPhase::kReading || version.phase == WantedPhase::kPacking;
-  return on_its_way ? AdapterReadiness::kReading : AdapterReadiness::kWaitsForRoom;
-}
-
 void DropStaged(AdapterVersion* version) {
   LORAD_CHECK(version->phase == WantedPhase::kStaged);
   version->DropImage();
   version->phase = WantedPhase::kOnDisk;
 }
 
-// Whether its place in the queue says when it begins: another adapter's read does not hang, and its account may run
-// more.
-bool MayBegin(const Wanted& wanted, const SchedulerState& state) {
-  if (wanted.first == nullptr) return true;
-  const int64_t limit = state.config.max_running_per_adapter;
-  return ReadinessOf(*wanted.first) != AdapterReadiness::kHanging &&
-         (limit == 0 || wanted.first->account->running < limit);
-}
-
 // Room for images goes to who waits longest: else later ones that wait for pages keep out earlier ones to be read.
-void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<Wanted>& wanted) {
+void MakeRoomForEarlierImages(int64_t max_staged, const std::vector<WantedVersion>& wanted) {
   int64_t in_the_way = 0;
   bool unread_ahead = false;
   std::vector<AdapterVersion*> behind;  // staged, for no command
-  for (const Wanted& each : wanted) {
+  for (const WantedVersion& each : wanted) {
     AdapterVersion* const version = each.version;
     unread_ahead |= version->phase == WantedPhase::kOnDisk && !version->warm;
     const bool staged_behind = version->phase == WantedPhase::kStaged && unread_ahead;
@@ -198,14 +126,14 @@ void NoteHangingReads(SchedulerState* state) {
 // and has no claim on pages.
 ResidencyInput MakeResidencyInput(SchedulerState* state) {
   const int64_t now_us = state->parts.clock->NowUs();
-  std::vector<Wanted> wanted = WantedVersions(*state);
-  std::erase_if(wanted, [now_us](const Wanted& each) {
+  std::vector<WantedVersion> wanted = WantedVersions(*state);
+  std::erase_if(wanted, [now_us](const WantedVersion& each) {
     return each.version->phase == WantedPhase::kReading && now_us - each.version->started_us > kStalledReadUs;
   });
   ResidencyInput input;
   if (wanted.empty()) return input;
   MakeRoomForEarlierImages(input.max_staged, wanted);
-  for (const Wanted& each : wanted) {
+  for (const WantedVersion& each : wanted) {
     input.wanted.push_back({.id = each.version->id,
                             .phase = each.version->phase,
                             .pages = PagesToPlace(each, *state),
@@ -242,7 +170,7 @@ bool SettleStaged(SchedulerState* state) {
   const ResidencyInput bounds;
   int64_t room = bounds.max_staged + bounds.max_parked;
   if (kept <= room) return settled;
-  for (const Wanted& each : WantedVersions(*state)) {
+  for (const WantedVersion& each : WantedVersions(*state)) {
     if (each.version->phase != WantedPhase::kStaged || --room >= 0) continue;
     DropStaged(each.version);
     settled = true;
@@ -260,23 +188,6 @@ absl::Status StartReading(AdapterVersion* version, SchedulerState* state) {
   version->started_us = state->parts.clock->NowUs();
   version->hangs = false;
   return absl::OkStatus();
-}
-
-AdapterReadiness ReadinessOf(const Sequence& sequence) {
-  // Who waits for room holds others back, so nothing else may be missing: what hangs would hold them back for ever.
-  constexpr std::array kWorstLast = {AdapterReadiness::kReady, AdapterReadiness::kWaitsForRoom,
-                                     AdapterReadiness::kReading, AdapterReadiness::kHanging};
-  const auto badness = [&](AdapterReadiness r) { return std::find(kWorstLast.begin(), kWorstLast.end(), r); };
-  auto worst = kWorstLast.begin();
-  for (const SequenceAdapter& adapter : sequence.adapters)
-    worst = std::max(worst, badness(ReadinessOf(*adapter.version)));
-  // Its prompt is as good as being read: others pass it by meanwhile.
-  if (sequence.request->awaits_tokenizer) worst = std::max(worst, badness(AdapterReadiness::kReading));
-  return *worst;
-}
-
-bool MayKeepSeat(const SchedulerState& state) {
-  return state.last_hang_us < 0 || state.parts.clock->NowUs() - state.last_hang_us > kNoSeatsKeptAfterHangUs;
 }
 
 bool RunResidency(SchedulerState* state) {

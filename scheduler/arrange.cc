@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "scheduler/adapter_memory.h"
 #include "scheduler/first_token.h"
+#include "scheduler/wanted_versions.h"
 
 namespace lorad {
 namespace {

@@ -1,8 +1,8 @@
 #include "scheduler/plan_input.h"
 
-#include "scheduler/adapter_memory.h"
 #include "scheduler/eviction.h"
 #include "scheduler/prefix_reuse.h"
+#include "scheduler/wanted_versions.h"
 
 namespace lorad {
 namespace {

@@ -2,10 +2,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/kv/kv_layout.h"
-#include "scheduler/adapter_memory.h"
 #include "scheduler/eviction.h"
 #include "scheduler/finish.h"
 #include "scheduler/tuning_memory.h"
+#include "scheduler/wanted_versions.h"
 
 namespace lorad {
 namespace {
