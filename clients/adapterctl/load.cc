@@ -23,6 +23,9 @@ Verb AddLoad(CLI::App& app) {
       "--replace", [request] { request->set_replace(true); }, "Put it in the place of one with this name");
 
   return {command, [request](Session& session) {
+            session.SetHint(grpc::StatusCode::NOT_FOUND,
+                            "PATH is the daemon's: from --adapter-root, else from the folder that it was started in");
+            session.SetHint(grpc::StatusCode::ALREADY_EXISTS, "--replace puts the new one in its place");
             const auto channel = session.Connect();
             if (!channel) return kUnreachable;
             const auto stub = v1::Adapters::NewStub(channel);

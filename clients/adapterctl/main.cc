@@ -8,6 +8,41 @@
 #include "clients/adapterctl/verbs.h"
 #include "model/base/arguments.h"
 
+namespace {
+
+// The verb that the command line got to before it went wrong.
+const CLI::App& Innermost(const CLI::App& app) {
+  const std::vector<CLI::App*> typed = app.get_subcommands();
+  return typed.empty() ? app : Innermost(*typed.front());
+}
+
+std::string CommandOf(const CLI::App& verb) {
+  return verb.get_parent() == nullptr ? verb.get_name() : CommandOf(*verb.get_parent()) + " " + verb.get_name();
+}
+
+// Who names no verb wants to know which there are; who names a wrong one, too, but in a line.
+int TellOfMistake(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App& at = Innermost(app);
+  const std::vector<const CLI::App*> verbs = at.get_subcommands([](const CLI::App*) { return true; });
+  const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+  const bool no_verb = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !verbs.empty();
+  if (no_verb && unknown.empty()) {
+    std::fputs(app.help().c_str(), stderr);
+    return lorad::adapterctl::kUsage;
+  }
+  std::string what = error.what();
+  if (no_verb && unknown[0].starts_with('-')) {
+    what = "flag: " + unknown[0] + "; not known";
+  } else if (no_verb) {
+    what = "verb: " + unknown[0] + "; limit: ";
+    for (const CLI::App* const verb : verbs) what += verb->get_name() + (verb == verbs.back() ? "" : ", ");
+  }
+  std::fprintf(stderr, "adapterctl: %s\n  hint: %s --help\n", what.c_str(), CommandOf(at).c_str());
+  return lorad::adapterctl::kUsage;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace lorad::adapterctl;  // NOLINT: this file is the program's table of contents.
 
@@ -39,8 +74,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "adapterctl: %s\n  hint: adapterctl --help, or adapterctl VERB --help\n", error.what());
-    return kUsage;
+    return TellOfMistake(app, error);
   }
   Session session(globals);
   for (const Verb& verb : verbs) {

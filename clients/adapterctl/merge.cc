@@ -24,6 +24,8 @@ Verb AddMerge(CLI::App& app) {
 
   return {
       command, [request](Session& session) {
+        session.SetHint(grpc::StatusCode::ALREADY_EXISTS,
+                        "name a folder that is not there yet; nothing is written over");
         const auto channel = session.Connect();
         if (!channel) return kUnreachable;
         const auto stub = v1::Adapters::NewStub(channel);

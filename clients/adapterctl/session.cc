@@ -52,13 +52,14 @@ std::string NameOf(grpc::StatusCode code) {
   }
 }
 
+}  // namespace
+
 // What to do about it, where the message of the daemon cannot know.
-std::string HintFor(grpc::StatusCode code) {
+std::string Session::HintFor(grpc::StatusCode code) const {
+  if (const auto of_verb = hints_.find(code); of_verb != hints_.end()) return of_verb->second;
   switch (code) {
     case grpc::StatusCode::NOT_FOUND:
       return "adapterctl list shows what is there";
-    case grpc::StatusCode::ALREADY_EXISTS:
-      return "--replace puts the new one in its place";
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
       return "try again later";
     case grpc::StatusCode::UNAVAILABLE:
@@ -67,8 +68,6 @@ std::string HintFor(grpc::StatusCode code) {
       return "";
   }
 }
-
-}  // namespace
 
 std::shared_ptr<grpc::Channel> Session::Connect() {
   if (channel_) return channel_;

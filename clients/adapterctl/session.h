@@ -4,6 +4,7 @@
 #include <grpcpp/client_context.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -33,6 +34,9 @@ class Session final {
   // kUnreachable.
   std::shared_ptr<grpc::Channel> Connect();
 
+  // What to do when this verb's call fails so, instead of what is said to any verb's.
+  void SetHint(grpc::StatusCode code, const std::string& hint) { hints_[code] = hint; }
+
   // Tells of a failed call on stderr and returns the exit code.
   int Fail(const grpc::Status& status) const;
   int FailUsage(const std::string& message) const;
@@ -40,7 +44,10 @@ class Session final {
  private:
   int Report(const std::string& code, const std::string& message, const std::string& hint, int exit_code) const;
 
+  std::string HintFor(grpc::StatusCode code) const;
+
   const Globals globals_;
+  std::map<grpc::StatusCode, std::string> hints_;
   std::shared_ptr<grpc::Channel> channel_;
 };
 

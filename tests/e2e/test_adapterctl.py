@@ -111,6 +111,27 @@ def test_an_empty_value_is_a_value(daemon, cases):
     assert len(said.split()) == 1
 
 
+def test_a_mistake_is_told_with_what_there_is(daemon):
+    bare = daemon.ctl()
+    assert bare.returncode == 2 and "generate" in bare.stderr and "rollback" in bare.stderr, "the help"
+    train = daemon.ctl("train")
+    assert train.returncode == 2 and "submit" in train.stderr and "preview" in train.stderr
+    assert "verb: dance; limit: load, unload, list" in daemon.ctl("dance").stderr
+    assert "flag: --nonsense" in daemon.ctl("--nonsense").stderr
+    assert "verb: dance; limit: submit, list" in daemon.ctl("train", "dance").stderr
+    assert "hint: adapterctl load --help" in daemon.ctl("load", "a").stderr
+    assert "--nonsense" in daemon.ctl("list", "--nonsense").stderr
+
+
+def test_hints_are_the_verbs_own(daemon, llama3, tmp_path):
+    assert "PATH is the daemon's" in daemon.ctl("load", "a", str(tmp_path / "nowhere")).stderr
+    ok(daemon, "load", "there", str(llama3 / "q_v"))
+    assert "--replace" in daemon.ctl("load", "there", str(llama3 / "q_v")).stderr
+    merged = daemon.ctl("merge", "there", f"--output={tmp_path}")
+    assert merged.returncode == 1 and "not there yet" in merged.stderr and "--replace" not in merged.stderr
+    ok(daemon, "unload", "there")
+
+
 def test_exit_codes_and_hints(daemon, build_dir):
     missing = daemon.ctl("show", "nobody")
     assert missing.returncode == 1 and "NOT_FOUND" in missing.stderr and "hint" in missing.stderr

@@ -357,6 +357,7 @@ def test_the_command_line(tuner, tmp_path):
     assert events[-1]["state"] == "succeeded" and events[-1]["sequence"] == len(events)
     preview = daemon.ctl("--output=json", "train", "preview", f"--inline={data}", "--line=2")
     assert [token["id"] for token in json.loads(preview.stdout)["tokens"]] == json.loads(examples()[1])["input_ids"]
-    assert daemon.ctl("train", "delete", listed[0]["id"]).returncode == 0
+    deleted = daemon.ctl("train", "delete", listed[0]["id"])
+    assert deleted.returncode == 0 and deleted.stdout == f"deleted {listed[0]['id']}\n"
     refused = daemon.ctl("train", "show", listed[0]["id"])
-    assert refused.returncode == 1 and "NOT_FOUND" in refused.stderr
+    assert refused.returncode == 1 and "NOT_FOUND" in refused.stderr and "adapterctl train list" in refused.stderr

@@ -1,3 +1,4 @@
+#include <cstdio>
 #include <memory>
 
 #include "clients/adapterctl/output.h"
@@ -16,6 +17,7 @@ Verb AddJobVerb(CLI::App& train, const char* name, const char* help,
   auto id = std::make_shared<std::string>();
   command->add_option("id", *id, "The job's id")->required();
   return {command, [id, call](Session& session) {
+            session.SetHint(grpc::StatusCode::NOT_FOUND, kJobsAreListed);
             const auto channel = session.Connect();
             if (!channel) return kUnreachable;
             const auto stub = v1::FineTuning::NewStub(channel);
@@ -52,6 +54,7 @@ Verb AddTrainDelete(CLI::App& train) {
   auto id = std::make_shared<std::string>();
   command->add_option("id", *id, "The job's id")->required();
   return {command, [id](Session& session) {
+            session.SetHint(grpc::StatusCode::NOT_FOUND, kJobsAreListed);
             const auto channel = session.Connect();
             if (!channel) return kUnreachable;
             grpc::ClientContext context;
@@ -60,7 +63,11 @@ Verb AddTrainDelete(CLI::App& train) {
             v1::DeleteJobResponse response;
             const grpc::Status status = v1::FineTuning::NewStub(channel)->DeleteJob(&context, request, &response);
             if (!status.ok()) return session.Fail(status);
-            if (session.json()) PrintJson({{"deleted", *id}});
+            if (session.json()) {
+              PrintJson({{"deleted", *id}});
+            } else {
+              std::printf("deleted %s\n", id->c_str());
+            }
             return kDone;
           }};
 }

@@ -8,6 +8,8 @@
 
 namespace lorad::adapterctl {
 
+inline constexpr char kJobsAreListed[] = "adapterctl train list shows the jobs";  // where an id is unknown
+
 // The verbs below "train".
 Verb AddTrainSubmit(CLI::App& train);
 Verb AddTrainList(CLI::App& train);

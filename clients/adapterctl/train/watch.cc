@@ -8,6 +8,7 @@
 namespace lorad::adapterctl {
 
 int WatchJob(Session& session, const std::string& id, uint64_t after_sequence) {
+  session.SetHint(grpc::StatusCode::NOT_FOUND, kJobsAreListed);
   const auto channel = session.Connect();
   if (!channel) return kUnreachable;
   const auto stub = v1::FineTuning::NewStub(channel);
