@@ -190,6 +190,7 @@ int RunOne(Session& session, const GenerateFlags& flags, const std::shared_ptr<g
   } else {
     for (size_t i = 0; i < answer.sequences.size(); ++i) std::printf("[%zu] %s\n", i, answer.sequences[i].text.c_str());
   }
+  std::fflush(stdout);  // before what goes to stderr
   if (flags.usage) PrintUsage(answer);
   return ExitCodeOf(answer, session);
 }

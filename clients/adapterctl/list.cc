@@ -9,6 +9,8 @@ namespace {
 
 constexpr uint32_t kPageSize = 1000;
 
+std::string OrDash(const std::string& text) { return text.empty() ? "-" : text; }
+
 std::string Rank(const v1::Adapter& adapter) {
   return adapter.rank_max() == 0 ? "-" : std::to_string(adapter.rank_max());
 }
@@ -26,6 +28,7 @@ Verb AddList(CLI::App& app) {
         nlohmann::ordered_json listed = nlohmann::ordered_json::array();
         std::vector<std::vector<std::string>> rows = {
             {"NAME", "STATE", "KIND", "RANK", "SIZE", "PINNED", "RUNNING", "WAITING"}};
+        std::vector<std::string> errors;  // below the table, since they are long
         std::string page_token;
         do {
           grpc::ClientContext context;
@@ -37,8 +40,9 @@ Verb AddList(CLI::App& app) {
           if (!status.ok()) return session.Fail(status);
           for (const v1::Adapter& adapter : response.adapters()) {
             listed.push_back(ToJson(adapter));
-            rows.push_back({adapter.name(), NameOf(adapter.state()), adapter.kind(), Rank(adapter),
-                            HumanBytes(adapter.bytes()), adapter.pinned() ? "yes" : "no",
+            if (!adapter.error().empty()) errors.push_back(adapter.name() + ": " + adapter.error());
+            rows.push_back({adapter.name(), NameOf(adapter.state()), OrDash(adapter.kind()), Rank(adapter),
+                            adapter.bytes() == 0 ? "-" : HumanBytes(adapter.bytes()), adapter.pinned() ? "yes" : "no",
                             std::to_string(adapter.running_requests()), std::to_string(adapter.waiting_requests())});
           }
           page_token = response.next_page_token();
@@ -49,6 +53,7 @@ Verb AddList(CLI::App& app) {
           std::printf("no adapters; adapterctl load NAME PATH adds one\n");
         } else {
           PrintTable(rows);
+          for (const std::string& error : errors) std::printf("%s\n", error.c_str());
         }
         return kDone;
       }};

@@ -93,6 +93,10 @@ nlohmann::ordered_json ToJson(const v1::Adapter& adapter) {
       {"waiting_requests", adapter.waiting_requests()},
       {"warnings", std::vector<std::string>(adapter.warnings().begin(), adapter.warnings().end())},
       {"error", adapter.error()}};
+  if (adapter.revisions_size() > 0) {
+    json["revision"] = adapter.revision();
+    json["revisions"] = std::vector<std::string>(adapter.revisions().begin(), adapter.revisions().end());
+  }
   for (const v1::ExpertLoad& load : adapter.expert_load()) {
     const std::vector<uint64_t> tokens(load.tokens().begin(), load.tokens().end());
     json["expert_load"].push_back({{"layer", load.layer()}, {"tokens", tokens}});
@@ -171,6 +175,8 @@ void PrintAdapter(const v1::Adapter& adapter, bool json) {
       {"path", adapter.path()},
       {"digest", adapter.digest()},
   };
+  if (!adapter.revision().empty()) rows.push_back({"revision", adapter.revision()});
+  if (adapter.revisions_size() > 0) rows.push_back({"revisions", Join(adapter.revisions())});
   for (const std::string& warning : adapter.warnings()) rows.push_back({"warning", warning});
   if (!adapter.error().empty()) rows.push_back({"error", adapter.error()});
   for (const v1::ExpertLoad& load : adapter.expert_load()) {

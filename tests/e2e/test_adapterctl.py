@@ -123,6 +123,15 @@ def test_a_mistake_is_told_with_what_there_is(daemon):
     assert "--nonsense" in daemon.ctl("list", "--nonsense").stderr
 
 
+def test_a_load_that_failed_is_listed_with_its_reason(start_daemon, tmp_path):
+    daemon = start_daemon()
+    assert daemon.ctl("load", "broken", str(tmp_path)).returncode == 1
+    lines = ok(daemon, "list").splitlines()
+    assert lines[1].split()[:5] == ["broken", "failed", "-", "-", "-"]
+    assert lines[2].startswith("broken: cannot open: ")
+    assert daemon.stop() == 0
+
+
 def test_hints_are_the_verbs_own(daemon, llama3, tmp_path):
     assert "PATH is the daemon's" in daemon.ctl("load", "a", str(tmp_path / "nowhere")).stderr
     ok(daemon, "load", "there", str(llama3 / "q_v"))

@@ -49,7 +49,9 @@ def test_rollback_flips_the_name_and_requests_keep_their_revision(start_daemon, 
     error = refusal(lambda: rollback("ffff"))
     assert error.code() == grpc.StatusCode.NOT_FOUND and revisions[2] in error.details()
     assert refusal(lambda: rollback(name="nobody")).code() == grpc.StatusCode.NOT_FOUND
-    assert daemon.ctl("rollback", revisions[1]).returncode == 0
+    done = daemon.ctl("rollback", revisions[1])
+    assert done.returncode == 0 and f"revision          {revisions[1]}\n" in done.stdout
+    assert json.loads(daemon.ctl("--output=json", "show", "tuned").stdout)["revisions"] == revisions[::-1]
     daemon.kill()
     daemon = start_daemon(flag)  # the name means what it meant
     assert scores("tuned", daemon) == of[revisions[1]]

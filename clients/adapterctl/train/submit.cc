@@ -144,6 +144,13 @@ int Submit(Session& session, SubmitFlags& flags) {
   if (!ReadInline(*flags.data, request.mutable_spec()->mutable_dataset())) {
     return session.FailUsage("--inline: " + flags.data->file + ": cannot be read");
   }
+  const v1::DatasetSpec& dataset = request.spec().dataset();
+  if (dataset.path().empty() && dataset.lines().empty()) {
+    return session.FailUsage(
+        "no data: --data=FILE is on the daemon's side, --inline=FILE is sent from here, or name them in --spec=FILE");
+  }
+  session.SetHint(grpc::StatusCode::NOT_FOUND,
+                  "--data and --init-adapter are the daemon's; --inline=FILE sends a file from here");
   const auto channel = session.Connect();
   if (!channel) return kUnreachable;
   const auto stub = v1::FineTuning::NewStub(channel);
