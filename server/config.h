@@ -34,8 +34,8 @@ struct ServerConfig {
   std::vector<AdapterFlag> adapters;
   std::string adapter_dir;
   std::string adapter_root;
-  std::optional<int64_t> memory_bytes;        // unset: DefaultMemoryBytes once the weights are there
-  std::optional<int64_t> host_adapter_bytes;  // unset: DefaultHostAdapterBytes
+  std::optional<int64_t> memory_bytes;        // unset: as server/memory_defaults.h, once the weights are there
+  std::optional<int64_t> host_adapter_bytes;  // unset: the same
   int64_t max_batch_tokens = 512;
   int64_t max_sequences = 64;
   int64_t queue_limit = 1024;
@@ -71,23 +71,6 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text, absl::string_view fla
 // What the computation uses on CPU: float16 checkpoints become float32 there. Errors: Unimplemented for
 // --dtype=float16.
 absl::StatusOr<DType> ResolveDType(DTypeChoice choice, DType checkpoint);
-
-// Half of what is available, at least 64 MiB and at most 16 GiB.
-int64_t DefaultMemoryBytes(int64_t available_bytes);
-
-// Four fifths of what a device has left behind the weights: the rest is for what a step computes. Three where it trains
-// too: its tensors take the pool's own memory only where the device can give that back in parts.
-int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains);
-
-// Of the host's memory, for adapters kept packed beside a pool on a device: 4 GiB, or half of what is available if that
-// is less. 0 where the pool is the host's memory itself.
-int64_t DefaultHostAdapterBytes(bool pool_on_host, int64_t available_bytes);
-
-// Of those bytes on a device, for the graphs of captured steps: a sixteenth, and a GiB at most.
-int64_t DeviceGraphBytes(int64_t memory_bytes);
-
-// MemAvailable of /proc/meminfo, or 0; what the control group leaves, where that is less.
-int64_t AvailableMemoryBytes();
 
 // True when libgomp was told how to wait, by the caller or by main; reads the environment.
 bool OmpWaitPolicyIsSet();

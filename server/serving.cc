@@ -34,6 +34,7 @@
 #include "scheduler/model_executor.h"
 #include "scheduler/warm_up.h"
 #include "server/adapter_tokenizers.h"
+#include "server/memory_defaults.h"
 #include "server/merger.h"
 #include "server/tuning/tuning.h"
 #include "server/version.h"

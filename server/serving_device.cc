@@ -12,6 +12,7 @@
 #include "model/base/status_macros.h"
 #include "model/ops/cuda_driver.h"
 #include "model/ops/open_cuda.h"
+#include "server/memory_defaults.h"
 
 namespace lorad {
 namespace {

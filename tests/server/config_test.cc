@@ -187,6 +187,18 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--max-running-per-adapter=-1"}).text, HasSubstr("--max-running-per-adapter: -1"));
 }
 
+TEST(ConfigTest, HelpTellsOfFlagsInGroupsTheModelFirst) {
+  const std::string help = Refused({"--help"}).text;
+  size_t last = 0;
+  for (const char* part : {"The model:", "--model", "Adapters:", "--adapter-dir", "Memory:", "--memory-bytes",
+                           "Who runs, and how many:", "--max-sequences", "Fine-tuning:", "--state-dir",
+                           "On a CUDA device:", "--cuda-graphs", "The daemon:", "--listen"}) {
+    const size_t found = help.find(part, last);
+    ASSERT_NE(found, std::string::npos) << part << " in\n" << help;
+    last = found;
+  }
+}
+
 TEST(ConfigTest, HelpAndVersionEndWell) {
   EXPECT_EQ(Refused({"--help"}).code, 0);
   EXPECT_THAT(Refused({"--help"}).text, HasSubstr("--memory-bytes"));
@@ -194,12 +206,9 @@ TEST(ConfigTest, HelpAndVersionEndWell) {
   EXPECT_THAT(Refused({"--version"}).text, HasSubstr("lorad "));
 }
 
-TEST(ConfigTest, TheHostKeepsAdaptersBesideADevicesPoolUnlessToldOtherwise) {
+TEST(ConfigTest, WhatTheHostKeepsIsLeftOpenUnlessToldOtherwise) {
   EXPECT_EQ(Parsed({"--model=/m"}).host_adapter_bytes, std::nullopt);
   EXPECT_EQ(Parsed({"--model=/m", "--host-adapter-bytes=64MiB"}).host_adapter_bytes, 64 << 20);
-  EXPECT_EQ(DefaultHostAdapterBytes(/*pool_on_host=*/true, int64_t{1} << 40), 0);
-  EXPECT_EQ(DefaultHostAdapterBytes(/*pool_on_host=*/false, int64_t{1} << 40), int64_t{4} << 30);
-  EXPECT_EQ(DefaultHostAdapterBytes(/*pool_on_host=*/false, int64_t{6} << 30), int64_t{3} << 30);
 }
 
 TEST(ConfigTest, BytesHaveUnitsOf1024) {
@@ -219,13 +228,6 @@ TEST(ConfigTest, DTypeFollowsTheCheckpointUnlessTold) {
   EXPECT_EQ(*ResolveDType(DTypeChoice::kFloat32, DType::kBF16), DType::kF32);
   EXPECT_EQ(*ResolveDType(DTypeChoice::kBFloat16, DType::kF32), DType::kBF16);
   EXPECT_EQ(ResolveDType(DTypeChoice::kFloat16, DType::kF16).status().code(), absl::StatusCode::kUnimplemented);
-}
-
-TEST(ConfigTest, DefaultMemoryIsHalfOfWhatIsFreeWithinItsLimits) {
-  EXPECT_EQ(DefaultMemoryBytes(0), int64_t{64} << 20);
-  EXPECT_EQ(DefaultMemoryBytes(int64_t{8} << 30), int64_t{4} << 30);
-  EXPECT_EQ(DefaultMemoryBytes(int64_t{100} << 30), int64_t{16} << 30);
-  EXPECT_GT(AvailableMemoryBytes(), 0);
 }
 
 TEST(LogTest, ValuesThatWouldBreakTheLineAreQuoted) {

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+
+namespace lorad {
+
+// How much memory is taken where the flags leave it open; pure but for AvailableMemoryBytes.
+
+// Half of what is available, at least 64 MiB and at most 16 GiB.
+int64_t DefaultMemoryBytes(int64_t available_bytes);
+
+// Four fifths of what a device has left behind the weights: the rest is for what a step computes. Three where it trains
+// too: its tensors take the pool's own memory only where the device can give that back in parts.
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains);
+
+// Of the host's memory, for adapters kept packed beside a pool on a device: 4 GiB, or half of what is available if that
+// is less. 0 where the pool is the host's memory itself.
+int64_t DefaultHostAdapterBytes(bool pool_on_host, int64_t available_bytes);
+
+// Of a device's --memory-bytes, for the graphs of captured steps: a sixteenth, and a GiB at most.
+int64_t DeviceGraphBytes(int64_t memory_bytes);
+
+// MemAvailable of /proc/meminfo, or 0; what the control group leaves, where that is less.
+int64_t AvailableMemoryBytes();
+
+}  // namespace lorad
