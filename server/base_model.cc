@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
 #include "model/padding_token.h"
@@ -43,7 +44,14 @@ std::string NameOfModel(const std::string& model_dir) {
 
 absl::StatusOr<std::unique_ptr<CausalLm>> LoadBaseModel(const ServerConfig& config, const ServingDevice& device,
                                                         Log* log) {
-  ASSIGN_OR_RETURN(const ModelConfig shape, ReadModelConfig(config.model_dir));
+  const absl::StatusOr<ModelConfig> read = ReadModelConfig(config.model_dir);
+  if (absl::IsNotFound(read.status())) {
+    return absl::NotFoundError(
+        absl::StrCat("--model: ", config.model_dir, "; ", read.status().message(),
+                     "; limit: the folder of a Hugging Face checkpoint; nothing is downloaded by its name"));
+  }
+  RETURN_IF_ERROR(read.status());
+  const ModelConfig& shape = *read;
   LoadOptions options;
   ASSIGN_OR_RETURN(options.dtype, ResolveDType(config.dtype, shape.checkpoint_dtype));
   options.quantization = config.quantization;

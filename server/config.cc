@@ -189,6 +189,20 @@ absl::Status Check(const RawFlags& raw, ServerConfig* config) {
   return CheckRange("--threads", config->threads, 1, 1024, "computing threads; as many as cores is best");
 }
 
+// What CLI11 says, with what it leaves out: the flag that was meant, and which file was being read.
+std::string MessageOf(const CLI::ParseError& error, const CLI::App& app) {
+  const std::string what = error.what();
+  if (dynamic_cast<const CLI::FileError*>(&error) != nullptr) return absl::StrCat("--config: ", what);
+  if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) return absl::StrCat(what, "; limit: a number");
+  // "… expected: --max-sequence=3", "INI was not able to parse max-sequence"
+  const std::string wrong = what.substr(what.find_last_of(' ') + 1);
+  const bool in_file = dynamic_cast<const CLI::ConfigError*>(&error) != nullptr;
+  if (!in_file && dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) return what;
+  const std::string nearest = NearestFlag(app, wrong);
+  return absl::StrCat(in_file ? "--config: " : "flag: ", wrong, "; not known",
+                      nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest.substr(in_file ? 2 : 0), "?"));
+}
+
 }  // namespace
 
 std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* argv) {
@@ -210,7 +224,7 @@ std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* 
   } catch (const CLI::CallForVersion&) {
     return ConfigExit{0, std::string("lorad ") + kVersion + "\n"};
   } catch (const CLI::ParseError& error) {
-    return ConfigExit{2, absl::StrCat("lorad: ", error.what(), "\nlorad --help lists the flags\n")};
+    return ConfigExit{2, absl::StrCat("lorad: ", MessageOf(error, app), "\nlorad --help lists the flags\n")};
   }
   if (const absl::Status status = Check(raw, &config); !status.ok()) {
     return ConfigExit{2, absl::StrCat("lorad: ", status.message(), "\nlorad --help lists the flags\n")};

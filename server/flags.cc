@@ -1,9 +1,29 @@
 #include "server/flags.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <numeric>
 
 namespace lorad {
 namespace {
+
+constexpr size_t kMostEdits = 3;  // between a flag and what was meant to be it
+
+// Characters to insert, delete or replace to make one of the other (Levenshtein).
+size_t EditsBetween(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);  // from what of `a` was seen to each beginning of b
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row[b.size()];
+}
 
 void DescribeModel(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->option_defaults()->group("The model");
@@ -115,6 +135,22 @@ void DescribeDaemon(CLI::App* app, ServerConfig* config, RawFlags* raw) {
 }
 
 }  // namespace
+
+std::string NearestFlag(const CLI::App& app, std::string_view typed) {
+  typed = typed.substr(0, typed.find('='));
+  while (typed.starts_with('-')) typed.remove_prefix(1);
+  std::string nearest;
+  size_t fewest = std::min(kMostEdits + 1, typed.size());  // else every short word is near
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_lnames().empty()) continue;
+    const std::string& name = option->get_lnames().front();
+    const size_t edits = EditsBetween(typed, name);
+    if (edits >= fewest) continue;
+    fewest = edits;
+    nearest = "--" + name;
+  }
+  return nearest;
+}
 
 void DescribeFlags(CLI::App* app, ServerConfig* config, RawFlags* raw) {
   app->set_config("--config", "",

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "server/config.h"
@@ -27,6 +28,9 @@ struct RawFlags {
   std::vector<std::string> weights;
   double slo_first_token_seconds = 0.0;
 };
+
+// The flag whose name is nearest to `typed` ("--max-sequence", "max-sequence=3"); "": none is near.
+std::string NearestFlag(const CLI::App& app, std::string_view typed);
 
 // Tells `app` of every flag, in the groups of --help. Plain values go into `config`, the others into `raw`.
 void DescribeFlags(CLI::App* app, ServerConfig* config, RawFlags* raw);

@@ -45,8 +45,17 @@ std::string AbsolutePath(const std::string& path) {
   return error ? path : absolute.string();
 }
 
-absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const CausalLm& model) {
+// The real path of --adapter-dir; "" without one.
+absl::StatusOr<std::string> ResolveAdapterDir(const ServerConfig& config) {
+  if (config.adapter_dir.empty()) return "";
+  absl::StatusOr<std::string> path = ResolveAdapterPath(config.adapter_dir, config.adapter_root);
+  if (path.ok()) return path;
+  return absl::Status(path.status().code(), absl::StrCat("--adapter-dir: ", path.status().message()));
+}
+
+EngineConfig EngineConfigOf(const ServerConfig& config, const std::string& adapter_dir, const CausalLm& model) {
   EngineConfig engine;
+  engine.adapter_dir = adapter_dir;
   engine.max_batch_tokens = config.max_batch_tokens;
   engine.max_sequences = config.max_sequences;
   engine.queue_limit = config.queue_limit;
@@ -60,9 +69,6 @@ absl::StatusOr<EngineConfig> EngineConfigOf(const ServerConfig& config, const Ca
   engine.max_context_tokens = model.config().max_context_tokens;
   engine.vocab_size = model.config().vocab_size;
   engine.rope_switch = model.config().rope_switch;
-  if (!config.adapter_dir.empty()) {
-    ASSIGN_OR_RETURN(engine.adapter_dir, ResolveAdapterPath(config.adapter_dir, config.adapter_root));
-  }
   if (!config.state_dir.empty()) engine.revision_dir = RevisionsDir(AbsolutePath(config.state_dir));
   return engine;
 }
@@ -112,7 +118,7 @@ struct Serving::Parts {
 
   // Start, in this order.
   absl::Status MakeModel(const ServerConfig& config, const ServingDevice& device, Log* log);  // what computes, too
-  absl::Status MakeEngine(const ServerConfig& config, Metrics* metrics);
+  absl::Status MakeEngine(const ServerConfig& config, const std::string& adapter_dir, Metrics* metrics);
   absl::Status MakeBackend(const ServerConfig& config, const ServingDevice& device);
   absl::Status StartTuning(const ServerConfig& config, Log* log);
 
@@ -169,13 +175,13 @@ absl::Status Serving::Parts::MakeModel(const ServerConfig& config, const Serving
       executor.get(), log);
 }
 
-absl::Status Serving::Parts::MakeEngine(const ServerConfig& config, Metrics* metrics) {
+absl::Status Serving::Parts::MakeEngine(const ServerConfig& config, const std::string& adapter_dir, Metrics* metrics) {
   const BaseShape& shape = model->base_shape();
   ASSIGN_OR_RETURN(base_tables, OpenBaseTables(config.model_dir, shape, config.quantization));
-  ASSIGN_OR_RETURN(EngineConfig engine_config, EngineConfigOf(config, *model));
+  EngineConfig engine_config = EngineConfigOf(config, adapter_dir, *model);
   engine_config.host_adapter_bytes =
       config.host_adapter_bytes.value_or(DefaultHostAdapterBytes(pages->memory().on_host(), AvailableMemoryBytes()));
-  files = AdapterFiles(config, engine_config.adapter_dir);
+  files = AdapterFiles(config, adapter_dir);
 
   AdapterLoader::Options options;
   options.pool_dtype = model->dtype();
@@ -231,12 +237,15 @@ absl::StatusOr<std::unique_ptr<Serving>> Serving::Start(const ServerConfig& conf
   at::set_num_threads(static_cast<int>(config.threads));  // for what is left to LibTorch
   std::unique_ptr<Serving> serving(new Serving(std::make_unique<Parts>()));
   Parts& parts = *serving->parts_;
+  // What the flags name is looked for before the model is read, which may take minutes.
+  ASSIGN_OR_RETURN(const std::string adapter_dir, ResolveAdapterDir(config));
+  ASSIGN_OR_RETURN(const std::vector<AdapterFlag> adapters, ResolveAdapterFlags(config));
   RETURN_IF_ERROR(parts.MakeModel(config, device, log));
-  RETURN_IF_ERROR(parts.MakeEngine(config, metrics));
+  RETURN_IF_ERROR(parts.MakeEngine(config, adapter_dir, metrics));
   RETURN_IF_ERROR(parts.MakeBackend(config, device));
   metrics->SetModel(parts.backend.model.name, kVersion);
   parts.engine_thread = std::thread([&parts] { parts.engine->Run(); });
-  RETURN_IF_ERROR(LoadAdaptersOfFlags(config, parts.engine.get(), log));
+  RETURN_IF_ERROR(LoadAdaptersOfFlags(adapters, parts.engine.get(), log));
   if (!config.state_dir.empty()) RETURN_IF_ERROR(parts.StartTuning(config, log));
   return serving;
 }

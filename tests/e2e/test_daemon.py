@@ -207,6 +207,17 @@ def test_what_cannot_start_says_why(build_dir, model, golden, tmp_path):
         assert text in failed.stderr, (flags, failed.stderr)
 
 
+def test_a_folder_that_a_flag_names_and_that_is_not_there_is_told_by_the_flag_before_the_model_is_read(build_dir, model, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    for flag in (f"--adapter-dir={nowhere}", f"--adapter=a={nowhere}"):
+        failed = run(build_dir, f"--model={model}", flag, *PORTS)
+        assert failed.returncode == 1 and "model_loaded" not in failed.stderr
+        assert flag.rsplit("=", 1)[0] in failed.stderr and str(nowhere) in failed.stderr
+    failed = run(build_dir, "--model=meta-llama/Llama-3.1-8B", *PORTS)
+    assert failed.returncode == 1
+    assert "--model: meta-llama/Llama-3.1-8B; " in failed.stderr and "nothing is downloaded" in failed.stderr
+
+
 def test_bases_that_must_be_refused_are(build_dir, golden):
     """A sample: tests/model has all of them; here the process ends well, with the reason."""
     folders = sorted(folder for folder in (golden / "refused_models").iterdir() if folder.is_dir())[::15]

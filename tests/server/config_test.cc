@@ -15,6 +15,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::Pair;
 
 std::variant<ServerConfig, ConfigExit> Parse(std::vector<const char*> flags) {
@@ -185,6 +186,18 @@ TEST(ConfigTest, WhatIsWrongIsNamedWithItsLimit) {
   EXPECT_THAT(Refused({"--model=/m", "--adapter-weight=a=1", "--adapter-weight=a=2"}).text,
               HasSubstr("each name once"));
   EXPECT_THAT(Refused({"--model=/m", "--max-running-per-adapter=-1"}).text, HasSubstr("--max-running-per-adapter: -1"));
+}
+
+TEST(ConfigTest, AFlagThatIsNotKnownIsToldWithTheOneThatWasMeant) {
+  EXPECT_THAT(Refused({"--model=/m", "--max-sequence=3"}).text,
+              HasSubstr("flag: --max-sequence=3; not known; did you mean --max-sequences?"));
+  EXPECT_THAT(Refused({"--model=/m", "--adaptor-dir=/a"}).text, HasSubstr("did you mean --adapter-dir?"));
+  EXPECT_THAT(Refused({"--model=/m", "--tensor-parallel-size=2"}).text, Not(HasSubstr("did you mean")));
+  EXPECT_THAT(Refused({"--model=/m", "--max-sequences=many"}).text,
+              HasSubstr("--max-sequences = many; limit: a number"));
+  EXPECT_THAT(Refused({ConfigFile("model = \"/m\"\nmax-sequence = 8\n").flag()}).text,
+              HasSubstr("--config: max-sequence; not known; did you mean max-sequences?"));
+  EXPECT_THAT(Refused({"--config=/nowhere.toml", "--model=/m"}).text, HasSubstr("--config: /nowhere.toml"));
 }
 
 TEST(ConfigTest, HelpTellsOfFlagsInGroupsTheModelFirst) {
