@@ -215,6 +215,7 @@ std::variant<ServerConfig, ConfigExit> ParseConfig(int argc, const char* const* 
       "\nExample: lorad --model=/models/llama --adapter=sql=/models/sql-lora --memory-bytes=4GiB\n"
       "Then:    adapterctl generate --adapter=sql \"How many users signed up today?\"\n"
       "SIGTERM ends running requests normally and takes no new ones; a second one ends at once.");
+  app.get_formatter()->column_width(36);  // the longest flag with its default
   DescribeFlags(&app, &config, &raw);
   // CLI11 tells by exceptions; they end here.
   try {

@@ -1,6 +1,8 @@
 #include "server/log.h"
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
@@ -29,13 +31,18 @@ bool NeedsQuotes(absl::string_view value) {
   return false;
 }
 
+// Between double quotes; an apostrophe needs no backslash there.
+std::string Escaped(absl::string_view value) {
+  return absl::StrReplaceAll(absl::Utf8SafeCEscape(value), {{"\\\\", "\\\\"}, {"\\'", "'"}});
+}
+
 }  // namespace
 
 std::string FormatLogLine(LogLevel level, absl::string_view event, std::initializer_list<LogField> fields) {
   std::string line = absl::StrCat(NameOf(level), " ", event);
   for (const LogField& field : fields) {
     if (NeedsQuotes(field.value)) {
-      absl::StrAppend(&line, " ", field.key, "=\"", absl::Utf8SafeCEscape(field.value), "\"");
+      absl::StrAppend(&line, " ", field.key, "=\"", Escaped(field.value), "\"");
     } else {
       absl::StrAppend(&line, " ", field.key, "=", field.value);
     }

@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
 
   Globals globals;
   CLI::App app("Talks to a running lorad.", "adapterctl");
+  app.get_formatter()->column_width(36);  // the longest flag with its default
   app.require_subcommand(1);
   app.fallthrough();
   app.add_option("--server", globals.server, "HOST:PORT of the daemon")->capture_default_str();

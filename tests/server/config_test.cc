@@ -246,6 +246,7 @@ TEST(ConfigTest, DTypeFollowsTheCheckpointUnlessTold) {
 TEST(LogTest, ValuesThatWouldBreakTheLineAreQuoted) {
   EXPECT_EQ(FormatLogLine(LogLevel::kInfo, "ready", {{"listen", "[::1]:5"}, {"n", 3}}),
             "info ready listen=[::1]:5 n=3");
+  EXPECT_EQ(FormatLogLine(LogLevel::kInfo, "x", {{"why", "NVIDIA's \\'"}}), R"(info x why="NVIDIA's \\'")");
   EXPECT_EQ(FormatLogLine(LogLevel::kWarning, "x", {{"name", "a b\n\"c\""}, {"empty", ""}}),
             "warning x name=\"a b\\n\\\"c\\\"\" empty=\"\"");
 }
