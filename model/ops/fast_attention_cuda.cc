@@ -1,19 +1,12 @@
 #include "model/ops/fast_attention_cuda.h"
 
 #include <algorithm>
-#include <cmath>
-#include <optional>
 #include <utility>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <c10/core/InferenceMode.h>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "model/base/status_macros.h"
 #include "model/kv/kv_layout.h"
-#include "model/ops/compare_forms_cuda.h"
 #include "model/ops/cuda/tensor_rows.h"
 #include "model/ops/cuda_ops.h"
 
@@ -22,8 +15,7 @@ namespace {
 
 using Bf16 = __nv_bfloat16;
 
-// The head sizes for which the fast form is used. At start none; changed by CheckFastAttention and
-// LeaveOutFastAttention alone.
+// The head sizes for which the fast form is used. At start none; changed by TrustFastAttention alone.
 std::vector<int64_t>& TrustedHeadDims() {
   static auto* const trusted = new std::vector<int64_t>;
   return *trusted;
@@ -112,56 +104,6 @@ class StepPlans final {
   std::vector<Plan> plans_;
 };
 
-// A small batch: some sequences that decode, and one with rows in the middle of its prompt.
-struct CheckedCase {
-  int64_t head_dim, window_tokens, prompt_rows;
-  double softcap;
-};
-
-// What PagedAttention makes of the case, on the host in f32.
-absl::StatusOr<at::Tensor> Attend(const CheckedCase& checked) {
-  constexpr int64_t kHeads = 4, kKvHeads = 2, kBlocks = 19;  // of a sequence
-  const std::vector<std::pair<int32_t, int64_t>> sequences = {{300, 1}, {80, checked.prompt_rows}, {17, 1}};
-  std::vector<int32_t> positions, cu_rows = {0}, table;
-  for (const auto& [context, count] : sequences) {
-    for (int64_t i = 0; i < count; ++i) positions.push_back(context - static_cast<int32_t>(count - i));
-    cu_rows.push_back(static_cast<int32_t>(positions.size()));
-    const int64_t blocks = CeilDiv(context, kKvBlockTokens);
-    const auto first = static_cast<int32_t>(table.size());
-    for (int32_t b = 0; b < kBlocks; ++b) table.push_back(b < blocks ? first + kBlocks - 1 - b : -1);
-  }
-  const auto rows = static_cast<int64_t>(positions.size()), count = std::ssize(sequences);
-  KvView kv;
-  kv.layout = {.num_layers = 1, .num_kv_heads = kKvHeads, .head_dim = checked.head_dim, .dtype = DType::kBF16};
-  kv.page_bytes = kv.layout.block_bytes();
-  at::Tensor arena = DrawnOnDevice(count * kBlocks, kv.page_bytes / int64_t{sizeof(Bf16)}, /*seed=*/1);
-  kv.arena = static_cast<std::byte*>(arena.mutable_data_ptr());
-  const at::Tensor q = DrawnOnDevice(rows, kHeads * checked.head_dim, /*seed=*/2);
-  at::Tensor y = at::empty_like(q);
-  RETURN_IF_ERROR(PagedAttention({.q = q,
-                                  .num_heads = kHeads,
-                                  .positions = IntsOnDevice(positions, {rows}),
-                                  .cu_rows = IntsOnDevice(cu_rows, {count + 1}),
-                                  .block_table = IntsOnDevice(table, {count, kBlocks}),
-                                  .layer = 0,
-                                  .window_tokens = checked.window_tokens,
-                                  .scale = 1.0 / std::sqrt(static_cast<double>(checked.head_dim)),
-                                  .softcap = checked.softcap,
-                                  .kv = kv,
-                                  .y = y}));
-  return y.to(at::kFloat).cpu();
-}
-
-// What speaks against the fast form at this case, or nothing.
-std::optional<std::string> Objection(const CheckedCase& checked) {
-  constexpr double kLimit = 1e-2;  // values are within 1, and both round them to bf16, the fast form's weights as well
-  const auto attend = [&](std::vector<int64_t> trusted) {
-    TrustedHeadDims() = std::move(trusted);
-    return Attend(checked);
-  };
-  return ObjectionTo([&] { return attend({checked.head_dim}); }, [&] { return attend({}); }, kLimit);
-}
-
 }  // namespace
 
 absl::StatusOr<bool> AttendFast(const PagedAttentionArgs& args, const AttentionRows<Bf16>& rows) {
@@ -175,33 +117,6 @@ absl::StatusOr<bool> AttendFast(const PagedAttentionArgs& args, const AttentionR
   return true;
 }
 
-std::vector<std::string> CheckFastAttention(std::vector<std::string>* used) {
-  const c10::InferenceMode no_autograd;
-  const FastAttention& fast = LinkedFastAttention();
-  std::vector<std::string> objections;
-  std::vector<int64_t> agreed;
-  for (const int64_t head_dim : fast.head_dims) {
-    std::vector<CheckedCase> cases;
-    for (const int64_t window_tokens : {0, 33}) {
-      for (const int64_t prompt_rows : {3, 75}) cases.push_back({head_dim, window_tokens, prompt_rows, 0.0});
-    }
-    if (fast.caps(head_dim)) cases.push_back({head_dim, 0, 75, 2.5});
-    std::optional<std::string> objection;
-    for (size_t i = 0; i < cases.size() && !objection.has_value(); ++i) {
-      objection = Objection(cases[i]);
-      if (!objection.has_value()) continue;
-      objections.push_back(absl::StrCat("attention by ", fast.name, ", head size ", head_dim, ", window ",
-                                        cases[i].window_tokens, ": ", *objection, "; ours is used"));
-    }
-    if (!objection.has_value()) agreed.push_back(head_dim);
-  }
-  if (used != nullptr && !agreed.empty()) {
-    used->push_back(absl::StrCat("attention by ", fast.name, " of heads of ", absl::StrJoin(agreed, ", ")));
-  }
-  TrustedHeadDims() = std::move(agreed);
-  return objections;
-}
-
-void LeaveOutFastAttention() { TrustedHeadDims().clear(); }
+void TrustFastAttention(std::vector<int64_t> head_dims) { TrustedHeadDims() = std::move(head_dims); }
 
 }  // namespace lorad::cuda

@@ -16,8 +16,8 @@ namespace lorad {
 absl::StatusOr<DeviceMemory> OpenCudaOps(const std::string& path);
 
 // Compares the forms of operators that other libraries' kernels have with ours, on the device; until then, and where
-// they differ, ours are used. A line for each that does; `used` gets the names of those that do not. Once, behind
-// OpenCudaOps.
+// they differ, ours are used. A line for each that does; `used` gets the names of those that do not. Behind
+// OpenCudaOps, while nothing else computes; once is enough.
 std::vector<std::string> CheckFastForms(std::vector<std::string>* used = nullptr);
 // Instead: none of them, and of ours none on tensor cores.
 void LeaveOutFastForms();

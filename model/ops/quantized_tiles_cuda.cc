@@ -68,6 +68,7 @@ std::optional<std::string> Objection(Quantization quantization, int64_t in, int6
   const QuantizedColumns weight = {quantization, in, out, DataOf<uint8_t>(panels)};
   const auto result = [&](const auto& multiply) -> absl::StatusOr<at::Tensor> {
     at::Tensor y = at::empty({rows, out}, x.options());
+    y.fill_(7.0);  // its memory may be the other form's, with the right numbers in it
     RETURN_IF_ERROR(StatusOf("Linear", multiply(y)));
     return y.to(at::kFloat).cpu();
   };

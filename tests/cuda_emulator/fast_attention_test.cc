@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/ops/empty.h>
@@ -14,6 +16,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/ops/activate.h"
+#include "model/ops/cuda/fast_attention.h"
+#include "model/ops/fast_attention_cuda.h"
 #include "model/ops/open_cuda.h"
 #include "model/ops/paged_attention.h"
 #include "tests/cuda_emulator/last_error.h"
@@ -88,11 +92,10 @@ std::string BytesOf(const at::Tensor& t) {
 
 // By ours, then by the fast form, which is to have run.
 void ExpectTheSame(const Problem& problem) {
-  SetTiledAttention(TiledAttention::kFails);
-  CheckFastForms();
+  LeaveOutFastForms();
   const at::Tensor ours = problem.Run();
   SetTiledAttention(TiledAttention::kRight);
-  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+  cuda::TrustFastAttention({problem.head_dim});
   const int before = TiledAttentionRuns();
   const at::Tensor fast = problem.Run();
   ASSERT_EQ(TiledAttentionRuns(), before + 1);
@@ -116,11 +119,49 @@ TEST(FastAttentionTest, AFormThatDiffersIsNamedAndNeverUsed) {
   const std::vector<std::string> lines = CheckFastForms();
   ASSERT_EQ(lines.size(), 3u);
   EXPECT_THAT(lines[1],
-              testing::HasSubstr("attention by the stand-in, head size 128, window 0: differs from ours by 0.5"));
+              testing::HasSubstr("the stand-in, head size 128, 4 heads on 1, window 0: differs from ours by 0.5"));
   EXPECT_THAT(lines[1], testing::HasSubstr("limit: 0.01; ours is used"));
   const int before = TiledAttentionRuns();
   EXPECT_EQ(BytesOf(problem.Run()), BytesOf(ours));
   EXPECT_EQ(TiledAttentionRuns(), before);
+}
+
+// A form that is wrong only where models are is found out, for every size of heads.
+TEST(FastAttentionTest, WhatModelsAskForIsAmongWhatIsCompared) {
+  using Call = emulator::TiledAttentionCall;
+  constexpr int64_t kLayers = 2;  // of the check
+  const auto block_bytes = [](const Call& c) { return kLayers * 2 * c.kv_heads * c.head_bytes; };
+  std::vector<std::pair<std::string, std::function<bool(const Call&)>>> places = {
+      {"columns of qkv", [](const Call& c) { return c.q_stride > c.heads * c.head_dim; }},
+      {"pages below a block", [&](const Call& c) { return c.page_bytes < block_bytes(c); }},
+      {"pages above a block", [&](const Call& c) { return c.page_bytes > block_bytes(c); }},
+      {"a second layer", [](const Call& c) { return c.key_offset_bytes > 0; }},
+      {"three chunks", [](const Call& c) { return c.most_chunks == 3; }}};
+  for (const int64_t group : {1, 2, 3, 4, 5, 7, 8, 16}) {
+    places.emplace_back(absl::StrCat("groups of ", group),
+                        [=](const Call& c) { return c.heads / c.kv_heads == group; });
+  }
+  for (const bool many : {false, true}) {
+    for (const bool chunks : {false, true}) {
+      for (const bool window : {false, true}) {
+        places.emplace_back(absl::StrCat("many ", many, ", chunks ", chunks, ", window ", window), [=](const Call& c) {
+          return (c.tile_rows > 16) == many && (c.most_chunks > 1) == chunks && (c.window_tokens > 0) == window;
+        });
+      }
+    }
+  }
+  for (const auto& [name, wrong_at] : places) {
+    SCOPED_TRACE(name);
+    emulator::SetTiledAttentionWrongAt(wrong_at);
+    EXPECT_THAT(cuda::CheckFastAttention(nullptr),
+                testing::ElementsAre(testing::HasSubstr("head size 64, "), testing::HasSubstr("head size 128, "),
+                                     testing::HasSubstr("head size 256, ")));
+  }
+  for (const bool many : {false, true}) {
+    emulator::SetTiledAttentionWrongAt([=](const Call& c) { return c.capped && (c.tile_rows > 16) == many; });
+    EXPECT_THAT(cuda::CheckFastAttention(nullptr), testing::ElementsAre(testing::HasSubstr("head size 256, ")));
+  }
+  SetTiledAttention(TiledAttention::kRight);
 }
 
 TEST(FastAttentionTest, AFormThatFailsIsNamedAndNeverUsed) {
@@ -179,7 +220,7 @@ TEST(FastAttentionTest, PromptsInPiecesBesideDecode) {
 
 TEST(FastAttentionTest, HeadsItHasNoKernelForAreOurs) {
   SetTiledAttention(TiledAttention::kRight);
-  ASSERT_THAT(CheckFastForms(), testing::IsEmpty());
+  ASSERT_THAT(cuda::CheckFastAttention(nullptr), testing::IsEmpty());
   const int before = TiledAttentionRuns();
   Problem(4, 2, 96, 0, {{20, 2}}).Run();
   EXPECT_EQ(TiledAttentionRuns(), before);

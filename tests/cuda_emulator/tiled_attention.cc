@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "model/kv/kv_layout.h"
@@ -14,13 +16,32 @@ namespace lorad::cuda {
 namespace {
 
 using emulator::TiledAttention;
+using emulator::TiledAttentionCall;
 
 TiledAttention how_chosen = TiledAttention::kRight;
 int64_t chosen_head_dim = 0;
+std::function<bool(const TiledAttentionCall&)> chosen_wrong_at;
 int runs = 0, chunks = 0;
 
 TiledAttention HowOf(int64_t head_dim) {
   return chosen_head_dim == 0 || chosen_head_dim == head_dim ? how_chosen : TiledAttention::kRight;
+}
+
+float WrongBy(const AttentionRows<Bf16>& rows, const AttentionTiles& tiles) {
+  const KvLayer& kv = rows.kv;
+  if (!chosen_wrong_at) return HowOf(kv.head_dim) == TiledAttention::kWrong ? 0.5f : 0.0f;
+  const bool wrong = chosen_wrong_at({.head_dim = kv.head_dim,
+                                      .heads = rows.heads,
+                                      .kv_heads = kv.kv_heads,
+                                      .q_stride = rows.q.stride,
+                                      .page_bytes = kv.page_bytes,
+                                      .head_bytes = kv.head_bytes,
+                                      .key_offset_bytes = kv.key_offset_bytes,
+                                      .window_tokens = rows.window_tokens,
+                                      .tile_rows = tiles.tile_rows,
+                                      .most_chunks = tiles.most_chunks,
+                                      .capped = rows.softcap > 0.0f});
+  return wrong ? 8.0f : 0.0f;  // a model's answers change by it, too
 }
 
 constexpr int32_t kFewTileRows = 16, kManyTileRows = 64;
@@ -80,11 +101,12 @@ void RunItem(const AttentionRows<Bf16>& rows, const AttentionTiles& tiles, int64
   const int64_t chunks = (std::min(context, left + tiles.tile_rows) + chunk_tokens - 1) / chunk_tokens;
   const int32_t* const table = rows.block_table + tiles.table_starts[s];
   const int64_t end = std::min((tile + 1) * int64_t{tiles.tile_rows}, count * group);
+  const float wrong_by = WrongBy(rows, tiles);
   for (int64_t packed = tile * tiles.tile_rows; packed < end; ++packed) {
     for (int64_t kv_head = 0; kv_head < rows.kv.kv_heads; ++kv_head) {
       const int64_t row = packed / group, head = kv_head * group + packed % group;
       Part part = PartOf(rows, table, begin + row, head, context - count + row, chunk_begin, chunk_end);
-      if (HowOf(rows.kv.head_dim) == TiledAttention::kWrong) part.values.back() += 0.5f;
+      for (float& value : part.values) value += wrong_by;
       const int64_t at = tiles.first_parts[s] + (parted ? row * chunks + chunk : row);
       if (parted) tiles.part_weights[at * rows.heads + head] = part.log2_sum;
       Bf16* const to = parted ? static_cast<Bf16*>(tiles.parts) : rows.y.data;
@@ -154,6 +176,11 @@ namespace lorad::emulator {
 void SetTiledAttention(TiledAttention how, int64_t head_dim) {
   cuda::how_chosen = how;
   cuda::chosen_head_dim = head_dim;
+  cuda::chosen_wrong_at = nullptr;
+}
+void SetTiledAttentionWrongAt(std::function<bool(const TiledAttentionCall&)> wrong_at) {
+  SetTiledAttention(TiledAttention::kRight);
+  cuda::chosen_wrong_at = std::move(wrong_at);
 }
 int TiledAttentionRuns() { return cuda::runs; }
 int TiledAttentionChunks() { return cuda::chunks; }
