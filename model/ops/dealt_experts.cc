@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 #include "model/ops/check_args.h"
+#include "model/ops/check_shared_rows.h"
 #include "model/ops/cpu_ops.h"
 #include "model/ops/cuda_table.h"
 
@@ -91,12 +92,7 @@ absl::Status CombineDealt(const CombineDealtArgs& args) {
   for (const at::Tensor* beside : {&args.x, &args.pairs, &args.weights}) {
     RETURN_IF_ERROR(check.SameDevice(args.y, "a tensor", *beside));
   }
-  if (args.shared.defined()) {
-    RETURN_IF_ERROR(check.Tensor("shared", args.shared, dtype, {rows, width}));
-    RETURN_IF_ERROR(check.Tensor("shared_logits", args.shared_logits, dtype, {rows, 1}));
-    RETURN_IF_ERROR(check.SameDevice(args.y, "shared", args.shared));
-    RETURN_IF_ERROR(check.SameDevice(args.y, "shared_logits", args.shared_logits));
-  }
+  RETURN_IF_ERROR(CheckSharedRows(check, args.y, rows, args.shared, args.shared_logits));
   return Dispatch("CombineDealt", args.y, &cpu::CombineDealt, InstalledCudaOps().combine_dealt, args);
 }
 

@@ -354,6 +354,8 @@ TEST_P(DealtExpertsTest, CombinesIntoSomeRowsAloneAndAddsToThem) {
   }
   at::Tensor y = before.clone();
   EXPECT_INVALID(CombineDealt({x, pairs, weights, x, none, y, rows}), "shared");
+  at::Tensor of_three = before.narrow(0, 0, 3).clone();
+  EXPECT_INVALID(CombineDealt({x, pairs, weights, before.narrow(0, 0, 2), none, of_three}), "shared: [2");
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, DealtExpertsTest, testing::Values(at::kFloat, at::kBFloat16), DTypeName);
