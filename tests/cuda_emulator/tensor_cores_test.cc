@@ -37,6 +37,15 @@ Matrix Product(const Matrix& a, const Matrix& b, int rows, int depth, int column
   return c;
 }
 
+// What one warp makes of a [rows, depth] and b [depth, columns].
+Matrix OfOneWarp(void (*kernel)(const Bf16* a, const Bf16* b, float* c), const Matrix& a, const Matrix& b, int rows,
+                 int columns) {
+  const std::vector<Bf16> bits_of_a = Bf16Of(a), bits_of_b = Bf16Of(b);
+  Matrix c(static_cast<size_t>(rows * columns));
+  Launch(kernel, Grid(1), kWarp, nullptr, bits_of_a.data(), bits_of_b.data(), c.data());
+  return c;
+}
+
 // Each element from where "Matrix Fragments for mma.m16n8k16 with floating point type" of the PTX ISA says, in its
 // words: element i of a lane's fragment, two of them in a register.
 __global__ void ByTheBook(const Bf16* a, const Bf16* b, float* c) {
@@ -60,10 +69,7 @@ __global__ void ByTheBook(const Bf16* a, const Bf16* b, float* c) {
 }
 TEST(TensorCoresTest, FragmentsLieAsThePtxIsaSays) {
   const Matrix a = Integers(16 * 16, 1), b = Integers(16 * 8, 2);
-  const std::vector<Bf16> bits_of_a = Bf16Of(a), bits_of_b = Bf16Of(b);
-  Matrix c(16 * 8);
-  Launch(&ByTheBook, Grid(1), kWarp, nullptr, bits_of_a.data(), bits_of_b.data(), c.data());
-  EXPECT_EQ(c, Product(a, b, 16, 16, 8));
+  EXPECT_EQ(OfOneWarp(&ByTheBook, a, b, 16, 8), Product(a, b, 16, 16, 8));
 }
 
 // Two warps of 16 rows, 32 deep, b as columns [64, 32] side by side.
@@ -134,10 +140,7 @@ __global__ void OfColumns(const Bf16* a, const Bf16* b, float* c) {
 }
 TEST(TensorCoresTest, ALaneHoldsNeighboursOfOperandsOfColumns) {
   const Matrix a = Integers(16 * 16, 5), b = Integers(16 * 128, 6);
-  const std::vector<Bf16> bits_of_a = Bf16Of(a), bits_of_b = Bf16Of(b);
-  Matrix c(16 * 128);
-  Launch(&OfColumns, Grid(1), kWarp, nullptr, bits_of_a.data(), bits_of_b.data(), c.data());
-  EXPECT_EQ(c, Product(a, b, 16, 16, 128));
+  EXPECT_EQ(OfOneWarp(&OfColumns, a, b, 16, 128), Product(a, b, 16, 16, 128));
 }
 
 __global__ void LoadsAndStores(const Bf16* from, int64_t left, Bf16* to) {
