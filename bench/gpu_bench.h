@@ -10,6 +10,7 @@
 
 #include "bench/adapter_folders.h"
 #include "bench/device_llama.h"
+#include "bench/form_answers.h"
 #include "bench/gpu_scale.h"
 #include "bench/report.h"
 #include "bench/traffic.h"
@@ -24,6 +25,7 @@ class GpuBench final {
   struct Options {
     std::set<std::string> only;  // names of parts; empty: all
     bool graphs = true;          // decode steps are captured, as the daemon's are
+    bool fast_forms = true;      // those that agree with ours are used
   };
   // The report outlives it.
   GpuBench(const ModelShape& shape, Scale scale, Options options, Report* report);
@@ -42,6 +44,11 @@ class GpuBench final {
   int64_t AdapterBytes(int64_t rank) { return adapters_.PoolBytes(rank, page_bytes()); }
   int64_t page_bytes() { return std::min<int64_t>(int64_t{64} << 10, llama_.model().kv_layout().block_bytes()); }
   static void Load(ThreadedEngine& engine, const std::string& name, const std::string& folder);
+
+  // gpu_forms.cc: whether requests of this shape, with adapters, are answered alike by the fast forms and by ours.
+  // Fails where they are not.
+  void CompareForms();
+  std::vector<FormAnswer> AnswersToCompare(int32_t beginning);
 
   // gpu_rates.cc: tokens a second.
   void Decode();

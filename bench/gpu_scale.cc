@@ -6,6 +6,8 @@ Scale Large() {
   return {
       .copied_bytes = int64_t{2} << 30,
       .matrix_side = 8192,
+      .compared = {{64, 0}, {64, 8}, {64, 16}, {64, 64}, {300, 16}, {512, 64}},
+      .compared_tokens = 16,
       .decode_batches = {1, 32, 128},
       .sampled_batch = 32,
       .decode = {"", 128, 128},
@@ -29,6 +31,8 @@ Scale Large() {
 Scale Small() {
   return {.copied_bytes = int64_t{64} << 10,
           .matrix_side = 32,
+          .compared = {{24, 0}, {24, 8}, {40, 64}},
+          .compared_tokens = 10,
           .decode_batches = {1, 3},
           .sampled_batch = 3,
           .decode = {"", 4, 4},

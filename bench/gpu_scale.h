@@ -14,9 +14,16 @@ struct Kept {
   std::vector<int64_t> counts;  // for each of which kept(n) is measured
 };
 
+// A request that is answered by the fast forms and by ours; rank 0: of the base.
+struct Compared {
+  int64_t prompt_tokens, rank;
+};
+
 // How much of everything gpu_bench does.
 struct Scale {
   int64_t copied_bytes, matrix_side;
+  std::vector<Compared> compared;
+  int64_t compared_tokens;  // that each gets
   std::vector<int64_t> decode_batches;
   int64_t sampled_batch;  // the one of them that is measured with drawn tokens, too
   Ask decode;
