@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(kExpandThreads, 3) ExpandKernel(SegmentedWork 
   const int64_t c = block.first + int64_t{threadIdx.x} * kColumnsOfThread;
   // What the pool packs lies at multiples of 16 bytes.
   const bool wide = (of.columns | of.first_column | y.stride) % kColumnsOfThread == 0 && AlignedToFour(y.data);
-  if (!wide) {
-    ExpandColumns<kRowsPerTile, false>(work, tile, block.part, c, h, y);
+  if (!wide) {  // of no model: a form of one row is enough
+    ForEachRow(tile, [&](const RowTile& row) { ExpandColumns<1, false>(work, row, block.part, c, h, y); });
   } else if (tile.rows > 1) {
     ExpandColumns<kRowsPerTile, true>(work, tile, block.part, c, h, y);
   } else {

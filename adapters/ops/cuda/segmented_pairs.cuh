@@ -55,6 +55,17 @@ __device__ void ForEachPair(const SegmentedWork& work, const RowTile& tile, cons
   }
 }
 
+// fn(tile) for each row of the tile, as a tile of its own.
+template <typename Fn>
+__device__ void ForEachRow(const RowTile& tile, const Fn& fn) {
+  RowTile row = tile;
+  row.rows = 1;
+  for (int r = 0; r < tile.rows; ++r) {
+    fn(row);
+    ++row.first_row, row.h_offset += tile.ranks;
+  }
+}
+
 template <typename T>
 __device__ inline const T* InputRow(const ShrinkInput<T>& input, int64_t row) {
   return input.x.row(input.input_rows == nullptr ? row : input.input_rows[row]);

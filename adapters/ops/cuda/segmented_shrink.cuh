@@ -38,10 +38,12 @@ __device__ void ShrinkRanks(const ShrinkInput<T>& input, const RowTile& tile, co
   float sums[kSums] = {};
   for (int64_t i = int64_t{threadIdx.x} * kEight; i < input.width; i += kShrinkThreads * kEight) {
     float of_a[kRanksPerBlock][kEight], of_x[kEight];
+    const T* row = a + i;
     for (int j = 0; j < kRanksPerBlock; ++j) {
-      // Beyond the last the last again, as with rows: no load waits for a condition.
-      const T* row = a + (j < ranks ? j : ranks - 1) * input.width;
-      LoadUpToEight(kWide, row + i, input.width - i, of_a[j]);
+      LoadUpToEight(kWide, row, input.width - i, of_a[j]);
+      // Beyond the last the last again, as with rows: no load waits for a condition. From one address to the next, as
+      // eight of them would take the registers of sums.
+      row += j + 1 < ranks ? input.width : 0;
     }
     for (int r = 0; r < kRows; ++r) {
       const T* x = InputRow(input, tile.first_row + (r < tile.rows ? r : tile.rows - 1));
@@ -81,8 +83,11 @@ __global__ void __launch_bounds__(kShrinkThreads, 2) ShrinkKernel(SegmentedWork 
     float* h = work.h + tile.h_offset + h_column + first;
     const bool wide =
         input.width % kEight == 0 && input.x.stride % kEight == 0 && IsAligned(input.x.data) && IsAligned(a);
-    if (!wide) {
-      ShrinkRanks<kRowsPerTile, false>(input, tile, a, count, parts, h);
+    if (!wide) {  // of no model: a form of one row is enough, and another of several would take registers of all
+      ForEachRow(tile, [&](const RowTile& row) {
+        ShrinkRanks<1, false>(input, row, a, count, parts, h + (row.h_offset - tile.h_offset));
+        __syncthreads();
+      });
     } else if (tile.rows > 1) {
       ShrinkRanks<kRowsPerTile, true>(input, tile, a, count, parts, h);
     } else {
