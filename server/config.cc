@@ -194,6 +194,9 @@ std::string MessageOf(const CLI::ParseError& error, const CLI::App& app) {
   const std::string what = error.what();
   if (dynamic_cast<const CLI::FileError*>(&error) != nullptr) return absl::StrCat("--config: ", what);
   if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) return absl::StrCat(what, "; limit: a number");
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !app.remaining().empty()) {
+    return absl::StrCat(what, "; not a flag: ", app.remaining()[0]);
+  }
   // "… expected: --max-sequence=3", "INI was not able to parse max-sequence"
   const std::string wrong = what.substr(what.find_last_of(' ') + 1);
   const bool in_file = dynamic_cast<const CLI::ConfigError*>(&error) != nullptr;

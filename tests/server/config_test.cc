@@ -198,6 +198,7 @@ TEST(ConfigTest, AFlagThatIsNotKnownIsToldWithTheOneThatWasMeant) {
   EXPECT_THAT(Refused({ConfigFile("model = \"/m\"\nmax-sequence = 8\n").flag()}).text,
               HasSubstr("--config: max-sequence; not known; did you mean max-sequences?"));
   EXPECT_THAT(Refused({"--config=/nowhere.toml", "--model=/m"}).text, HasSubstr("--config: /nowhere.toml"));
+  EXPECT_THAT(Refused({"/models/llama"}).text, HasSubstr("--model is required; not a flag: /models/llama"));
 }
 
 TEST(ConfigTest, HelpTellsOfFlagsInGroupsTheModelFirst) {
