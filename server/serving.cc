@@ -220,9 +220,13 @@ absl::Status Serving::Parts::StartTuning(const ServerConfig& config, Log* log) {
     const absl::Status inside = ResolveAdapterPath(AbsolutePath(config.state_dir), config.adapter_root).status();
     if (!inside.ok()) return absl::Status(inside.code(), absl::StrCat("--state-dir: ", inside.message()));
   }
-  ASSIGN_OR_RETURN(tuning,
-                   Tuning::Start({&backend, model.get(), base_tables, gate.get(), AbsolutePath(config.state_dir),
-                                  ChatTemplate::Load(config.model_dir), config.tuning_jobs, pool_bytes(), log}));
+  absl::StatusOr<std::unique_ptr<Tuning>> started =
+      Tuning::Start({&backend, model.get(), base_tables, gate.get(), AbsolutePath(config.state_dir),
+                     ChatTemplate::Load(config.model_dir), config.tuning_jobs, pool_bytes(), log});
+  if (!started.ok()) {
+    return absl::Status(started.status().code(), absl::StrCat("--state-dir: ", started.status().message()));
+  }
+  tuning = *std::move(started);
   backend.tuning = tuning.get();
   backend.rollback = [tuning = tuning.get()](const std::string& name, const std::string& revision, AdapterReply reply) {
     tuning->Rollback(name, revision, std::move(reply));

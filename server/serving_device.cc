@@ -79,7 +79,13 @@ absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const Ser
   const int64_t page_bytes = PageBytes(layout);
   ServingMemory made;
   if (!device.is_cuda()) {
-    const int64_t bytes = config.memory_bytes.value_or(DefaultMemoryBytes(AvailableMemoryBytes()));
+    const int64_t available_bytes = AvailableMemoryBytes();
+    const int64_t bytes = config.memory_bytes.value_or(DefaultMemoryBytes(available_bytes));
+    if (available_bytes > 0 && bytes > available_bytes) {  // it is taken page by page, and not refused
+      log->Warning("memory", {{"bytes", bytes},
+                              {"available", available_bytes},
+                              {"hint", "the system may end the daemon before the pool is full; lower --memory-bytes"}});
+    }
     ASSIGN_OR_RETURN(made.pages, PagePool::Create(bytes, page_bytes));
     return made;
   }

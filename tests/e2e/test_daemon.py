@@ -218,6 +218,19 @@ def test_a_folder_that_a_flag_names_and_that_is_not_there_is_told_by_the_flag_be
     assert "--model: meta-llama/Llama-3.1-8B; " in failed.stderr and "nothing is downloaded" in failed.stderr
 
 
+def test_a_state_folder_that_cannot_be_made_is_told_by_its_flag(build_dir, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    failed = run(build_dir, f"--model={model}", f"--state-dir={tmp_path / 'file' / 'state'}", *PORTS)
+    assert failed.returncode == 1 and "--state-dir: " in failed.stderr
+
+
+def test_a_pool_larger_than_what_is_free_is_warned_of(start_daemon):
+    all_bytes = 1024 * next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal:"))
+    daemon = start_daemon("--device=cpu", f"--memory-bytes={all_bytes}")
+    wait_until(lambda: any("warning memory " in line and "lower --memory-bytes" in line for line in daemon.log))
+    assert daemon.stop() == 0
+
+
 def test_bases_that_must_be_refused_are(build_dir, golden):
     """A sample: tests/model has all of them; here the process ends well, with the reason."""
     folders = sorted(folder for folder in (golden / "refused_models").iterdir() if folder.is_dir())[::15]
