@@ -32,6 +32,8 @@ struct ExampleSource {
   // Packing: entry i of a batch holds examples [pack_starts[i], pack_starts[i + 1]), each a sequence of its own. Empty:
   // one example each.
   std::vector<int64_t> pack_starts = {};
+  // How many tokens example `index` has; of sources on disk.
+  std::function<absl::StatusOr<int64_t>(int64_t index)> tokens = nullptr;
 
   int64_t entries() const { return pack_starts.empty() ? count : static_cast<int64_t>(pack_starts.size()) - 1; }
 };

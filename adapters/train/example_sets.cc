@@ -20,7 +20,9 @@ using Store = std::shared_ptr<const ExampleStore>;
 using Places = std::function<int64_t(int64_t index)>;  // a set's example -> the store's
 
 ExampleSource SourceOf(const Store& store, int64_t count, const Places& place) {
-  return {count, [store, place](int64_t index) { return store->Get(place(index)); }};
+  return {.count = count,
+          .get = [store, place](int64_t index) { return store->Get(place(index)); },
+          .tokens = [store, place](int64_t index) { return store->Tokens(place(index)); }};
 }
 
 // One entry after the other is filled with what comes next, as long as it fits.
@@ -41,6 +43,23 @@ absl::StatusOr<std::vector<int64_t>> PackStarts(const ExampleStore& store, int64
 }
 
 }  // namespace
+
+absl::StatusOr<LargestEntry> LargestEntryOf(const ExampleSource& source) {
+  LargestEntry largest;
+  for (int64_t entry = 0; entry < source.entries(); ++entry) {
+    const bool packed = !source.pack_starts.empty();
+    const auto at = static_cast<size_t>(entry);
+    int64_t sum = 0;
+    for (int64_t i = packed ? source.pack_starts[at] : entry; i < (packed ? source.pack_starts[at + 1] : entry + 1);
+         ++i) {
+      ASSIGN_OR_RETURN(const int64_t tokens, source.tokens(i));
+      sum += tokens;
+      largest.longest_tokens = std::max(largest.longest_tokens, tokens);
+    }
+    largest.tokens = std::max(largest.tokens, sum);
+  }
+  return largest;
+}
 
 absl::StatusOr<ExampleSets> OpenExampleSets(const std::string& prefix, const ExampleSetOptions& options) {
   ASSIGN_OR_RETURN(const Store store, ExampleStore::Open(prefix));

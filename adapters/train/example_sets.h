@@ -24,4 +24,11 @@ struct ExampleSets {
 // uses it; the same options give the same sets. Errors: the stores'; InvalidArgument when nothing is left to train on.
 absl::StatusOr<ExampleSets> OpenExampleSets(const std::string& prefix, const ExampleSetOptions& options);
 
+// The largest entry of a source, and its longest example, which may be in another.
+struct LargestEntry {
+  int64_t tokens = 0;
+  int64_t longest_tokens = 0;
+};
+absl::StatusOr<LargestEntry> LargestEntryOf(const ExampleSource& source);
+
 }  // namespace lorad

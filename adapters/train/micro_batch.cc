@@ -8,6 +8,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
 
+#include "adapters/train/batch_bytes.h"
 #include "adapters/train/follow_down.h"
 #include "adapters/train/leaves.h"
 #include "model/base/status_macros.h"
@@ -22,9 +23,11 @@ constexpr int64_t kHeadElements = int64_t{1} << 22;  // logits of one slice: 16 
 constexpr int64_t kDeviceHeadElements = int64_t{1} << 23;
 constexpr int64_t kSoftmaxProducts = 16;  // what an element of it takes, counted in products of a matmul
 
+int64_t RowsOfElements(int64_t elements, int64_t vocab_size) { return std::max<int64_t>(16, elements / vocab_size); }
+
 int64_t HeadRows(const CausalLm& model) {
-  const int64_t elements = model.device().is_cpu() ? kHeadElements : kDeviceHeadElements;
-  return std::max<int64_t>(16, elements / model.config().vocab_size);
+  const int64_t vocab_size = model.config().vocab_size;
+  return model.device().is_cpu() ? RowsOfElements(kHeadElements, vocab_size) : HeadRowsOnDevice(vocab_size);
 }
 
 // By trained row.
@@ -43,20 +46,16 @@ int64_t LowestLayer(const std::vector<MicroBatchPart>& parts) {
   return lowest;
 }
 
-// About what the backward of a layer keeps: its norms', attention's and FFN's inner values, widened, and of a row with
-// experts, the adapter's or the base's, its FFN's once more for each of them, or their sums.
+// About what the backward of a layer keeps.
 int64_t RecordedBytes(const std::vector<MicroBatchPart>& parts, const ModelConfig& config) {
-  int64_t values = 0;
+  int64_t bytes = 0;
   for (const MicroBatchPart& part : parts) {
     const RoutedTraining* routed = part.leaves->routed();
     const int64_t experts = routed == nullptr ? 0 : routed->moe.routing.Choices(routed->moe.experts);
-    const RoutedFfnConfig& base = config.routed;
-    const int64_t of_row = (16 + 4 * experts + 4 * base.experts_per_token) * config.hidden_size +
-                           (6 + 6 * experts) * config.intermediate_size +
-                           6 * (base.experts_per_token * base.intermediate_size + base.shared_intermediate_size);
-    for (const TrainSequence& sequence : part.sequences) values += of_row * std::ssize(sequence.token_ids);
+    const int64_t of_row = RecordedRowBytes(config, experts);
+    for (const TrainSequence& sequence : part.sequences) bytes += of_row * std::ssize(sequence.token_ids);
   }
-  return 4 * values;
+  return bytes;
 }
 
 // How its rows are dealt to experts is wanted, even if they learn nothing.
@@ -65,6 +64,8 @@ bool IsCounted(const MicroBatchPart& part) { return part.router_tally != nullptr
 at::Tensor GradientOf(const at::Tensor& leaf) { return leaf.defined() ? leaf.grad() : at::Tensor(); }
 
 }  // namespace
+
+int64_t HeadRowsOnDevice(int64_t vocab_size) { return RowsOfElements(kDeviceHeadElements, vocab_size); }
 
 MicroBatch::MicroBatch(CausalLm* model, std::vector<MicroBatchPart> parts, int64_t kept_bytes)
     : model_(model),

@@ -12,6 +12,9 @@
 
 namespace lorad {
 
+// Whose logits one slice of the head has on a device.
+int64_t HeadRowsOnDevice(int64_t vocab_size);
+
 // Forward and backward of one micro-batch, in slices of one layer or one piece of the head, so that serving can run
 // between any two. The rows of several adapters lie side by side: the base sees one batch, each adapter its own rows.
 // The forward keeps the input of every trained layer, and of the last ones all that their backward needs, as many as

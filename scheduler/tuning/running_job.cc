@@ -21,8 +21,8 @@ RunningJob::RunningJob(const JobSurroundings* surroundings, const JobLog* log, J
 std::string RunningJob::folder() const { return absl::StrCat(surroundings_.jobs_dir, "/", job_.id); }
 
 absl::Status RunningJob::CountMemory() {
-  if (!surroundings_.state_bytes) return absl::OkStatus();
-  ASSIGN_OR_RETURN(state_bytes_, surroundings_.state_bytes(job_));
+  if (!surroundings_.bytes) return absl::OkStatus();
+  ASSIGN_OR_RETURN(bytes_, surroundings_.bytes(job_));
   return absl::OkStatus();
 }
 

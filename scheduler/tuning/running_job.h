@@ -34,13 +34,19 @@ struct TuningPlan {
   std::function<absl::StatusOr<std::string>(const std::string& folder)> sample = nullptr;
 };
 
+// What a job takes of the memory that serving uses too.
+struct JobBytes {
+  int64_t state_bytes = 0;  // weights, gradients, optimizer
+  int64_t batch_bytes = 0;  // its largest micro-batch; 0: not more than any
+};
+
 // What a running job needs of its surroundings.
 struct JobSurroundings {
   std::string jobs_dir;  // a folder for each job, by id
   Revisions* revisions;
   std::string base_name;
-  // What `plan` will take for the job's weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
-  std::function<absl::StatusOr<int64_t>(const Job& job)> state_bytes;
+  // What the trainer of `plan` will take; from shapes and lengths alone. Empty: nobody counts.
+  std::function<absl::StatusOr<JobBytes>(const Job& job)> bytes;
   // Where the job has a checkpoint, its trainer may be of no use before that is loaded. May take minutes; `go_on` is
   // asked meanwhile.
   std::function<absl::StatusOr<TuningPlan>(const Job& job, const GoOnFn& go_on)> plan;
@@ -57,7 +63,7 @@ class RunningJob final {
   // Both outlive it.
   RunningJob(const JobSurroundings* surroundings, const JobLog* log, Job job);
 
-  // Asks how much memory Begin will take for states.
+  // Asks how much memory the job will take.
   absl::Status CountMemory();
   // Makes the trainer and goes on from the newest checkpoint that is whole; one that is damaged is told of and set
   // aside. Errors: FailedPrecondition: the checkpoint is of another base; Unavailable: it cannot be read now. Both
@@ -81,7 +87,7 @@ class RunningJob final {
   const Job& job() const { return job_; }
   double tokens_per_second() const { return tokens_per_second_; }  // of the last step
   Trainer* trainer() const { return plan_.trainer.get(); }
-  int64_t state_bytes() const { return state_bytes_; }  // 0 before CountMemory
+  const JobBytes& bytes() const { return bytes_; }  // none before CountMemory
   std::string folder() const;
 
  private:
@@ -97,7 +103,7 @@ class RunningJob final {
   Job job_;
   TuningPlan plan_;
   std::optional<Checkpoints> checkpoints_;
-  int64_t state_bytes_ = 0;
+  JobBytes bytes_;
   int64_t saved_step_ = 0;
   std::optional<JobEvaluation> best_, last_;  // of the evaluations so far
   std::chrono::steady_clock::time_point step_began_;

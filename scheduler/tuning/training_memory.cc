@@ -12,13 +12,13 @@ constexpr std::chrono::seconds kWait(1), kMaxWait(30);
 
 }  // namespace
 
-absl::Status TrainingMemory::Hold(int64_t job_bytes) {
+absl::Status TrainingMemory::Hold(const JobBytes& jobs) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const int64_t before = std::exchange(job_bytes_, job_bytes);
+  const JobBytes before = std::exchange(jobs_, jobs);
   const absl::Status status = HoldAll();
   if (!status.ok()) {
-    job_bytes_ = before;
-  } else if (job_bytes > before) {
+    jobs_ = before;
+  } else if (jobs.state_bytes > before.state_bytes) {
     wait_ = kWait;
   }
   return status;
@@ -32,8 +32,12 @@ absl::Status TrainingMemory::Update() {
 absl::Status TrainingMemory::HoldAll() {
   if (!parts_.hold) return absl::OkStatus();
   const int64_t run_bytes = parts_.runs ? parts_.runs() : 0;
-  const int64_t kept = run_bytes == 0 ? 0 : run_bytes + parts_.activation_bytes;
-  const int64_t bytes = job_bytes_ + run_bytes + (job_bytes_ + run_bytes == 0 ? 0 : parts_.activation_bytes);
+  const bool shared = parts_.run_batch_bytes == 0;
+  const int64_t run_batch_bytes = shared ? parts_.activation_bytes : parts_.run_batch_bytes;
+  const int64_t kept = run_bytes == 0 ? 0 : run_bytes + run_batch_bytes;
+  const int64_t job_batch_bytes = std::max(parts_.activation_bytes, jobs_.batch_bytes);
+  int64_t bytes = kept;
+  if (jobs_.state_bytes > 0) bytes += jobs_.state_bytes + (shared && kept > 0 ? 0 : job_batch_bytes);
   if (bytes == held_bytes_ && kept == kept_bytes_) return absl::OkStatus();
   RETURN_IF_ERROR(parts_.hold(bytes, kept, [this] {
     wanted_back_ = true;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "scheduler/tuning/running_job.h"
 
 namespace lorad {
 
@@ -21,15 +22,18 @@ class TrainingMemory final {
   // when serving cannot do without those that are not kept.
   using HoldFn = std::function<absl::Status(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back)>;
   struct Parts {
-    HoldFn hold;                    // may be empty: nobody counts
-    std::function<void()> wanted;   // serving cannot do without what is held; from any thread
-    int64_t activation_bytes = 0;   // held while there is a job or a run
+    HoldFn hold;                   // may be empty: nobody counts
+    std::function<void()> wanted;  // serving cannot do without what is held; from any thread
+    int64_t activation_bytes = 0;  // held while there is a job or a run, or what the largest batch of a job takes
+    // Held for batches of runs beside those of jobs; 0: they share activation_bytes.
+    int64_t run_batch_bytes = 0;
     std::function<int64_t()> runs;  // bytes of the runs' states; empty: there are none
   };
   explicit TrainingMemory(Parts parts) : parts_(std::move(parts)) {}
 
-  absl::Status Hold(int64_t job_bytes);  // of the jobs' states
-  absl::Status Update();                 // runs came or went
+  absl::Status Hold(const JobBytes& jobs);  // of all jobs, and of their batches the largest
+  absl::Status Hold(int64_t state_bytes) { return Hold(JobBytes{state_bytes, 0}); }
+  absl::Status Update();  // runs came or went
   // More may be asked for; not for a while after it was short or wanted back, longer each time that it stays short.
   bool may_grow() const { return std::chrono::steady_clock::now() >= no_growth_before_; }
   void WasShort();
@@ -44,7 +48,7 @@ class TrainingMemory final {
   const Parts parts_;
   std::atomic<bool> wanted_back_ = false;
   std::mutex mutex_;  // of what follows, to the next blank line
-  int64_t job_bytes_ = 0;
+  JobBytes jobs_;
   int64_t held_bytes_ = 0;
   int64_t kept_bytes_ = 0;
 

@@ -53,6 +53,7 @@ struct TrainingRuns::Impl {
   RunOp* Next(Run* run) const;
   void Answer(const std::shared_ptr<Run>& run, const absl::StatusOr<RunResult>& result);
   std::vector<std::shared_ptr<Run>> All() const;
+  absl::Status CheckLengths(const RunOp& op, const Run& run) const;
   void LeaveAsItLies(const std::string& id, const std::string& name, const absl::Status& why);
   absl::StatusOr<RunInfo> Create(const std::string& id, const std::string& name, int64_t sequence, const BeginFn& begin,
                                  const GoOnFn& go_on);
@@ -266,6 +267,18 @@ void TrainingRuns::Stop() {
   for (const RunQueue::Reply& reply : replies) reply(Ended());
 }
 
+// One that never fits would fail for want of memory in the middle, with the gradients so far.
+absl::Status TrainingRuns::Impl::CheckLengths(const RunOp& op, const Run& run) const {
+  const int64_t most = parts.max_sequence_rows / run.training->row_cost();
+  for (size_t i = 0; i < op.sequences.size(); ++i) {
+    const int64_t tokens = std::ssize(op.sequences[i].token_ids);
+    if (tokens <= most) continue;
+    return absl::InvalidArgumentError(absl::StrCat("data[", i, "]: tokens: ", tokens, "; limit: ", most,
+                                                   ", what the device has memory for; raise --memory-bytes"));
+  }
+  return absl::OkStatus();
+}
+
 void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, RunQueue::Reply reply) {
   const auto queue = [&]() -> std::optional<absl::StatusOr<RunResult>> {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
@@ -276,6 +289,7 @@ void TrainingRuns::Do(const std::string& run_id, int64_t sequence, RunOp op, Run
         return absl::InvalidArgumentError(
             "loss_options: router_loss_weight; limit: a run whose adapter has routers with a loss");
       }
+      RETURN_IF_ERROR(impl_->CheckLengths(op, *found->second));
       int64_t room_bytes = impl_->parts.max_waiting_bytes;
       for (const auto& [id, run] : impl_->runs) room_bytes -= run->queue.waiting_bytes();
       return found->second->queue.Add(sequence, std::move(op), room_bytes, &reply);

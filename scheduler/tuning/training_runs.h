@@ -65,6 +65,8 @@ class TrainingRuns final {
     int64_t max_runs = 64;
     int64_t max_waiting_bytes = int64_t{256} << 20;           // of all runs' operations whose turn has not come
     int64_t max_bytes = std::numeric_limits<int64_t>::max();  // of all runs' states
+    // Of a sequence, each as often as the run's row_cost(): what batches of runs have memory for.
+    int64_t max_sequence_rows = std::numeric_limits<int64_t>::max();
   };
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();

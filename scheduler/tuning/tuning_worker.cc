@@ -38,6 +38,7 @@ struct TuningWorker::Impl {
         memory({.hold = parts.hold,
                 .wanted = [this] { desk.Wake(); },
                 .activation_bytes = parts.activation_bytes,
+                .run_batch_bytes = parts.run_batch_bytes,
                 .runs = [this] { return parts.runs == nullptr ? 0 : parts.runs->held_bytes(); }}) {}
 
   void Run();
@@ -269,9 +270,12 @@ void TuningWorker::Impl::GrantWishes() {
 
 // What the running jobs need, of the memory that serving uses too.
 absl::Status TuningWorker::Impl::HoldMemory() {
-  int64_t bytes = 0;
-  for (const auto& job : jobs) bytes += job->state_bytes();
-  return memory.Hold(bytes);
+  JobBytes all;  // of batches one at a time
+  for (const auto& job : jobs) {
+    all.state_bytes += job->bytes().state_bytes;
+    all.batch_bytes = std::max(all.batch_bytes, job->bytes().batch_bytes);
+  }
+  return memory.Hold(all);
 }
 
 // Where serving asked for it, every job goes back into the queue, to go on from where it is when there is room again.

@@ -37,6 +37,7 @@ class TuningWorker final {
     int64_t max_jobs = 1;                          // that run at once
     int64_t max_batch_rows = 1;                    // of a batch of several jobs; a job alone may have more
     int64_t activation_bytes = 0;                  // held while a job runs or there are runs
+    int64_t run_batch_bytes = 0;                   // as TrainingMemory
     int64_t kept_bytes = SharedBatch::kKeptBytes;  // of them, as SharedBatch
     TrainingMemory::HoldFn hold;                   // of the memory shared with serving; empty: nobody counts
     TrainingRuns* runs = nullptr;                  // share the batches; null: none

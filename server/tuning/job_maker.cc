@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -26,6 +27,14 @@ absl::StatusOr<ExampleSets> OpenSets(const std::string& folder, const TuningSpec
                                                          .pack_tokens = spec.packing ? data.max_length_tokens : 0,
                                                          .shuffle = spec.train.shuffle,
                                                          .seed = spec.train.seed});
+}
+
+// That training or evaluation can meet.
+absl::StatusOr<BatchShape> LargestBatch(const TuningSpec& spec, const ExampleSets& sets) {
+  ASSIGN_OR_RETURN(const LargestEntry trained, LargestEntryOf(sets.train));
+  ASSIGN_OR_RETURN(const LargestEntry evaluated, LargestEntryOf(sets.eval));
+  return BatchShape{.rows = spec.train.micro_batch_size * std::max(trained.tokens, evaluated.tokens),
+                    .longest_tokens = std::max(trained.longest_tokens, evaluated.longest_tokens)};
 }
 
 // Written beside the weights: what they were made of. `spec` has no lines of data any more.
@@ -90,6 +99,8 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
     }
   }
   ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
+  ASSIGN_OR_RETURN(const BatchShape largest, LargestBatch(spec, sets));
+  RETURN_IF_ERROR(JobBytesWithin(memory, spec.train, *model, largest).status());
   ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, sets.train.entries()));
   if (init.has_value()) RETURN_IF_ERROR(KeepInitAdapter(*init, model->base_shape(), base_tables, InitFolder(folder)));
   MadeJob made;
@@ -106,10 +117,13 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
   return made;
 }
 
-absl::StatusOr<int64_t> JobMaker::StateBytes(const Job& job) const {
+absl::StatusOr<JobBytes> JobMaker::BytesOf(const Job& job, const std::string& folder) const {
   ASSIGN_OR_RETURN(const v1::FineTuneSpec proto, StoredSpec(job));
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, backend->model));
-  return StateBytesWithin(memory, spec.train, model->base_shape());
+  ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(proto.dataset(), backend->model));
+  ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
+  ASSIGN_OR_RETURN(const BatchShape largest, LargestBatch(spec, sets));
+  return JobBytesWithin(memory, spec.train, *model, largest);
 }
 
 absl::StatusOr<TuningPlan> JobMaker::Plan(const Job& job, const std::string& folder, const GoOnFn& go_on) const {

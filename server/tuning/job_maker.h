@@ -38,8 +38,8 @@ struct JobMaker {
   // `go_on`, which is asked at each line.
   absl::StatusOr<MadeJob> Make(const v1::SubmitJobRequest& request, const std::string& id, const std::string& folder,
                                const std::function<absl::Status()>& go_on) const;
-  // What the plan's trainer will take for its states; nothing is made.
-  absl::StatusOr<int64_t> StateBytes(const Job& job) const;
+  // What the plan's trainer will take; nothing is made.
+  absl::StatusOr<JobBytes> BytesOf(const Job& job, const std::string& folder) const;
   absl::StatusOr<TuningPlan> Plan(const Job& job, const std::string& folder, const GoOnFn& go_on) const;
 };
 

@@ -75,9 +75,7 @@ struct Tuning::Impl {
   absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
   absl::Status Hold(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back);
-  MemoryLimit memory() const {
-    return {parts.memory_bytes, BatchLimitsOf(*parts.model, parts.memory_bytes).activation_bytes};
-  }
+  MemoryLimit memory() const { return {parts.memory_bytes, BatchLimitsOf(*parts.model, parts.memory_bytes)}; }
   JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template, memory()}; }
   absl::Status RemoveStrayFolders();
 
@@ -109,6 +107,7 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
   const auto publish = [&impl](const std::string& name, const std::string& folder, bool replace) {
     return impl.Publish(name, folder, replace);
   };
+  const BatchLimits limits = BatchLimitsOf(*impl.parts.model, impl.parts.memory_bytes);
   ASSIGN_OR_RETURN(
       impl.runs, TrainingRuns::Open(
                      {.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
@@ -125,8 +124,8 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                             impl.parts.log->Warning("run_not_resumed", {{"path", folder}, {"status", why.ToString()}});
                           },
                       .wake = [&impl] { impl.worker->Wake(); },
-                      .max_bytes = impl.parts.memory_bytes / kShareOfRuns}));
-  const BatchLimits limits = BatchLimitsOf(*impl.parts.model, impl.parts.memory_bytes);
+                      .max_bytes = impl.parts.memory_bytes / kShareOfRuns,
+                      .max_sequence_rows = limits.max_sequence_rows}));
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),
       .gate = impl.parts.gate,
@@ -134,19 +133,20 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
       .max_jobs = impl.parts.max_jobs,
       .max_batch_rows = limits.max_rows,
       .activation_bytes = limits.activation_bytes,
+      .run_batch_bytes = limits.run_batch_bytes,
       .kept_bytes = limits.kept_bytes,
       .hold = [&impl](int64_t bytes, int64_t kept_bytes,
                       std::function<void()> give_back) { return impl.Hold(bytes, kept_bytes, std::move(give_back)); },
       .runs = impl.runs.get(),
-      .surroundings = {.jobs_dir = jobs_dir,
-                       .revisions = impl.revisions.get(),
-                       .base_name = impl.parts.backend->model.name,
-                       .state_bytes = [&impl](const Job& job) { return impl.maker().StateBytes(job); },
-                       .plan =
-                           [&impl](const Job& job, const GoOnFn& go_on) {
-                             return impl.maker().Plan(job, impl.worker->JobFolder(job.id), go_on);
-                           },
-                       .publish = publish},
+      .surroundings =
+          {.jobs_dir = jobs_dir,
+           .revisions = impl.revisions.get(),
+           .base_name = impl.parts.backend->model.name,
+           .bytes = [&impl](const Job& job) { return impl.maker().BytesOf(job, impl.worker->JobFolder(job.id)); },
+           .plan = [&impl](
+                       const Job& job,
+                       const GoOnFn& go_on) { return impl.maker().Plan(job, impl.worker->JobFolder(job.id), go_on); },
+           .publish = publish},
       .changed = [&impl](const std::string& job_id) { impl.watchers.Notify(job_id); }});
   RETURN_IF_ERROR(impl.RemoveStrayFolders());
   impl.intake = std::make_unique<TaskThread>(kWaitingSubmissions);

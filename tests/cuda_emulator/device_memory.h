@@ -11,7 +11,7 @@ void* AllocateOnDevice(size_t bytes);
 void FreeOnDevice(void* data);
 size_t FreeDeviceBytes();
 size_t UsedDeviceBytes();
-inline constexpr size_t kMappedDeviceBytes = size_t{128} << 20;
+inline constexpr size_t kMappedDeviceBytes = size_t{256} << 20;
 // From now on the device has no more than this; what it has handed out stays.
 void SetDeviceBytes(size_t bytes);
 

@@ -106,7 +106,7 @@ void TrainOnALostDevice(const std::string& dir) {
   parts.hold = [](int64_t, int64_t, std::function<void()>) { return absl::OkStatus(); };
   parts.surroundings.jobs_dir = dir + "/jobs";
   parts.surroundings.revisions = revisions.get();
-  parts.surroundings.state_bytes = [](const Job&) { return int64_t{1000}; };
+  parts.surroundings.bytes = [](const Job&) { return JobBytes{1000, 0}; };
   parts.surroundings.plan = [&](const Job&, const GoOnFn&) -> absl::StatusOr<TuningPlan> {
     TuningPlan plan;
     plan.trainer = MakeTrainer(base, SmallConfig(2, /*steps=*/5), RandomExamples(6, 8, 1));

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import grpc
 import pytest
 import test_training
 import tuning as tuning_support
@@ -149,6 +150,19 @@ def test_a_loop_of_a_caller_learns_on_the_device_and_is_served(with_device, mode
         saved = run.call("SaveForSampling", finetuning_pb2.SaveForSamplingRequest()).adapter
         tokens = [*data[0].token_ids, data[0].target_ids[-1]]
         assert prompt_logprobs(daemon, tokens, saved) == pytest.approx(list(last.scores[0].logprobs), rel=1e-4)
+
+
+def test_a_micro_batch_that_the_device_has_no_memory_for_is_refused_when_it_is_submitted(with_device, model, tmp_path):
+    long = [5] * 250
+    with training_daemon(with_device, model, tmp_path) as daemon:
+        job = tuning_support.spec(name="large", lines=[json.dumps({"input_ids": long, "labels": long})])
+        job.batch_size = job.micro_batch_size = 64
+        with pytest.raises(grpc.RpcError) as refused:
+            tuning_support.Tuning(daemon).submit(job)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "micro-batch: tokens: 16000, of the longest sequence: 250; bytes" in refused.value.details()
+        job.micro_batch_size = 1
+        assert tuning_support.Tuning(daemon).submit(job).id
 
 
 @pytest.mark.parametrize("base, flags", [("llama3", ["--quantize=fp8"]), ("mixtral", [])])

@@ -45,6 +45,31 @@ TEST_F(TrainingMemoryTest, RunsAreHeldBesideJobsAndKept) {
   EXPECT_EQ(held_, Held(0, 0));
 }
 
+TEST_F(TrainingMemoryTest, TheLargestBatchOfAJobIsHeldWhereItIsMoreThanAny) {
+  ASSERT_THAT(memory_.Hold({.state_bytes = 300, .batch_bytes = 60}), IsOk());
+  EXPECT_EQ(held_, Held(400, 0));
+  ASSERT_THAT(memory_.Hold({.state_bytes = 300, .batch_bytes = 250}), IsOk());
+  EXPECT_EQ(held_, Held(550, 0));
+}
+
+TEST(TrainingMemoryOnDeviceTest, BatchesOfRunsAreHeldBesideThoseOfJobs) {
+  std::pair<int64_t, int64_t> held;
+  int64_t run_bytes = 0;
+  TrainingMemory memory({.hold = [&](int64_t bytes, int64_t kept_bytes, std::function<void()>) -> absl::Status {
+                           held = {bytes, kept_bytes};
+                           return absl::OkStatus();
+                         },
+                         .wanted = [] {},
+                         .activation_bytes = kActivationBytes,
+                         .run_batch_bytes = 150,
+                         .runs = [&] { return run_bytes; }});
+  ASSERT_THAT(memory.Hold(300), IsOk());
+  EXPECT_EQ(held, std::pair(int64_t{400}, int64_t{0}));
+  run_bytes = 200;
+  ASSERT_THAT(memory.Update(), IsOk());
+  EXPECT_EQ(held, std::pair(int64_t{750}, int64_t{350}));
+}
+
 TEST_F(TrainingMemoryTest, WhatIsRefusedChangesNothing) {
   ASSERT_THAT(memory_.Hold(300), IsOk());
   run_bytes_ = 700;

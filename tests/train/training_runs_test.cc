@@ -27,6 +27,7 @@ RunOp OpOf(RunOpKind kind) {
 
 constexpr const char* kFromWeights = "from weights";
 constexpr int64_t kWaitingBytes = 10'000;
+constexpr int64_t kMostRows = 2000;
 
 // Runs of rank 2 in a folder of their own, without a worker: the test is the trainer's thread.
 class TrainingRunsTest : public testing::Test {
@@ -56,6 +57,7 @@ class TrainingRunsTest : public testing::Test {
     parts.not_resumed = [this](const std::string& folder, const absl::Status&) { not_resumed_.push_back(folder); };
     parts.wake = [] {};
     parts.max_waiting_bytes = kWaitingBytes;
+    parts.max_sequence_rows = kMostRows;
     auto runs = TrainingRuns::Open(std::move(parts));
     ASSERT_THAT(runs, IsOk());
     runs_ = *std::move(runs);
@@ -102,6 +104,19 @@ TEST_F(TrainingRunsTest, WhatStillWaitsAtTheEndIsAnsweredAndNothingIsTakenAnyMor
     EXPECT_THAT(**answer, IsError(absl::StatusCode::kUnavailable, HasSubstr("the daemon ends")));
   }
   EXPECT_FALSE(runs_->has_work());
+}
+
+TEST_F(TrainingRunsTest, ASequenceThatNeverFitsIsRefusedAtOnceAndTakesNoNumber) {
+  const auto run = Create("long");
+  ASSERT_THAT(run, IsOk());
+  RunOp op;
+  op.sequences.resize(2);
+  op.sequences[0].token_ids.resize(kMostRows, 5);
+  op.sequences[1].token_ids.resize(kMostRows + 1, 5);
+  const Answer answer = Do(run->id, 2, op);
+  ASSERT_TRUE(answer->has_value());
+  EXPECT_THAT(**answer, IsError(absl::StatusCode::kInvalidArgument, HasSubstr("data[1]: tokens: 2001; limit: 2000")));
+  SaveState(run->id);
 }
 
 TEST_F(TrainingRunsTest, WhatCannotBeReadAtTheStartIsLeftAsItLiesAndGoesOnLater) {

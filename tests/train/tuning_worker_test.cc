@@ -52,7 +52,7 @@ class WorkerTest : public testing::Test {
     };
     parts.surroundings.jobs_dir = dir_.File("jobs");
     parts.surroundings.revisions = revisions_.get();
-    parts.surroundings.state_bytes = [](const Job&) { return kStateBytes; };
+    parts.surroundings.bytes = [](const Job&) { return JobBytes{kStateBytes, 0}; };
     parts.surroundings.plan = [this](const Job& job, const GoOnFn& go_on) -> absl::StatusOr<TuningPlan> {
       ++plans_;
       if (job.name == "slow") {

@@ -4,26 +4,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/ops/autograd/attention_shape.h"
 #include "model/ops/cpu/panel_kernels.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/pieces.h"
 
 namespace lorad {
-
-// What is the same for all heads and sequences of an attention.
-struct AttentionShape {
-  int64_t heads;
-  int64_t kv_heads;
-  int64_t dim;
-  int64_t window_tokens;  // 0: none
-  float scale;
-  float softcap;                // 0: none
-  std::vector<int64_t> starts;  // first rows of the sequences, and the end of the last
-
-  int64_t group() const { return heads / kv_heads; }
-  int64_t sequences() const { return static_cast<int64_t>(starts.size()) - 1; }
-  int64_t tokens_of(int64_t sequence) const { return starts[sequence + 1] - starts[sequence]; }
-};
 
 inline constexpr int64_t kTileRows = 64;  // queries of one head at a time
 

@@ -169,27 +169,6 @@ at::Tensor OfKvHeads(const AttentionShape& shape, const at::Tensor& x) {
   return x.view({x.size(0), shape.kv_heads, shape.group(), shape.dim}).sum(2);
 }
 
-void Save(const AttentionShape& shape, AutogradContext* context) {
-  context->saved_data["heads"] = shape.heads;
-  context->saved_data["kv_heads"] = shape.kv_heads;
-  context->saved_data["dim"] = shape.dim;
-  context->saved_data["window_tokens"] = shape.window_tokens;
-  context->saved_data["scale"] = static_cast<double>(shape.scale);
-  context->saved_data["softcap"] = static_cast<double>(shape.softcap);
-  context->saved_data["starts"] = shape.starts;
-}
-
-AttentionShape SavedShape(AutogradContext* context) {
-  auto& saved = context->saved_data;
-  return {.heads = saved["heads"].toInt(),
-          .kv_heads = saved["kv_heads"].toInt(),
-          .dim = saved["dim"].toInt(),
-          .window_tokens = saved["window_tokens"].toInt(),
-          .scale = static_cast<float>(saved["scale"].toDouble()),
-          .softcap = static_cast<float>(saved["softcap"].toDouble()),
-          .starts = saved["starts"].toIntVector()};
-}
-
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape) {
@@ -198,12 +177,12 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const Operands of = {HeadsOf(q), PackedHeads::Columns(shape, k), PackedHeads::Rows(shape, v)};
     ForParts(shape, kForwardProducts, [&](const AttentionPart& part) { Attend(shape, of, part, to); });
     context->save_for_backward({q, k, v});
-    Save(shape, context);
+    shape.Save(context);
     return mixed;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& of_mixed) {
-    const AttentionShape shape = SavedShape(context);
+    const AttentionShape shape = AttentionShape::Saved(context);
     const variable_list saved = context->get_saved_variables();
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
     const at::Tensor g = of_mixed[0].contiguous().view({q.size(0), shape.heads, shape.dim});
@@ -221,15 +200,8 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
 }  // namespace
 
 at::Tensor HeadAttention(const SequenceAttentionArgs& args) {
-  const AttentionShape shape = {.heads = args.q.size(1),
-                                .kv_heads = args.k.size(1),
-                                .dim = args.q.size(2),
-                                .window_tokens = args.window_tokens,
-                                .scale = static_cast<float>(args.scale),
-                                .softcap = static_cast<float>(args.softcap),
-                                .starts = {args.starts.begin(), args.starts.end()}};
   return AttentionFunction::apply(WithHeadsTogether(args.q), WithHeadsTogether(args.k), WithHeadsTogether(args.v),
-                                  shape);
+                                  AttentionShape::Of(args));
 }
 
 }  // namespace lorad

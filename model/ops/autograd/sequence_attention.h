@@ -10,8 +10,8 @@ namespace lorad {
 // Causal attention over whole sequences, without a cache: what training computes where serving has RopeKvWrite and
 // PagedAttention, as those say, and differentiable in q, k and v.
 //
-// Memory   on the CPU as head_attention.h says; elsewhere the scores of one sequence at a time: heads * length^2
-// floats. Errors   thrown by LibTorch: call under Guarded.
+// Memory   on the CPU as head_attention.h says, elsewhere as query_attention.h. Errors   thrown by LibTorch: call under
+// Guarded.
 
 // Rotates the first 2 * cos.size(1) coordinates of every head, half-split. x [T, heads, D]; cos, sin [T, rotary / 2].
 at::Tensor RotateHeads(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
