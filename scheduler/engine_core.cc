@@ -56,7 +56,8 @@ bool EngineCore::Turn() {
   const int64_t begin_us = clock.NowUs();
   ExpireDeadlines(&state_);
   EndLateRequests(&state_);
-  bool acted = TakePagesBack(&state_);
+  bool acted = GoOnHoldingMemory(&state_);
+  acted |= TakePagesBack(&state_);
   acted |= SettleAdapters(&state_);
   ArrangeWaiting(&state_);
   acted |= RunResidency(&state_);
@@ -100,6 +101,7 @@ void EngineCore::End() {
   while (!state_.running.empty()) GiveUp(ended, state_.running.back(), &state_);
   while (!state_.waiting.empty()) GiveUp(ended, state_.waiting.back(), &state_);
   AnswerOpenCommands(ended, &state_);
+  EndTuningMemory(ended, &state_);
   SettleAdapters(&state_);
   Publish();
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -55,7 +56,9 @@ struct TuningMemory {
   int64_t pages = 0;       // that it asked for; more are withheld where a device has not given all back
   int64_t kept_pages = 0;  // of them: that asking for would be in vain
   std::function<void()> give_back;
-  bool asked = false;        // to give it back, and has not answered
+  bool asked = false;  // to give it back, and has not answered
+  // Wants more, of which a part is done each turn; answered when all is.
+  std::optional<TuningMemoryCommand> growing;
   int64_t returned_us = -1;  // when it last asked for fewer
   int64_t retried_us = -1;   // when the device was last asked for what it has not given back
 };

@@ -12,48 +12,74 @@ namespace {
 
 constexpr int64_t kRetryUs = 1'000'000;      // each try costs steps what LibTorch keeps for them
 constexpr int64_t kMostWaitUs = 10'000'000;  // for what a device does not give back: others may use it too
+// A millisecond or two between two steps: a run that is moved waits for the device, a chunk is two calls of its
+// driver's. Not measured yet.
+constexpr PagePool::TurnBudget kTurn = {.bytes = int64_t{64} << 20, .runs = 32, .chunks = 16};
 
-absl::Status Withhold(int64_t wanted, SchedulerState* state) {
+absl::StatusOr<bool> Withhold(int64_t wanted, SchedulerState* state) {
   bool moved_adapters = false;
-  const absl::Status status =
-      state->parts.pages->Withhold(wanted, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
+  absl::StatusOr<bool> done = state->parts.pages->Withhold(
+      wanted, kTurn, [&](PageOwner owner) { moved_adapters |= owner == PageOwner::kAdapter; });
   if (moved_adapters) state->parts.adapters->RefreshAddresses();
-  return status;
+  return done;
 }
 
-absl::Status Hold(int64_t bytes, SchedulerState* state) {
-  PagePool* const pages = state->parts.pages;
-  const int64_t wanted = pages->PagesFor(bytes);
-  if (wanted > pages->total_pages()) {
-    return absl::InvalidArgumentError(absl::StrCat("memory for training: bytes: ", bytes,
-                                                   "; limit: ", pages->total_pages() * pages->page_bytes(),
-                                                   "; lower the rank or raise --memory-bytes"));
-  }
-  while (wanted - pages->withheld_pages() > pages->free_pages() && EvictOldest(state)) {
-  }
-  const absl::Status status = Withhold(wanted, state);
+void Settle(TuningMemoryCommand command, absl::Status status, SchedulerState* state) {
   if (status.ok()) {
     TuningMemory& memory = state->tuning_memory;
-    if (wanted < memory.pages) memory.returned_us = memory.retried_us = state->parts.clock->NowUs();
-    memory.pages = wanted;
+    memory.pages = state->parts.pages->PagesFor(command.bytes);
+    memory.kept_pages = state->parts.pages->PagesFor(command.kept_bytes);
+    memory.give_back = std::move(command.give_back);
+    memory.asked = false;
   }
-  return status;
+  AnswerStatus(std::move(command.reply), std::move(status), state);
 }
 
 bool DeviceOwesPages(const SchedulerState& state) {
-  return state.parts.pages->withheld_pages() > state.tuning_memory.pages;
+  const TuningMemory& memory = state.tuning_memory;
+  return !memory.growing.has_value() && state.parts.pages->withheld_pages() > memory.pages;
 }
 
 }  // namespace
 
+// The turn that follows begins with it. What is given back is no longer the answer's business: TakePagesBack does that.
 void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state) {
-  absl::Status status = Hold(command.bytes, state);
-  if (status.ok()) {
-    state->tuning_memory.kept_pages = state->parts.pages->PagesFor(command.kept_bytes);
-    state->tuning_memory.give_back = std::move(command.give_back);
-    state->tuning_memory.asked = false;
+  EndTuningMemory(absl::ResourceExhaustedError("memory for training: asked for anew; retry later"), state);
+  TuningMemory& memory = state->tuning_memory;
+  PagePool* const pages = state->parts.pages;
+  const int64_t wanted = pages->PagesFor(command.bytes);
+  if (wanted > pages->total_pages()) {
+    const absl::Status never = absl::InvalidArgumentError(absl::StrCat(
+        "memory for training: bytes: ", command.bytes, "; limit: ", pages->total_pages() * pages->page_bytes(),
+        "; lower the rank or raise --memory-bytes"));
+    return Settle(std::move(command), never, state);
   }
-  AnswerStatus(std::move(command.reply), std::move(status), state);
+  if (wanted < memory.pages) {
+    memory.returned_us = state->parts.clock->NowUs();
+    memory.retried_us = memory.returned_us - kRetryUs;
+    return Settle(std::move(command), absl::OkStatus(), state);
+  }
+  while (wanted - pages->withheld_pages() > pages->free_pages() && EvictOldest(state)) {
+  }
+  memory.growing = std::move(command);
+}
+
+bool GoOnHoldingMemory(SchedulerState* state) {
+  std::optional<TuningMemoryCommand>& growing = state->tuning_memory.growing;
+  if (!growing.has_value()) return false;
+  const absl::StatusOr<bool> done = Withhold(state->parts.pages->PagesFor(growing->bytes), state);
+  if (done.ok() && !*done) return true;
+  TuningMemoryCommand command = *std::exchange(growing, std::nullopt);
+  Settle(std::move(command), done.status(), state);
+  return true;
+}
+
+void EndTuningMemory(const absl::Status& why, SchedulerState* state) {
+  std::optional<TuningMemoryCommand> growing = std::exchange(state->tuning_memory.growing, std::nullopt);
+  if (!growing.has_value()) return;
+  (void)Withhold(state->tuning_memory.pages, state);  // as before
+  state->tuning_memory.retried_us = state->parts.clock->NowUs() - kRetryUs;
+  Settle(*std::move(growing), why, state);
 }
 
 bool AskTuningForMemory(SchedulerState* state) {
@@ -72,9 +98,10 @@ bool TakePagesBack(SchedulerState* state) {
   TuningMemory& memory = state->tuning_memory;
   const int64_t now_us = state->parts.clock->NowUs();
   if (!DeviceOwesPages(*state) || now_us < memory.retried_us + kRetryUs) return false;
-  memory.retried_us = now_us;
   const int64_t before = state->parts.pages->withheld_pages();
-  return Withhold(memory.pages, state).ok() && state->parts.pages->withheld_pages() < before;
+  const bool more = Withhold(memory.pages, state).ok() && state->parts.pages->withheld_pages() < before;
+  memory.retried_us = more ? now_us - kRetryUs : now_us;  // where some came, the rest may come at once
+  return more;
 }
 
 int64_t TakePagesBackInUs(const SchedulerState& state) {

@@ -10,8 +10,13 @@ namespace lorad {
 // Memory that training and serving share: pages are withheld for training while it holds their bytes elsewhere. On a
 // device that can take parts of the pool, these are the bytes that it holds.
 
-// Takes what is idle where free pages do not suffice, as a request would.
+// Takes what is idle where free pages do not suffice, as a request would. What a turn has no time for is done in the
+// next ones: more than before is answered when all is held, less at once.
 void ApplyTuningMemory(TuningMemoryCommand command, SchedulerState* state);
+// A turn's part of what is to be held. True: there was something to do.
+bool GoOnHoldingMemory(SchedulerState* state);
+// Whoever waits for memory is told `why` there is none; what is held is what was before.
+void EndTuningMemory(const absl::Status& why, SchedulerState* state);
 
 // Asks training to give back what it holds, once: a request cannot go on, or had to begin again. True: it holds
 // something that it can give, or the device has not yet given back all that it held, so that waiting helps.

@@ -27,7 +27,7 @@ bool PagePool::Compact(int64_t max_bytes, const MovedFn& moved) {
 }
 
 std::optional<PagePool::Relocation> PagePool::NextRelocation() const {
-  if (holes_.size() < 2) return std::nullopt;
+  if (holes_.size() < 2 || slides_down_) return std::nullopt;
   // The cheap moves first: they copy each run once, past whatever lies between.
   if (auto found = KvIntoLowestHole()) return found;
   if (auto found = AdapterIntoHighestHole()) return found;
@@ -94,7 +94,7 @@ std::optional<PagePool::Relocation> PagePool::SwapAdapterWithKvAbove() const {
     const Run& adapter = runs_[lower->second];
     const Run& kv = runs_[upper->second];
     if (adapter.owner != PageOwner::kAdapter || kv.owner != PageOwner::kKv || !adapter.movable || !kv.movable) continue;
-    if (adapter.first_page + adapter.pages != kv.first_page) continue;
+    if (adapter.first_page + adapter.pages != kv.first_page || kv.first_page + kv.pages > closing_page_) continue;
     return Relocation{.id = upper->second, .first_page = adapter.first_page, .swap_with = lower->second};
   }
   return std::nullopt;

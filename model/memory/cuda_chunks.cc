@@ -58,15 +58,15 @@ bool VirtualMemoryCalls::Find() {
 absl::StatusOr<std::unique_ptr<CudaChunks>> CudaChunks::Create(int64_t bytes) {
   std::unique_ptr<CudaChunks> made(new CudaChunks);
   RETURN_IF_ERROR(made->Reserve(bytes));
-  for (int64_t chunk = 0; chunk < static_cast<int64_t>(made->chunks_.size()); ++chunk) {
-    RETURN_IF_ERROR(made->Map(chunk));
-  }
+  absl::Status why;
+  made->MapFrom(0, made->chunks(), &why);
+  RETURN_IF_ERROR(why);
   RETURN_IF_ERROR(made->TryOut());
   return made;
 }
 
 CudaChunks::~CudaChunks() {
-  for (int64_t chunk = 0; chunk < static_cast<int64_t>(chunks_.size()); ++chunk) Unmap(chunk);
+  for (int64_t chunk = 0; chunk < chunks(); ++chunk) Unmap(chunk);
   if (address_ != 0) calls_.free(address_, static_cast<size_t>(bytes_));
 }
 
@@ -97,11 +97,13 @@ absl::Status CudaChunks::Reserve(int64_t bytes) {
 }
 
 absl::Status CudaChunks::TryOut() {
-  const auto last = static_cast<int64_t>(chunks_.size()) - 1;
+  const int64_t last = chunks() - 1;
   bool kept = Keeps(AddressOf(last), 0x6c6f726164ull);
   Unmap(last);
   const bool went = !chunks_[static_cast<size_t>(last)].has_value();
-  RETURN_IF_ERROR(Map(last));
+  absl::Status why;
+  MapFrom(last, last + 1, &why);
+  RETURN_IF_ERROR(why);
   kept = kept && went && Keeps(AddressOf(last), 0x646172ull);
   return kept ? absl::OkStatus() : absl::UnimplementedError("virtual memory of the device: it did not come again");
 }
@@ -111,35 +113,51 @@ void CudaChunks::Release(int64_t begin, int64_t end) {
 }
 
 int64_t CudaChunks::Restore(int64_t begin, int64_t end) {
-  for (int64_t at = begin; at < end; at += chunk_bytes_) {
-    if (!Map(at / chunk_bytes_).ok()) return at;
-  }
-  return end;
+  absl::Status why;  // which is for the caller that there is no memory now
+  const int64_t first = begin / chunk_bytes_, past = (end + chunk_bytes_ - 1) / chunk_bytes_;
+  const int64_t stopped = MapFrom(first, past, &why);
+  return stopped == past ? end : stopped * chunk_bytes_;
 }
 
 size_t CudaChunks::SizeOf(int64_t chunk) const {
   return static_cast<size_t>(std::min(chunk_bytes_, bytes_ - chunk * chunk_bytes_));
 }
 
-absl::Status CudaChunks::Map(int64_t chunk) {
-  std::optional<CUmemGenericAllocationHandle>& mapped = chunks_[static_cast<size_t>(chunk)];
-  if (mapped.has_value()) return absl::OkStatus();
-  const CUdeviceptr at = AddressOf(chunk);
-  const size_t size = SizeOf(chunk);
-  CUmemGenericAllocationHandle memory = 0;
-  RETURN_IF_ERROR(StatusOf("cuMemCreate", calls_.create(&memory, size, &kind_, 0)));
-  CUresult result = calls_.map(at, size, /*offset=*/0, memory, 0);
-  if (result == CUDA_SUCCESS) {
-    const CUmemAccessDesc access = {.location = kind_.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    result = calls_.set_access(at, size, &access, /*count=*/1);
-    if (result != CUDA_SUCCESS) calls_.unmap(at, size);
+int64_t CudaChunks::MapFrom(int64_t first, int64_t end, absl::Status* why) {
+  std::vector<int64_t> made;  // others were there already
+  int64_t chunk = first;
+  for (; chunk < end; ++chunk) {
+    if (chunks_[static_cast<size_t>(chunk)].has_value()) continue;
+    *why = MapOne(chunk);
+    if (!why->ok()) break;
+    made.push_back(chunk);
   }
+  if (made.empty()) return chunk;
+  const absl::Status accessible = SetAccess(made.front(), made.back() + 1);
+  if (accessible.ok()) return chunk;
+  *why = accessible;
+  for (const int64_t unusable : made) Unmap(unusable);
+  return made.front();
+}
+
+absl::Status CudaChunks::MapOne(int64_t chunk) {
+  CUmemGenericAllocationHandle memory = 0;
+  const size_t size = SizeOf(chunk);
+  RETURN_IF_ERROR(StatusOf("cuMemCreate", calls_.create(&memory, size, &kind_, 0)));
+  const CUresult result = calls_.map(AddressOf(chunk), size, /*offset=*/0, memory, 0);
   if (result != CUDA_SUCCESS) {
     calls_.release(memory);
     return StatusOf("cuMemMap", result);
   }
-  mapped = memory;
+  chunks_[static_cast<size_t>(chunk)] = memory;
   return absl::OkStatus();
+}
+
+absl::Status CudaChunks::SetAccess(int64_t first, int64_t end) {
+  const CUmemAccessDesc access = {.location = kind_.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  const CUdeviceptr past = AddressOf(end - 1) + SizeOf(end - 1);
+  return StatusOf("cuMemSetAccess", calls_.set_access(AddressOf(first), static_cast<size_t>(past - AddressOf(first)),
+                                                      &access, /*count=*/1));
 }
 
 // One that the driver does not let go stays as it is.

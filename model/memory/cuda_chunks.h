@@ -32,7 +32,8 @@ struct VirtualMemoryCalls {
 // back to the device and come again at the same place. All of it is there at first.
 //
 // A chunk is the least that the driver maps (2 MiB on today's devices), doubled until there are 4096 chunks at most:
-// each is a call or three of the driver's whenever it comes or goes, and a part of one cannot be given back.
+// each is two calls of the driver's whenever it comes or goes, and a part of one cannot be given back. Access to those
+// that come together is set by one call.
 //
 // Threads  one at a time, with nothing in flight that uses what is released.
 class CudaChunks final {
@@ -56,10 +57,14 @@ class CudaChunks final {
   CudaChunks() = default;
   absl::Status Reserve(int64_t bytes);
   absl::Status TryOut();
-  absl::Status Map(int64_t chunk);
+  // Memory for chunks [first, end), as many as there is for, the lowest first; where it stopped.
+  int64_t MapFrom(int64_t first, int64_t end, absl::Status* why);
+  absl::Status MapOne(int64_t chunk);
+  absl::Status SetAccess(int64_t first, int64_t end);
   void Unmap(int64_t chunk);
   CUdeviceptr AddressOf(int64_t chunk) const { return address_ + static_cast<CUdeviceptr>(chunk * chunk_bytes_); }
   size_t SizeOf(int64_t chunk) const;
+  int64_t chunks() const { return static_cast<int64_t>(chunks_.size()); }
 
   VirtualMemoryCalls calls_;
   CUmemAllocationProp kind_ = {};

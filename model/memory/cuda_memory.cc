@@ -207,14 +207,17 @@ class CudaMemory final : public PoolMemory {
   void Release(std::byte* at, int64_t bytes) override {
     Check(cudaDeviceSynchronize());  // taking memory away waits for nobody
     chunks_->Release(at - data(), at - data() + bytes);
+    torch_keeps_ = true;
   }
   int64_t Restore(std::byte* at, int64_t bytes) override {
-    // Tensors had it meanwhile, whose memory LibTorch keeps when they are gone.
-    try {
-      c10::cuda::CUDACachingAllocator::emptyCache();
-    } catch (const c10::Error&) {  // of the device, which the next step meets too
-    }
-    return chunks_->Restore(at - data(), at - data() + bytes) - (at - data());
+    const int64_t begin = at - data(), end = begin + bytes;
+    // Tensors had it meanwhile, whose memory LibTorch keeps when they are gone. It lets go of that once, and again when
+    // there is too little: each time costs steps what it keeps for them.
+    if (std::exchange(torch_keeps_, false)) EmptyTorchCache();
+    const int64_t restored = chunks_->Restore(begin, end);
+    if (restored == end) return bytes;
+    EmptyTorchCache();
+    return chunks_->Restore(restored, end) - begin;
   }
 
  private:
@@ -236,6 +239,13 @@ class CudaMemory final : public PoolMemory {
     }
   }
 
+  static void EmptyTorchCache() {
+    try {
+      c10::cuda::CUDACachingAllocator::emptyCache();
+    } catch (const c10::Error&) {  // of the device, which the next step meets too
+    }
+  }
+
   // What can fail here is the device, whose error stays: the next step answers with it.
   static void Check(cudaError_t error) { LORAD_CHECK(error != cudaErrorInvalidValue); }
   void Copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
@@ -244,6 +254,7 @@ class CudaMemory final : public PoolMemory {
   void Wait() { Check(cudaStreamSynchronize(moves_.get())); }
 
   const std::unique_ptr<CudaChunks> chunks_;  // null: memory that stays as it is
+  bool torch_keeps_ = false;                  // perhaps, of what was released
   Stream moves_;
   std::byte* scratch_ = nullptr;  // on the device
   int64_t scratch_bytes_ = 0;

@@ -77,6 +77,7 @@ PagePool::PagePool(std::unique_ptr<PoolMemory> memory, int64_t page_bytes)
       total_pages_(memory_->bytes() / page_bytes),
       chunk_pages_(std::lcm(memory_->chunk_bytes(), page_bytes) / page_bytes),
       end_page_(total_pages_),
+      closing_page_(total_pages_),
       free_pages_(total_pages_) {
   holes_[0] = total_pages_;
 }
@@ -138,6 +139,8 @@ void PagePool::TakeHole(int64_t first_page, int64_t pages) {
 
 void PagePool::GiveHole(int64_t first_page, int64_t pages) {
   free_pages_ += pages;
+  pages = std::min(pages, closing_page_ - first_page);
+  if (pages <= 0) return;
   const auto next = holes_.lower_bound(first_page);
   if (next != holes_.begin()) {
     const auto previous = std::prev(next);
@@ -168,11 +171,10 @@ int64_t PagePool::largest_free_run() const {
 
 bool PagePool::IsFree(int64_t page) const {
   LORAD_CHECK(page >= 0 && page < total_pages_);
-  if (page >= end_page_) return true;
-  const auto next = holes_.upper_bound(page);
-  if (next == holes_.begin()) return false;
-  const auto hole = std::prev(next);
-  return page < hole->first + hole->second;
+  const auto next = live_.upper_bound(page);
+  if (next == live_.begin()) return true;
+  const Run& run = runs_[std::prev(next)->second];
+  return page >= run.first_page + run.pages;
 }
 
 PageOwner PagePool::OwnerOf(int64_t page) const {

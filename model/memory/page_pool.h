@@ -64,15 +64,28 @@ class PagePool final {
   // Told the owner's side of each run that was moved, so that tables that hold addresses can be renewed.
   using MovedFn = std::function<void(PageOwner owner)>;
 
+  // What one call of Withhold may do: copy so many bytes, of so many runs, but always one run; give or take so many
+  // chunks of the memory.
+  struct TurnBudget {
+    int64_t bytes;
+    int64_t runs;
+    int64_t chunks;
+  };
+
   // Counts `pages` in all as taken by somebody who keeps his bytes outside the arena: training. They are no runs. As
-  // far as they are whole chunks of the memory, it is the device's from then on: the arena is so much shorter at its
-  // high end, and the runs there are moved, each a few times at most. Never while a step is in flight.
+  // far as they are whole chunks of the memory, it is the device's in the end: the arena is so much shorter at its
+  // high end, and the runs there are moved. Never while a step is in flight.
   //
-  // Fewer than before: the device gives memory again. Where it has too little, that is no error, but
+  // One turn's part of it; true: that was the last, false: call again with the same number. They count from the first
+  // call on, and nobody gets a page that is to go. Another number is begun with at any time.
+  //
+  // Fewer than before: the device gives memory again. Where it has too little, that is no error, and the end, but
   // withheld_pages() stays above `pages`, and the same call may do better later.
   //
   // Errors: ResourceExhausted: too few are free, or a run that cannot be moved is in the way; nothing is withheld then
-  // that was not before.
+  // that was not before the first turn.
+  absl::StatusOr<bool> Withhold(int64_t pages, const TurnBudget& budget, const MovedFn& moved);
+  // All of it at once.
   absl::Status Withhold(int64_t pages, const MovedFn& moved);
 
   // Moves movable runs (KV down, adapters up) so that free pages join, copying at most `max_bytes`, but always one run,
@@ -130,7 +143,14 @@ class PagePool final {
   void SwapRuns(int32_t lower, int32_t upper);
 
   int64_t EndOfArena(int64_t withheld_pages) const;
-  bool ClearFrom(int64_t end_page, const MovedFn& moved);
+  int64_t ChunksFrom(int64_t page, int64_t chunks) const;
+  void CloseFrom(int64_t page);
+  void OpenTo(int64_t page);
+  absl::StatusOr<bool> Clear(const TurnBudget& budget, const MovedFn& moved);
+  int64_t EndOfRuns() const;
+  std::optional<Relocation> NextToClear();
+  std::optional<Relocation> RunOutOfClosed() const;
+  std::optional<Relocation> NextSlideDown() const;
   void ReleaseFrom(int64_t end_page);
   void RestoreTo(int64_t end_page);
 
@@ -139,9 +159,13 @@ class PagePool final {
   int64_t total_pages_;
   int64_t chunk_pages_ = 0;  // whole chunks of the memory in whole pages; 0: nothing can be released
   int64_t end_page_;         // what is above is released: in no hole, in no run
+  int64_t closing_page_;     // what is above is in no hole; runs there, below end_page_, are to be moved
   int64_t free_pages_;       // those withheld among them
   int64_t withheld_pages_ = 0;
-  std::vector<Run> runs_;  // by id; dead ids are reused
+  int64_t undo_pages_ = 0;    // that were withheld before what is closed was
+  int64_t joined_pages_ = 0;  // moved to join holes since something is to be cleared
+  bool slides_down_ = false;  // runs are moved down, each right below the one above: nobody may move them up again
+  std::vector<Run> runs_;     // by id; dead ids are reused
   std::vector<int32_t> dead_ids_;
   std::map<int64_t, int32_t> live_;   // first page -> id, in address order
   std::map<int64_t, int64_t> holes_;  // first page -> pages; neighbours are always joined

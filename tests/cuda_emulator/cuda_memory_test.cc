@@ -95,5 +95,21 @@ TEST_F(CudaMemoryTest, NeighboursChangePlacesOnTheDevice) {
   EXPECT_EQ(Read(memory_->data() + 100 * kPage, 200 * kPage), Bytes(0, 200 * kPage));
 }
 
+// A mapping and its undoing for each chunk, whatever the driver takes; access to all of them at once.
+TEST_F(CudaMemoryTest, ChunksThatComeBackTogetherAreMadeAccessibleByOneCall) {
+  constexpr int64_t kFirst = 100, kChunks = 64;
+  ASSERT_EQ(memory_->chunk_bytes(), kPage);
+  std::byte* const at = memory_->data() + kFirst * kPage;
+  runtime_calls.Reset();
+  memory_->Release(at, kChunks * kPage);
+  EXPECT_EQ(runtime_calls.mappings, kChunks);
+  EXPECT_EQ(runtime_calls.accesses_set, 0);
+  EXPECT_EQ(memory_->Restore(at, kChunks * kPage), kChunks * kPage);
+  EXPECT_EQ(runtime_calls.mappings, 2 * kChunks);
+  EXPECT_EQ(runtime_calls.accesses_set, 1);
+  Write(kFirst * kPage, kChunks * kPage);
+  EXPECT_EQ(Read(at, kChunks * kPage), Bytes(kFirst * kPage, kChunks * kPage));
+}
+
 }  // namespace
 }  // namespace lorad

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -82,6 +83,30 @@ class Device final {
   void GiveBack(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     used_ -= bytes;
+  }
+
+  bool AddMapping(std::byte* at, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto above = mappings_.lower_bound(at);
+    if (above != mappings_.end() && above->first < at + bytes) return false;
+    if (above != mappings_.begin() && std::prev(above)->first + std::prev(above)->second > at) return false;
+    return mappings_.emplace(at, bytes).second;
+  }
+  bool RemoveMapping(std::byte* at, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = mappings_.find(at);
+    if (found == mappings_.end() || found->second != bytes) return false;
+    mappings_.erase(found);
+    return true;
+  }
+  bool AreMapped(std::byte* at, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::byte* const end = at + bytes;
+    for (auto found = mappings_.find(at); at < end && found != mappings_.end(); ++found) {
+      if (found->first != at) return false;
+      at += found->second;
+    }
+    return at == end;
   }
 
   void KeepFreed(bool keep) { keep_freed_ = keep; }
@@ -170,6 +195,7 @@ class Device final {
   size_t limit_ = kMappedDeviceBytes;
   std::unordered_map<std::byte*, size_t> taken_;
   std::multimap<size_t, std::byte*> free_;  // by size, which is not cut
+  std::map<std::byte*, size_t> mappings_;   // of reserved addresses
   std::atomic<bool> keep_freed_ = false;
   std::vector<void*> kept_;  // freed, and taken as before
 
@@ -191,6 +217,9 @@ std::byte* ReserveAddresses(size_t bytes) { return Device::Get().Reserve(bytes);
 void FreeAddresses(std::byte* at, size_t bytes) { Device::Get().Unreserve(at, bytes); }
 bool TakeMemory(size_t bytes) { return Device::Get().Take(bytes); }
 void GiveMemoryBack(size_t bytes) { Device::Get().GiveBack(bytes); }
+bool AddMapping(std::byte* at, size_t bytes) { return Device::Get().AddMapping(at, bytes); }
+bool RemoveMapping(std::byte* at, size_t bytes) { return Device::Get().RemoveMapping(at, bytes); }
+bool AreMapped(std::byte* at, size_t bytes) { return Device::Get().AreMapped(at, bytes); }
 void MapMemory(std::byte* at, size_t bytes) {
   const DeviceAccess access;
   ASAN_UNPOISON_MEMORY_REGION(at, bytes);

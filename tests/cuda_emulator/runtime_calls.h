@@ -11,12 +11,14 @@ struct RuntimeCalls {
   std::atomic<int64_t> copies = 0;
   std::atomic<int64_t> most_copied_bytes = 0;  // at once
   std::atomic<int64_t> waits = 0;              // for a stream or an event
+  std::atomic<int64_t> mappings = 0;           // of the driver's memory that were made or undone
+  std::atomic<int64_t> accesses_set = 0;       // to a range of it
 
   void Copy(int64_t bytes) {
     ++copies;
     if (bytes > most_copied_bytes) most_copied_bytes = bytes;
   }
-  void Reset() { host_locks = copies = most_copied_bytes = waits = 0; }
+  void Reset() { host_locks = copies = most_copied_bytes = waits = mappings = accesses_set = 0; }
 };
 inline RuntimeCalls runtime_calls;
 

@@ -89,6 +89,40 @@ TEST(SharedDeviceTest, PagesComeBackWhenTheDeviceHasThemAgain) {
   EXPECT_EQ(emulator::FreeDeviceBytes(), 0u);
 }
 
+// A job that is cancelled while its memory is taken, at any turn of it.
+TEST(SharedDeviceTest, WhatIsGivenUpHalfWayIsAllThereAgain) {
+  constexpr PagePool::TurnBudget kTurn = {.bytes = 2 * kPage, .runs = 2, .chunks = 3};
+  for (int turns = 0, end = 100; turns < end; ++turns) {
+    const std::unique_ptr<PagePool> pool = PoolOf(64);
+    std::vector<PageRun> adapters;
+    for (int i = 0; i < 4; ++i) {
+      adapters.push_back(pool->Reserve(5, PageOwner::kAdapter).value());
+      Write(pool->memory(), adapters.back().data(), 5 * kPage, static_cast<std::byte>('a' + i));
+    }
+    const size_t used = emulator::UsedDeviceBytes();
+    absl::StatusOr<bool> done = false;
+    for (int i = 0; i <= turns && !*done; ++i) {
+      done = pool->Withhold(40, kTurn, IgnoreMoves);
+      ASSERT_THAT(done, IsOk());
+      EXPECT_EQ(pool->free_pages(), 4);
+    }
+    if (*done) end = turns;
+    for (done = false; !*done;) {
+      done = pool->Withhold(0, kTurn, IgnoreMoves);
+      ASSERT_THAT(done, IsOk());
+    }
+    EXPECT_EQ(pool->free_pages(), 44);
+    EXPECT_EQ(pool->released_pages(), 0);
+    EXPECT_EQ(emulator::UsedDeviceBytes(), used);
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_EQ(Read(adapters[i].data(), 5 * kPage),
+                std::vector<std::byte>(5 * kPage, static_cast<std::byte>('a' + i)));
+    }
+    pool->Compact(/*max_bytes=*/64 * kPage, IgnoreMoves);
+    EXPECT_THAT(pool->Reserve(44, PageOwner::kKv), IsOk());
+  }
+}
+
 TEST(SharedDeviceTest, AMemoryOfManyPagesHasFewChunks) {
   const auto small = TestDeviceMemory().create(100 * kPage).value();
   EXPECT_EQ(small->chunk_bytes(), kPage);

@@ -18,6 +18,11 @@ void FreeAddresses(std::byte* at, size_t bytes);
 // False: the device is full.
 bool TakeMemory(size_t bytes);
 void GiveMemoryBack(size_t bytes);
+// A mapping is made and undone as a whole; false: it lies upon another, or is none.
+bool AddMapping(std::byte* at, size_t bytes);
+bool RemoveMapping(std::byte* at, size_t bytes);
+// All of this range is.
+bool AreMapped(std::byte* at, size_t bytes);
 // What is mapped may be touched as what is allocated, and is no number; what is unmapped may not.
 void MapMemory(std::byte* at, size_t bytes);
 void UnmapMemory(std::byte* at, size_t bytes);

@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "tests/support/chunked_memory.h"
 #include "tests/support/fake_world.h"
+#include "tests/support/status_matchers.h"
 
 namespace lorad {
 namespace {
@@ -119,6 +121,70 @@ TEST(TuningMemoryTest, RequestsGoOnWithTheRightTokensWhenPagesOfTheirsAreTaken) 
     EXPECT_EQ(FakeWorld::SinkOf(request)->answer().tokens,
               FakeGenerate(request.prompt_ids, request.adapter.empty() ? 0 : 1, request.sampling));
   }
+}
+
+// More chunks than a turn gives back: steps run in between, and training hears of it at the end.
+TEST(TuningMemoryTest, MuchIsTakenInTurnsBetweenStepsAndComesBackSo) {
+  constexpr int64_t kPages = 160, kHeld = 130;
+  ChunkedWorld chunked(kPages);
+  FakeWorld& world = *chunked.world;
+  const auto request = world.Generate("", 10, 30);
+  while (request->answer().events == 0) ASSERT_TRUE(world.Turn());
+  std::optional<absl::Status> answer;
+  const auto hold = [&](int64_t pages) {
+    answer.reset();
+    ASSERT_THAT(world.inbox.PutAdapter(TuningMemoryCommand{.bytes = pages * world.pages->page_bytes(),
+                                                           .kept_bytes = 0,
+                                                           .reply = [&](absl::Status status) { answer = status; },
+                                                           .give_back = [] {}}),
+                IsOk());
+  };
+  hold(kHeld);
+  int64_t turns = 0, released = 0;
+  const int events = request->answer().events;
+  while (!answer.has_value()) {
+    ASSERT_TRUE(world.Turn());
+    EXPECT_LE(chunked.released_pages() - released, 2 * 16);
+    released = chunked.released_pages();
+    EXPECT_EQ(world.pages->withheld_pages(), kHeld);  // from the first turn on
+    ++turns;
+  }
+  EXPECT_THAT(*answer, IsOk());
+  EXPECT_GE(turns, 4);
+  EXPECT_GE(request->answer().events - events, turns - 1);
+  EXPECT_EQ(released, kHeld);
+  hold(0);
+  ASSERT_TRUE(world.Turn());
+  EXPECT_TRUE(answer.has_value());  // what comes back is not training's business
+  EXPECT_EQ(chunked.released_pages(), kHeld - 2 * 16);
+  world.Settle();
+  EXPECT_EQ(chunked.released_pages(), 0);
+  EXPECT_EQ(request->answer().tokens.size(), 30u);
+}
+
+TEST(TuningMemoryTest, WhoeverWaitsForMemoryIsAnsweredWhenTheDaemonEndsOrMemoryIsAskedForAnew) {
+  ChunkedWorld chunked(/*total_pages=*/160);
+  FakeWorld& world = *chunked.world;
+  std::vector<absl::Status> answers;
+  const auto hold = [&](int64_t pages) {
+    ASSERT_THAT(
+        world.inbox.PutAdapter(TuningMemoryCommand{.bytes = pages * world.pages->page_bytes(),
+                                                   .kept_bytes = 0,
+                                                   .reply = [&](absl::Status status) { answers.push_back(status); },
+                                                   .give_back = [] {}}),
+        IsOk());
+    ASSERT_TRUE(world.Turn());
+  };
+  hold(130);
+  EXPECT_GT(chunked.released_pages(), 0);
+  EXPECT_TRUE(answers.empty());
+  hold(140);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_TRUE(absl::IsResourceExhausted(answers[0])) << answers[0];
+  world.core.End();
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_TRUE(absl::IsUnavailable(answers[1])) << answers[1];
+  EXPECT_EQ(world.pages->free_pages() + chunked.released_pages(), 160);
 }
 
 TEST(TuningMemoryTest, ARequestWaitsForPagesThatTheDeviceDoesNotGiveBackAtOnce) {

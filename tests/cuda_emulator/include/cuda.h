@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "tests/cuda_emulator/runtime_calls.h"
 #include "tests/cuda_emulator/virtual_memory.h"
 
 using CUdevice = int;
@@ -59,16 +60,22 @@ inline CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
   lorad::emulator::GiveMemoryBack(handle);
   return CUDA_SUCCESS;
 }
-inline CUresult cuMemMap(CUdeviceptr, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle,
+inline CUresult cuMemMap(CUdeviceptr at, size_t bytes, size_t offset, CUmemGenericAllocationHandle handle,
                          unsigned long long) {
-  return offset == 0 && bytes == handle ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+  ++lorad::emulator::runtime_calls.mappings;
+  if (offset != 0 || bytes != handle) return CUDA_ERROR_INVALID_VALUE;
+  return lorad::emulator::AddMapping(reinterpret_cast<std::byte*>(at), bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 inline CUresult cuMemSetAccess(CUdeviceptr at, size_t bytes, const CUmemAccessDesc* access, size_t count) {
+  ++lorad::emulator::runtime_calls.accesses_set;
   if (count != 1 || access->flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE) return CUDA_ERROR_INVALID_VALUE;
+  if (!lorad::emulator::AreMapped(reinterpret_cast<std::byte*>(at), bytes)) return CUDA_ERROR_INVALID_VALUE;
   lorad::emulator::MapMemory(reinterpret_cast<std::byte*>(at), bytes);
   return CUDA_SUCCESS;
 }
 inline CUresult cuMemUnmap(CUdeviceptr at, size_t bytes) {
+  ++lorad::emulator::runtime_calls.mappings;
+  if (!lorad::emulator::RemoveMapping(reinterpret_cast<std::byte*>(at), bytes)) return CUDA_ERROR_INVALID_VALUE;
   lorad::emulator::UnmapMemory(reinterpret_cast<std::byte*>(at), bytes);
   return CUDA_SUCCESS;
 }
