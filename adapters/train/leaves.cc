@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/fresh_leaves.h"
+#include "adapters/train/in_device_turn.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/routed_leaves.h"
 #include "adapters/train/trained_modules.h"
@@ -79,10 +80,10 @@ void AppendNamed(const LeafModule& module, const at::Tensor& a, const at::Tensor
 void MoveModule(at::Device device, LeafModule* module) {
   for (at::Tensor* leaf : {&module->a, &module->b, &module->magnitude, &module->router, &module->bias, &module->weight,
                            &module->token_rows}) {
-    if (leaf->defined()) *leaf = leaf->detach().to(device).set_requires_grad(true);
+    if (leaf->defined()) *leaf = SentTo(device, leaf->detach()).set_requires_grad(true);
   }
   for (at::Tensor* constant : {&module->initial_a, &module->initial_b, &module->norm, &module->token_ids}) {
-    if (constant->defined()) *constant = constant->to(device);
+    if (constant->defined()) *constant = SentTo(device, *constant);
   }
 }
 
@@ -138,12 +139,25 @@ void AdapterLeaves::TieTokens() {
   }
 }
 
-void AdapterLeaves::MoveToDeviceOf(const CausalLm& model) {
+absl::Status AdapterLeaves::MoveToDeviceOf(const CausalLm& model) {
   for (LeafModule& module : modules_) ReadBaseOf(model, &module);
-  if (model.device().is_cpu()) return;
+  if (model.device().is_cpu()) return absl::OkStatus();
   const at::NoGradGuard frozen;
-  for (LeafModule& module : modules_) MoveModule(model.device(), &module);
+  for (LeafModule& module : modules_) {
+    RETURN_IF_ERROR(InDeviceTurn(model.device(), [&]() -> absl::Status {
+      MoveModule(model.device(), &module);
+      return absl::OkStatus();
+    }));
+  }
   TieTokens();
+  return absl::OkStatus();
+}
+
+at::Device DeviceOf(const LeafModule& module) {
+  for (const at::Tensor& leaf : {module.a, module.router, module.weight, module.bias, module.token_rows}) {
+    if (leaf.defined()) return leaf.device();
+  }
+  return at::kCPU;
 }
 
 const LeafModule* AdapterLeaves::Find(Site site, int32_t layer, int32_t expert) const {
@@ -191,6 +205,14 @@ int64_t AdapterLeaves::parameters() const {
 
 void AdapterLeaves::DropGradients() {
   for (const NamedLeaf& leaf : Named()) at::Tensor(leaf.tensor).mutable_grad() = at::Tensor();
+}
+
+absl::Status AdapterLeaves::UpdateNormsInTurns() {
+  const at::Device device = modules_.empty() ? at::Device(at::kCPU) : DeviceOf(modules_.front());
+  return InDeviceTurn(device, [&]() -> absl::Status {
+    UpdateNorms();
+    return absl::OkStatus();
+  });
 }
 
 void AdapterLeaves::UpdateNorms() {

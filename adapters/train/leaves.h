@@ -50,6 +50,9 @@ struct LeafModule {
   int64_t padding_row = -1;
 };
 
+// Where what is trained lies.
+at::Device DeviceOf(const LeafModule& module);
+
 struct NamedLeaf {
   std::string name;  // PEFT's, in a saved folder
   at::Tensor tensor;
@@ -71,8 +74,8 @@ class AdapterLeaves final {
   absl::Status CopyFrom(const AdapterImage& image);
 
   // Moves all to the device of `model`, whose weights stand for the base's tables from then on; on the CPU those that
-  // are quantised. Before anybody holds a tensor of these.
-  void MoveToDeviceOf(const CausalLm& model);
+  // are quantised. Before anybody holds a tensor of these. In turns (adapters/train/device_turns.h), as CopyFrom.
+  absl::Status MoveToDeviceOf(const CausalLm& model);
 
   const std::vector<LeafModule>& modules() const { return modules_; }
   // Null when the module is not trained. `expert`: which one, where experts have pairs there.
@@ -95,6 +98,8 @@ class AdapterLeaves final {
   // DoRA's norms are constants of a step: no gradient passes through them. Call after the weights changed. In pieces
   // (model/ops/pieces.h).
   void UpdateNorms();
+  // The same outside of a turn.
+  absl::Status UpdateNormsInTurns();
 
  private:
   void TieTokens();

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "adapters/float_convert.h"
+#include "adapters/train/in_device_turn.h"
 #include "adapters/train/leaves.h"
 #include "adapters/train/routed_leaves.h"
 #include "model/base/guarded.h"
@@ -35,7 +36,7 @@ absl::Status CopyInto(const std::string& path, const HostTensor& from, at::Tenso
     return absl::InvalidArgumentError(absl::StrCat("init_adapter: ", path, ": elements: ", from.elements(),
                                                    "; limit: ", to.numel(), ", as the spec's rank says"));
   }
-  to.copy_(InF32(from).view(to.sizes()));
+  Send(InF32(from).view(to.sizes()), to);
   return absl::OkStatus();
 }
 
@@ -55,7 +56,7 @@ absl::Status CopyRows(const ImageSlot& slot, LeafModule* module) {
       return OtherParts(module->path, "tokens of its own");
     }
     if (ids.empty()) {
-      weight.copy_(InF32(slot.rows));
+      Send(InF32(slot.rows), weight);
     } else {
       const at::Device device = weight.device();
       weight.index_copy_(0, OnDevice(device, at::tensor(ids)), OnDevice(device, InF32(slot.rows)));
@@ -65,7 +66,7 @@ absl::Status CopyRows(const ImageSlot& slot, LeafModule* module) {
   if (!module->token_rows.defined() || !module->token_ids.cpu().equal(at::tensor(ids))) {
     return OtherParts(module->path, "rows of other tokens");
   }
-  at::Tensor(module->token_rows).copy_(InF32(slot.rows));
+  Send(InF32(slot.rows), module->token_rows);
   return absl::OkStatus();
 }
 
@@ -86,8 +87,7 @@ absl::Status CopySlot(const ImageSlot& slot, LeafModule* module) {
 absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
   if (routed_.has_value()) {
     RETURN_IF_ERROR(CopyRoutedLeaves(image, &modules_));
-    UpdateNorms();
-    return absl::OkStatus();
+    return UpdateNormsInTurns();
   }
   const at::NoGradGuard frozen;
   if (!image.invocation_tokens.empty()) {
@@ -99,8 +99,7 @@ absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
       return s.site == module.site && s.layer == module.layer;
     });
     if (slot != image.slots.end()) {
-      const absl::Status status = Guarded([&] { return CopySlot(*slot, &module); });
-      RETURN_IF_ERROR(status);
+      RETURN_IF_ERROR(InDeviceTurn(DeviceOf(module), [&] { return CopySlot(*slot, &module); }));
       ++used;
     } else if (module.a.defined()) {
       return absl::InvalidArgumentError(
@@ -111,8 +110,7 @@ absl::Status AdapterLeaves::CopyFrom(const AdapterImage& image) {
     return absl::InvalidArgumentError(absl::StrCat("init_adapter: modules: ", image.slots.size(), "; limit: ", used,
                                                    ", those that adapter.targets names"));
   }
-  UpdateNorms();
-  return absl::OkStatus();
+  return UpdateNormsInTurns();
 }
 
 }  // namespace lorad

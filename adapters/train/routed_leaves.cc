@@ -14,6 +14,7 @@
 #include "adapters/float_convert.h"
 #include "adapters/kinds/tensor_writer.h"
 #include "adapters/train/fresh_leaves.h"
+#include "adapters/train/in_device_turn.h"
 #include "adapters/train/random_order.h"
 #include "adapters/train/routed_places.h"
 #include "model/base/guarded.h"
@@ -130,7 +131,7 @@ absl::Status CopyRoutedLeaves(const AdapterImage& image, std::vector<LeafModule>
     if (slot == image.slots.end()) {
       return absl::InvalidArgumentError(absl::StrCat("init_adapter: has no weights for ", module.path));
     }
-    RETURN_IF_ERROR(CopyModule(*slot, module));
+    RETURN_IF_ERROR(InDeviceTurn(DeviceOf(module), [&] { return CopyModule(*slot, module); }));
   }
   return absl::OkStatus();
 }

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/train/in_device_turn.h"
 #include "model/base/file_source.h"
 #include "model/base/status_macros.h"
 #include "model/copy_aside.h"
@@ -65,7 +66,11 @@ absl::Status LoadTensors(const std::string& path, const NamedTensors& tensors,
     at::Tensor read = in_place ? tensor : at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kFloat));
     auto* const data = static_cast<std::byte*>(read.mutable_data_ptr());
     RETURN_IF_ERROR(ReadTensor(*files, path, index.tensors.find(name)->second, data));
-    if (!in_place) tensor.copy_(read);
+    if (in_place) continue;
+    RETURN_IF_ERROR(InDeviceTurn(tensor.device(), [&]() -> absl::Status {
+      Send(read, tensor);
+      return absl::OkStatus();
+    }));
   }
   return absl::OkStatus();
 }

@@ -1,10 +1,12 @@
 #include "adapters/train/training_state.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "adapters/train/adapter_folder.h"
+#include "adapters/train/in_device_turn.h"
 #include "adapters/train/tensor_file.h"
 #include "model/base/status_macros.h"
 #include "model/causal_lm.h"
@@ -32,15 +34,16 @@ TrainingState::TrainingState(const TrainConfig& config, AdapterLeaves leaves)
 absl::StatusOr<TrainingState> TrainingState::Create(const TrainConfig& config, const CausalLm& model,
                                                     const BaseTables& base_tables, const GoOnFn& go_on) {
   ASSIGN_OR_RETURN(AdapterLeaves leaves, AdapterLeaves::Create(config, model.base_shape(), base_tables, go_on));
-  return GuardedOnDevice([&]() -> absl::StatusOr<TrainingState> {
-    leaves.MoveToDeviceOf(model);
-    return TrainingState(config, std::move(leaves));
-  });
+  RETURN_IF_ERROR(leaves.MoveToDeviceOf(model));
+  std::optional<TrainingState> made;
+  RETURN_IF_ERROR(InDeviceTurn(model.device(), [&]() -> absl::Status {
+    made.emplace(TrainingState(config, std::move(leaves)));
+    return absl::OkStatus();
+  }));
+  return *std::move(made);
 }
 
-absl::Status TrainingState::CopyFrom(const AdapterImage& image) {
-  return GuardedOnDevice([&] { return leaves_.CopyFrom(image); });
-}
+absl::Status TrainingState::CopyFrom(const AdapterImage& image) { return leaves_.CopyFrom(image); }
 
 absl::StatusOr<double> TrainingState::Step(double learning_rate) {
   return GuardedOnDevice([&]() -> absl::StatusOr<double> {
@@ -71,8 +74,7 @@ absl::Status TrainingState::Load(const std::string& path) {
   return GuardedOnDevice([&]() -> absl::Status {
     RETURN_IF_ERROR(LoadTensors(path, TensorsOf(leaves_, optimizer_), check));
     optimizer_.set_steps(steps);
-    leaves_.UpdateNorms();
-    return absl::OkStatus();
+    return leaves_.UpdateNormsInTurns();
   });
 }
 

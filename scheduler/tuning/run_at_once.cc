@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "adapters/train/device_turns.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/run_folder.h"
 
@@ -22,8 +23,10 @@ absl::StatusOr<RunResult> RunAtOnce::Do(const RunOp& op, const TrainingRuns::Tur
     }
     case RunOpKind::kSaveState:
       return SaveState(op.label, run);
-    case RunOpKind::kLoadState:
+    case RunOpKind::kLoadState: {
+      const DeviceTurns turns(turn);
       return LoadState(op.state_id, run);
+    }
     case RunOpKind::kSaveForSampling:
       return SaveForSampling(op.make_current, run);
     case RunOpKind::kForwardBackward:

@@ -1,5 +1,6 @@
 #include "scheduler/tuning/run_maker.h"
 
+#include "adapters/train/device_turns.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/checkpoints.h"
 
@@ -9,6 +10,7 @@ absl::StatusOr<std::shared_ptr<Run>> RunMaker::Begin(const RunFolder::Identity& 
                                                      const std::optional<AdapterImage>& weights,
                                                      const GoOnFn& go_on) const {
   if (parts_.hold) RETURN_IF_ERROR(parts_.hold());
+  const DeviceTurns turns(parts_.in_turn);
   ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, /*begins_from_state=*/false, go_on));
   const RunFolder folder(parts_.dir, run->id);
   RETURN_IF_ERROR(RemoveFolder(folder.path()));  // states that an unfinished Create left would be taken for its own
@@ -22,6 +24,7 @@ absl::StatusOr<std::shared_ptr<Run>> RunMaker::Begin(const RunFolder::Identity& 
 
 absl::StatusOr<std::shared_ptr<Run>> RunMaker::Load(const RunFolder::Identity& identity, const GoOnFn& go_on) const {
   const RunFolder folder(parts_.dir, RunIdOf(identity.name, identity.sequence));
+  const DeviceTurns turns(parts_.in_turn);
   ASSIGN_OR_RETURN(std::shared_ptr<Run> run, Make(identity, folder.HasStates(), go_on));
   ASSIGN_OR_RETURN(const int64_t newest, folder.LoadNewest(identity.sequence, parts_.begins_from_weights(identity.spec),
                                                            run->training.get()));

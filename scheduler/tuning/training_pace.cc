@@ -1,6 +1,7 @@
 #include "scheduler/tuning/training_pace.h"
 
 #include <chrono>
+#include <mutex>
 
 #include "model/ops/pieces.h"
 
@@ -19,6 +20,7 @@ int64_t NowUs() {
 }  // namespace
 
 void TrainingPace::Run(const std::function<void()>& slice) {
+  const std::lock_guard<FairMutex> lock(mutex_);
   ComputeGate::Turn turn = gate_->EnterTraining(expected_us_);
   last_products_ = -1;
   const PieceListener listener([&](int64_t products) { BeforePiece(products, &turn); },

@@ -6,6 +6,7 @@
 
 #include "scheduler/compute_gate.h"
 #include "scheduler/step_time.h"
+#include "scheduler/tuning/fair_mutex.h"
 
 namespace lorad {
 
@@ -14,7 +15,7 @@ namespace lorad {
 // behind the host, pieces are larger, and a turn is given up when the device has done what was asked of it: what is
 // measured is the device's time.
 //
-// Threads  the trainer's.
+// Threads  any, one after the other, in the order in which they come.
 class TrainingPace final {
  public:
   // `await_device` returns when the device is done; empty: there is none.
@@ -27,6 +28,7 @@ class TrainingPace final {
  private:
   void BeforePiece(int64_t products, ComputeGate::Turn* turn);
 
+  FairMutex mutex_;  // of training's turns, and of what is measured
   ComputeGate* const gate_;
   const std::function<void()> await_device_;
   StepTimeModel time_;          // of millions of products

@@ -52,6 +52,9 @@ class TrainingRuns final {
     using MakeFn = std::function<absl::StatusOr<std::unique_ptr<TrainingRun>>(
         const std::string& spec, bool begins_from_state, const GoOnFn& go_on)>;
     MakeFn make;
+    // Turns for what making and loading a run asks of a device, elsewhere than on the trainer's thread. Empty: none are
+    // needed.
+    std::function<void(const std::function<void()>& slice)> in_turn;
     // What `make` will take for its weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
     std::function<absl::StatusOr<int64_t>(const std::string& spec)> state_bytes;
     // held_bytes() are to be held from now on, or why they cannot be. Empty: nobody counts.

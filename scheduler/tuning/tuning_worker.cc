@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "adapters/train/device_turns.h"
 #include "adapters/train/shared_batch.h"
 #include "model/base/status_macros.h"
 #include "scheduler/tuning/batch_turns.h"
@@ -63,8 +64,9 @@ struct TuningWorker::Impl {
   const JobLog log;
   JobDesk desk;
 
+  TrainingPace pace{parts.gate, DeviceWait(parts.model)};  // any thread's
+
   // The worker thread's.
-  TrainingPace pace{parts.gate, DeviceWait(parts.model)};
   std::vector<std::unique_ptr<RunningJob>> jobs;
   std::vector<std::unique_ptr<RunningJob>> unstored;  // ended, but the store could not take it yet
   BatchTurns turns;
@@ -105,6 +107,7 @@ void TuningWorker::Cancel(const std::string& id, Reply reply) { impl_->desk.Canc
 void TuningWorker::Pause(const std::string& id, Reply reply) { impl_->desk.Pause(id, std::move(reply)); }
 void TuningWorker::Resume(const std::string& id, Reply reply) { impl_->desk.Resume(id, std::move(reply)); }
 void TuningWorker::Wake() { impl_->desk.Wake(); }
+void TuningWorker::InTurn(const std::function<void()>& slice) { impl_->pace.Run(slice); }
 absl::Status TuningWorker::HoldForRuns() { return impl_->memory.Update(); }
 
 absl::Status TuningWorker::Delete(const std::string& id) {
@@ -155,7 +158,10 @@ void TuningWorker::Impl::BeginJob(Job job) {
       return EndJob(begun, JobState::kQueued, absl::StrCat("waits for memory: ", status.message()));
     }
   }
-  if (status.ok()) status = begun->Begin([&] { return GoOnWith(*begun); });
+  if (status.ok()) {
+    const DeviceTurns turns([this](const std::function<void()>& slice) { pace.Run(slice); });
+    status = begun->Begin([&] { return GoOnWith(*begun); });
+  }
   if (absl::IsCancelled(status)) return LetGo(begun);
   // Of another base, until that is served again; or what can be read later.
   if (absl::IsFailedPrecondition(status) || absl::IsUnavailable(status)) {

@@ -66,6 +66,8 @@ class TuningWorker final {
   void Wake();
   // The runs want to hold what they say from now on. Errors: of Parts::hold; what is held stays as it was then.
   absl::Status HoldForRuns();
+  // Calls `slice` in a turn of training's, between the worker's own: what makes a run uses the device so.
+  void InTurn(const std::function<void()>& slice);
 
   TuningStats stats() const;
   std::string JobFolder(const std::string& id) const;

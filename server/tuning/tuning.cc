@@ -115,6 +115,11 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                       .revisions = impl.revisions.get(),
                       .make = [&impl](const std::string& spec, bool begins_from_state,
                                       const GoOnFn& go_on) { return impl.MakeRun(spec, begins_from_state, go_on); },
+                      // Before there is a worker nobody is served.
+                      .in_turn =
+                          [&impl](const std::function<void()>& slice) {
+                            impl.worker == nullptr ? slice() : impl.worker->InTurn(slice);
+                          },
                       .state_bytes = [&impl](const std::string& spec) { return impl.StateBytesOfRun(spec); },
                       .hold = [&impl] { return impl.worker->HoldForRuns(); },
                       .publish = publish,

@@ -127,6 +127,7 @@ class Device final {
 
   void Enter() {
     const std::lock_guard<std::mutex> lock(access_mutex_);
+    ++accesses_;
     if (inside_++ == 0) Protect(PROT_READ | PROT_WRITE);
   }
   void Leave() {
@@ -134,6 +135,10 @@ class Device final {
     if (--inside_ == 0) Protect(PROT_NONE);
   }
 
+  int64_t accesses() {
+    const std::lock_guard<std::mutex> lock(access_mutex_);
+    return accesses_;
+  }
   size_t free_bytes() {
     const std::lock_guard<std::mutex> lock(mutex_);
     return used_ < limit_ ? limit_ - used_ : 0;
@@ -201,6 +206,7 @@ class Device final {
 
   std::mutex access_mutex_;
   int inside_ = 0;
+  int64_t accesses_ = 0;
 };
 
 }  // namespace
@@ -209,6 +215,7 @@ void* AllocateOnDevice(size_t bytes) { return Device::Get().Allocate(bytes); }
 void FreeOnDevice(void* data) { Device::Get().Free(data); }
 size_t FreeDeviceBytes() { return Device::Get().free_bytes(); }
 size_t UsedDeviceBytes() { return Device::Get().used_bytes(); }
+int64_t DeviceAccesses() { return Device::Get().accesses(); }
 void SetDeviceBytes(size_t bytes) { Device::Get().SetLimit(bytes); }
 
 void SetVirtualMemory(bool has) { has_virtual_memory = has; }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 // The memory of the emulated device: a mapping of its own, which nobody may touch but kernels and copies while they
 // run. Whoever else reads or writes it dies by a fault with its address.
@@ -14,6 +15,9 @@ size_t UsedDeviceBytes();
 inline constexpr size_t kMappedDeviceBytes = size_t{256} << 20;
 // From now on the device has no more than this; what it has handed out stays.
 void SetDeviceBytes(size_t bytes);
+
+// How often somebody began to touch it: kernels, copies, operators.
+int64_t DeviceAccesses();
 
 // While one lives, the memory may be touched: by other threads too, which is where this is coarser than a device.
 class DeviceAccess final {

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <mutex>
+#include <thread>
+#include <vector>
+
 #include "model/ops/pieces.h"
 
 namespace lorad {
@@ -39,6 +43,23 @@ TEST(TrainingPaceTest, OnTheCpuEachPieceIsOne) {
   TrainingPace pace(&gate);
   pace.Run([&] { EXPECT_EQ(PieceRows(/*products_a_row=*/1), kPieceProducts); });
   EXPECT_EQ(PieceRows(/*products_a_row=*/1), kPieceProducts);
+}
+
+TEST(FairMutexTest, WhoeverWaitsHasItBeforeWhoeverComesBack) {
+  FairMutex mutex;
+  std::vector<int> order;
+  mutex.lock();
+  std::thread other([&] {
+    const std::lock_guard<FairMutex> lock(mutex);
+    order.push_back(1);
+  });
+  while (mutex.threads() < 2) std::this_thread::yield();
+  mutex.unlock();
+  mutex.lock();
+  order.push_back(2);
+  mutex.unlock();
+  other.join();
+  EXPECT_EQ(order, (std::vector<int>{1, 2}));
 }
 
 }  // namespace
