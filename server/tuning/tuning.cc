@@ -17,12 +17,12 @@
 #include "server/log.h"
 #include "server/tuning/batch_limits.h"
 #include "server/tuning/folder_lock.h"
-#include "server/tuning/init_adapter.h"
 #include "server/tuning/intake.h"
 #include "server/tuning/job_maker.h"
 #include "server/tuning/job_proto.h"
 #include "server/tuning/job_watchers.h"
 #include "server/tuning/probe.h"
+#include "server/tuning/run_requests.h"
 #include "server/tuning/run_translate.h"
 #include "server/tuning/task_thread.h"
 #include "server/tuning/tuning_spec.h"
@@ -48,11 +48,6 @@ TuningWorker::Reply AsProto(Tuning::JobReply reply) {
   return [reply = std::move(reply)](absl::StatusOr<Job> job) { reply(ToProto(std::move(job))); };
 }
 
-bool BeginsFromWeights(const std::string& run_spec) {
-  v1::CreateRunRequest request;
-  return request.ParseFromString(run_spec) && !request.init_adapter().empty();
-}
-
 }  // namespace
 
 absl::StatusOr<Tuning*> TuningOrOff(const absl::StatusOr<const Backend*>& backend, std::string_view service,
@@ -68,15 +63,11 @@ std::string RevisionsDir(const std::string& state_dir) { return absl::StrCat(sta
 struct Tuning::Impl {
   absl::StatusOr<v1::Job> TakeJob(const v1::SubmitJobRequest& request, const Cancelled& cancelled);
   std::function<absl::Status()> GoOnUnless(const Cancelled& cancelled) const;
-  absl::StatusOr<TrainConfig> ConfigOfRun(const std::string& spec) const;
-  absl::StatusOr<int64_t> StateBytesOfRun(const std::string& spec) const;
-  absl::StatusOr<std::unique_ptr<TrainingRun>> MakeRun(const std::string& spec, bool begins_from_state,
-                                                       const GoOnFn& go_on) const;
-  absl::StatusOr<RunBeginning> BeginRun(v1::CreateRunRequest request) const;
   absl::Status Publish(const std::string& name, const std::string& folder, bool replace);
   absl::Status Hold(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back);
   MemoryLimit memory() const { return {parts.memory_bytes, BatchLimitsOf(*parts.model, parts.memory_bytes)}; }
-  JobMaker maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template, memory()}; }
+  JobMaker job_maker() const { return {parts.backend, parts.model, parts.base_tables, &parts.chat_template, memory()}; }
+  RunRequests run_requests() const { return {parts.backend, parts.model, parts.base_tables, memory()}; }
   absl::Status RemoveStrayFolders();
 
   Parts parts;
@@ -109,28 +100,29 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
   };
   const BatchLimits limits = BatchLimitsOf(*impl.parts.model, impl.parts.memory_bytes);
   ASSIGN_OR_RETURN(
-      impl.runs, TrainingRuns::Open(
-                     {.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
-                      .base_name = impl.parts.backend->model.name,
-                      .revisions = impl.revisions.get(),
-                      .make = [&impl](const std::string& spec, bool begins_from_state,
-                                      const GoOnFn& go_on) { return impl.MakeRun(spec, begins_from_state, go_on); },
-                      // Before there is a worker nobody is served.
-                      .in_turn =
-                          [&impl](const std::function<void()>& slice) {
-                            impl.worker == nullptr ? slice() : impl.worker->InTurn(slice);
-                          },
-                      .state_bytes = [&impl](const std::string& spec) { return impl.StateBytesOfRun(spec); },
-                      .hold = [&impl] { return impl.worker->HoldForRuns(); },
-                      .publish = publish,
-                      .begins_from_weights = BeginsFromWeights,
-                      .not_resumed =
-                          [&impl](const std::string& folder, const absl::Status& why) {
-                            impl.parts.log->Warning("run_not_resumed", {{"path", folder}, {"status", why.ToString()}});
-                          },
-                      .wake = [&impl] { impl.worker->Wake(); },
-                      .max_bytes = impl.parts.memory_bytes / kShareOfRuns,
-                      .max_sequence_rows = limits.max_sequence_rows}));
+      impl.runs,
+      TrainingRuns::Open(
+          {.dir = absl::StrCat(impl.parts.state_dir, "/runs"),
+           .base_name = impl.parts.backend->model.name,
+           .revisions = impl.revisions.get(),
+           .make = [&impl](const std::string& spec, bool begins_from_state,
+                           const GoOnFn& go_on) { return impl.run_requests().Make(spec, begins_from_state, go_on); },
+           // Before there is a worker nobody is served.
+           .in_turn =
+               [&impl](const std::function<void()>& slice) {
+                 impl.worker == nullptr ? slice() : impl.worker->InTurn(slice);
+               },
+           .state_bytes = [&impl](const std::string& spec) { return impl.run_requests().StateBytes(spec); },
+           .hold = [&impl] { return impl.worker->HoldForRuns(); },
+           .publish = publish,
+           .begins_from_weights = BeginsFromWeights,
+           .not_resumed =
+               [&impl](const std::string& folder, const absl::Status& why) {
+                 impl.parts.log->Warning("run_not_resumed", {{"path", folder}, {"status", why.ToString()}});
+               },
+           .wake = [&impl] { impl.worker->Wake(); },
+           .max_bytes = impl.parts.memory_bytes / kShareOfRuns,
+           .max_sequence_rows = limits.max_sequence_rows}));
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),
       .gate = impl.parts.gate,
@@ -147,10 +139,11 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
           {.jobs_dir = jobs_dir,
            .revisions = impl.revisions.get(),
            .base_name = impl.parts.backend->model.name,
-           .bytes = [&impl](const Job& job) { return impl.maker().BytesOf(job, impl.worker->JobFolder(job.id)); },
-           .plan = [&impl](
-                       const Job& job,
-                       const GoOnFn& go_on) { return impl.maker().Plan(job, impl.worker->JobFolder(job.id), go_on); },
+           .bytes = [&impl](const Job& job) { return impl.job_maker().BytesOf(job, impl.worker->JobFolder(job.id)); },
+           .plan =
+               [&impl](const Job& job, const GoOnFn& go_on) {
+                 return impl.job_maker().Plan(job, impl.worker->JobFolder(job.id), go_on);
+               },
            .publish = publish},
       .changed = [&impl](const std::string& job_id) { impl.watchers.Notify(job_id); }});
   RETURN_IF_ERROR(impl.RemoveStrayFolders());
@@ -197,7 +190,7 @@ absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& reques
   ASSIGN_OR_RETURN(const std::optional<Job> known, store->FindByKey(request.idempotency_key()));
   if (known.has_value()) return ToProto(*known);
   const std::string id = NewId();
-  absl::StatusOr<MadeJob> made = maker().Make(request, id, worker->JobFolder(id), go_on);
+  absl::StatusOr<MadeJob> made = job_maker().Make(request, id, worker->JobFolder(id), go_on);
   absl::Status status = made.status();
   if (status.ok()) status = worker->Accept(made->job, std::move(made->message));
   if (!status.ok()) {
@@ -210,42 +203,16 @@ absl::StatusOr<v1::Job> Tuning::Impl::TakeJob(const v1::SubmitJobRequest& reques
   return ToProto(store->Get(id));
 }
 
-absl::StatusOr<TrainConfig> Tuning::Impl::ConfigOfRun(const std::string& spec) const {
-  v1::CreateRunRequest request;
-  if (!request.ParseFromString(spec)) return absl::DataLossError("run: its stored request cannot be read");
-  return TranslateRun(request, parts.backend->model);
-}
-
-absl::StatusOr<int64_t> Tuning::Impl::StateBytesOfRun(const std::string& spec) const {
-  ASSIGN_OR_RETURN(const TrainConfig config, ConfigOfRun(spec));
-  return StateBytesWithin(memory(), config, parts.model->base_shape());
-}
-
-absl::StatusOr<std::unique_ptr<TrainingRun>> Tuning::Impl::MakeRun(const std::string& spec, bool begins_from_state,
-                                                                   const GoOnFn& go_on) const {
-  ASSIGN_OR_RETURN(TrainConfig config, ConfigOfRun(spec));
-  config.begins_from_state = begins_from_state;
-  return TrainingRun::Create(config, parts.model, parts.base_tables, go_on);
-}
-
-absl::StatusOr<RunBeginning> Tuning::Impl::BeginRun(v1::CreateRunRequest request) const {
-  RunBeginning beginning;
-  ASSIGN_OR_RETURN(beginning.weights, TakeInitAdapter(request.init_adapter(), *parts.backend, *parts.model,
-                                                      parts.base_tables, request.mutable_adapter()));
-  beginning.spec = request.SerializeAsString();
-  return beginning;
-}
-
 absl::Status Tuning::CreateRun(v1::CreateRunRequest request, Cancelled cancelled,
                                std::function<void(absl::StatusOr<RunInfo>)> reply) {
   ASSIGN_OR_RETURN(const int64_t sequence, TranslateSequence(request.sequence()));
-  return impl_->run_maker->Add(
-      [this, sequence, request = std::move(request), go_on = impl_->GoOnUnless(cancelled), reply = std::move(reply)] {
-        const absl::Status wanted = go_on();
-        reply(!wanted.ok() ? wanted
-                           : impl_->runs->Create(
-                                 request.name(), sequence, [&] { return impl_->BeginRun(request); }, go_on));
-      });
+  return impl_->run_maker->Add([this, sequence, request = std::move(request), go_on = impl_->GoOnUnless(cancelled),
+                                reply = std::move(reply)] {
+    const absl::Status wanted = go_on();
+    reply(!wanted.ok() ? wanted
+                       : impl_->runs->Create(
+                             request.name(), sequence, [&] { return impl_->run_requests().Begin(request); }, go_on));
+  });
 }
 
 TrainingRuns* Tuning::runs() { return impl_->runs.get(); }
