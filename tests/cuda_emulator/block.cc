@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
+
+#include "tests/cuda_emulator/global_memory.h"
 
 namespace lorad::emulator {
 
@@ -77,6 +80,11 @@ class Block final {
   void FailHere(std::string what);
   Fibre& running() { return *running_; }
   Stacks&& stacks() { return std::move(stacks_); }
+  bool HasStackAt(uintptr_t at) const {
+    return at - reinterpret_cast<uintptr_t>(stacks_.bytes.get()) < fibres_.size() * kStackBytes;
+  }
+  // Null on another thread, which may copy meanwhile.
+  Fibre* RunningHere() { return std::this_thread::get_id() == runner_ ? running_ : nullptr; }
 
  private:
   static void Main();
@@ -90,6 +98,7 @@ class Block final {
   Stacks stacks_;
   Place scheduler_ = {};
   Fibre* running_ = nullptr;
+  const std::thread::id runner_ = std::this_thread::get_id();
   std::string fault_;  // of the fibre that ran last
 };
 
@@ -148,6 +157,7 @@ void Block::Run(Position at, uint64_t serial) {
       } else {
         Start(&scheduler_, &running_->start);
       }
+      running_ = nullptr;
       if (!fault_.empty()) Fail(fibres_[t].self, fault_);
     }
     for (unsigned warp = 0; warp * kLanes < threads; ++warp) moved = ReleaseWarp(warp) || moved;
@@ -237,6 +247,13 @@ uint64_t next_serial = 1;
 }  // namespace
 
 const RunningThread& Running() { return current->running().self; }
+const RunningThread* RunningOrNull() {
+  Fibre* const fibre = current == nullptr ? nullptr : current->RunningHere();
+  return fibre == nullptr ? nullptr : &fibre->self;
+}
+bool IsOnAStack(uintptr_t at) { return current != nullptr && current->HasStackAt(at); }
+uint64_t NextSerial() { return next_serial; }
+void FailRunning(std::string what) { current->FailHere(std::move(what)); }
 
 void RunGrid(Position grid, unsigned threads, const std::function<void()>& body) {
   if (threads == 0 || threads > kMostThreads || grid.x == 0 || grid.y == 0 || grid.y > 65535 || grid.z != 1) {
@@ -246,6 +263,7 @@ void RunGrid(Position grid, unsigned threads, const std::function<void()>& body)
   Block block(threads, body);
   current = &block;
   grid_dim = grid;
+  StartLaunch();
   try {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) block.Run({x, y, 0}, next_serial++);

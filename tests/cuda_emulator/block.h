@@ -35,6 +35,10 @@ struct RunningThread {
   uint64_t warp_epoch = 0;
 };
 const RunningThread& Running();
+const RunningThread* RunningOrNull();  // null: no kernel runs
+bool IsOnAStack(uintptr_t at);         // of a kernel's threads
+uint64_t NextSerial();                 // of the block that runs next
+void FailRunning(std::string what);    // by the thread that runs
 inline int LaneOfRunning() { return static_cast<int>(Running().thread % 32); }
 
 // Runs `body` once for each thread of each block. Blocks of one dimension, 1024 threads at most.

@@ -6,6 +6,7 @@
 #include <shared_array.cuh>
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -199,6 +200,69 @@ TEST(AddInHalvesTest, TheSumIsThatOf64BitsInAnyOrder) {
   }
   for (auto part = uppers.rbegin(); part != uppers.rend(); ++part) halves[1] += *part;
   EXPECT_EQ(uint64_t{halves[1]} << 32 | halves[0], sum);
+}
+
+// A row of the result for each block; `overlap`: its last element is the next block's first, too.
+__global__ void WriteRows(float* rows, int overlap) {
+  rows[blockIdx.x * (blockDim.x - static_cast<unsigned>(overlap)) + threadIdx.x] = 1.0f;
+}
+TEST(GlobalMemoryTest, BlocksThatWriteTheSameElementAreAFault) {
+  std::vector<float> rows(3 * 64);
+  const auto run = [&](int overlap) { Launch(&WriteRows, Grid(3), 64, nullptr, rows.data(), overlap); };
+  EXPECT_NO_THROW(run(0));
+  EXPECT_NO_THROW(run(0));  // a launch is behind the one before it
+  EXPECT_THAT([&] { run(1); }, ThrowsMessage<KernelFault>(HasSubstr("thread 0 of block (1, 0, 0): writes 4 bytes at")));
+  EXPECT_THAT([&] { run(1); }, ThrowsMessage<KernelFault>(HasSubstr("beside thread 63 of block 0")));
+}
+
+__global__ void ReadOfAnotherBlock(const int* from, int* to) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  to[i] = from[(i + 32) % (gridDim.x * blockDim.x)];
+}
+TEST(GlobalMemoryTest, ReadingWhatAnotherBlockWritesIsAFault) {
+  std::vector<int> from(64), to(64);
+  EXPECT_NO_THROW(Launch(&ReadOfAnotherBlock, Grid(2), 32, nullptr, from.data(), to.data()));
+  EXPECT_THROW(Launch(&ReadOfAnotherBlock, Grid(2), 32, nullptr, to.data(), to.data()), KernelFault);
+}
+
+enum class Between { kNothing, kWarp, kBlock };
+__global__ void Turn(int* values, int distance, Between between) {
+  const unsigned i = threadIdx.x;
+  values[i] = static_cast<int>(i);
+  if (between == Between::kWarp) __syncwarp();
+  if (between == Between::kBlock) __syncthreads();
+  const int other = values[(i + static_cast<unsigned>(distance)) % blockDim.x];
+  if (between == Between::kBlock) __syncthreads();
+  if (other < 0) values[0] = 0;
+}
+TEST(GlobalMemoryTest, ABarrierOrdersThreadsOfABlockAndAWarpsOwnThoseOfAWarp) {
+  std::vector<int> values(64);
+  const auto run = [&](int distance, Between between) {
+    Launch(&Turn, Grid(1), 64, nullptr, values.data(), distance, between);
+  };
+  EXPECT_NO_THROW(run(1, Between::kBlock));
+  EXPECT_NO_THROW(run(32, Between::kBlock));
+  EXPECT_NO_THROW(run(0, Between::kNothing));
+  EXPECT_THROW(run(1, Between::kNothing), KernelFault);
+  EXPECT_THROW(run(32, Between::kWarp), KernelFault);
+}
+
+__global__ void Count(int* counter, bool look) {
+  atomicAdd(counter, 1);
+  if (look && *counter == 0) atomicAdd(counter, 1);
+}
+TEST(GlobalMemoryTest, AtomicAdditionsRaceWithPlainAccessesAlone) {
+  auto counter = std::make_unique<int>(0);
+  EXPECT_NO_THROW(Launch(&Count, Grid(2), 32, nullptr, counter.get(), false));
+  EXPECT_EQ(*counter, 64);
+  EXPECT_THROW(Launch(&Count, Grid(2), 32, nullptr, counter.get(), true), KernelFault);
+}
+
+__global__ void LoadWide(const float* from, float* to) { *to = reinterpret_cast<const float4*>(from)->x; }
+TEST(GlobalMemoryDeathTest, AWideLoadFromAnUnevenAddressIsAFault) {
+  std::vector<float> from(8), to(1);
+  Launch(&LoadWide, Grid(1), 1, nullptr, from.data() + 4, to.data());
+  EXPECT_DEATH(Launch(&LoadWide, Grid(1), 1, nullptr, from.data() + 1, to.data()), "misaligned address");
 }
 
 }  // namespace

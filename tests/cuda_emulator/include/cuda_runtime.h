@@ -13,6 +13,7 @@
 #include "tests/cuda_emulator/block.h"
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/global_memory.h"
 #include "tests/cuda_emulator/last_error.h"
 #include "tests/cuda_emulator/runtime_calls.h"
 #include "tests/cuda_emulator/streams.h"
@@ -131,9 +132,18 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 // Threads change only at barriers: what is between them is atomic.
+namespace lorad::emulator {
+template <typename T, typename Change>
+__attribute__((noinline, no_sanitize("address"))) T Atomically(T* to, const Change& change) {
+  AtomicAccess(to, sizeof(T));
+  const T before = *to;
+  *to = change(before);
+  return before;
+}
+}  // namespace lorad::emulator
 template <typename T>
 T atomicAdd(T* to, T value) {
-  return std::exchange(*to, *to + value);
+  return lorad::emulator::Atomically(to, [&](T before) { return before + value; });
 }
 template <typename T>
 T atomicAdd_system(T* to, T value) {
@@ -141,7 +151,7 @@ T atomicAdd_system(T* to, T value) {
 }
 template <typename T>
 T atomicMax(T* to, T value) {
-  return std::exchange(*to, *to < value ? value : *to);
+  return lorad::emulator::Atomically(to, [&](T before) { return before < value ? value : before; });
 }
 
 inline float __uint_as_float(unsigned bits) {
