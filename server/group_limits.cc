@@ -46,16 +46,17 @@ int64_t FileCacheBytes(const std::string& folder) {
   return sum;
 }
 
-std::optional<int64_t> MemoryLeft(const std::string& folder) {
-  const std::optional<int64_t> limit = Number(folder + "/memory.max");
-  const std::optional<int64_t> used = Number(folder + "/memory.current");
-  if (!limit || !used) return std::nullopt;
-  return std::max(int64_t{0}, *limit - *used + FileCacheBytes(folder));
-}
-
 template <typename T>
 void Lower(const std::optional<T>& to, std::optional<T>* limit) {
   if (to && (!*limit || *to < **limit)) *limit = to;
+}
+
+std::optional<int64_t> MemoryLeft(const std::string& folder) {
+  std::optional<int64_t> limit = Number(folder + "/memory.max");
+  Lower(Number(folder + "/memory.high"), &limit);
+  const std::optional<int64_t> used = Number(folder + "/memory.current");
+  if (!limit || !used) return std::nullopt;
+  return std::max(int64_t{0}, *limit - *used + FileCacheBytes(folder));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace lorad {
 // neither /proc/meminfo nor the scheduler's affinity shows them.
 struct GroupLimits {
   std::optional<double> cores;          // cpu.max; unset: no limit
-  std::optional<int64_t> memory_bytes;  // what memory.max leaves; what only caches files counts as left
+  std::optional<int64_t> memory_bytes;  // that memory.max and memory.high leave, with what only caches files
 };
 
 // The least of the group's own and of those above it, as far as they can be seen. Version 2 of control groups alone.

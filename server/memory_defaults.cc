@@ -38,7 +38,7 @@ int64_t AvailableMemoryBytes() {
     std::getline(meminfo, unit);
     if (key != "MemAvailable:") continue;
     const int64_t of_machine = kib << 10;
-    return std::min(of_machine, ReadGroupLimits().memory_bytes.value_or(of_machine));
+    return std::max(int64_t{1}, std::min(of_machine, ReadGroupLimits().memory_bytes.value_or(of_machine)));
   }
   return 0;
 }

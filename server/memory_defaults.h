@@ -20,7 +20,8 @@ int64_t DefaultHostAdapterBytes(bool pool_on_host, int64_t available_bytes);
 // Of a device's --memory-bytes, for the graphs of captured steps: a sixteenth, and a GiB at most.
 int64_t DeviceGraphBytes(int64_t memory_bytes);
 
-// MemAvailable of /proc/meminfo, or 0; what the control group leaves, where that is less.
+// MemAvailable of /proc/meminfo, or what the control group leaves, where that is less; 1 where nothing is left, 0 where
+// nobody tells.
 int64_t AvailableMemoryBytes();
 
 }  // namespace lorad

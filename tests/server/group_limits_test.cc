@@ -52,6 +52,13 @@ TEST(GroupLimitsTest, WhatCachesFilesIsLeft) {
   EXPECT_EQ(machine.limits().memory_bytes, 0);
 }
 
+TEST(GroupLimitsTest, WhereTheSystemBeginsToHoldUpIsALimit) {
+  Machine machine("/");
+  machine.Memory("", "max", 100 * kMiB, 0);
+  machine.Write("/sys/fs/cgroup/memory.high", std::to_string(300 * kMiB));
+  EXPECT_EQ(machine.limits().memory_bytes, 200 * kMiB);
+}
+
 TEST(GroupLimitsTest, TheLeastOfAllGroupsAboveCounts) {
   Machine machine("/system.slice/lorad.service");
   machine.Cores("/system.slice/lorad.service", "max 100000\n");
@@ -77,8 +84,12 @@ TEST(GroupLimitsTest, WhatItCannotReadIsNoLimit) {
   for (const char* text : {"", "many 100000\n", "400000\n", "400000 0\n"}) {
     Machine machine("/");
     machine.Cores("", text);
-    machine.Write("/sys/fs/cgroup/memory.max", text);
-    EXPECT_FALSE(machine.limits().cores || machine.limits().memory_bytes) << text;
+    EXPECT_FALSE(machine.limits().cores) << text;
+  }
+  for (const char* text : {"", "many\n"}) {
+    Machine machine("/");
+    machine.Memory("", text, 0, 0);
+    EXPECT_FALSE(machine.limits().memory_bytes) << text;
   }
   Machine machine("nonsense");
   machine.Cores("", "400000 100000\n");
