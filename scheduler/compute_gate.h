@@ -14,7 +14,7 @@ namespace lorad {
 // enough of it has gathered and the step that comes is not a long one (scheduler/training_credit.h). When no step has
 // run for a moment, training has all of the time.
 //
-// Threads  the engine's takes serving's turns, one trainer takes training's.
+// Threads  the engine's takes serving's turns, whoever trains takes training's, one at a time (TrainingPace).
 class ComputeGate final {
  public:
   // share >= 0, of serving's time: 0.2 lets the time between tokens grow by a fifth on average.

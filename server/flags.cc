@@ -54,7 +54,7 @@ void DescribeMemory(CLI::App* app, RawFlags* raw) {
   app->option_defaults()->group("Memory");
   app->add_option("--memory-bytes", raw->memory_bytes,
                   "For KV cache and adapters together: 4GiB, 512MiB … Default: half of what is free, at most 16GiB; on "
-                  "a CUDA device four fifths of what is free there, three with --state-dir");
+                  "a CUDA device four fifths of what is free there");
   app->add_option("--host-adapter-bytes", raw->host_adapter_bytes,
                   "Of host memory, for adapters kept as they lie in the pool: one that was evicted is then copied, not "
                   "read again; 0: none. Default: 4GiB where the pool is on a CUDA device (half of what the host has "

@@ -20,9 +20,7 @@ int64_t DefaultMemoryBytes(int64_t available_bytes) {
   return std::clamp(available_bytes / 2, kLeastPoolBytes, kMostPoolBytes);
 }
 
-int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains) {
-  return available_bytes / 5 * (trains ? 3 : 4);
-}
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes) { return available_bytes / 5 * 4; }
 
 int64_t DefaultHostAdapterBytes(bool pool_on_host, int64_t available_bytes) {
   return pool_on_host ? 0 : std::min(kMostHostAdapterBytes, available_bytes / 2);

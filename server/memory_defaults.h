@@ -9,9 +9,9 @@ namespace lorad {
 // Half of what is available, at least 64 MiB and at most 16 GiB.
 int64_t DefaultMemoryBytes(int64_t available_bytes);
 
-// Four fifths of what a device has left behind the weights: the rest is for what a step computes. Three where it trains
-// too: its tensors take the pool's own memory only where the device can give that back in parts.
-int64_t DefaultDeviceMemoryBytes(int64_t available_bytes, bool trains);
+// Four fifths of what a device has left behind the weights: the rest is for what a step computes. What trains is
+// counted in the pool, which gives it back to the device.
+int64_t DefaultDeviceMemoryBytes(int64_t available_bytes);
 
 // Of the host's memory, for adapters kept packed beside a pool on a device: 4 GiB, or half of what is available if that
 // is less. 0 where the pool is the host's memory itself.

@@ -90,14 +90,14 @@ absl::StatusOr<ServingMemory> CreateMemory(const ServerConfig& config, const Ser
     return made;
   }
   ASSIGN_OR_RETURN(const int64_t available_bytes, device.memory.available_bytes());
-  const int64_t bytes =
-      config.memory_bytes.value_or(DefaultDeviceMemoryBytes(available_bytes, !config.state_dir.empty()));
+  const int64_t bytes = config.memory_bytes.value_or(DefaultDeviceMemoryBytes(available_bytes));
   if (config.cuda_graphs) made.graph_bytes = DeviceGraphBytes(bytes);
   const int64_t pages = (bytes - made.graph_bytes) / page_bytes;
   ASSIGN_OR_RETURN(std::unique_ptr<PoolMemory> memory, device.memory.create(pages * page_bytes));
   if (memory->chunk_bytes() == 0 && !config.state_dir.empty()) {
     log->Warning("device",
-                 {{"why", "its memory cannot be mapped in chunks: training takes what is free beside the pool"}});
+                 {{"why", "its memory cannot be mapped in chunks: training takes what is free beside the pool"},
+                  {"hint", "lower --memory-bytes to leave it some"}});
   }
   ASSIGN_OR_RETURN(made.pages, PagePool::Create(std::move(memory), page_bytes));
   return made;

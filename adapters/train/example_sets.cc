@@ -44,8 +44,9 @@ absl::StatusOr<std::vector<int64_t>> PackStarts(const ExampleStore& store, int64
 
 }  // namespace
 
-absl::StatusOr<LargestEntry> LargestEntryOf(const ExampleSource& source) {
-  LargestEntry largest;
+absl::StatusOr<LargestEntries> LargestEntriesOf(const ExampleSource& source, int64_t count) {
+  LargestEntries largest;
+  std::vector<int64_t> sums;
   for (int64_t entry = 0; entry < source.entries(); ++entry) {
     const bool packed = !source.pack_starts.empty();
     const auto at = static_cast<size_t>(entry);
@@ -56,7 +57,15 @@ absl::StatusOr<LargestEntry> LargestEntryOf(const ExampleSource& source) {
       sum += tokens;
       largest.longest_tokens = std::max(largest.longest_tokens, tokens);
     }
-    largest.tokens = std::max(largest.tokens, sum);
+    sums.push_back(sum);
+  }
+  std::sort(sums.begin(), sums.end(), std::greater<>());
+  const auto entries = std::max<int64_t>(1, std::ssize(sums));
+  const int64_t most_times = (count + entries - 1) / entries + 1;
+  for (const int64_t sum : sums) {
+    const int64_t times = std::min(count, most_times);
+    largest.tokens += times * sum;
+    count -= times;
   }
   return largest;
 }

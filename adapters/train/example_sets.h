@@ -24,11 +24,12 @@ struct ExampleSets {
 // uses it; the same options give the same sets. Errors: the stores'; InvalidArgument when nothing is left to train on.
 absl::StatusOr<ExampleSets> OpenExampleSets(const std::string& prefix, const ExampleSetOptions& options);
 
-// The largest entry of a source, and its longest example, which may be in another.
-struct LargestEntry {
+// What so many entries in a row, as a trainer takes them, can have at most, and the longest example of the source.
+// Where an epoch ends among them, an entry comes once more.
+struct LargestEntries {
   int64_t tokens = 0;
   int64_t longest_tokens = 0;
 };
-absl::StatusOr<LargestEntry> LargestEntryOf(const ExampleSource& source);
+absl::StatusOr<LargestEntries> LargestEntriesOf(const ExampleSource& source, int64_t count);
 
 }  // namespace lorad

@@ -153,7 +153,10 @@ void TuningWorker::Impl::BeginJob(Job job) {
   if (status.ok()) status = begun->CountMemory();
   if (status.ok()) {
     status = HoldMemory();  // before any of it is taken
-    if (absl::IsResourceExhausted(status)) {
+    // Beside others it may be too large, and fit when they have ended; the engine may end.
+    const bool beside = jobs.size() > 1 || (parts.runs != nullptr && parts.runs->held_bytes() > 0);
+    const bool later = absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
+    if (later || (beside && absl::IsInvalidArgument(status))) {
       memory.WasShort();
       return EndJob(begun, JobState::kQueued, absl::StrCat("waits for memory: ", status.message()));
     }

@@ -31,9 +31,10 @@ absl::StatusOr<ExampleSets> OpenSets(const std::string& folder, const TuningSpec
 
 // That training or evaluation can meet.
 absl::StatusOr<BatchShape> LargestBatch(const TuningSpec& spec, const ExampleSets& sets) {
-  ASSIGN_OR_RETURN(const LargestEntry trained, LargestEntryOf(sets.train));
-  ASSIGN_OR_RETURN(const LargestEntry evaluated, LargestEntryOf(sets.eval));
-  return BatchShape{.rows = spec.train.micro_batch_size * std::max(trained.tokens, evaluated.tokens),
+  const int64_t entries = spec.train.micro_batch_size;
+  ASSIGN_OR_RETURN(const LargestEntries trained, LargestEntriesOf(sets.train, entries));
+  ASSIGN_OR_RETURN(const LargestEntries evaluated, LargestEntriesOf(sets.eval, entries));
+  return BatchShape{.rows = std::max(trained.tokens, evaluated.tokens),
                     .longest_tokens = std::max(trained.longest_tokens, evaluated.longest_tokens)};
 }
 

@@ -15,8 +15,7 @@ TEST(MemoryDefaultsTest, ThePoolIsHalfOfWhatIsFreeWithinItsLimits) {
 }
 
 TEST(MemoryDefaultsTest, OnADeviceTrainingLeavesThePoolAFifthLess) {
-  EXPECT_EQ(DefaultDeviceMemoryBytes(50 * kGiB, /*trains=*/false), 40 * kGiB);
-  EXPECT_EQ(DefaultDeviceMemoryBytes(50 * kGiB, /*trains=*/true), 30 * kGiB);
+  EXPECT_EQ(DefaultDeviceMemoryBytes(50 * kGiB), 40 * kGiB);
 }
 
 TEST(MemoryDefaultsTest, TheHostKeepsAdaptersBesideADevicesPoolAlone) {

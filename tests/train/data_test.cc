@@ -270,6 +270,17 @@ TEST(ExampleSetsTest, AFileToEvaluateOnIsAStoreOfItsOwn) {
   EXPECT_EQ(sets->eval.count, 2);
 }
 
+TEST(ExampleSetsTest, TheLargestEntriesInARowAreCountedOnceMoreWhereAnEpochEnds) {
+  const auto sets = OpenExampleSets(StoreOf("largest", 6), {.shuffle = false});  // 1 to 6 tokens
+  ASSERT_TRUE(sets.ok()) << sets.status();
+  const auto tokens = [&](int64_t count) { return LargestEntriesOf(sets->train, count).value().tokens; };
+  EXPECT_EQ(tokens(1), 6);
+  EXPECT_EQ(tokens(3), 6 + 6 + 5);
+  EXPECT_EQ(tokens(8), 3 * 6 + 3 * 5 + 2 * 4);
+  EXPECT_EQ(LargestEntriesOf(sets->train, 1).value().longest_tokens, 6);
+  EXPECT_EQ(LargestEntriesOf(sets->eval, 4).value().tokens, 0);
+}
+
 TEST(ExampleSetsTest, EntriesArePackedUpToTheirLength) {
   const auto sets = OpenExampleSets(StoreOf("packed", 6), {.pack_tokens = 7, .shuffle = false});  // 1 to 6 tokens
   ASSERT_THAT(sets, IsOk());

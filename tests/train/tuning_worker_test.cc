@@ -45,6 +45,7 @@ class WorkerTest : public testing::Test {
     parts.max_batch_rows = 1000;
     parts.hold = [this](int64_t bytes, int64_t, std::function<void()> give_back) -> absl::Status {
       const std::lock_guard<std::mutex> lock(mutex_);
+      if (bytes > most_bytes_) return absl::InvalidArgumentError("more than there is");
       if (bytes > memory_bytes_) return absl::ResourceExhaustedError("no room");
       held_bytes_ = bytes;
       give_back_ = std::move(give_back);
@@ -148,6 +149,7 @@ class WorkerTest : public testing::Test {
   std::condition_variable changed_;
   std::optional<absl::StatusOr<Job>> reply_;
   std::string base_digest_ = "one";
+  int64_t most_bytes_ = int64_t{1} << 40;
   int64_t memory_bytes_ = int64_t{1} << 40;
   int64_t held_bytes_ = 0;
   std::atomic<int> plans_ = 0;
@@ -203,6 +205,20 @@ TEST_F(WorkerTest, WhatCannotBePublishedIsKeptAndTheJobSaysSo) {
   ASSERT_EQ(made->size(), 1u);
   EXPECT_TRUE(std::filesystem::exists(revisions_->Folder((*made)[0]) + "/adapter_model.safetensors"));
   EXPECT_TRUE(absl::IsNotFound(revisions_->Current("job").status()));  // the name means what it meant
+}
+
+TEST_F(WorkerTest, AJobThatFitsAloneWaitsForTheOneBesideIt) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    most_bytes_ = kStateBytes;
+  }
+  Accept("first", 300);
+  Await("first", [](const Job& job) { return job.step >= 3; });
+  Accept("second", 4);
+  Await("second", [](const Job& job) { return job.reason.find("waits for memory") != std::string::npos; });
+  EXPECT_EQ(AwaitFinish("first").state, JobState::kSucceeded);
+  const Job second = AwaitFinish("second");
+  EXPECT_EQ(second.state, JobState::kSucceeded) << second.reason;
 }
 
 TEST_F(WorkerTest, AJobGivesItsMemoryBackAndGoesOnWhereItWasWhenThereIsRoom) {
