@@ -29,8 +29,9 @@ absl::StatusOr<ExampleSets> OpenSets(const std::string& folder, const TuningSpec
                                                          .seed = spec.train.seed});
 }
 
-// That training or evaluation can meet.
-absl::StatusOr<BatchShape> LargestBatch(const TuningSpec& spec, const ExampleSets& sets) {
+// That training or evaluation can meet; all examples are looked at, so only where its bytes are counted.
+absl::StatusOr<BatchShape> LargestBatch(const TuningSpec& spec, const ExampleSets& sets, const CausalLm& model) {
+  if (model.device().is_cpu()) return BatchShape();
   const int64_t entries = spec.train.micro_batch_size;
   ASSIGN_OR_RETURN(const LargestEntries trained, LargestEntriesOf(sets.train, entries));
   ASSIGN_OR_RETURN(const LargestEntries evaluated, LargestEntriesOf(sets.eval, entries));
@@ -100,7 +101,7 @@ absl::StatusOr<MadeJob> JobMaker::Make(const v1::SubmitJobRequest& request, cons
     }
   }
   ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
-  ASSIGN_OR_RETURN(const BatchShape largest, LargestBatch(spec, sets));
+  ASSIGN_OR_RETURN(const BatchShape largest, LargestBatch(spec, sets, *model));
   RETURN_IF_ERROR(JobBytesWithin(memory, spec.train, *model, largest).status());
   ASSIGN_OR_RETURN(const TrainConfig train, ResolveSteps(spec, sets.train.entries()));
   if (init.has_value()) RETURN_IF_ERROR(KeepInitAdapter(*init, model->base_shape(), base_tables, InitFolder(folder)));
@@ -123,7 +124,7 @@ absl::StatusOr<JobBytes> JobMaker::BytesOf(const Job& job, const std::string& fo
   ASSIGN_OR_RETURN(const TuningSpec spec, TranslateSpec(proto, backend->model));
   ASSIGN_OR_RETURN(const TuningData data, TranslateDataset(proto.dataset(), backend->model));
   ASSIGN_OR_RETURN(const ExampleSets sets, OpenSets(folder, spec, data));
-  ASSIGN_OR_RETURN(const BatchShape largest, LargestBatch(spec, sets));
+  ASSIGN_OR_RETURN(const BatchShape largest, LargestBatch(spec, sets, *model));
   return JobBytesWithin(memory, spec.train, *model, largest);
 }
 
