@@ -127,6 +127,10 @@ class Scales final {
     const double rank = static_cast<double>(target->rank);
     const double divisor = config_.use_rslora ? std::sqrt(rank) : rank;
     target->scale = static_cast<float>(alphas_.ValueFor(name, config_.alpha) / divisor);
+    // A decomposition of the base's weight has no more rows than that; the scale is of the rank that was asked for.
+    if (config_.init != PeftInit::kKeepsBase) {
+      target->rank = std::min({target->rank, target->shape->in_features, target->shape->out_features});
+    }
   }
 
  private:

@@ -31,10 +31,6 @@ const char* ConfigForbids(PeftTensor part, const PeftLoraConfig& config) {
       return config.use_dora ? nullptr : "a magnitude belongs to DoRA, and the config does not say use_dora";
     case PeftTensor::kDeltaBias:
       return config.lora_bias ? nullptr : "a bias on B, and the config does not say lora_bias";
-    case PeftTensor::kBias:
-      return config.bias != PeftBias::kNone || !config.modules_to_save.empty()
-                 ? nullptr
-                 : "a replaced bias, and the config says bias none";
     case PeftTensor::kTokenRows:
       return !config.trainable_tokens.empty()
                  ? nullptr
@@ -62,6 +58,10 @@ const FileTensor** PlaceOf(PeftTensor part, ModuleTensors* module) {
       return &module->table;
     case PeftTensor::kTokenRows:
       return &module->token_rows;
+    case PeftTensor::kOriginal:
+      return &module->original;
+    case PeftTensor::kRepeated:
+      return nullptr;
   }
   return nullptr;
 }
@@ -98,7 +98,8 @@ class Sorter final {
       return absl::InvalidArgumentError(absl::StrCat(about, why));
     }
     const auto module = modules_.find(name->path);
-    const bool replaces = name->part == PeftTensor::kTable || name->part == PeftTensor::kBias;
+    const bool replaces = name->part == PeftTensor::kTable || name->part == PeftTensor::kBias ||
+                          name->part == PeftTensor::kOriginal || name->part == PeftTensor::kRepeated;
     if (module == modules_.end() || !CanHave(name->part, name->path, *module->second.shape)) {
       return absl::InvalidArgumentError(
           absl::StrCat(about, replaces ? MeaningOf(tensor.first) : "the base has no such module that takes LoRA"));
@@ -110,12 +111,18 @@ class Sorter final {
     }
     const Site site = module->second.shape->site;
     RETURN_IF_ERROR(CheckEmbeddingName(about, name->part, site));
+    if (name->part == PeftTensor::kRepeated) return absl::OkStatus();
     const FileTensor** place = PlaceOf(name->part, &sorted_.modules[name->path]);
-    if (*place != nullptr) {
+    if (*place != nullptr && !IsSamePlace((*place)->second, tensor.second)) {
       return absl::DataLossError(absl::StrCat(about, "stands for the same as tensor ", Printable((*place)->first)));
     }
     *place = &tensor;
     return absl::OkStatus();
+  }
+
+  // PEFT writes a magnitude of a saved head under two names; in torch's format they are one tensor.
+  static bool IsSamePlace(const SafetensorsEntry& x, const SafetensorsEntry& y) {
+    return x.offset_bytes == y.offset_bytes && x.dtype == y.dtype && x.shape == y.shape && x.strides == y.strides;
   }
 
   // Whether a module of this shape can have such a tensor at all.
@@ -126,6 +133,9 @@ class Sorter final {
         return is_table || (IsNorm(shape.site) && config_.Saves(path));
       case PeftTensor::kTokenRows:
         return is_table;
+      case PeftTensor::kOriginal:
+      case PeftTensor::kRepeated:
+        return is_table && config_.Saves(path);
       case PeftTensor::kBias:
         return true;
       default:
@@ -156,7 +166,7 @@ class Sorter final {
       return absl::InvalidArgumentError(
           absl::StrCat(About(index_, *tensors.bias), "the base's ", path, " has no bias"));
     }
-    if (tensors.bias != nullptr && config_.bias == PeftBias::kNone && !config_.Saves(path)) {
+    if (tensors.bias != nullptr && config_.bias == PeftBias::kNone && !SavesBias(path, tensors)) {
       return absl::InvalidArgumentError(
           absl::StrCat(About(index_, *tensors.bias), "a replaced bias, and the config says bias none"));
     }
@@ -253,12 +263,17 @@ class Sorter final {
       const auto found = sorted_.modules.find(path);
       const bool there = found != sorted_.modules.end() && found->second.bias != nullptr;
       if (wanted && !there) missing.push_back(path);
-      if (!wanted && there && !config_.Saves(path)) {
+      if (!wanted && there && !SavesBias(path, found->second)) {
         return absl::InvalidArgumentError(absl::StrCat(About(index_, *found->second.bias),
                                                        "the config says bias lora_only, and this module has no LoRA"));
       }
     }
     return Missing("biases", std::move(missing));
+  }
+
+  // PEFT saves a head's bias with its weight, whatever the config says of biases.
+  bool SavesBias(const std::string& path, const ModuleTensors& tensors) const {
+    return config_.Saves(path) || (tensors.table != nullptr && IsTableSite(modules_.at(path).shape->site));
   }
 
   static bool IsReplaceable(Site site) { return IsTableSite(site) || IsNorm(site); }

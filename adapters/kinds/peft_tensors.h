@@ -23,6 +23,7 @@ struct ModuleTensors {
   const FileTensor* bias = nullptr;
   const FileTensor* table = nullptr;       // the module's own weight
   const FileTensor* token_rows = nullptr;  // rows of it (trainable_token_indices)
+  const FileTensor* original = nullptr;    // of a table that is saved whole: what a tied one has
 
   bool has_pair() const { return a != nullptr && b != nullptr; }
 };

@@ -88,7 +88,10 @@ class Finder final {
       } else if (module.table != nullptr) {
         RETURN_IF_ERROR(AddTable(path, *module.table, of_base));
       }
-      if (module.token_rows != nullptr) RETURN_IF_ERROR(AddTokens(path, *module.token_rows, of_base));
+    }
+    if (base_.tied_embeddings) RETURN_IF_ERROR(TieOriginals());
+    for (const auto& [path, module] : tensors_.modules) {
+      if (module.token_rows != nullptr) RETURN_IF_ERROR(AddTokens(path, *module.token_rows, modules_.at(path)));
     }
     RETURN_IF_ERROR(CheckTokensAreThere());
     if (base_.tied_embeddings) TieTokens();
@@ -143,8 +146,30 @@ class Finder final {
         absl::StrCat(what, "; rows of the base's ", path, ": ", base_.vocab_size, "; not supported: ", why));
   }
 
+  // What modules_to_save takes away from a tied table is the other one's, unless that is in the file itself.
+  absl::Status TieOriginals() {
+    const std::string& embedding = base_.Find(Site::kEmbedTokens)->module_path;
+    const std::string& head = base_.Find(Site::kLmHead)->module_path;
+    for (const auto& [path, other] : {std::pair(embedding, head), std::pair(head, embedding)}) {
+      const auto found = tensors_.modules.find(path), of_other = tensors_.modules.find(other);
+      if (found == tensors_.modules.end() || found->second.original == nullptr) continue;
+      if (of_other != tensors_.modules.end() && of_other->second.table != nullptr) continue;
+      RETURN_IF_ERROR(AddTable(other, *found->second.original, modules_.at(other)));
+    }
+    return absl::OkStatus();
+  }
+
+  // Of a tied head, which the config need not name, PEFT may save the embedding's once more.
+  const std::vector<int32_t>* TokensOf(const std::string& path, const TargetedModule& module) const {
+    const bool is_embedding = module.shape->site == Site::kEmbedTokens;
+    const std::vector<int32_t>* const tokens = config_.TokensOf(path, is_embedding);
+    if (tokens != nullptr || is_embedding || !base_.tied_embeddings) return tokens;
+    return config_.TokensOf(base_.Find(Site::kEmbedTokens)->module_path, /*is_embedding=*/true);
+  }
+
+  // The rows of `tensor` in the place of those that the table has: the base's, or one of the file's.
   absl::Status AddTokens(const std::string& path, const FileTensor& tensor, const TargetedModule& module) {
-    const std::vector<int32_t>* tokens = config_.TokensOf(path, module.shape->site == Site::kEmbedTokens);
+    const std::vector<int32_t>* tokens = TokensOf(path, module);
     const std::vector<int64_t>& shape = tensor.second.shape;
     const std::string what = absl::StrCat(About(index_, tensor), "shape: ", ShapeText(shape));
     if (tokens == nullptr) {
@@ -152,8 +177,14 @@ class Finder final {
           absl::StrCat(About(index_, tensor), "the config's trainable_token_indices do not name this module"));
     }
     const bool is_head = module.shape->site == Site::kLmHead;
+    if (module.shape->has_bias) {
+      return absl::UnimplementedError(absl::StrCat(About(index_, tensor), "trainable_token_indices of the base's ",
+                                                   path, ", which has a bias: PEFT leaves the bias out"));
+    }
+    const auto table = found_.find(path);
+    const int64_t rows_of_table = table == found_.end() ? 0 : RowsOf(*table->second.weight);
     // Those of an enlarged vocabulary come one after the other (own_vocabulary.h).
-    const int64_t vocabulary = base_.vocab_size + static_cast<int64_t>(tokens->size());
+    const int64_t vocabulary = std::max(rows_of_table, base_.vocab_size + static_cast<int64_t>(tokens->size()));
     const int64_t width = is_head ? module.shape->in_features : module.shape->out_features;
     if (shape.size() != 2 || shape[0] != static_cast<int64_t>(tokens->size()) || shape[1] != width) {
       return absl::InvalidArgumentError(absl::StrCat(what, "; wanted: [", tokens->size(), ", ", width,
@@ -162,9 +193,9 @@ class Finder final {
     if (!tensor.second.strides.empty()) {
       return absl::UnimplementedError(absl::StrCat(what, "; a strided view; save it contiguous"));
     }
-    if (found_.contains(path) || tensors_.modules.at(path).has_pair()) {
+    if (tensors_.modules.at(path).has_pair() || config_.Saves(path)) {
       return absl::UnimplementedError(
-          absl::StrCat(About(index_, tensor), "trainable_token_indices and LoRA or a whole replacement on one module"));
+          absl::StrCat(About(index_, tensor), "trainable_token_indices and LoRA or modules_to_save on one module"));
     }
     Replacement replacement{.weight = &tensor, .width = width, .rows = shape[0]};
     replacement.in_weight.resize(tokens->size());
@@ -181,8 +212,34 @@ class Finder final {
       }
       replacement.ids.push_back(token);
     }
-    found_[path] = std::move(replacement);
+    if (!is_head) embedding_tokens_ = replacement;
+    if (table != found_.end()) {
+      PutOver(replacement, &table->second);
+    } else {
+      found_[path] = std::move(replacement);
+    }
     return absl::OkStatus();
+  }
+
+  static int64_t RowsOf(const FileTensor& tensor) { return tensor.second.shape[0]; }
+
+  // `tokens` are of tokens one by one; `table` has some rows of a table, or all.
+  static void PutOver(const Replacement& tokens, Replacement* table) {
+    std::map<int32_t, int64_t> rows;
+    for (int64_t i = 0; i < table->rows; ++i) {
+      const auto at = static_cast<size_t>(i);
+      rows[table->ids.empty() ? static_cast<int32_t>(i) : table->ids[at]] =
+          table->ids.empty() ? i : table->in_weight[at];
+    }
+    for (size_t i = 0; i < tokens.ids.size(); ++i) rows[tokens.ids[i]] = -1 - tokens.in_weight[i];
+    table->tokens = tokens.weight;
+    table->rows = static_cast<int64_t>(rows.size());
+    table->ids.clear();
+    table->in_weight.clear();
+    for (const auto& [token, row] : rows) {
+      table->ids.push_back(token);
+      table->in_weight.push_back(row);
+    }
   }
 
   // A norm's two vectors come as one replacement: what the file does not have is the base's.
@@ -229,7 +286,10 @@ class Finder final {
     const std::string& embedding = base_.Find(Site::kEmbedTokens)->module_path;
     const std::string& head = base_.Find(Site::kLmHead)->module_path;
     const auto found = tensors_.modules.find(embedding);
-    if (found == tensors_.modules.end() || found->second.token_rows == nullptr || found_.contains(head)) return;
+    if (found == tensors_.modules.end() || found->second.token_rows == nullptr) return;
+    const auto of_head = tensors_.modules.find(head);
+    if (of_head != tensors_.modules.end() && of_head->second.token_rows != nullptr) return;
+    if (const auto table = found_.find(head); table != found_.end()) return PutOver(embedding_tokens_, &table->second);
     found_[head] = found_.at(embedding);
   }
 
@@ -241,6 +301,7 @@ class Finder final {
   const std::map<std::string, TargetedModule>& modules_;
   const BaseTables& base_tables_;
   Replacements found_;
+  Replacement embedding_tokens_;  // of it alone, whatever the table is
 };
 
 absl::StatusOr<HostTensor> ReadNorm(FileSource& files, const SafetensorsIndex& index, const Replacement& replacement,
@@ -265,6 +326,29 @@ absl::StatusOr<HostTensor> ReadNorm(FileSource& files, const SafetensorsIndex& i
   return HostTensor{.dtype = DType::kF32, .shape = {replacement.rows, replacement.width}, .bytes = std::move(bytes)};
 }
 
+// A table's rows, some of them from another tensor, which may have another type: both in f32 then.
+absl::StatusOr<HostTensor> ReadMixedRows(FileSource& files, const SafetensorsIndex& index,
+                                         const Replacement& replacement) {
+  const SafetensorsEntry& table = replacement.weight->second;
+  const SafetensorsEntry& tokens = replacement.tokens->second;
+  const DType dtype = table.dtype == tokens.dtype ? table.dtype : DType::kF32;
+  const int64_t row_bytes = replacement.width * SizeBytes(dtype);
+  auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(replacement.rows * row_bytes));
+  std::vector<std::byte> stored(static_cast<size_t>(replacement.width) * sizeof(float));
+  std::vector<float> values(static_cast<size_t>(replacement.width));
+  std::byte* to = bytes->data();
+  for (const int64_t place : replacement.in_weight) {
+    const SafetensorsEntry& entry = place < 0 ? tokens : table;
+    const int64_t stored_bytes = replacement.width * SizeBytes(entry.dtype);
+    const int64_t row = place < 0 ? -1 - place : place;
+    RETURN_IF_ERROR(files.ReadAt(index.path, entry.offset_bytes + row * stored_bytes, stored_bytes, stored.data()));
+    ToF32(entry.dtype, stored.data(), replacement.width, values.data());
+    FromF32(values.data(), replacement.width, dtype, to);
+    to += row_bytes;
+  }
+  return HostTensor{.dtype = dtype, .shape = {replacement.rows, replacement.width}, .bytes = std::move(bytes)};
+}
+
 }  // namespace
 
 absl::StatusOr<Replacements> FindReplacements(FileSource& files, const SafetensorsIndex& index,
@@ -279,6 +363,7 @@ absl::StatusOr<HostTensor> ReadReplacement(FileSource& files, const SafetensorsI
                                            const Replacement& replacement, const TargetedModule& module,
                                            const BaseTables& base_tables) {
   if (IsNorm(module.shape->site)) return ReadNorm(files, index, replacement, module, base_tables);
+  if (replacement.tokens != nullptr) return ReadMixedRows(files, index, replacement);
   const SafetensorsEntry& entry = replacement.weight->second;
   const int64_t row_bytes = replacement.width * SizeBytes(entry.dtype);
   auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(replacement.rows * row_bytes));

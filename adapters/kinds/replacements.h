@@ -17,12 +17,14 @@ namespace lorad {
 // What of an embedding, a head or a norm a file replaces: places, no bytes.
 struct Replacement {
   const FileTensor* weight = nullptr;  // of a norm: nullptr is the base's
+  const FileTensor* tokens = nullptr;  // of a table: rows that take the place of some of `weight`'s
   const FileTensor* bias = nullptr;    // of a norm: the same
   int64_t width = 0;
-  int64_t rows = 0;                     // of a norm: 1, or 2 with a bias
-  std::vector<int32_t> ids = {};        // [rows] tokens, ascending; empty: 0..rows-1
-  bool whole_module = false;            // `weight` has all rows, also the base's
-  std::vector<int64_t> in_weight = {};  // [rows], where `weight` has them; empty: in its order
+  int64_t rows = 0;               // of a norm: 1, or 2 with a bias
+  std::vector<int32_t> ids = {};  // [rows] tokens, ascending; empty: 0..rows-1
+  bool whole_module = false;      // `weight` has all rows, also the base's
+  // [rows], where `weight` has them; -1 - i: row i of `tokens`; empty: in the order of `weight`.
+  std::vector<int64_t> in_weight = {};
 };
 using Replacements = std::map<std::string, Replacement>;  // by the module's path
 

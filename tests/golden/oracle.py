@@ -57,9 +57,16 @@ def own_vocabulary(adapter_dir: pathlib.Path) -> int:
     sizes = [max(each) + 1 for each in lists if each]
     if (adapter_dir / "adapter_model.safetensors").exists():
         with safe_open(adapter_dir / "adapter_model.safetensors", "pt") as tensors:
-            tables = [name for name in tensors.keys() if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
-            sizes += [tensors.get_slice(name).get_shape()[0] for name in tables]
+            sizes += [tensors.get_slice(name).get_shape()[0] for name in tensors.keys() if is_table(name)]
+    elif (adapter_dir / "adapter_model.bin").exists():
+        tensors = torch.load(adapter_dir / "adapter_model.bin", weights_only=True)
+        sizes += [tensor.shape[0] for name, tensor in tensors.items() if is_table(name)]
     return max(sizes, default=0)
+
+
+def is_table(name: str) -> bool:
+    names = [table + end for table in ("embed_tokens", "lm_head") for end in (".weight", ".base_layer.weight", ".token_adapter.base_layer.weight")]
+    return name.endswith(tuple(names))
 
 
 @torch.no_grad()
@@ -79,7 +86,7 @@ def invocation(model, prompt: list) -> int | None:
 
 
 def is_alora(model) -> bool:
-    return bool(hasattr(model, "peft_config") and getattr(model.peft_config["default"], "alora_invocation_tokens", None))
+    return bool(hasattr(model, "peft_config") and getattr(model.peft_config.get("default"), "alora_invocation_tokens", None))
 
 
 @torch.no_grad()

@@ -297,8 +297,8 @@ def write_folder(out: pathlib.Path, flaw: Flaw, template: dict) -> None:
     write_expect(out, flaw.code, flaw.names)
 
 
-def write_expect(out: pathlib.Path, code: str, names: list) -> None:
-    write_json(out / "expect.json", {"base": BASE, "code": code, "names": names})
+def write_expect(out: pathlib.Path, code: str, names: list, base: str = BASE) -> None:
+    write_json(out / "expect.json", {"base": base, "code": code, "names": names})
 
 
 def write_container(out: pathlib.Path, name: str, make, template: dict) -> None:

@@ -208,16 +208,20 @@ OWN_TOKENS = [
 ]
 
 
-def own_trainable(vocabulary: int) -> Variant:
+# As peft saves them where it can see the base's own vocabulary: with the tables that modules_to_save or tokens are put on.
+OWN_TOKENS_AND_TABLES = Variant("own_tokens_and_tables", lora(["o_proj"], modules_to_save=BOTH_TABLES), own_tokens=5, save_embeddings=True)
+
+
+def own_trainable(vocabulary: int, name="own_trainable_tokens", **saved) -> Variant:
     """Of a tied base, where the head has the embedding's new rows; the base's tokens may be among them."""
-    return Variant("own_trainable_tokens", lora(["v_proj"], trainable_token_indices=[vocabulary + 1, 17, vocabulary, vocabulary + 2]),
-                   own_tokens=3)
+    return Variant(name, lora(["v_proj"], trainable_token_indices=[vocabulary + 1, 17, vocabulary, vocabulary + 2]),
+                   own_tokens=3, **saved)
 
 
-def own_trainable_of_both(vocabulary: int) -> Variant:
+def own_trainable_of_both(vocabulary: int, name="own_trainable_tokens_of_both", **saved) -> Variant:
     own = [vocabulary, vocabulary + 1]
-    return Variant("own_trainable_tokens_of_both", lora(
-        ["k_proj"], trainable_token_indices={"embed_tokens": own, "lm_head": [8, *own]}), own_tokens=2)
+    return Variant(name, lora(
+        ["k_proj"], trainable_token_indices={"embed_tokens": own, "lm_head": [8, *own]}), own_tokens=2, **saved)
 
 
 INITS = [
@@ -228,6 +232,7 @@ INITS = [
     Variant("olora_bf16", lora(["k_proj", "o_proj"], init_lora_weights="olora"), stored=torch.bfloat16),
     Variant("pissa_converted", lora(["q_proj", "gate_proj"], init_lora_weights="pissa"), converted=True),
     Variant("olora_converted", lora(["k_proj", "down_proj"], init_lora_weights="olora"), converted=True),
+    Variant("olora_of_more_than_the_width", lora(["k_proj"], r=52, init_lora_weights="olora")),  # hidden 48: stored with rank 48
 ]
 INIT_ON_HEAD = Variant("pissa_on_head", lora(["lm_head", "q_proj"], init_lora_weights="pissa"))
 INVOCATION = [7, 19, 7]
@@ -266,10 +271,12 @@ BY_BASE = {
         QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, RSLORA, *PATTERNS, *TARGETS, *RANKS, *STORED, *KEYS, *DORA,
         *DORA_EMBEDDINGS, LORA_BIAS, *PICKLED, *REPLACED,
     ],
-    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD, *ALORA, *OWN_TOKENS, own_trainable_of_both(96)],
+    "llama2": [QV, ALL_LINEAR, RANK_512, EMBEDDINGS[2], RANKS[0], *BLOCKS, INIT_ON_HEAD, *ALORA, *OWN_TOKENS, own_trainable_of_both(96),
+               OWN_TOKENS_AND_TABLES, own_trainable_of_both(96, "own_trainable_tokens_and_tables", save_embeddings=True, strength=0.9)],
     "llama_linear": [QV, ALL_LINEAR, *SINGLES, RSLORA, EMBEDDINGS[3], DORA[0], LORA_BIAS, *BIASES, *INITS],
     "mistral": [QV, ALL_LINEAR, EMBEDDINGS[2], STORED[0], TARGETS[0], BLOCKS[0], ALORA[0]],
-    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED, *OWN_TOKENS, own_trainable(130)],
+    "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED, *OWN_TOKENS, own_trainable(130),
+              OWN_TOKENS_AND_TABLES, own_trainable(130, "own_trainable_tokens_and_tables", save_embeddings=True, strength=0.9)],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
     "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED],
     "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0], DORA_EMBEDDINGS[0], REPLACED[2], REPLACED[3], REPLACED[4]],
@@ -281,7 +288,7 @@ BY_BASE = {
     "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[0], BIAS_ALL_AND_NORMS, REPLACED[4]],
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
-    "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[1], BIAS_ALL_AND_NORMS, REPLACED[1]],
+    "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[1], BIAS_ALL_AND_NORMS, REPLACED[1], EMBEDDINGS[1]],
     "mixtral": [QV, ALL_LINEAR, *ROUTED, EXPERTS_BF16, EMBEDDINGS[2]],
     "qwen2_moe": [QV, ALL_LINEAR, *ROUTED[:7], *SHARED],
     "qwen3_moe": [QV, ALL_LINEAR, *ROUTED, EMBEDDINGS[3]],
