@@ -40,7 +40,8 @@ SchedulerParts PartsOf(const Engine::Parts& parts, Inbox* inbox) {
           .inbox = inbox,
           .post_reply = [completions =
                              parts.completions](std::function<void()> call) { completions->Post(std::move(call)); },
-          .kv_layout = parts.kv_layout};
+          .kv_layout = parts.kv_layout,
+          .events_given = parts.events_given};
 }
 
 // Where an adapter that is not known would lie, by its words alone: the loader finds out whether it is there, since

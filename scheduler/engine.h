@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -66,6 +67,8 @@ class Engine final {
     Completions* completions;
     const Clock* clock;
     KvLayout kv_layout;
+    // Sinks may gather events until it is called: after each step, and before one for what a turn gave. May be empty.
+    std::function<void()> events_given;
   };
   Engine(const EngineConfig& config, const Parts& parts);
   ~Engine();

@@ -73,6 +73,7 @@ bool EngineCore::Turn() {
   } else {
     for (const SequenceId id : plan.overtaken) ++state_.sequences.at(id)->overtaken;
     // What was done in this turn may go on in the next one, with nothing in flight.
+    GiveEvents();  // what ended in this turn does not wait for the step
     const int64_t most_steps = acted ? 1 : state_.config.steps_a_turn;
     RunSteps(std::move(held), begin_us, most_steps, &state_, [this] { Publish(); });
     acted = true;
@@ -148,6 +149,11 @@ void EngineCore::Publish() {
     published_->snapshot = std::move(snapshot);
   }
   for (std::function<void()>& reply : std::exchange(state_.replies, {})) state_.parts.post_reply(std::move(reply));
+  GiveEvents();
+}
+
+void EngineCore::GiveEvents() {
+  if (state_.parts.events_given) state_.parts.events_given();
 }
 
 }  // namespace lorad

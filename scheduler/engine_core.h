@@ -32,6 +32,7 @@ class EngineCore final {
 
  private:
   void Publish();
+  void GiveEvents();
 
   SchedulerState state_;
   struct Published;

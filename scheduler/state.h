@@ -43,6 +43,7 @@ struct SchedulerParts {
   Inbox* inbox;
   std::function<void(std::function<void()>)> post_reply;  // to the completions thread, after what it tells is published
   KvLayout kv_layout;
+  std::function<void()> events_given;  // Engine::Parts
 };
 
 // Tokens of prompts that were looked up in the prefix cache, and of them those found there.

@@ -75,7 +75,7 @@ void PromptCall::GivePrompt(std::shared_ptr<const Tokenizer> tokenizer) {
 }
 
 void PromptCall::OnEvent(TokenEvent event) {
-  backend_->pump->Post([self = shared_from_this(), event = std::move(event)] { self->Handle(event); });
+  backend_->pump->Gather([self = shared_from_this(), event = std::move(event)] { self->Handle(event); });
 }
 
 }  // namespace lorad

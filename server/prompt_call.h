@@ -27,8 +27,8 @@ class RequestNumbers final {
 
 // A call whose prompt the engine computes: what Generate and Classify have in common.
 //
-// Threads  OnEvent and OnTokenizer on the engine thread, which only hands over; the rest on the pump's, on LongTexts'
-//          and on gRPC's.
+// Threads  OnEvent and OnTokenizer on the engine thread, which only hands over, and wakes the pump itself when it has
+//          given all of a step's; the rest on the pump's, on LongTexts' and on gRPC's.
 // Lives    until gRPC says OnDone and the engine has let go of the sink.
 class PromptCall : public TokenSink, public std::enable_shared_from_this<PromptCall> {
  public:

@@ -192,9 +192,9 @@ absl::Status Serving::Parts::MakeEngine(const ServerConfig& config, const std::s
   options.base_tables = base_tables;
   loader = std::make_unique<AdapterLoader>(options, shape, files,
                                            [this](LoaderEvent event) { engine->OnLoaderEvent(std::move(event)); });
-  engine =
-      std::make_unique<Engine>(engine_config, Engine::Parts{pages.get(), adapters.get(), loader.get(), executor.get(),
-                                                            metrics, &completions, &clock, model->kv_layout()});
+  engine = std::make_unique<Engine>(
+      engine_config, Engine::Parts{pages.get(), adapters.get(), loader.get(), executor.get(), metrics, &completions,
+                                   &clock, model->kv_layout(), [this] { pump.Wake(); }});
   return absl::OkStatus();
 }
 

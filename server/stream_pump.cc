@@ -15,17 +15,26 @@ StreamPump::~StreamPump() {
   thread_.join();
 }
 
-void StreamPump::Post(std::function<void()> work) {
-  bool was_empty = false;
-  {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (std::this_thread::get_id() != thread_.get_id()) {
-      room_.wait(lock, [this] { return work_.size() < kMaxWaiting; });
-    }
-    was_empty = work_.empty();
-    work_.push_back(std::move(work));
+void StreamPump::Gather(std::function<void()> work) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (work_.size() >= kMaxWaiting && std::this_thread::get_id() != thread_.get_id()) {
+    wake_.notify_one();
+    room_.wait(lock, [this] { return work_.size() < kMaxWaiting; });
   }
-  if (was_empty) wake_.notify_one();
+  work_.push_back(std::move(work));
+}
+
+void StreamPump::Post(std::function<void()> work) {
+  Gather(std::move(work));
+  wake_.notify_one();
+}
+
+void StreamPump::Wake() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (work_.empty()) return;
+  }
+  wake_.notify_one();
 }
 
 void StreamPump::PostAfter(std::chrono::milliseconds delay, std::function<void()> work) {

@@ -13,10 +13,10 @@ namespace lorad {
 
 // One light thread between the engine and the streams: it detokenises and starts writes, so that neither runs on the
 // engine thread. Work for one stream is done in the order it came. At most kMaxWaiting pieces wait: when writing is
-// slower than computing, whoever posts one more waits, and so the steps become slower, not the memory larger.
+// slower than computing, whoever gives one more waits, and so the steps become slower, not the memory larger.
 //
-// Threads  Post and PostAfter from any; what they are given runs on the pump's thread and must not block. There Post
-//          never waits.
+// Threads  all from any; what they are given runs on the pump's thread and must not block. There nothing waits for
+//          room.
 class StreamPump final {
  public:
   static constexpr size_t kMaxWaiting = size_t{1} << 16;
@@ -25,6 +25,9 @@ class StreamPump final {
   ~StreamPump();  // does what was posted, drops what waits for its time, then joins
 
   void Post(std::function<void()> work);
+  // A Post that may wait for the next Wake or Post: to wake the thread for each piece would cost more than the piece.
+  void Gather(std::function<void()> work);
+  void Wake();
   void PostAfter(std::chrono::milliseconds delay, std::function<void()> work);
 
  private:

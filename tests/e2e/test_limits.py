@@ -123,8 +123,8 @@ def test_cancelled_requests_leave_nothing_behind(start_daemon):
     storm(10)
     before = resident_mib(daemon)
     storm(60)
-    after = resident_mib(daemon)
-    assert after - before < 24
+    # A machine that is shared makes higher peaks; what is only free goes back to the system within seconds.
+    wait_until(lambda: resident_mib(daemon) - before < 24)
     assert generate(daemon, [1], max_tokens=2).finish[0] is not None
     assert daemon.stop() == 0
 

@@ -53,5 +53,47 @@ TEST(StreamPumpTest, WorkThatPostsNeverWaits) {
   all.get_future().wait();
 }
 
+// Waits until `pump` sleeps: what was posted before is done.
+void AwaitSleep(StreamPump* pump) {
+  std::promise<void> done;
+  pump->Post([&] { done.set_value(); });
+  done.get_future().wait();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+}
+
+TEST(StreamPumpTest, WhatIsGatheredIsDoneInOrderWhenThePumpIsWoken) {
+  std::vector<int> done;
+  StreamPump pump;
+  AwaitSleep(&pump);
+  std::promise<void> last;
+  pump.Gather([&] { done.push_back(1); });
+  pump.Gather([&] { done.push_back(2); });
+  pump.Gather([&] { last.set_value(); });
+  pump.Wake();
+  last.get_future().wait();
+  EXPECT_EQ(done, (std::vector<int>{1, 2}));
+}
+
+TEST(StreamPumpTest, APostTakesWhatWasGatheredBeforeItAlong) {
+  std::vector<int> done;
+  StreamPump pump;
+  AwaitSleep(&pump);
+  pump.Gather([&] { done.push_back(1); });
+  std::promise<void> last;
+  pump.Post([&] { last.set_value(); });
+  last.get_future().wait();
+  EXPECT_EQ(done, std::vector<int>{1});
+}
+
+TEST(StreamPumpTest, WhoGathersMoreThanTheBoundNeedNotWakeThePump) {
+  size_t done = 0;
+  {
+    StreamPump pump;
+    AwaitSleep(&pump);
+    for (size_t i = 0; i < StreamPump::kMaxWaiting + 3; ++i) pump.Gather([&] { ++done; });
+  }
+  EXPECT_EQ(done, StreamPump::kMaxWaiting + 3);
+}
+
 }  // namespace
 }  // namespace lorad

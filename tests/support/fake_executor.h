@@ -30,6 +30,7 @@ class FakeExecutor final : public StepExecutor {
         rope_(rope) {}
 
   Ticket Launch(absl::Span<const ExecRow> rows, int64_t) override {
+    if (before_work) before_work();
     LORAD_CHECK(steps_.empty() || TakesStepBehind());
     std::vector<std::unique_ptr<OwnedRow>>& step = steps_.emplace_back();
     for (const ExecRow& row : rows) step.push_back(std::make_unique<OwnedRow>(row));
@@ -37,6 +38,7 @@ class FakeExecutor final : public StepExecutor {
   }
   // Only here the step runs, the latest that a device may.
   absl::StatusOr<StepResult> Wait(Ticket ticket) override {
+    if (before_work) before_work();
     LORAD_CHECK(ticket == launched_ - static_cast<Ticket>(steps_.size()) + 1);
     StepResult result;
     std::vector<ExecRow> rows;
@@ -60,7 +62,8 @@ class FakeExecutor final : public StepExecutor {
   bool TakesStepBehind() const override { return takes_step_behind && steps_.size() == 1; }
 
   bool takes_step_behind = false;
-  absl::Status step_error;  // of the next step
+  std::function<void()> before_work;  // of a launch or a wait
+  absl::Status step_error;            // of the next step
   std::function<void(absl::Span<const ExecRow> rows, StepResult* result)> on_step;
 
  private:

@@ -51,7 +51,11 @@ class FakeWorld final {
                                .clock = &clock,
                                .inbox = &inbox,
                                .post_reply = [](std::function<void()> call) { call(); },
-                               .kv_layout = kv_layout}) {}
+                               .kv_layout = kv_layout,
+                               .events_given = [this] { *gathered = 0; }}) {
+    // Whoever waits for an event does not wait for a step as well.
+    executor.before_work = [this] { LORAD_CHECK_EQ(*gathered, 0); };
+  }
 
   // The folder of `name` holds this.
   void Folder(const std::string& name, uint64_t content, int64_t pages_wanted = 1) {
@@ -68,7 +72,7 @@ class FakeWorld final {
     }
     request.sampling.max_tokens = max_tokens;
     request.arrival_us = clock.NowUs();
-    request.sink = std::make_shared<RecordingSink>();
+    request.sink = std::make_shared<RecordingSink>(gathered);
     return request;
   }
   static std::shared_ptr<RecordingSink> SinkOf(const Request& request) {
@@ -146,6 +150,7 @@ class FakeWorld final {
     inbox.DrainInto(&commands, 0);
     for (Command& command : commands) core.Apply(std::move(command));
     const bool acted = core.Turn();
+    LORAD_CHECK_EQ(*gathered, 0);
     const absl::Status broken = CheckInvariants(core.state());
     if (!broken.ok()) std::fprintf(stderr, "%s\n", std::string(broken.message()).c_str());
     LORAD_CHECK(broken.ok());
@@ -197,6 +202,7 @@ class FakeWorld final {
   FakeExecutor executor;
   CountingObserver observer;
   Inbox inbox;
+  const std::shared_ptr<int> gathered = std::make_shared<int>(0);  // events of sinks since they were given
   EngineCore core;
 
  private:

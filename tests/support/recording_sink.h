@@ -14,6 +14,9 @@ namespace lorad {
 // Keeps all that a request was told; safe to read from other threads.
 class RecordingSink final : public TokenSink {
  public:
+  // `gathered` counts the events that came since somebody set it to 0.
+  explicit RecordingSink(std::shared_ptr<int> gathered = std::make_shared<int>(0)) : gathered_(std::move(gathered)) {}
+
   struct Answer {
     std::vector<int32_t> tokens;
     std::vector<TokenLogprob> prompt_logprobs;
@@ -26,6 +29,7 @@ class RecordingSink final : public TokenSink {
 
   void OnEvent(TokenEvent event) override {
     const std::lock_guard<std::mutex> lock(mutex_);
+    ++*gathered_;
     Answer& answer = answers_[event.index];
     answer.told_after_finish |= answer.finishes > 0;
     if (answer.events++ == 0) answer.adapter = event.adapter;
@@ -56,6 +60,7 @@ class RecordingSink final : public TokenSink {
   }
 
  private:
+  const std::shared_ptr<int> gathered_;
   mutable std::mutex mutex_;
   std::map<int32_t, Answer> answers_;
   std::vector<std::shared_ptr<const Tokenizer>> tokenizers_;
