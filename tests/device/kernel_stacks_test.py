@@ -43,6 +43,11 @@ def test_what_is_allowed_may_be_needed_but_no_more():
     assert "(sm_80): local memory in bytes: 16; limit: 8; " in line
 
 
+def test_what_is_counted_is_told_by_architecture():
+    text = usage({SHRINK: 0, TABLED: 0}) + usage({SHRINK: 0, MERGE: 720}, "sm_80")
+    assert kernel_stacks.problems(text, {}) == ([], "1 of sm_80, 2 of sm_90a")
+
+
 def test_what_is_allowed_and_no_longer_needed_is_a_problem():
     (line,) = problems(usage({SHRINK: 0}), {"ShrinkKernel<__nv_bfloat16>": 8})
     assert "take it off the list" in line

@@ -177,16 +177,16 @@ __global__ void __launch_bounds__(kLongExpandThreads, 2) LongExpandKernel(Segmen
     }
     touched = true;
     const SlotTerm term = work.terms[t];
-    const int64_t ranks = RanksOf(w);
+    const int ranks = static_cast<int>(RanksOf(w));
     const Bf16* b = reinterpret_cast<const Bf16*>(w.b_t) + FirstRankOf(w, term) * of.columns;
     __syncthreads();  // of_term's columns of the term before have been read
     if (const int i = static_cast<int>(threadIdx.x); i < kColumnsPerLongBlock) {
-      const TermOfPart of_part = TermOf(w, term, of.columns, BiasAfter(work, tile, t, block.part));
-      of_term[i] = block.first + i < of.columns ? ColumnOf(of_part, of.columns, block.first + i) : ColumnOfTerm{};
+      const TermOfColumns of_block = TermOf(w, term, of.columns, block.first, BiasAfter(work, tile, t, block.part));
+      of_term[i] = block.first + i < of.columns ? ColumnOf(of_block, of.columns, i) : ColumnOfTerm{};
     }
     float sums[kColumnsOfLane / 2][4] = {};
-    for (int64_t first = 0; first < ranks; first += kRanksAtOnce) {
-      const int count = static_cast<int>(ranks - first < kRanksAtOnce ? ranks - first : kRanksAtOnce);
+    for (int first = 0; first < ranks; first += kRanksAtOnce) {
+      const int count = ranks - first < kRanksAtOnce ? ranks - first : kRanksAtOnce;
       __syncthreads();
       h.Load(work, tile, h_column + first, count);
       LoadB(b + first * of.columns, count, of.columns, block.first, of_b);

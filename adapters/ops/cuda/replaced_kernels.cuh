@@ -47,10 +47,10 @@ __global__ void ReplaceHeadRowsKernel(const ReplacedTile* tiles, Rows<const T> x
     float sums[kRowsPerTile] = {};
     for (int64_t k = Lane() * kEight; k < width; k += kWarp * kEight) {
       float of_row[kEight], of_x[kEight];
-      LoadUpToEight(wide, row + k, width - k, of_row);
+      LoadUpTo<kEight>(wide, row + k, width - k, of_row);
       for (int r = 0; r < kRowsPerTile; ++r) {
         if (r >= tile.rows) continue;
-        LoadUpToEight(wide, x.row(tile.first_row + r) + k, width - k, of_x);
+        LoadUpTo<kEight>(wide, x.row(tile.first_row + r) + k, width - k, of_x);
         for (int e = 0; e < kEight; ++e) sums[r] = fmaf(of_row[e], of_x[e], sums[r]);
       }
     }

@@ -9,24 +9,7 @@ inline constexpr int kExpandThreads = 128;
 inline constexpr int kColumnsOfThread = kColumnsPerShortBlock / kExpandThreads;
 static_assert(kColumnsOfThread == 4);
 
-// Four consecutive elements as f32; `wide`: all four, aligned to their size. The first `left` otherwise.
-__device__ inline void LoadFour(const float* from, float* to) {
-  const float4 four = *reinterpret_cast<const float4*>(from);
-  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-}
-__device__ inline void LoadFour(const Bf16* from, float* to) {
-  const uint2 bits = *reinterpret_cast<const uint2*>(from);
-  to[0] = __uint_as_float(bits.x << 16), to[1] = __uint_as_float(bits.x & 0xFFFF0000u);
-  to[2] = __uint_as_float(bits.y << 16), to[3] = __uint_as_float(bits.y & 0xFFFF0000u);
-}
-template <typename T>
-__device__ inline void LoadUpToFour(bool wide, const T* from, int64_t left, float* to) {
-  if (wide) {
-    LoadFour(from, to);
-    return;
-  }
-  for (int i = 0; i < kColumnsOfThread; ++i) to[i] = i < left ? Widen(from[i]) : 0.0f;
-}
+// Four consecutive elements, aligned to their size.
 __device__ inline void StoreFour(const float* from, float* to) {
   *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
 }
@@ -44,7 +27,7 @@ template <bool kWide, typename T>
 __device__ inline void LoadRanks(const T* b, int64_t columns, int64_t ranks, int64_t left,
                                  float (&to)[kRanksOfLoad][kColumnsOfThread]) {
   for (int j = 0; j < kRanksOfLoad; ++j) {
-    LoadUpToFour(kWide, b + (j < ranks ? j : ranks - 1) * columns, left, to[j]);
+    LoadUpTo<kColumnsOfThread>(kWide, b + (j < ranks ? j : ranks - 1) * columns, left, to[j]);
   }
 }
 
@@ -65,14 +48,15 @@ __device__ void ExpandColumns(const SegmentedWork& work, const RowTile& tile, in
   ForEachPair(work, tile, [&](int32_t t, int32_t p, const SlotWeights& w, int64_t h_column) {
     if (p != part) return false;
     const SlotTerm term = work.terms[t];
-    const TermOfPart of_term = TermOf(w, term, of.columns, BiasAfter(work, tile, t, part));
+    const TermOfColumns of_term = TermOf(w, term, of.columns, c, BiasAfter(work, tile, t, part));
     const int64_t ranks = RanksOf(w);
     const T* b = reinterpret_cast<const T*>(w.b_t) + FirstRankOf(w, term) * of.columns + c;
     float next[kRanksOfLoad][kColumnsOfThread] = {};
     if (left > 0 && ranks > 0) LoadRanks<kWide>(b, of.columns, ranks, left, next);
     if (!touched && left > 0) {
       for (int r = 0; r < kRows; ++r) {
-        if (r < tile.rows) LoadUpToFour(kWide, y.row(tile.first_row + r) + of.first_column + c, left, values[r]);
+        if (r < tile.rows)
+          LoadUpTo<kColumnsOfThread>(kWide, y.row(tile.first_row + r) + of.first_column + c, left, values[r]);
       }
     }
     touched = true;
@@ -105,7 +89,7 @@ __device__ void ExpandColumns(const SegmentedWork& work, const RowTile& tile, in
     }
     for (int k = 0; k < kColumnsOfThread; ++k) {
       if (kWide ? left <= 0 : k >= left) continue;
-      const ColumnOfTerm column = ColumnOf(of_term, of.columns, c + k);
+      const ColumnOfTerm column = ColumnOf(of_term, of.columns, k);
       for (int r = 0; r < kRows; ++r) values[r][k] = Updated<T>(values[r][k], sums[r][k], column);
     }
     return false;

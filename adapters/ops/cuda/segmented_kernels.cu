@@ -7,6 +7,7 @@ namespace lorad::cuda {
 template <typename T>
 cudaError_t LaunchShrink(const SegmentedWork& work, const SegmentedSizes& sizes, const ShrinkInput<T>& input,
                          cudaStream_t stream) {
+  if (input.width > kMostShrinkWidth) return cudaErrorInvalidValue;
   return Launch(&ShrinkKernel<T>, Grid(work.num_tiles, sizes.rank_blocks), kShrinkThreads, stream, work, input);
 }
 

@@ -46,10 +46,12 @@ struct SegmentedSizes {
   int64_t experts = 0;  // most of a slot that routes
 };
 
+// Kernels count within kRanksPerBlock rows of A by 32 bits; a launch of more fails.
+inline constexpr int64_t kMostShrinkWidth = (int64_t{1} << 31) / (2 * kRanksPerBlock);
 template <typename T>
 struct ShrinkInput {
   Rows<const T> x;
-  int64_t width;
+  int64_t width;              // kMostShrinkWidth at most
   const int32_t* input_rows;  // [rows], or nullptr: each row its own
 };
 template <typename T>

@@ -67,12 +67,16 @@ __device__ void ForEachRow(const RowTile& tile, const Fn& fn) {
 }
 
 template <typename T>
-__device__ inline const T* InputRow(const ShrinkInput<T>& input, int64_t row) {
-  return input.x.row(input.input_rows == nullptr ? row : input.input_rows[row]);
+__device__ inline int32_t InputRowOf(const ShrinkInput<T>& input, int32_t row) {
+  return input.input_rows == nullptr ? row : input.input_rows[row];
+}
+template <typename T>
+__device__ inline const T* InputRow(const ShrinkInput<T>& input, int32_t row) {
+  return input.x.row(InputRowOf(input, row));
 }
 
 // adapters/dora.h: the factor at the request's scale. dora [3, columns], or nullptr.
-__device__ inline float FactorOf(const float* dora, int64_t columns, int64_t c, float scale) {
+__device__ inline float FactorOf(const float* dora, int64_t columns, int c, float scale) {
   if (dora == nullptr) return 1.0f;
   if (scale == 1.0f) return dora[c];
   const float under = 1.0f + (scale - 1.0f) * dora[columns + c] + (scale * scale - 1.0f) * dora[2 * columns + c];
@@ -104,22 +108,26 @@ __device__ inline ColumnBlock ColumnBlockOf(const SegmentedWork& work, int64_t b
   }
 }
 
-// What a term makes of the columns of its part: the low-rank sum and all that comes with it, in one rounding. Vectors
-// [columns], or nullptr.
-struct TermOfPart {
+// What a term makes of columns of its part: the low-rank sum and all that comes with it, in one rounding. Vectors begin
+// at the first of these columns, so that what a loop over terms holds are no addresses of single columns; or nullptr.
+struct TermOfColumns {
   float scale;          // of the sum
   float request_scale;  // of it, what the request asked for
-  const float* dora;    // [3, columns]
+  const float* dora;    // [3, columns of the part]
   const float* delta_bias;
   const float* bias;
 };
-__device__ inline TermOfPart TermOf(const SlotWeights& w, const SlotTerm& term, int64_t columns,
-                                    const float* bias_after) {
+__device__ inline const float* From(const float* vector, int64_t first) {
+  return vector == nullptr ? nullptr : vector + first;
+}
+// Of the part's `columns` those from `first` on.
+__device__ inline TermOfColumns TermOf(const SlotWeights& w, const SlotTerm& term, int64_t columns, int64_t first,
+                                       const float* bias_after) {
   return {.scale = term.scale * w.scale,
           .request_scale = term.scale,
-          .dora = w.dora == nullptr ? nullptr : w.dora + int64_t{term.expert} * 3 * columns,
-          .delta_bias = w.delta_bias,
-          .bias = bias_after};
+          .dora = From(w.dora, int64_t{term.expert} * 3 * columns + first),
+          .delta_bias = From(w.delta_bias, first),
+          .bias = From(bias_after, first)};
 }
 // Of one column.
 struct ColumnOfTerm {
@@ -129,7 +137,7 @@ struct ColumnOfTerm {
   float bias;
   bool has_bias;
 };
-__device__ inline ColumnOfTerm ColumnOf(const TermOfPart& term, int64_t columns, int64_t c) {
+__device__ inline ColumnOfTerm ColumnOf(const TermOfColumns& term, int64_t columns, int c) {
   return {.scale = term.scale,
           .factor = FactorOf(term.dora, columns, c, term.request_scale),
           .delta_bias = term.delta_bias == nullptr ? 0.0f : term.delta_bias[c],

@@ -36,18 +36,20 @@ __device__ void ShrinkRanks(const ShrinkInput<T>& input, const RowTile& tile, co
   constexpr int kSums = kRows * kRanksPerBlock, kOfLane = kSums > kWarp ? kSums / kWarp : 1;
   constexpr int kLanesOfSum = kSums < kWarp ? kWarp / kSums : 1;
   float sums[kSums] = {};
-  for (int64_t i = int64_t{threadIdx.x} * kEight; i < input.width; i += kShrinkThreads * kEight) {
+  // Held over the loop are numbers of 32 bits, and addresses are made of them where they are needed: of 64 bits, one
+  // for each row of A and of x, they would take the registers of sums.
+  const int width = static_cast<int>(input.width);
+  int32_t rows[kRows];
+  for (int r = 0; r < kRows; ++r) rows[r] = InputRowOf(input, tile.first_row + (r < tile.rows ? r : tile.rows - 1));
+  for (int i = static_cast<int>(threadIdx.x) * kEight; i < width; i += kShrinkThreads * kEight) {
     float of_a[kRanksPerBlock][kEight], of_x[kEight];
-    const T* row = a + i;
-    for (int j = 0; j < kRanksPerBlock; ++j) {
-      LoadUpToEight(kWide, row, input.width - i, of_a[j]);
-      // Beyond the last the last again, as with rows: no load waits for a condition. From one address to the next, as
-      // eight of them would take the registers of sums.
-      row += j + 1 < ranks ? input.width : 0;
+    for (int j = 0, at = i; j < kRanksPerBlock; ++j) {
+      LoadUpTo<kEight>(kWide, a + at, width - i, of_a[j]);
+      // Beyond the last the last again, as with rows: no load waits for a condition.
+      at += j + 1 < ranks ? width : 0;
     }
     for (int r = 0; r < kRows; ++r) {
-      const T* x = InputRow(input, tile.first_row + (r < tile.rows ? r : tile.rows - 1));
-      LoadUpToEight(kWide, x + i, input.width - i, of_x);
+      LoadUpTo<kEight>(kWide, input.x.row(rows[r]) + i, width - i, of_x);
       for (int j = 0; j < kRanksPerBlock; ++j) {
         float& sum = sums[r * kRanksPerBlock + j];
         for (int k = 0; k < kEight; ++k) sum = fmaf(of_a[j][k], of_x[k], sum);

@@ -174,10 +174,10 @@ __global__ void DealtProductsKernel(DealtProducts<T> all) {
     for (int64_t i = Lane() * kEight; i < all.in; i += kWarp * kEight) {
       const bool wide = aligned && all.in - i >= kEight;
       float of_w[kEight], of_x[kEight];
-      LoadUpToEight(wide, w + i, all.in - i, of_w);
+      LoadUpTo<kEight>(wide, w + i, all.in - i, of_w);
       for (int r = 0; r < R; ++r) {
         if (first + r >= end) continue;
-        LoadUpToEight(wide, InputOf(all, first + r) + i, all.in - i, of_x);
+        LoadUpTo<kEight>(wide, InputOf(all, first + r) + i, all.in - i, of_x);
         for (int j = 0; j < kEight; ++j) sums[r] = fmaf(of_w[j], of_x[j], sums[r]);
       }
     }

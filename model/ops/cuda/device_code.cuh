@@ -67,30 +67,36 @@ __device__ inline void Unrolled(const Fn& fn) {
   CallEach(std::make_integer_sequence<int, N>(), fn);
 }
 
-// Eight consecutive elements as f32; the wide form wants 16-byte alignment.
+// kCount consecutive elements as f32, four or eight. The wide form wants them aligned to all of their bytes, or to 16.
 inline constexpr int kEight = 8;
-__device__ inline void LoadEight(const float* from, float* to) {
-  const float4 low = *reinterpret_cast<const float4*>(from), high = *reinterpret_cast<const float4*>(from + 4);
-  to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-  to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+template <int kCount>
+struct alignas(2 * kCount) PairBits {  // of bf16
+  unsigned pairs[kCount / 2];
+};
+template <int kCount>
+__device__ inline void LoadWide(const float* from, float* to) {
+  for (int i = 0; i < kCount; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+  }
 }
-__device__ inline void LoadEight(const Bf16* from, float* to) {
-  const uint4 bits = *reinterpret_cast<const uint4*>(from);
-  const unsigned pairs[4] = {bits.x, bits.y, bits.z, bits.w};
-  for (int i = 0; i < 4; ++i) {
-    to[2 * i] = __uint_as_float(pairs[i] << 16);
-    to[2 * i + 1] = __uint_as_float(pairs[i] & 0xFFFF0000u);
+template <int kCount>
+__device__ inline void LoadWide(const Bf16* from, float* to) {
+  const auto bits = *reinterpret_cast<const PairBits<kCount>*>(from);
+  for (int i = 0; i < kCount / 2; ++i) {
+    to[2 * i] = __uint_as_float(bits.pairs[i] << 16);
+    to[2 * i + 1] = __uint_as_float(bits.pairs[i] & 0xFFFF0000u);
   }
 }
 __device__ inline bool IsAligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-// Those of them that there are; `wide`: all eight, aligned.
-template <typename T>
-__device__ inline void LoadUpToEight(bool wide, const T* from, int64_t left, float* to) {
+// Those of them that there are; `wide`: all, aligned.
+template <int kCount, typename T>
+__device__ inline void LoadUpTo(bool wide, const T* from, int64_t left, float* to) {
   if (wide) {
-    LoadEight(from, to);
+    LoadWide<kCount>(from, to);
     return;
   }
-  for (int i = 0; i < kEight; ++i) to[i] = i < left ? Widen(from[i]) : 0.0f;
+  for (int i = 0; i < kCount; ++i) to[i] = i < left ? Widen(from[i]) : 0.0f;
 }
 
 // The first `left` of eight consecutive elements, rounded; at once where they are all there and aligned.

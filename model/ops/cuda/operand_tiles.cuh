@@ -20,9 +20,7 @@ __device__ inline float SecondOf(unsigned pair) { return __uint_as_float(pair & 
 
 // Eight consecutive elements, in pairs. Loads put 0 where there are no more than `left`, stores leave those alone; both
 // are one access where all eight are there and aligned.
-struct alignas(16) EightBits {
-  unsigned pairs[kEight / 2];
-};
+using EightBits = PairBits<kEight>;
 __device__ inline EightBits LoadEightBits(const Bf16* from, int64_t left) {
   if (left >= kEight && IsAligned(from)) return *reinterpret_cast<const EightBits*>(from);
   EightBits bits;

@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(kMostNormThreads) RmsNormKernel(NormedRows<T> 
     for (int n = 0; n < kEights; ++n) {
       const int64_t i = ColumnOfEight(n), left = rows.width - i;
       if (left <= 0) continue;
-      LoadUpToEight(kWide, rows.x.row(r) + i, left, values[n]);
-      LoadUpToEight(kWide, weight + i, left, weights[n]);
-      if (adds) LoadUpToEight(kWide, rows.residual.row(r) + i, left, residual[n]);
+      LoadUpTo<kEight>(kWide, rows.x.row(r) + i, left, values[n]);
+      LoadUpTo<kEight>(kWide, weight + i, left, weights[n]);
+      if (adds) LoadUpTo<kEight>(kWide, rows.residual.row(r) + i, left, residual[n]);
     }
   });
   float squares = 0.0f;
@@ -120,8 +120,8 @@ __global__ void ActivateKernel(ActivatedRows<T> rows, Activation activation) {
   float values[kEight], factors[kEight];
   WideOrNot(wide, [&](auto is_wide) {
     constexpr bool kWide = decltype(is_wide)::value;
-    LoadUpToEight(kWide, rows.x.row(r) + i, left, values);
-    if (has_factor) LoadUpToEight(kWide, rows.factor.row(r) + i, left, factors);
+    LoadUpTo<kEight>(kWide, rows.x.row(r) + i, left, values);
+    if (has_factor) LoadUpTo<kEight>(kWide, rows.factor.row(r) + i, left, factors);
   });
   for (int k = 0; k < kEight; ++k) {
     values[k] = Activated(activation, values[k]);
@@ -141,8 +141,8 @@ __global__ void GatherRowsKernel(GatheredRows<T> rows, bool add) {
   T* y = rows.y.row(r) + i;
   float values[kEight], added[kEight] = {};
   for (int k = 0; k < kEight; ++k) values[k] = NotANumber();
-  if (known) LoadUpToEight(wide, rows.table.row(at) + i, left, values);
-  if (add) LoadUpToEight(wide, y, left, added);
+  if (known) LoadUpTo<kEight>(wide, rows.table.row(at) + i, left, values);
+  if (add) LoadUpTo<kEight>(wide, y, left, added);
   for (int k = 0; k < kEight; ++k) values[k] = add ? values[k] + added[k] : values[k];
   StoreUpToEight(values, left, y);
 }
