@@ -31,22 +31,22 @@ needs_kubectl = pytest.mark.skipif(not has_kubectl(), reason="no kubectl of 1.21
 
 
 @functools.cache
-def rendered_text(form, component=None):
-    """What `kubectl apply -k` would apply: of a form, or of a user's own folder that adds a component to it."""
+def rendered_text(form, component=None, **own):
+    """What `kubectl apply -k` would apply: of a form, or of a user's own folder that adds a component, or what is its `own`, to it."""
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(FOLDER, copy, dirs_exist_ok=True)
         mine = pathlib.Path(copy, "mine")
         mine.mkdir()
         components = [f"../{component}"] if component else []
-        (mine / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [f"../{form}"], "components": components}))
+        (mine / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [f"../{form}"], "components": components, **own}))
         return subprocess.run(["kubectl", "kustomize", mine], capture_output=True, text=True, check=True).stdout
 
 
 class Rendered:
     """The objects by kind, and what most tests ask for."""
 
-    def __init__(self, form, component=None):
-        documents = list(yaml.safe_load_all(rendered_text(form, component)))
+    def __init__(self, form, component=None, **own):
+        documents = list(yaml.safe_load_all(rendered_text(form, component, **own)))
         self.objects = {document["kind"]: document for document in documents}
         assert len(self.objects) == len(documents), "a kind twice"
         self.deployment = self.objects["Deployment"]["spec"]

@@ -148,6 +148,19 @@ def test_replicas_follow_metrics_that_exist_under_the_job_that_is_scraped(form, 
     assert 0 < int(trigger["metadata"]["threshold"]) < seats
 
 
+@every_form
+def test_names_follow_a_prefix_and_a_suffix(form, component):
+    made = Rendered(form, component, namePrefix="sql-", nameSuffix="-eu")
+    assert all(thing["metadata"]["name"].startswith("sql-lorad") and "-eu" in thing["metadata"]["name"] for thing in made.objects.values())
+    (config,) = (volume["configMap"]["name"] for volume in made.pod["volumes"] if "configMap" in volume)
+    assert config == made.objects["ConfigMap"]["metadata"]["name"]
+    claims = {volume["persistentVolumeClaim"]["claimName"] for volume in made.pod["volumes"] if "persistentVolumeClaim" in volume}
+    of_lorad = {made.objects["PersistentVolumeClaim"]["metadata"]["name"]} if component == "tuning" else set()
+    assert claims == {"lorad-model", "lorad-adapters"} | of_lorad, "the user's own claims keep their names"
+    if component == "autoscale":
+        assert made.objects["ScaledObject"]["spec"]["scaleTargetRef"]["name"] == made.objects["Deployment"]["metadata"]["name"]
+
+
 def test_the_alerts_become_a_rule_of_the_operator_by_the_command_of_the_readme():
     (command,) = re.findall(r"^(\{ printf .*PrometheusRule.*\}) \| kubectl", (ROOT / "deploy/README.md").read_text(), re.M)
     made = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=ROOT).stdout
