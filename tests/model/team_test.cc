@@ -1,8 +1,10 @@
 #include "model/ops/cpu/team.h"
 
 #include <gtest/gtest.h>
+#include <sys/single_threaded.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -154,6 +156,18 @@ TEST(ParallelTest, RangesHaveAtLeastTheGrainAndTasksAreSingle) {
   EXPECT_EQ(small, 0);
   ParallelTasks(33, [&](int64_t task) { tasks.Visit(task, task + 1); });
   EXPECT_TRUE(tasks.AllAre(1));
+}
+
+// In a process of its own, where nobody has computed yet.
+TEST(ParallelDeathTest, NoThreadsAreMadeThatAreNotWanted) {
+  if (!__libc_single_threaded) return;  // ThreadSanitizer has a thread of its own
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        SetComputeThreads(1);
+        std::exit(__libc_single_threaded && ComputeThreads() == 1 ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

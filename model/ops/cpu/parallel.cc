@@ -29,10 +29,10 @@ class AlignedFloats final {
   int64_t capacity_ = 0;
 };
 
-// The operators have no context to carry a team in, and two teams would fight for the cores.
-std::unique_ptr<ComputeTeam>& Team() {
-  static std::unique_ptr<ComputeTeam> team =
-      std::make_unique<ComputeTeam>(static_cast<int>(std::thread::hardware_concurrency()));
+// The operators have no context to carry a team in, and two teams would fight for the cores. Whoever comes first says
+// how many: no threads are made that are not wanted.
+std::unique_ptr<ComputeTeam>& Team(int threads = static_cast<int>(std::thread::hardware_concurrency())) {
+  static std::unique_ptr<ComputeTeam> team = std::make_unique<ComputeTeam>(threads);
   return team;
 }
 
@@ -41,7 +41,10 @@ std::unique_ptr<ComputeTeam>& Team() {
 int ComputeThreads() { return Team()->threads(); }
 
 void SetComputeThreads(int threads) {
-  if (threads != Team()->threads()) Team() = std::make_unique<ComputeTeam>(threads);
+  std::unique_ptr<ComputeTeam>& team = Team(threads);
+  if (threads == team->threads()) return;
+  team.reset();
+  team = std::make_unique<ComputeTeam>(threads);
 }
 
 ComputeTeam::KeepAwake KeepTeamAwake() { return ComputeTeam::KeepAwake(Team().get()); }
