@@ -197,6 +197,10 @@ std::string MessageOf(const CLI::ParseError& error, const CLI::App& app) {
   if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !app.remaining().empty()) {
     return absl::StrCat(what, "; not a flag: ", app.remaining()[0]);
   }
+  if (const size_t end = what.find(": This option is not allowed"); end != std::string::npos) {
+    return absl::StrCat("--config: ", what.substr(0, end), "; limit: a flag that sets something; ", "give --",
+                        what.substr(0, end), " on the command line");
+  }
   // "… expected: --max-sequence=3", "INI was not able to parse max-sequence"
   const std::string wrong = what.substr(what.find_last_of(' ') + 1);
   const bool in_file = dynamic_cast<const CLI::ConfigError*>(&error) != nullptr;

@@ -197,6 +197,12 @@ TEST(ConfigTest, AFlagThatIsNotKnownIsToldWithTheOneThatWasMeant) {
               HasSubstr("--max-sequences = many; limit: a number"));
   EXPECT_THAT(Refused({ConfigFile("model = \"/m\"\nmax-sequence = 8\n").flag()}).text,
               HasSubstr("--config: max-sequence; not known; did you mean max-sequences?"));
+  for (const char* flag : {"help", "version", "config"}) {
+    const std::string line = std::string("model = \"/m\"\n") + flag + " = true\n";
+    EXPECT_THAT(Refused({ConfigFile(line).flag()}).text,
+                HasSubstr(std::string("--config: ") + flag + "; limit: a flag that sets something; give --" + flag +
+                          " on the command line"));
+  }
   EXPECT_THAT(Refused({"--config=/nowhere.toml", "--model=/m"}).text, HasSubstr("--config: /nowhere.toml"));
   EXPECT_THAT(Refused({"/models/llama"}).text, HasSubstr("--model is required; not a flag: /models/llama"));
 }
