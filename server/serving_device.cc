@@ -32,7 +32,7 @@ std::string ProgramDir() {
 }
 
 absl::StatusOr<ServingDevice> OpenCuda(bool fast_forms, Log* log) {
-  RETURN_IF_ERROR(CheckCudaDevice());
+  // Before the driver, whose advice is of no use to a build that has no such library.
   ASSIGN_OR_RETURN(const std::string library, FindCudaLibrary(ProgramDir()));
   ASSIGN_OR_RETURN(const DeviceMemory memory, OpenCudaOps(library));
   RETURN_IF_ERROR(memory.available_bytes().status());  // it starts
@@ -61,7 +61,7 @@ absl::StatusOr<ServingDevice> ChooseDevice(const ServerConfig& config, Log* log)
                           absl::StrCat("--device: cuda; ", cuda.status().message(), "; or serve with --device=cpu"));
     }
     why_cpu = std::string(cuda.status().message());
-    if (ReadDriverFacts().any()) {
+    if (MayHaveMeantADevice(ReadDriverFacts(), FindCudaLibrary(ProgramDir()).ok())) {
       log->Warning("device", {{"device", "cpu"},
                               {"why", why_cpu},
                               {"hint",

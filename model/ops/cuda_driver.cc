@@ -124,6 +124,11 @@ DriverFacts ReadDriverFacts(const std::string& root) {
   return facts;
 }
 
+bool MayHaveMeantADevice(const DriverFacts& facts, bool has_cuda_library) {
+  if (facts.devices > 0) return true;
+  return has_cuda_library && (facts.library_error.empty() || facts.kernel_module || facts.device_file);
+}
+
 absl::Status CheckDriver(const DriverFacts& facts) {
   if (facts.devices > 0) return absl::OkStatus();
   std::string why;

@@ -15,13 +15,15 @@ struct DriverFacts {
   bool kernel_module = false;      // /proc/driver/nvidia: loaded, also seen from inside of a container
   bool device_file = false;        // /dev/nvidiactl
   std::string device_error = "";   // of the system, for opening it; "": it opens, or a device is there
-
-  // Whether somebody who serves on the CPU here may have meant a device.
-  bool any() const { return library_error.empty() || kernel_module || device_file; }
 };
 
 // Asks the system, and the driver's library once. `root` stands before the paths of the system's files.
 DriverFacts ReadDriverFacts(const std::string& root = "");
+
+// Whether somebody who serves on the CPU here may have meant a device: this process has one, or traces of a driver are
+// here and so is liblorad_cuda.so. A build without it could not have used what a GPU's node shows inside of a
+// container.
+bool MayHaveMeantADevice(const DriverFacts& facts, bool has_cuda_library);
 
 // What is missing for one device, and what to do about it. OK with a device. Errors: NotFound.
 absl::Status CheckDriver(const DriverFacts& facts);

@@ -220,18 +220,36 @@ def test_a_library_that_does_not_load_is_refused_with_the_reason(with_device, mo
     assert "liblorad_cuda.so" in done.stderr and "--device: cuda; CUDA operators: " in done.stderr
 
 
-def test_without_a_device_cuda_is_refused_and_auto_says_nothing_of_it_where_no_driver_is(build_dir, model, monkeypatch, tmp_path):
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    (tmp_path / "libcuda.so.1").write_bytes(b"")  # instead of the machine's, if it has one
-    done = start(build_dir, model, "--device=cuda")
+def without_driver(folder, monkeypatch):
+    """A libcuda.so.1 that does not load, instead of the machine's, if it has one."""
+    folder.mkdir()
+    (folder / "libcuda.so.1").write_bytes(b"")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+
+
+def test_without_a_device_cuda_is_refused_and_auto_says_nothing_of_it_where_no_driver_is(with_device, model, monkeypatch, tmp_path):
+    without_driver(tmp_path / "driver", monkeypatch)
+    done = start(with_device, model, "--device=cuda")
     assert done.returncode == 1
     assert "--device: cuda; CUDA devices: 0; limit: 1 or more; " in done.stderr and "file too short" in done.stderr
-    with Daemon(build_dir, model, "--device=auto") as daemon:
+    with Daemon(with_device, model, "--device=auto") as daemon:
         if any(pathlib.Path(path).exists() for path in ("/proc/driver/nvidia/version", "/dev/nvidiactl")):
             assert_warned(daemon)
         else:
             assert " info device device=cpu " in device_line(daemon) and "CUDA devices: 0" in device_line(daemon)
             assert not any(" warning " in line for line in daemon.log)
+
+
+@pytest.mark.parametrize("start_code", ["", "100"])
+def test_a_build_for_cpus_is_not_warned_of_traces_of_a_driver(with_device, model, monkeypatch, tmp_path, start_code):
+    (with_device / "lib/liblorad_cuda.so").unlink()
+    if start_code:  # the driver's library is here, and no device
+        monkeypatch.setenv("LORAD_EMULATED_INIT", start_code)
+    else:
+        without_driver(tmp_path / "driver", monkeypatch)
+    with Daemon(with_device, model, "--device=auto") as daemon:
+        assert " info device device=cpu " in device_line(daemon) and "CUDA operators: no " in device_line(daemon)
+        assert "image for GPUs" in device_line(daemon) and not any(" warning " in line for line in daemon.log)
 
 
 def test_a_device_that_is_hidden_is_warned_of_unless_the_cpu_is_asked_for(with_device, model, monkeypatch):

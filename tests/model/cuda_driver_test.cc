@@ -22,7 +22,7 @@ TEST(CudaDriverTest, WithADeviceNothingIsMissing) { EXPECT_THAT(CheckDriver({.de
 
 TEST(CudaDriverTest, AMachineWithoutAnythingShowsNoDriver) {
   const DriverFacts facts{.library_error = kNotFound};
-  EXPECT_FALSE(facts.any());
+  EXPECT_FALSE(MayHaveMeantADevice(facts, /*has_cuda_library=*/true));
   EXPECT_THAT(
       CheckDriver(facts),
       IsError(StatusCode::kNotFound, AllOf(HasSubstr("CUDA devices: 0; limit: 1 or more; libcuda.so.1: cannot open"),
@@ -31,16 +31,25 @@ TEST(CudaDriverTest, AMachineWithoutAnythingShowsNoDriver) {
 
 TEST(CudaDriverTest, AContainerWithoutTheDriversLibraryIsToldOfTheToolkit) {
   const DriverFacts facts{.library_error = kNotFound, .kernel_module = true};
-  EXPECT_TRUE(facts.any());
+  EXPECT_TRUE(MayHaveMeantADevice(facts, /*has_cuda_library=*/true));
   EXPECT_THAT(CheckDriver(facts),
               IsError(StatusCode::kNotFound,
                       AllOf(HasSubstr("No such file"), HasSubstr("--gpus=all"), HasSubstr("nvidia.com/gpu: 1"))));
-  EXPECT_TRUE((DriverFacts{.library_error = kNotFound, .device_file = true}.any()));
+  EXPECT_TRUE(MayHaveMeantADevice({.library_error = kNotFound, .device_file = true}, /*has_cuda_library=*/true));
+}
+
+TEST(CudaDriverTest, OfABuildForCpusNobodyMeantADeviceUnlessItHasOne) {
+  for (const DriverFacts& traces : {DriverFacts{.library_error = kNotFound, .kernel_module = true},
+                                    DriverFacts{.library_error = kNotFound, .device_file = true},
+                                    DriverFacts{.start_code = 100, .device_file = true}}) {
+    EXPECT_FALSE(MayHaveMeantADevice(traces, /*has_cuda_library=*/false));
+  }
+  EXPECT_TRUE(MayHaveMeantADevice({.devices = 1, .device_file = true}, /*has_cuda_library=*/false));
 }
 
 TEST(CudaDriverTest, ADeviceThatIsHiddenIsToldOfByWhatHidesIt) {
   DriverFacts facts{.start_code = 100, .start_name = "CUDA_ERROR_NO_DEVICE"};
-  EXPECT_TRUE(facts.any());
+  EXPECT_TRUE(MayHaveMeantADevice(facts, /*has_cuda_library=*/true));
   EXPECT_THAT(CheckDriver(facts),
               IsError(StatusCode::kNotFound, AllOf(HasSubstr("cuInit: 100 (CUDA_ERROR_NO_DEVICE)"),
                                                    HasSubstr("no /dev/nvidiactl"), HasSubstr("PrivateDevices"))));
