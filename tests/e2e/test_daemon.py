@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from lorad.v1 import finetuning_pb2, finetuning_pb2_grpc, inference_pb2
-from support import WAIT_SECONDS, collect, generate, refusal, request, wait_until
+from support import WAIT_SECONDS, Answer, collect, generate, longer, refusal, request, wait_until
 
 
 def run(build_dir, *flags):
@@ -56,6 +56,21 @@ def test_a_connection_of_some_age_ends_and_the_next_call_has_another(start_daemo
     wait_until(lambda: grpc.ChannelConnectivity.READY in seen)
     wait_until(lambda: grpc.ChannelConnectivity.IDLE in seen[seen.index(grpc.ChannelConnectivity.READY):])
     assert generate(daemon, [5, 6, 7], max_tokens=2).usage[0].completion_tokens > 0
+
+
+def test_a_stream_outlives_the_age_of_its_connection(start_daemon, model, tmp_path):
+    daemon = start_daemon("--max-connection-age=1", model_dir=longer(model, tmp_path / "model", context=4096))
+    seen = []
+    daemon.channel.subscribe(seen.append)
+    # More than a connection takes of a stream that nobody reads: it cannot have ended before it is read.
+    call = daemon.inference.Generate(request([5, 6, 7], max_tokens=3000, ignore_eos=True, logprobs=5), timeout=WAIT_SECONDS)
+    answer = Answer()
+    answer.add(next(call))
+    wait_until(lambda: grpc.ChannelConnectivity.READY in seen)
+    wait_until(lambda: grpc.ChannelConnectivity.IDLE in seen[seen.index(grpc.ChannelConnectivity.READY):])
+    for message in call:
+        answer.add(message)
+    assert len(answer.token_ids[0]) == 3000 and answer.finish[0] == inference_pb2.FINISH_REASON_LENGTH
 
 
 def test_training_needs_a_state_folder(daemon):
