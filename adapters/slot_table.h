@@ -50,10 +50,6 @@ class SlotTable final {
 
   // [slots()], for kernels.
   const SlotWeights* At(Site site, int32_t layer) const;
-  bool AnyAt(Site site, int32_t layer, int32_t slot) const {
-    const SlotWeights& weights = At(site, layer)[slot];
-    return weights.adds() || weights.replaces() || weights.routes();
-  }
   // Whether any resident adapter replaces rows at this site, in whatever layer.
   bool AnyReplaces(Site site) const { return replacing_[static_cast<size_t>(site)] > 0; }
   int32_t slots() const { return num_slots_; }

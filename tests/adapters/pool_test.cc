@@ -66,7 +66,7 @@ TEST_F(AdapterPoolTest, AResidentAdapterIsFoundInItsSlotUntilItIsRemoved) {
     slot = lease.slot();
     EXPECT_EQ(pool_->slots().At(Site::kQProj, 1)[slot].rank, 4);
     EXPECT_EQ(pool_->slots().At(Site::kQProj, 1)[slot].scale, 0.5f);
-    EXPECT_FALSE(pool_->slots().AnyAt(Site::kKProj, 0, slot));
+    EXPECT_EQ(pool_->slots().At(Site::kKProj, 0)[slot], SlotWeights());
     EXPECT_EQ(IdInSlot(slot), 5);
     EXPECT_EQ(pool_->evictable_pages(), 0);
     EXPECT_EQ(pool_->Remove(5).code(), absl::StatusCode::kFailedPrecondition);
@@ -74,7 +74,7 @@ TEST_F(AdapterPoolTest, AResidentAdapterIsFoundInItsSlotUntilItIsRemoved) {
   EXPECT_TRUE(pool_->Remove(5).ok());
   EXPECT_EQ(pool_->Remove(5).code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(pool_->Acquire(5).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(pool_->slots().AnyAt(Site::kQProj, 1, slot));
+  EXPECT_EQ(pool_->slots().At(Site::kQProj, 1)[slot], SlotWeights());
   EXPECT_EQ(pages_->free_pages(), 8);
 }
 
