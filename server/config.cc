@@ -163,6 +163,9 @@ absl::Status CheckOrder(const RawFlags& raw, ServerConfig* config) {
 }
 
 absl::Status Check(const RawFlags& raw, ServerConfig* config) {
+  if (config->model_dir.empty()) {
+    return FlagError("--model", "", "a folder", "the base's, with config.json, safetensors and tokenizer");
+  }
   RETURN_IF_ERROR(CheckChoices(raw, config));
   RETURN_IF_ERROR(CheckAdapters(raw, config));
   RETURN_IF_ERROR(CheckAddress("--listen", config->listen));
@@ -195,7 +198,13 @@ std::string MessageOf(const CLI::ParseError& error, const CLI::App& app) {
   if (dynamic_cast<const CLI::FileError*>(&error) != nullptr) return absl::StrCat("--config: ", what);
   if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) return absl::StrCat(what, "; limit: a number");
   if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !app.remaining().empty()) {
-    return absl::StrCat(what, "; not a flag: ", app.remaining()[0]);
+    return absl::StrCat(what, "; not a flag: ", app.remaining()[0], "; write --model=FOLDER");
+  }
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {  // "--model: 1 required TEXT missing"
+    const std::string flag = what.substr(0, what.find(':'));
+    const bool several = what.find("received") != std::string::npos;
+    return absl::StrCat(flag, several ? ": more than one value; limit: one; leave the others out"
+                                      : absl::StrCat(": no value; limit: one; write ", flag, "=VALUE"));
   }
   if (const size_t end = what.find(": This option is not allowed"); end != std::string::npos) {
     return absl::StrCat("--config: ", what.substr(0, end), "; limit: a flag that sets something; ", "give --",
@@ -205,9 +214,12 @@ std::string MessageOf(const CLI::ParseError& error, const CLI::App& app) {
   const std::string wrong = what.substr(what.find_last_of(' ') + 1);
   const bool in_file = dynamic_cast<const CLI::ConfigError*>(&error) != nullptr;
   if (!in_file && dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) return what;
-  const std::string nearest = NearestFlag(app, wrong);
+  if (!in_file && wrong[0] != '-') return absl::StrCat("not a flag: ", wrong, "; limit: flags alone");
+  const std::string here = InsteadOfVllms(wrong), nearest = NearestFlag(app, wrong);
   return absl::StrCat(in_file ? "--config: " : "flag: ", wrong, "; not known",
-                      nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest.substr(in_file ? 2 : 0), "?"));
+                      !here.empty()      ? absl::StrCat("; vLLM's; here: ", here)
+                      : !nearest.empty() ? absl::StrCat("; did you mean ", nearest.substr(in_file ? 2 : 0), "?")
+                                         : "");
 }
 
 }  // namespace

@@ -3,11 +3,39 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace lorad {
 namespace {
 
 constexpr size_t kMostEdits = 3;  // between a flag and what was meant to be it
+
+// vLLM's flags and what does the same here (docs/operating.md), or why there is none.
+constexpr std::pair<std::string_view, std::string_view> kOfVllm[] = {
+    {"host", "--listen=HOST:PORT"},
+    {"port", "--listen=HOST:PORT"},
+    {"enable-lora", "none: adapters are always on"},
+    {"lora-modules", "--adapter=NAME=PATH"},
+    {"max-loras", "none: bytes alone count, --memory-bytes"},
+    {"max-cpu-loras", "--host-adapter-bytes"},
+    {"max-lora-rank", "none: any rank is served"},
+    {"gpu-memory-utilization", "--memory-bytes"},
+    {"max-model-len", "none: the context is the model's"},
+    {"max-num-seqs", "--max-sequences"},
+    {"max-num-batched-tokens", "--max-batch-tokens"},
+    {"enable-prefix-caching", "--prefix-cache=on, the default"},
+    {"no-enable-prefix-caching", "--prefix-cache=off"},
+    {"enforce-eager", "--cuda-graphs=off"},
+    {"quantization", "--quantize=int8, int4 or fp8"},
+    {"tensor-parallel-size", "none: one device serves"},
+};
+
+// "--name=value" without dashes and value.
+std::string_view NameOf(std::string_view typed) {
+  typed = typed.substr(0, typed.find('='));
+  while (typed.starts_with('-')) typed.remove_prefix(1);
+  return typed;
+}
 
 // Characters to insert, delete or replace to make one of the other (Levenshtein).
 size_t EditsBetween(std::string_view a, std::string_view b) {
@@ -136,9 +164,15 @@ void DescribeDaemon(CLI::App* app, ServerConfig* config, RawFlags* raw) {
 
 }  // namespace
 
+std::string InsteadOfVllms(std::string_view typed) {
+  for (const auto& [name, here] : kOfVllm) {
+    if (name == NameOf(typed)) return std::string(here);
+  }
+  return "";
+}
+
 std::string NearestFlag(const CLI::App& app, std::string_view typed) {
-  typed = typed.substr(0, typed.find('='));
-  while (typed.starts_with('-')) typed.remove_prefix(1);
+  typed = NameOf(typed);
   std::string nearest;
   size_t fewest = std::min(kMostEdits + 1, typed.size());  // else every short word is near
   for (const CLI::Option* option : app.get_options()) {

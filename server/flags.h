@@ -32,6 +32,9 @@ struct RawFlags {
 // The flag whose name is nearest to `typed` ("--max-sequence", "max-sequence=3"); "": none is near.
 std::string NearestFlag(const CLI::App& app, std::string_view typed);
 
+// What stands here for a flag of vLLM's ("--enforce-eager", "--port=8000"); "": it is none that is known here.
+std::string InsteadOfVllms(std::string_view typed);
+
 // Tells `app` of every flag, in the groups of --help. Plain values go into `config`, the others into `raw`.
 void DescribeFlags(CLI::App* app, ServerConfig* config, RawFlags* raw);
 

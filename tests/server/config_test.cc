@@ -207,6 +207,24 @@ TEST(ConfigTest, AFlagThatIsNotKnownIsToldWithTheOneThatWasMeant) {
   EXPECT_THAT(Refused({"/models/llama"}).text, HasSubstr("--model is required; not a flag: /models/llama"));
 }
 
+TEST(ConfigTest, AFlagOfVllmsIsToldWithWhatStandsHereForIt) {
+  EXPECT_THAT(Refused({"--model=/m", "--enforce-eager"}).text,
+              HasSubstr("flag: --enforce-eager; not known; vLLM's; here: --cuda-graphs=off"));
+  EXPECT_THAT(Refused({"--model=/m", "--gpu-memory-utilization=0.9"}).text, HasSubstr("here: --memory-bytes"));
+  EXPECT_THAT(Refused({"--model=/m", "--tensor-parallel-size", "2"}).text, HasSubstr("here: none: one device serves"));
+  EXPECT_THAT(Refused({ConfigFile("model = \"/m\"\nport = 8000\n").flag()}).text,
+              HasSubstr("--config: port; not known; vLLM's; here: --listen=HOST:PORT"));
+}
+
+TEST(ConfigTest, AFlagWithoutOrWithTwoValuesAndWhatIsNoFlagAreTold) {
+  EXPECT_THAT(Refused({"--model"}).text, HasSubstr("--model: no value; limit: one; write --model=VALUE"));
+  EXPECT_THAT(Refused({"--model="}).text, HasSubstr("--model: ; limit: a folder; "));
+  EXPECT_THAT(Refused({"--model=/m", "--prefix-cache"}).text, HasSubstr("--prefix-cache: no value; limit: one; "));
+  EXPECT_THAT(Refused({"--model=/m", "--model=/n"}).text,
+              HasSubstr("--model: more than one value; limit: one; leave the others out"));
+  EXPECT_THAT(Refused({"--model=/m", "extra"}).text, HasSubstr("not a flag: extra; limit: flags alone"));
+}
+
 TEST(ConfigTest, HelpTellsOfFlagsInGroupsTheModelFirst) {
   const std::string help = Refused({"--help"}).text;
   size_t last = 0;
