@@ -41,6 +41,13 @@ int TellOfMistake(const CLI::App& app, const CLI::ParseError& error) {
   return lorad::adapterctl::kUsage;
 }
 
+// What gRPC would look for in vain, or take for another kind of address; "" for HOST:PORT and dns:///HOST:PORT.
+std::string WrongAddress(const std::string& server) {
+  const bool is_url = server.starts_with("http://") || server.starts_with("https://");
+  if (!is_url && server.find(':') != std::string::npos) return "";
+  return (server.empty() ? "nothing" : server) + "; limit: HOST:PORT of --listen, without http://";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -51,7 +58,7 @@ int main(int argc, char** argv) {
   app.get_formatter()->column_width(36);  // the longest flag with its default
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_option("--server", globals.server, "HOST:PORT of the daemon")->capture_default_str();
+  app.add_option("--server", globals.server, "HOST:PORT of the daemon")->capture_default_str()->check(WrongAddress);
   app.add_option("--output", globals.output, "table or json")
       ->capture_default_str()
       ->check(CLI::IsMember({"table", "json"}));

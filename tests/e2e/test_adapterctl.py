@@ -156,4 +156,7 @@ def test_exit_codes_and_hints(daemon, build_dir):
         nobody = f"--server=127.0.0.1:{unused.getsockname()[1]}"
         gone = subprocess.run([build_dir / "bin/adapterctl", nobody, "list"], capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert gone.returncode == 3 and "no daemon answers" in gone.stderr
+    for server in ("", "localhost", f"http://{daemon.address}"):
+        wrong = subprocess.run([build_dir / "bin/adapterctl", f"--server={server}", "list"], capture_output=True, text=True, timeout=WAIT_SECONDS)
+        assert wrong.returncode == 2 and f"--server: {server or 'nothing'}; limit: HOST:PORT" in wrong.stderr, wrong.stderr
     assert daemon.ctl("--help").returncode == 0

@@ -338,7 +338,7 @@ def test_without_a_state_folder_fine_tuning_is_off(daemon):
 
 def test_two_daemons_cannot_share_a_state_folder(tuner, build_dir, model, tmp_path):
     tuner()
-    with pytest.raises(AssertionError, match="another daemon uses it"):
+    with pytest.raises(AssertionError, match='"FAILED_PRECONDITION: --state-dir: /[^:]*: another daemon uses it; limit: one daemon a folder; '):
         Daemon(build_dir, model, f"--state-dir={tmp_path / 'state'}")
 
 
