@@ -19,6 +19,7 @@ struct Run {
   const std::string id;
   const std::string name;
   int64_t state_bytes = 0;
+  int64_t max_sequence_tokens = 0;
   RunQueue queue;  // under the mutex of TrainingRuns
   // The trainer's, but for its making.
   std::unique_ptr<TrainingRun> training;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "model/base/status_macros.h"
 
 namespace lorad {
@@ -15,7 +16,7 @@ constexpr std::chrono::seconds kWait(1), kMaxWait(30);
 absl::Status TrainingMemory::Hold(const JobBytes& jobs) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const JobBytes before = std::exchange(jobs_, jobs);
-  const absl::Status status = HoldAll();
+  const absl::Status status = HoldAll(/*others_hold=*/before.state_bytes > 0);
   if (!status.ok()) {
     jobs_ = before;
   } else if (jobs.state_bytes > before.state_bytes) {
@@ -26,10 +27,10 @@ absl::Status TrainingMemory::Hold(const JobBytes& jobs) {
 
 absl::Status TrainingMemory::Update() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return HoldAll();
+  return HoldAll(/*others_hold=*/jobs_.state_bytes > 0);
 }
 
-absl::Status TrainingMemory::HoldAll() {
+absl::Status TrainingMemory::HoldAll(bool others_hold) {
   if (!parts_.hold) return absl::OkStatus();
   const int64_t run_bytes = parts_.runs ? parts_.runs() : 0;
   const bool shared = parts_.run_batch_bytes == 0;
@@ -39,10 +40,17 @@ absl::Status TrainingMemory::HoldAll() {
   int64_t bytes = kept;
   if (jobs_.state_bytes > 0) bytes += jobs_.state_bytes + (shared && kept > 0 ? 0 : job_batch_bytes);
   if (bytes == held_bytes_ && kept == kept_bytes_) return absl::OkStatus();
-  RETURN_IF_ERROR(parts_.hold(bytes, kept, [this] {
+  const absl::Status status = parts_.hold(bytes, kept, [this] {
     wanted_back_ = true;
     parts_.wanted();
-  }));
+  });
+  // What would fit alone, as whoever asks has made sure, fits when others have ended.
+  if (absl::IsInvalidArgument(status) && (kept > 0 ? jobs_.state_bytes > 0 : others_hold)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "memory for training: bytes of jobs: ", bytes - kept, "; of runs: ", kept,
+        "; fits alone but not beside those; retry when a job has ended or is paused, or a run is deleted"));
+  }
+  RETURN_IF_ERROR(status);
   held_bytes_ = bytes;
   kept_bytes_ = kept;
   return absl::OkStatus();

@@ -18,7 +18,8 @@ namespace lorad {
 // Threads  the worker's, but wanted_back and Update: any.
 class TrainingMemory final {
  public:
-  // Holds so many bytes in all, or says why not (ResourceExhausted: not now); fewer always works. `give_back` is called
+  // Holds so many bytes in all, or says why not (ResourceExhausted: not now; InvalidArgument: never so many); fewer
+  // always works. `give_back` is called
   // when serving cannot do without those that are not kept.
   using HoldFn = std::function<absl::Status(int64_t bytes, int64_t kept_bytes, std::function<void()> give_back)>;
   struct Parts {
@@ -31,9 +32,11 @@ class TrainingMemory final {
   };
   explicit TrainingMemory(Parts parts) : parts_(std::move(parts)) {}
 
-  absl::Status Hold(const JobBytes& jobs);  // of all jobs, and of their batches the largest
+  // Of all jobs, and of their batches the largest. Errors: of Parts::hold, but ResourceExhausted for what never fits
+  // beside others, and may alone.
+  absl::Status Hold(const JobBytes& jobs);
   absl::Status Hold(int64_t state_bytes) { return Hold(JobBytes{state_bytes, 0}); }
-  absl::Status Update();  // runs came or went
+  absl::Status Update();  // runs came or went. Errors: as Hold
   // More may be asked for; not for a while after it was short or wanted back, longer each time that it stays short.
   bool may_grow() const { return std::chrono::steady_clock::now() >= no_growth_before_; }
   void WasShort();
@@ -43,7 +46,8 @@ class TrainingMemory final {
   bool TakeWantedBack();
 
  private:
-  absl::Status HoldAll();
+  // `others_hold`: jobs hold something beside what is asked for.
+  absl::Status HoldAll(bool others_hold);
 
   const Parts parts_;
   std::atomic<bool> wanted_back_ = false;

@@ -1,6 +1,7 @@
 #include "scheduler/tuning/training_runs.h"
 
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -44,6 +45,10 @@ struct TrainingRuns::Impl {
     return parts.state_bytes ? parts.state_bytes(spec) : absl::StatusOr<int64_t>(0);
   }
   absl::Status Reserve(const std::string& spec);
+  absl::StatusOr<int64_t> MaxSequenceTokens(const std::string& spec) const {
+    constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+    return parts.max_sequence_tokens ? parts.max_sequence_tokens(spec) : absl::StatusOr<int64_t>(kAny);
+  }
   void Settle(const std::string& id, const absl::StatusOr<std::shared_ptr<Run>>& run);
   int64_t HeldBytes() const;
   absl::Status Resume(const std::string& id, const RunFolder::Identity& identity, const GoOnFn& go_on);
@@ -67,7 +72,8 @@ struct TrainingRuns::Impl {
   std::map<std::string, Left> left;
   std::string making;  // the run that Create is at
   bool ended = false;
-  int64_t reserved_bytes = 0;                   // of the run that is being made
+  int64_t reserved_bytes = 0;  // of the run that is being made, as the next
+  int64_t reserved_tokens = 0;
   std::vector<std::shared_ptr<Run>> computing;  // the trainer's: who has a part in the batch
 };
 
@@ -118,9 +124,11 @@ absl::Status TrainingRuns::Impl::Resume(const std::string& id, const RunFolder::
   return run.status();
 }
 
-// Counts the bytes of a run with this spec as those of the one that is being made, before any is taken.
+// Counts the bytes of a run with this spec as those of the one that is being made, before any is taken; refused is one
+// whose sequences could have no token.
 absl::Status TrainingRuns::Impl::Reserve(const std::string& spec) {
   ASSIGN_OR_RETURN(const int64_t bytes, StateBytes(spec));
+  ASSIGN_OR_RETURN(const int64_t tokens, MaxSequenceTokens(spec));
   const int64_t others = HeldBytes();
   if (bytes > parts.max_bytes - others) {
     return absl::ResourceExhaustedError(absl::StrCat("memory of the run: bytes: ", bytes,
@@ -129,6 +137,7 @@ absl::Status TrainingRuns::Impl::Reserve(const std::string& spec) {
   }
   const std::lock_guard<std::mutex> lock(mutex);
   reserved_bytes = bytes;
+  reserved_tokens = tokens;
   return absl::OkStatus();
 }
 
@@ -138,6 +147,7 @@ void TrainingRuns::Impl::Settle(const std::string& id, const absl::StatusOr<std:
   const int64_t bytes = std::exchange(reserved_bytes, 0);
   if (!run.ok()) return;
   (*run)->state_bytes = bytes;
+  (*run)->max_sequence_tokens = reserved_tokens;
   runs[id] = *run;
   left.erase(id);
 }
@@ -269,7 +279,7 @@ void TrainingRuns::Stop() {
 
 // One that never fits would fail for want of memory in the middle, with the gradients so far.
 absl::Status TrainingRuns::Impl::CheckLengths(const RunOp& op, const Run& run) const {
-  const int64_t most = parts.max_sequence_rows / run.training->row_cost();
+  const int64_t most = run.max_sequence_tokens;
   for (size_t i = 0; i < op.sequences.size(); ++i) {
     const int64_t tokens = std::ssize(op.sequences[i].token_ids);
     if (tokens <= most) continue;

@@ -57,6 +57,8 @@ class TrainingRuns final {
     std::function<void(const std::function<void()>& slice)> in_turn;
     // What `make` will take for its weights, gradients and optimizer; from shapes alone. Empty: nobody counts.
     std::function<absl::StatusOr<int64_t>(const std::string& spec)> state_bytes;
+    // That a sequence of it may have, or why there is no memory for any. Empty: any number.
+    std::function<absl::StatusOr<int64_t>(const std::string& spec)> max_sequence_tokens;
     // held_bytes() are to be held from now on, or why they cannot be. Empty: nobody counts.
     std::function<absl::Status()> hold;
     std::function<absl::Status(const std::string& name, const std::string& folder, bool replace)> publish;
@@ -68,8 +70,6 @@ class TrainingRuns final {
     int64_t max_runs = 64;
     int64_t max_waiting_bytes = int64_t{256} << 20;           // of all runs' operations whose turn has not come
     int64_t max_bytes = std::numeric_limits<int64_t>::max();  // of all runs' states
-    // Of a sequence, each as often as the run's row_cost(): what batches of runs have memory for.
-    int64_t max_sequence_rows = std::numeric_limits<int64_t>::max();
   };
   static absl::StatusOr<std::unique_ptr<TrainingRuns>> Open(Parts parts);
   ~TrainingRuns();

@@ -153,10 +153,8 @@ void TuningWorker::Impl::BeginJob(Job job) {
   if (status.ok()) status = begun->CountMemory();
   if (status.ok()) {
     status = HoldMemory();  // before any of it is taken
-    // Beside others it may be too large, and fit when they have ended; the engine may end.
-    const bool beside = jobs.size() > 1 || (parts.runs != nullptr && parts.runs->held_bytes() > 0);
-    const bool later = absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
-    if (later || (beside && absl::IsInvalidArgument(status))) {
+    // Others may hold it now; the engine may end.
+    if (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) {
       memory.WasShort();
       return EndJob(begun, JobState::kQueued, absl::StrCat("waits for memory: ", status.message()));
     }

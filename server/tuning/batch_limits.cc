@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "adapters/train/train_size.h"
@@ -26,9 +27,9 @@ int64_t RowBytes(const CausalLm& model) {
   return inputs_bytes + 4 * inner_values;
 }
 
-// The most rows in [1, most] of which `fits` is true, if it is of one.
+// The most rows up to `most` of which `fits` is true; 0: not of one.
 int64_t MostRows(int64_t most, const std::function<bool(int64_t rows)>& fits) {
-  int64_t known = 1;
+  int64_t known = 0;
   while (known < most) {
     const int64_t next = known + (most - known + 1) / 2;
     if (fits(next)) {
@@ -50,14 +51,11 @@ BatchLimits LimitsOnDevice(const CausalLm& model, int64_t memory_bytes) {
   BatchLimits limits;
   limits.activation_bytes = std::min(memory_bytes / 8, kMostActivationBytes);
   limits.kept_bytes = limits.activation_bytes / 4;  // with dropout and DoRA it takes up to twice that
-  limits.max_rows = MostRows(kMostActivationBytes, [&](int64_t rows) {
-    return BytesOfSequence(model, rows, 0) <= limits.activation_bytes / 2;
-  });
+  limits.max_rows = std::max<int64_t>(1, MostRows(kMostActivationBytes, [&](int64_t rows) {
+                                        return BytesOfSequence(model, rows, 0) <= limits.activation_bytes / 2;
+                                      }));
   const int64_t wanted = BytesOfSequence(model, std::min(kRunTokens, most_tokens), limits.kept_bytes);
   limits.run_batch_bytes = std::max(limits.activation_bytes, std::min(memory_bytes / kRunShare, wanted));
-  limits.max_sequence_rows = MostRows(most_tokens, [&](int64_t rows) {
-    return BytesOfSequence(model, rows, limits.kept_bytes) <= limits.run_batch_bytes;
-  });
   return limits;
 }
 
@@ -96,6 +94,20 @@ absl::StatusOr<JobBytes> JobBytesWithin(const MemoryLimit& limit, const TrainCon
       "micro-batch: tokens: ", largest.rows, ", of the longest sequence: ", largest.longest_tokens,
       "; bytes on the device: ", bytes.batch_bytes, "; limit: ", limit.total_bytes - bytes.state_bytes,
       ", beside the adapter's states; lower micro_batch_size or dataset.max_length_tokens, or raise --memory-bytes"));
+}
+
+absl::StatusOr<int64_t> RunTokensWithin(const BatchLimits& limits, const TrainConfig& config, const CausalLm& model) {
+  if (model.device().is_cpu()) return std::numeric_limits<int64_t>::max();
+  ASSIGN_OR_RETURN(const AdapterWidths widths, WidthsOf(config, model.base_shape()));
+  const auto bytes_of = [&](int64_t tokens) {
+    return BatchBytes(model.config(), model.dtype(), widths, {tokens, tokens}, limits.kept_bytes);
+  };
+  const int64_t most_tokens = std::max<int64_t>(1, model.config().max_context_tokens);
+  const int64_t tokens = MostRows(most_tokens, [&](int64_t rows) { return bytes_of(rows) <= limits.run_batch_bytes; });
+  if (tokens > 0) return tokens;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "run: bytes on the device of a sequence of one token: ", bytes_of(1), "; limit: ", limits.run_batch_bytes,
+      ", what batches of runs have; train less of the base whole or fewer experts, or raise --memory-bytes"));
 }
 
 }  // namespace lorad

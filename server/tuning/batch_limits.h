@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "absl/status/statusor.h"
 #include "adapters/train/batch_bytes.h"
@@ -17,9 +16,7 @@ struct BatchLimits {
   int64_t activation_bytes = 0;  // of a batch of several jobs, and held at least while there are any
   int64_t kept_bytes = 0;        // of them, for inner values of layers; the rest is for rows
   int64_t max_rows = 1;          // of a batch of several jobs
-  // On a device, whose memory ends: what runs hold for their batches, and the rows that a sequence of theirs may have.
-  int64_t run_batch_bytes = 0;
-  int64_t max_sequence_rows = std::numeric_limits<int64_t>::max();
+  int64_t run_batch_bytes = 0;   // on a device, whose memory ends: what runs hold for their batches
 };
 BatchLimits BatchLimitsOf(const CausalLm& model, int64_t memory_bytes);
 
@@ -35,5 +32,9 @@ absl::StatusOr<int64_t> StateBytesWithin(const MemoryLimit& limit, const TrainCo
 // that would not fit beside the states.
 absl::StatusOr<JobBytes> JobBytesWithin(const MemoryLimit& limit, const TrainConfig& config, const CausalLm& model,
                                         const BatchShape& largest);
+
+// The tokens that a sequence of a run with this adapter may have: what batches of runs have memory for on a device.
+// Errors: as SizeOfTraining; InvalidArgument where that is none.
+absl::StatusOr<int64_t> RunTokensWithin(const BatchLimits& limits, const TrainConfig& config, const CausalLm& model);
 
 }  // namespace lorad

@@ -29,6 +29,11 @@ absl::StatusOr<int64_t> RunRequests::StateBytes(const std::string& stored) const
   return StateBytesWithin(memory, config, model->base_shape());
 }
 
+absl::StatusOr<int64_t> RunRequests::MaxSequenceTokens(const std::string& stored) const {
+  ASSIGN_OR_RETURN(const TrainConfig config, ConfigOf(stored, backend->model));
+  return RunTokensWithin(memory.batches, config, *model);
+}
+
 absl::StatusOr<std::unique_ptr<TrainingRun>> RunRequests::Make(const std::string& stored, bool begins_from_state,
                                                                const GoOnFn& go_on) const {
   ASSIGN_OR_RETURN(TrainConfig config, ConfigOf(stored, backend->model));

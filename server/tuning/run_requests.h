@@ -29,8 +29,9 @@ struct RunRequests {
 
   // What is to be stored; the weights of init_adapter, whose shape the stored request then says.
   absl::StatusOr<RunBeginning> Begin(v1::CreateRunRequest request) const;
-  // TrainingRuns::Parts::state_bytes and make.
+  // TrainingRuns::Parts::state_bytes, max_sequence_tokens and make.
   absl::StatusOr<int64_t> StateBytes(const std::string& stored) const;
+  absl::StatusOr<int64_t> MaxSequenceTokens(const std::string& stored) const;
   absl::StatusOr<std::unique_ptr<TrainingRun>> Make(const std::string& stored, bool begins_from_state,
                                                     const GoOnFn& go_on) const;
 };

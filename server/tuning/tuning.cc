@@ -113,6 +113,8 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                  impl.worker == nullptr ? slice() : impl.worker->InTurn(slice);
                },
            .state_bytes = [&impl](const std::string& spec) { return impl.run_requests().StateBytes(spec); },
+           .max_sequence_tokens =
+               [&impl](const std::string& spec) { return impl.run_requests().MaxSequenceTokens(spec); },
            .hold = [&impl] { return impl.worker->HoldForRuns(); },
            .publish = publish,
            .begins_from_weights = BeginsFromWeights,
@@ -121,8 +123,7 @@ absl::StatusOr<std::unique_ptr<Tuning>> Tuning::Start(Parts parts) {
                  impl.parts.log->Warning("run_not_resumed", {{"path", folder}, {"status", why.ToString()}});
                },
            .wake = [&impl] { impl.worker->Wake(); },
-           .max_bytes = impl.parts.memory_bytes / kShareOfRuns,
-           .max_sequence_rows = limits.max_sequence_rows}));
+           .max_bytes = impl.parts.memory_bytes / kShareOfRuns}));
   impl.worker = std::make_unique<TuningWorker>(TuningWorker::Parts{
       .store = impl.store.get(),
       .gate = impl.parts.gate,

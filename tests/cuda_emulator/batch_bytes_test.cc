@@ -122,13 +122,36 @@ TEST(BatchLimitsTest, ASequenceOfARunFitsWhatRunsHold) {
   const BatchLimits limits = BatchLimitsOf(model, kMemoryBytes);
   EXPECT_GE(limits.run_batch_bytes, limits.activation_bytes);
   EXPECT_LE(limits.run_batch_bytes, kMemoryBytes / 4);
-  const int64_t rows = limits.max_sequence_rows;
-  ASSERT_GT(rows, limits.max_rows);
-  const auto bytes_of = [&](int64_t tokens) {
-    return BatchBytes(model.config(), model.dtype(), WidestOf(model.base_shape()), {tokens, tokens}, limits.kept_bytes);
+  BatchLimits small = limits;
+  small.run_batch_bytes = 1'000'000;
+  const auto most_of = [&](const TrainConfig& config) {
+    const absl::StatusOr<int64_t> most = RunTokensWithin(small, config, model);
+    EXPECT_THAT(most, IsOk());
+    const absl::StatusOr<AdapterWidths> widths = WidthsOf(config, model.base_shape());
+    EXPECT_THAT(widths, IsOk());
+    const auto bytes_of = [&](int64_t tokens) {
+      return BatchBytes(model.config(), model.dtype(), *widths, {tokens, tokens}, small.kept_bytes);
+    };
+    EXPECT_LE(bytes_of(*most), small.run_batch_bytes);
+    EXPECT_GT(bytes_of(*most + 1), small.run_batch_bytes);
+    return *most;
   };
-  EXPECT_LE(bytes_of(rows), limits.run_batch_bytes);
-  EXPECT_GT(bytes_of(rows + 1), limits.run_batch_bytes);
+  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+  const int64_t most = most_of(config);
+  config.adapter.use_dora = true;
+  config.dropout = 0.1;
+  EXPECT_LT(most_of(config), most);
+}
+
+TEST(BatchLimitsTest, ARunWhoseWholeHeadLeavesNoRoomForATokenIsRefused) {
+  const TrainBase base = LoadTrainBase("llama3");
+  TrainConfig config = SmallConfig(/*rank=*/2, /*steps=*/0);
+  BatchLimits limits;
+  limits.run_batch_bytes = 60'000;
+  ASSERT_THAT(RunTokensWithin(limits, config, *base.model), IsOk());
+  config.adapter.modules_to_save = {"lm_head"};
+  EXPECT_THAT(RunTokensWithin(limits, config, *base.model).status(),
+              IsError(absl::StatusCode::kInvalidArgument, HasSubstr("a sequence of one token")));
 }
 
 TEST(BatchLimitsTest, AMicroBatchThatCannotFitBesideItsStatesIsRefused) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <utility>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/status_matchers.h"
@@ -80,6 +81,37 @@ TEST_F(TrainingMemoryTest, WhatIsRefusedChangesNothing) {
   run_bytes_ = 600;  // fits beside the 300
   ASSERT_THAT(memory_.Update(), IsOk());
   EXPECT_EQ(held_, Held(1000, 700));
+}
+
+// A pool that can never hold more than its room.
+class TrainingMemoryOfAPoolTest : public testing::Test {
+ protected:
+  TrainingMemoryOfAPoolTest()
+      : memory_({.hold = [](int64_t bytes, int64_t, std::function<void()>) -> absl::Status {
+                   return bytes > kRoomBytes ? absl::InvalidArgumentError("never") : absl::OkStatus();
+                 },
+                 .wanted = [] {},
+                 .activation_bytes = kActivationBytes,
+                 .runs = [this] { return run_bytes_; }}) {}
+  int64_t run_bytes_ = 0;
+  TrainingMemory memory_;
+};
+
+TEST_F(TrainingMemoryOfAPoolTest, WhatNeverFitsIsToldApartFromWhatFitsWhenOthersHaveEnded) {
+  EXPECT_TRUE(absl::IsInvalidArgument(memory_.Hold(kRoomBytes - kActivationBytes + 1)));
+  ASSERT_THAT(memory_.Hold(kRoomBytes - kActivationBytes), IsOk());
+  EXPECT_TRUE(absl::IsResourceExhausted(memory_.Hold(kRoomBytes)));  // a second job
+  run_bytes_ = 100;
+  const absl::Status beside_jobs = memory_.Update();
+  EXPECT_TRUE(absl::IsResourceExhausted(beside_jobs)) << beside_jobs;
+  EXPECT_THAT(beside_jobs.message(), testing::HasSubstr("bytes of jobs: 900; of runs: 200"));
+  run_bytes_ = 0;
+  ASSERT_THAT(memory_.Hold(0), IsOk());
+  run_bytes_ = 100;
+  ASSERT_THAT(memory_.Update(), IsOk());
+  EXPECT_TRUE(absl::IsResourceExhausted(memory_.Hold(kRoomBytes - kActivationBytes)));  // a job beside a run
+  run_bytes_ = kRoomBytes;
+  ASSERT_THAT(memory_.Hold(0), IsError(absl::StatusCode::kInvalidArgument, "never"));  // runs alone
 }
 
 }  // namespace

@@ -28,6 +28,8 @@ RunOp OpOf(RunOpKind kind) {
 constexpr const char* kFromWeights = "from weights";
 constexpr int64_t kWaitingBytes = 10'000;
 constexpr int64_t kMostRows = 2000;
+constexpr const char* kNarrow = "narrow";
+constexpr const char* kTooWide = "too wide";
 
 // Runs of rank 2 in a folder of their own, without a worker: the test is the trainer's thread.
 class TrainingRunsTest : public testing::Test {
@@ -57,7 +59,10 @@ class TrainingRunsTest : public testing::Test {
     parts.not_resumed = [this](const std::string& folder, const absl::Status&) { not_resumed_.push_back(folder); };
     parts.wake = [] {};
     parts.max_waiting_bytes = kWaitingBytes;
-    parts.max_sequence_rows = kMostRows;
+    parts.max_sequence_tokens = [](const std::string& spec) -> absl::StatusOr<int64_t> {
+      if (spec == kTooWide) return absl::InvalidArgumentError("no room for one token");
+      return spec == kNarrow ? 2 * kMostRows : kMostRows;
+    };
     auto runs = TrainingRuns::Open(std::move(parts));
     ASSERT_THAT(runs, IsOk());
     runs_ = *std::move(runs);
@@ -117,6 +122,24 @@ TEST_F(TrainingRunsTest, ASequenceThatNeverFitsIsRefusedAtOnceAndTakesNoNumber) 
   ASSERT_TRUE(answer->has_value());
   EXPECT_THAT(**answer, IsError(absl::StatusCode::kInvalidArgument, HasSubstr("data[1]: tokens: 2001; limit: 2000")));
   SaveState(run->id);
+}
+
+TEST_F(TrainingRunsTest, ASequenceMayHaveWhatItsOwnRunHasMemoryFor) {
+  const auto run = Create("wider limit", kNarrow);
+  ASSERT_THAT(run, IsOk());
+  RunOp op;
+  op.sequences.resize(1);
+  op.sequences[0].token_ids.resize(2 * kMostRows + 1, 5);
+  const Answer answer = Do(run->id, 2, op);
+  ASSERT_TRUE(answer->has_value());
+  EXPECT_THAT(**answer, IsError(absl::StatusCode::kInvalidArgument, HasSubstr("tokens: 4001; limit: 4000")));
+}
+
+TEST_F(TrainingRunsTest, ARunThatHasMemoryForNoTokenIsRefusedAndLeavesNothing) {
+  EXPECT_THAT(Create("none", kTooWide),
+              IsError(absl::StatusCode::kInvalidArgument, HasSubstr("no room for one token")));
+  EXPECT_TRUE(runs_->List().empty());
+  EXPECT_EQ(runs_->held_bytes(), 0);
 }
 
 TEST_F(TrainingRunsTest, WhatCannotBeReadAtTheStartIsLeftAsItLiesAndGoesOnLater) {
