@@ -85,7 +85,9 @@ absl::Status CheckPeftKeys(const AdapterConfigJson& json) {
       return UnsupportedKey(Printable(name), value,
                             "an unknown key that is set may change the maths; remove it if it does not");
     }
-    if (known != nullptr && known->use == KeyUse::kMustBeOff && !IsOff(value)) {
+    // PEFT takes an empty object for a method's defaults, not for nothing.
+    const bool off = IsOff(value) && !value.is_object();
+    if (known != nullptr && known->use == KeyUse::kMustBeOff && !off) {
       return UnsupportedKey(name, value, known->what);
     }
   }

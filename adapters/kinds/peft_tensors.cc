@@ -113,16 +113,12 @@ class Sorter final {
     RETURN_IF_ERROR(CheckEmbeddingName(about, name->part, site));
     if (name->part == PeftTensor::kRepeated) return absl::OkStatus();
     const FileTensor** place = PlaceOf(name->part, &sorted_.modules[name->path]);
-    if (*place != nullptr && !IsSamePlace((*place)->second, tensor.second)) {
+    if (*place != nullptr && name->part != PeftTensor::kMagnitude) {
       return absl::DataLossError(absl::StrCat(about, "stands for the same as tensor ", Printable((*place)->first)));
     }
-    *place = &tensor;
+    // A magnitude of a saved table is written under two names, with ".weight" and without; PEFT reads the longer one.
+    if (*place == nullptr || tensor.first.size() > (*place)->first.size()) *place = &tensor;
     return absl::OkStatus();
-  }
-
-  // PEFT writes a magnitude of a saved head under two names; in torch's format they are one tensor.
-  static bool IsSamePlace(const SafetensorsEntry& x, const SafetensorsEntry& y) {
-    return x.offset_bytes == y.offset_bytes && x.dtype == y.dtype && x.shape == y.shape && x.strides == y.strides;
   }
 
   // Whether a module of this shape can have such a tensor at all.
@@ -134,8 +130,9 @@ class Sorter final {
       case PeftTensor::kTokenRows:
         return is_table;
       case PeftTensor::kOriginal:
-      case PeftTensor::kRepeated:
         return is_table && config_.Saves(path);
+      case PeftTensor::kRepeated:  // of norms where `bias` is "all"
+        return (is_table || IsNorm(shape.site)) && config_.Saves(path);
       case PeftTensor::kBias:
         return true;
       default:

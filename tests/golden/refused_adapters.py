@@ -117,6 +117,7 @@ CONFIGS = [
     Flaw("qalora", UNIMPLEMENTED, ["use_qalora"], config(use_qalora=True)),
     Flaw("arrow", UNIMPLEMENTED, ["arrow_config"], config(arrow_config={"top_k": 3, "router_temperature": 1.0, "use_gks": False})),
     Flaw("kasa", UNIMPLEMENTED, ["kasa_config"], config(kasa_config={"beta": 1e-4, "gamma": 1e-3})),
+    Flaw("kasa_of_defaults", UNIMPLEMENTED, ["kasa_config"], config(kasa_config={})),
     Flaw("bdlora_of_neither", INVALID, ["use_bdlora", "v_proj"], config(
         use_bdlora={"target_modules_bd_a": ["q_proj"], "nblocks": 2})),
     Flaw("bdlora_of_both", INVALID, ["use_bdlora", "q_proj"], config(

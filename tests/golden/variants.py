@@ -263,6 +263,8 @@ BLOCKS = [
         target_modules_bd_a=["o_proj"], target_modules_bd_b=["up_proj"], nblocks=4, match_strict=False))),
 ]
 SAVED_TIED = Variant("saved_tied", lora(["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True))
+TIED_DORA = Variant("dora_weight_tying", lora(["model.embed_tokens"], use_dora=True, ensure_weight_tying=True), save_embeddings=True)
+BIAS_ALL_AND_SAVED = Variant("bias_all_and_saved_norms", lora(["q_proj"], bias="all", modules_to_save=["final_layer_norm"]), strength=0.5)
 SAVED_LAYER_NORMS = [Variant("saved_layer_norms", lora(["v_proj"], modules_to_save=[end])) for end in ("layer_norm", "layernorm")]
 BIAS_ALL_AND_NORMS = Variant("bias_all", lora(["q_proj", "fc1"], bias="all"))
 
@@ -278,14 +280,14 @@ BY_BASE = {
     "qwen2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, PATTERNS[0], STORED[1], DORA[1], BIASES[0], REPLACED[0], REPLACED[3], REPLACED[4], SAVED_TIED, *OWN_TOKENS, own_trainable(130),
               OWN_TOKENS_AND_TABLES, own_trainable(130, "own_trainable_tokens_and_tables", save_embeddings=True, strength=0.9)],
     "qwen2_sliding": [QV, ALL_LINEAR, RANKS[2], TARGETS[2]],
-    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED],
+    "qwen3": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, STORED[0], DORA[0], *DORA_EMBEDDINGS, *REPLACED[1:], SAVED_TIED, TIED_DORA],
     "gemma": [QV, ALL_LINEAR, *EMBEDDINGS, STORED[0], DORA_EMBEDDINGS[0], REPLACED[2], REPLACED[3], REPLACED[4]],
     "gemma2": [QV, ALL_LINEAR, *SINGLES, *EMBEDDINGS, TIED, REPLACED[3], OWN_TOKENS[0]],
     "gemma3": [QV, ALL_LINEAR, *SINGLES, EMBEDDINGS[2]],
     "phi3": [ALL_LINEAR, *FUSED, *EMBEDDINGS[:2], EMBEDDINGS[4]],
     "llama_yarn": [QV, ALL_LINEAR, EMBEDDINGS[2]],
     "llama_dynamic": [QV, ALL_LINEAR, EMBEDDINGS[2]],
-    "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[0], BIAS_ALL_AND_NORMS, REPLACED[4]],
+    "opt": [QV, ALL_LINEAR, *singles(OPT_LINEARS), *EMBEDDINGS[:4], FC2_AND_HEAD, TIED, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[0], BIAS_ALL_AND_NORMS, REPLACED[4], BIAS_ALL_AND_SAVED],
     "opt_post": [QV, ALL_LINEAR, *singles(["out_proj", "fc1", "project_in", "project_out"]), *EMBEDDINGS[:3]],
     "opt_bare": [QV, ALL_LINEAR, *singles(["fc1", "project_in", "project_out"]), EMBEDDINGS[2]],
     "phi": [QV, ALL_LINEAR, *singles(PHI_LINEARS), EMBEDDINGS[0], EMBEDDINGS[3], FC2_AND_HEAD, FC_PATTERNS, FC_REGEX, SAVED_LAYER_NORMS[1], BIAS_ALL_AND_NORMS, REPLACED[1], EMBEDDINGS[1]],
