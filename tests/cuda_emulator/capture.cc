@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "tests/cuda_emulator/device_memory.h"
+#include "tests/cuda_emulator/stream_races.h"
 #include "tests/cuda_emulator/virtual_memory.h"
 
 namespace lorad::emulator {
@@ -58,9 +59,12 @@ void CapturedLaunches::Replay() {
   for (const CapturedLaunches* other : All()) {
     if (other != this && other->pool_ == pool_) other->Forget();
   }
-  for (const std::function<void()>& launch : launches_) launch();
+  {
+    const RunningReplay replay(order_);
+    for (const std::function<void()>& launch : launches_) launch();
+  }
   ++replays.graphs;
-  replays.launches += static_cast<int64_t>(launches_.size());
+  replays.launches += static_cast<int64_t>(launches_.size() - notes_);
 }
 
 void* CapturedLaunches::Allocate(size_t bytes) {

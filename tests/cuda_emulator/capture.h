@@ -7,6 +7,8 @@
 #include <set>
 #include <vector>
 
+#include "tests/cuda_emulator/stream_order.h"
+
 // Captured launches: what a thread queues while it captures is kept and not run, the memory that it takes is its own
 // until it goes, and then its pool's; a replay runs it all on what lies in the device's memory by then. So a pointer to
 // memory that is gone, a size of an earlier step or a number that was read at the capture shows as a fault or as wrong
@@ -28,6 +30,12 @@ class CapturedLaunches final {
   void Replay();
 
   void Add(std::function<void()> launch) { launches_.push_back(std::move(launch)); }
+  // What only keeps books of the order, and is no launch.
+  void AddNote(std::function<void()> note) {
+    launches_.push_back(std::move(note));
+    ++notes_;
+  }
+  CapturedOrder& order() { return order_; }
   // Memory of its own, of its pool's where one fits; nullptr: the device is full.
   void* Allocate(size_t bytes);
 
@@ -41,6 +49,8 @@ class CapturedLaunches final {
   const uint64_t pool_;
   bool invalid_ = false;
   std::vector<std::function<void()>> launches_;
+  size_t notes_ = 0;  // of them
+  CapturedOrder order_;
   std::vector<Memory> memory_;
 };
 

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/cuda_emulator/stream_races.h"
 #include "tests/cuda_emulator/virtual_memory.h"
 
 namespace lorad::emulator {
@@ -52,6 +53,7 @@ class Device final {
     taken_[data] = taken;
     ASAN_UNPOISON_MEMORY_REGION(data, bytes);
     std::memset(data, 0xFF, bytes);
+    if (WatchesStreams()) TouchAnew(NoteHostWork({"an allocation"}), data, bytes);
     return data;
   }
 
@@ -63,6 +65,12 @@ class Device final {
     used_ -= found->second;
     free_.emplace(found->second, found->first);
     taken_.erase(found);
+  }
+
+  size_t BytesOf(void* data) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = taken_.find(static_cast<std::byte*>(data));
+    return found == taken_.end() ? 0 : found->second;
   }
 
   // What is reserved is taken of the addresses alone, with a red zone behind it.
@@ -164,6 +172,7 @@ class Device final {
     base_ = static_cast<std::byte*>(mapped);
     madvise(base_, kMappedDeviceBytes, MADV_HUGEPAGE);  // its protection changes with every launch
     ASAN_POISON_MEMORY_REGION(base_, kMappedDeviceBytes);
+    WatchRange(base_, kMappedDeviceBytes);
     exists = true;
   }
   void Use(size_t bytes) {  // with mutex_, as below
@@ -213,6 +222,7 @@ class Device final {
 
 void* AllocateOnDevice(size_t bytes) { return Device::Get().Allocate(bytes); }
 void FreeOnDevice(void* data) { Device::Get().Free(data); }
+size_t BytesOnDevice(void* data) { return Device::Get().BytesOf(data); }
 size_t FreeDeviceBytes() { return Device::Get().free_bytes(); }
 size_t UsedDeviceBytes() { return Device::Get().used_bytes(); }
 int64_t DeviceAccesses() { return Device::Get().accesses(); }
@@ -228,11 +238,15 @@ bool AddMapping(std::byte* at, size_t bytes) { return Device::Get().AddMapping(a
 bool RemoveMapping(std::byte* at, size_t bytes) { return Device::Get().RemoveMapping(at, bytes); }
 bool AreMapped(std::byte* at, size_t bytes) { return Device::Get().AreMapped(at, bytes); }
 void MapMemory(std::byte* at, size_t bytes) {
+  TouchByHost("cuMemMap", at, bytes);
   const DeviceAccess access;
   ASAN_UNPOISON_MEMORY_REGION(at, bytes);
   std::memset(at, 0xFF, bytes);
 }
-void UnmapMemory(std::byte* at, size_t bytes) { ASAN_POISON_MEMORY_REGION(at, bytes); }
+void UnmapMemory(std::byte* at, size_t bytes) {
+  TouchByHost("cuMemUnmap", at, bytes);
+  ASAN_POISON_MEMORY_REGION(at, bytes);
+}
 
 void KeepWhatTorchFrees(bool keep) { Device::Get().KeepFreed(keep); }
 void FreeOfTorch(void* data) { Device::Get().FreeOfTorch(data); }

@@ -10,6 +10,7 @@ namespace lorad::emulator {
 // nullptr: the device is full. What is new is not a number in any type; AddressSanitizer knows what is in use.
 void* AllocateOnDevice(size_t bytes);
 void FreeOnDevice(void* data);
+size_t BytesOnDevice(void* data);  // of that allocation
 size_t FreeDeviceBytes();
 size_t UsedDeviceBytes();
 inline constexpr size_t kMappedDeviceBytes = size_t{256} << 20;

@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "tests/cuda_emulator/block.h"
+#include "tests/cuda_emulator/stream_races.h"
 
 extern "C" char __data_start, _end;  // of the program's variables
 
@@ -150,6 +151,7 @@ void Look(uintptr_t at, uintptr_t bytes, Kind kind) {
 
 void Note(uintptr_t at, uintptr_t bytes, Kind kind) {
   if (watches) Look(at, bytes, kind);
+  TouchByKernel(at, bytes, kind != Kind::kRead);
 }
 
 using Check = void (*)(uintptr_t);

@@ -19,11 +19,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <deque>
-#include <functional>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -31,6 +27,9 @@
 #include "tests/cuda_emulator/capture.h"
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/last_error.h"
+#include "tests/cuda_emulator/pinned_memory.h"
+#include "tests/cuda_emulator/torch_allocators.h"
+#include "tests/cuda_emulator/torch_order.h"
 #include "tests/cuda_emulator/virtual_memory.h"
 
 extern "C" const lorad::CudaLibrary lorad_cuda_library;
@@ -41,80 +40,6 @@ namespace lorad::emulator {
 namespace {
 
 const c10::Device kDevice(c10::DeviceType::CUDA, 0);
-
-// As LibTorch does behind its launches and in front of its allocations: whoever left it, this call throws it.
-void ThrowLastError() {
-  const int error = DeviceIsLost() ? kErrorIllegalAddress : TakeLastError();
-  TORCH_CHECK(error == 0, "CUDA error ", error, ", of this call or one before it");
-}
-
-struct DeviceAllocator final : c10::Allocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    if (bytes == 0) return {nullptr, kDevice};
-    ThrowLastError();
-    CapturedLaunches* const captured = Capturing();
-    const auto allocate = [&] { return captured == nullptr ? AllocateOnDevice(bytes) : captured->Allocate(bytes); };
-    void* data = allocate();
-    if (data == nullptr && EmptyCaches()) data = allocate();
-    TORCH_CHECK_WITH(OutOfMemoryError, data != nullptr, "the emulated device is full: bytes: ", bytes);
-    // What a capture allocates stays its own.
-    return {data, data, captured == nullptr ? &FreeOfTorch : +[](void*) {}, kDevice};
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    const DeviceAccess access;
-    default_copy_data(to, from, bytes);
-  }
-};
-
-struct PinnedAllocator final : at::HostAllocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    void* const data = std::malloc(bytes > 0 ? bytes : 1);
-    const std::lock_guard<std::mutex> lock(Mutex());
-    Blocks()[data] = false;
-    return {data, data, &Free, c10::Device(c10::DeviceType::CPU)};
-  }
-  // The device reads or writes it, behind what is queued.
-  static void UseOnDevice(const at::Tensor& host) {
-    const std::lock_guard<std::mutex> lock(Mutex());
-    const auto block = Blocks().find(host.storage().mutable_data());
-    if (block != Blocks().end()) block->second = true;
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
-  bool record_event(void*, void*, c10::Stream) override { return true; }
-  void empty_cache() override {}
-  void begin_allocate_to_pool(c10::MempoolId_t pool, std::function<bool(c10::Stream)>) override {
-    HostPools().Begin(pool.second);
-  }
-  void end_allocate_to_pool(c10::MempoolId_t pool) override { HostPools().End(pool.second); }
-  void release_pool(c10::MempoolId_t pool) override { HostPools().Release(pool.second); }
-  at::HostStats get_stats() override { return {}; }
-  void reset_accumulated_stats() override {}
-  void reset_peak_stats() override {}
-
- private:
-  // As LibTorch's, which records an event for each stream that used the block: in a tensor's destructor.
-  static void Free(void* data) {
-    bool used = false;
-    {
-      const std::lock_guard<std::mutex> lock(Mutex());
-      used = Blocks().extract(data).mapped();
-    }
-    if (used) ThrowLastError();
-    std::free(data);
-  }
-  static std::mutex& Mutex() {
-    static auto* const mutex = new std::mutex;
-    return *mutex;
-  }
-  // Whether the device used it.
-  static std::map<void*, bool>& Blocks() {
-    static auto* const blocks = new std::map<void*, bool>;
-    return *blocks;
-  }
-};
-
-DeviceAllocator device_allocator;
-PinnedAllocator pinned_allocator;
 
 struct Hooks final : at::CUDAHooksInterface {
   explicit Hooks(at::CUDAHooksArgs) {}
@@ -127,7 +52,7 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex current_device() const override { return 0; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   int getNumGPUs() const override { return 1; }
-  c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return &TorchPinnedAllocator(); }
 };
 
 // Copies to pinned memory that nobody has waited for: what they copied, and where it belongs.
@@ -147,14 +72,12 @@ void ArriveCopies(int64_t count) {
   }
   const c10::InferenceMode no_autograd;
   while (!late_copies.empty() && late_copies.front().number <= count) {
+    const PinnedAccess access(late_copies.front().to.const_data_ptr());
     late_copies.front().to.copy_(late_copies.front().copied);
     late_copies.pop_front();
   }
 }
 
-// There is one stream, and a second one by name, so that a test sees what is queued there.
-constexpr c10::StreamId kAside = 1;
-thread_local c10::StreamId current_stream = 0;
 std::atomic<int64_t> copies_to_host_aside = 0;
 
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
@@ -170,27 +93,44 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
     return c10::Stream(c10::Stream::UNSAFE, kDevice, kAside);
   }
   c10::Stream getDefaultStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
-  // There is one stream, whose work is done at once, but for copies to the host: an event is the number of those made.
-  void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
+  // Work is done at once, but for copies to the host: an event is the number of those made.
+  struct Event {
+    int64_t copies;
+    Moment moment;
+  };
+  void record(void** event, const c10::Stream& stream, c10::DeviceIndex device, c10::EventFlag) const override {
     ThrowLastError();
-    *event = reinterpret_cast<void*>(copies_made);
+    destroyEvent(*event, device);
+    *event = new Event{copies_made, NoteRecorded(StreamOf(stream))};
   }
-  void block(void*, const c10::Stream&) const override {}
-  bool queryEvent(void*) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override { ArriveCopies(copies_made); }
-  void synchronizeEvent(void* event) const override { ArriveCopies(reinterpret_cast<int64_t>(event)); }
+  void block(void* event, const c10::Stream& stream) const override {
+    NoteStreamWaits(StreamOf(stream), static_cast<Event*>(event)->moment);
+  }
+  bool queryEvent(void* event) const override {
+    NoteHostWaits(static_cast<Event*>(event)->moment);
+    return true;
+  }
+  void synchronizeStream(const c10::Stream& stream) const override {
+    NoteHostWaits(StreamOf(stream));
+    ArriveCopies(copies_made);
+  }
+  void synchronizeEvent(void* event) const override {
+    NoteHostWaits(static_cast<Event*>(event)->moment);
+    ArriveCopies(static_cast<Event*>(event)->copies);
+  }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override { delete static_cast<Event*>(event); }
 };
 
 const c10::DispatchKeySet kKeys(c10::DispatchKey::CUDA);
 
 at::Tensor Empty(at::IntArrayRef shape, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
                  std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
-  return at::detail::empty_generic(shape, &device_allocator, kKeys, dtype.value_or(at::kFloat), format);
+  return at::detail::empty_generic(shape, &TorchDeviceAllocator(), kKeys, dtype.value_or(at::kFloat), format);
 }
 
 at::Tensor EmptyStrided(at::IntArrayRef shape, at::IntArrayRef strides, std::optional<at::ScalarType> dtype,
                         std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
-  return at::detail::empty_strided_generic(shape, strides, &device_allocator, kKeys, dtype.value_or(at::kFloat));
+  return at::detail::empty_strided_generic(shape, strides, &TorchDeviceAllocator(), kKeys, dtype.value_or(at::kFloat));
 }
 
 // The same bytes as a tensor of the CPU.
@@ -202,21 +142,39 @@ at::Tensor OnHost(const at::Tensor& t) {
       .make_tensor();
 }
 
+// Bytes from the first element to the last.
+size_t SpanOf(const at::Tensor& t) {
+  if (t.numel() == 0) return 0;
+  int64_t last = 0;
+  for (int64_t dim = 0; dim < t.dim(); ++dim) last += (t.size(dim) - 1) * t.stride(dim);
+  return static_cast<size_t>((last + 1) * static_cast<int64_t>(t.element_size()));
+}
+
 std::atomic<int64_t> copies_to_host = 0;
 std::atomic<int64_t> bytes_from_host = 0;
 
 // To pinned memory, if nobody waits for it, as late as a device may be.
 at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   ThrowLastError();
+  Stream* const stream = CurrentStream();
+  const Ticket ticket = NoteQueued(stream, {"aten::copy_"});
   if (CapturedLaunches* const captured = Capturing()) {
     if (to.is_cpu() || from.is_cpu()) RefuseInCapture("a copy from or to the host");
-    captured->Add([to = OnHost(to), from = OnHost(from)]() mutable {
+    captured->Add([ticket, to = OnHost(to), from = OnHost(from)]() mutable {
       const DeviceAccess access;
+      const RunningWork running(ticket);
+      Reads(running, from);
+      Writes(running, to);
       to.copy_(from);
     });
     return to;
   }
-  if (non_blocking) PinnedAllocator::UseOnDevice(to.is_cpu() ? to : from);
+  {
+    const RunningWork running(ticket);
+    Reads(running, from);
+    Writes(running, to);
+  }
+  if (non_blocking) UseOnDevice(to.is_cpu() ? to : from);
   const DeviceAccess access;
   if (to.is_cpu()) ++copies_to_host;
   if (to.is_cpu() && current_stream == kAside) ++copies_to_host_aside;
@@ -227,12 +185,20 @@ at::Tensor& Copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
     if (to.is_cpu()) ArriveCopies(copies_made);
     OnHost(to).copy_(OnHost(from));
   }
+  if (!non_blocking && (to.is_cpu() || from.is_cpu())) {
+    NoteHostWaits(stream);
+  } else {
+    UsePinned(ticket, to.const_data_ptr(), SpanOf(to), /*writes=*/true);
+    UsePinned(ticket, from.const_data_ptr(), SpanOf(from), /*writes=*/false);
+  }
   return to;
 }
 
 at::Tensor ToDevice(const at::Tensor& made) {
-  at::Tensor moved = at::empty_like(made, made.options().device(kDevice));
-  return moved.copy_(made);
+  const at::Tensor moved = at::empty_like(made, made.options().device(kDevice));
+  const DeviceAccess access;
+  OnHost(moved).copy_(made);
+  return moved;
 }
 
 // An output that its operator gave its size.
@@ -246,18 +212,35 @@ void Resize(const at::Tensor& output, const at::Tensor& made) {
 // Whether a captured operator may have it: numbers are arguments of a kernel, other memory of the host is none.
 bool IsNumber(const at::Tensor& t) { return !t.defined() || (t.is_cpu() && t.dim() == 0); }
 
+// A tensor that an operator was given: on the device, on the host.
+struct Given {
+  at::Tensor on_device, on_host;
+  bool writes;
+};
+void Touches(const RunningWork& work, const std::vector<Given>& given) {
+  for (const Given& tensor : given) tensor.writes ? Writes(work, tensor.on_host) : Reads(work, tensor.on_host);
+}
+
 // Does again what an operator did with `arguments`, tensors over the device's bytes; what it makes goes to `outputs`
 // [results of the operator], undefined where it wrote in place.
-void CaptureOperator(const c10::OperatorHandle& op, torch::jit::Stack arguments, std::vector<at::Tensor> outputs) {
-  Capturing()->Add([op, arguments = std::move(arguments), outputs = std::move(outputs)] {
-    const c10::InferenceMode no_autograd;
-    const DeviceAccess access;
-    torch::jit::Stack stack = arguments;
-    op.callBoxed(&stack);
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (outputs[i].defined()) OnHost(outputs[i]).copy_(stack[i].toTensor());
-    }
-  });
+void CaptureOperator(const c10::OperatorHandle& op, const Ticket& ticket, torch::jit::Stack arguments,
+                     std::vector<Given> given, std::vector<at::Tensor> outputs) {
+  for (Given& tensor : given) tensor.on_device.reset();
+  for (at::Tensor& output : outputs) output = OnHost(output);
+  Capturing()->Add(
+      [op, ticket, arguments = std::move(arguments), given = std::move(given), outputs = std::move(outputs)] {
+        const c10::InferenceMode no_autograd;
+        const DeviceAccess access;
+        const RunningWork running(ticket);
+        Touches(running, given);
+        torch::jit::Stack stack = arguments;
+        op.callBoxed(&stack);
+        for (size_t i = 0; i < outputs.size(); ++i) {
+          if (!outputs[i].defined()) continue;
+          Writes(running, outputs[i]);
+          outputs[i].copy_(stack[i].toTensor());
+        }
+      });
 }
 
 // A device adds to a row in the order in which its threads come: index_add in another one each time.
@@ -275,15 +258,20 @@ void AddInAnyOrder(torch::jit::Stack* stack, size_t first) {
 void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   ThrowLastError();
   const DeviceAccess access;
-  std::vector<std::pair<at::Tensor, at::Tensor>> given;  // on the device, on the host
+  Stream* const stream = CurrentStream();
+  const Ticket ticket = NoteQueued(stream, {op.operator_name().name.c_str()});
+  std::vector<Given> given;
+  bool writes = false;
   const auto to_host = [&](const at::Tensor& t) {
     if (!t.defined() || !t.is_cuda()) return t;
-    given.emplace_back(t, t.numel() > 0 ? OnHost(t) : at::empty(t.sizes(), t.options().device(at::kCPU)));
-    return given.back().second;
+    given.push_back({t, t.numel() > 0 ? OnHost(t) : at::empty(t.sizes(), t.options().device(at::kCPU)), writes});
+    return given.back().on_host;
   };
   const size_t first = stack->size() - op.schema().arguments().size();
   for (size_t i = first; i < stack->size(); ++i) {
     c10::IValue& value = (*stack)[i];
+    const c10::AliasInfo* const alias = op.schema().arguments()[i - first].alias_info();
+    writes = alias != nullptr && alias->isWrite();
     if (value.isTensor()) {
       value = to_host(value.toTensor());
     } else if (value.isTensorList()) {
@@ -302,13 +290,15 @@ void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     arguments.assign(stack->begin() + static_cast<int64_t>(first), stack->end());
     for (const c10::IValue& value : arguments) {
       const bool from_host = value.isTensor() && !IsNumber(value.toTensor()) &&
-                             std::none_of(given.begin(), given.end(), [&](const auto& pair) {
-                               return pair.second.unsafeGetTensorImpl() == value.toTensor().unsafeGetTensorImpl();
+                             std::none_of(given.begin(), given.end(), [&](const Given& tensor) {
+                               return tensor.on_host.unsafeGetTensorImpl() == value.toTensor().unsafeGetTensorImpl();
                              });
       if (from_host) RefuseInCapture("an operator on memory of the host");
     }
   }
   if (!captures && op.operator_name().name.starts_with("aten::index_add")) AddInAnyOrder(stack, first);
+  const RunningWork running(captures ? Ticket{} : ticket);
+  if (!captures) Touches(running, given);
   std::vector<at::Tensor> outputs;
   op.callBoxed(stack);
   for (size_t i = first; i < stack->size(); ++i) {
@@ -317,18 +307,20 @@ void RunOnHost(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     outputs.emplace_back();
     if (!value.isTensor() || !value.toTensor().defined()) continue;
     const at::Tensor made = value.toTensor();
-    const auto same = std::find_if(given.begin(), given.end(), [&](const auto& pair) {
-      return pair.second.unsafeGetTensorImpl() == made.unsafeGetTensorImpl();
+    const auto same = std::find_if(given.begin(), given.end(), [&](const Given& tensor) {
+      return tensor.on_host.unsafeGetTensorImpl() == made.unsafeGetTensorImpl();
     });
     if (same == given.end() && captures) {
       outputs.back() = at::empty_like(made, made.options().device(kDevice));
       value = outputs.back();
       continue;
     }
-    value = same == given.end() ? ToDevice(made) : same->first;
-    if (same != given.end() && same->first.numel() != made.numel()) Resize(same->first, made);
+    value = same == given.end() ? ToDevice(made) : same->on_device;
+    if (same != given.end() && same->on_device.numel() != made.numel()) Resize(same->on_device, made);
+    Writes(running, value.toTensor());
   }
-  if (captures) CaptureOperator(op, std::move(arguments), std::move(outputs));
+  if (captures) CaptureOperator(op, ticket, std::move(arguments), std::move(given), std::move(outputs));
+  if (op.operator_name().name == "aten::_local_scalar_dense") NoteHostWaits(stream);
 }
 
 TORCH_LIBRARY_IMPL(aten, CUDA, m) {
@@ -345,7 +337,7 @@ TORCH_LIBRARY_IMPL(_, CUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFun
 
 void RegisterDevice() {
   c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new Guard);
-  at::setHostAllocator(c10::DeviceType::CUDA, &pinned_allocator, /*priority=*/0);
+  at::setHostAllocator(c10::DeviceType::CUDA, &TorchPinnedAllocator(), /*priority=*/0);
 }
 
 int64_t CopiesToHost() { return copies_to_host; }

@@ -15,7 +15,9 @@
 #include "tests/cuda_emulator/device_memory.h"
 #include "tests/cuda_emulator/global_memory.h"
 #include "tests/cuda_emulator/last_error.h"
+#include "tests/cuda_emulator/pinned_memory.h"
 #include "tests/cuda_emulator/runtime_calls.h"
+#include "tests/cuda_emulator/stream_races.h"
 #include "tests/cuda_emulator/streams.h"
 
 #define __global__
@@ -76,18 +78,23 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return lorad::emulator::Answer(lorad::emulator::failing_error);
   }
   // A captured launch keeps its arguments, as a device does.
-  auto launch = [grid = config->gridDim, threads = config->blockDim.x, kernel,
+  const lorad::emulator::Ticket ticket =
+      lorad::emulator::NoteQueued(config->stream, {.kernel = reinterpret_cast<const void*>(kernel)});
+  auto launch = [ticket, grid = config->gridDim, threads = config->blockDim.x, kernel,
                  kept = std::tuple<std::remove_cvref_t<Parameters>...>(arguments...)] {
     const lorad::emulator::DeviceAccess access;
+    const lorad::emulator::RunningWork running(ticket);
     lorad::emulator::RunGrid({grid.x, grid.y, grid.z}, threads, [&] { std::apply(kernel, kept); });
   };
-  lorad::emulator::Queue(config->stream, [launch = std::move(launch)] {
+  const bool captures = lorad::emulator::Capturing() != nullptr;
+  auto queued = [launch = std::move(launch)] {
     if (lorad::emulator::CapturedLaunches* const captured = lorad::emulator::Capturing()) {
       captured->Add(launch);
     } else {
       launch();
     }
-  });
+  };
+  lorad::emulator::Queue(config->stream, std::move(queued), captures);
   return cudaSuccess;
 }
 
@@ -177,6 +184,7 @@ inline cudaError_t cudaMalloc(void** data, size_t bytes) {
   return lorad::emulator::Answer(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 inline cudaError_t cudaFree(void* data) {
+  lorad::emulator::TouchByHost("cudaFree", data, lorad::emulator::BytesOnDevice(data));
   lorad::emulator::FreeOnDevice(data);
   return cudaSuccess;
 }
@@ -184,15 +192,16 @@ inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   *free_bytes = *total_bytes = lorad::emulator::FreeDeviceBytes();
   return cudaSuccess;
 }
-inline cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+// What is mapped is shared: the host may touch it at any time.
+inline cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned flags) {
   if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   ++lorad::emulator::runtime_calls.host_locks;
-  *data = std::malloc(bytes);
+  *data = (flags & cudaHostAllocMapped) != 0 ? std::malloc(bytes) : lorad::emulator::AllocatePinned(bytes);
   return lorad::emulator::Answer(*data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 inline cudaError_t cudaFreeHost(void* data) {
   ++lorad::emulator::runtime_calls.host_locks;
-  std::free(data);
+  lorad::emulator::FreePinned(data);
   return cudaSuccess;
 }
 
@@ -201,8 +210,15 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
   if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
   if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
   lorad::emulator::runtime_calls.Copy(static_cast<int64_t>(bytes));
+  const lorad::emulator::Ticket ticket = lorad::emulator::NoteQueued(stream, {"cudaMemcpyAsync"});
+  lorad::emulator::UsePinned(ticket, from, bytes, /*writes=*/false);
+  lorad::emulator::UsePinned(ticket, to, bytes, /*writes=*/true);
   lorad::emulator::Queue(stream, [=] {
     const lorad::emulator::DeviceAccess access;
+    const lorad::emulator::PinnedAccess access_from(from), access_to(to);
+    const lorad::emulator::RunningWork running(ticket);
+    running.Reads(from, bytes);
+    running.Writes(to, bytes);
     std::memcpy(to, from, bytes);
   });
   return cudaSuccess;
@@ -219,6 +235,7 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (lorad::emulator::Capturing() != nullptr) return lorad::emulator::Answer(cudaErrorStreamCaptureUnsupported);
   ++lorad::emulator::runtime_calls.waits;
   lorad::emulator::RunUntil(stream, lorad::emulator::QueuedOn(stream));
+  lorad::emulator::NoteHostWaits(stream);
   return lorad::emulator::AnswerOfWait();
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -231,15 +248,19 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (lorad::emulator::DeviceIsLost()) return lorad::emulator::Answer(lorad::emulator::kErrorIllegalAddress);
-  *event = {stream, lorad::emulator::QueuedOn(stream)};
+  *event = {stream, lorad::emulator::QueuedOn(stream), lorad::emulator::NoteRecorded(stream)};
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  lorad::emulator::Queue(stream, [event = *event] { lorad::emulator::RunUntil(event.stream, event.after); });
+  lorad::emulator::NoteStreamWaits(stream, event->moment);
+  const bool captures = lorad::emulator::Capturing() != nullptr;
+  auto wait = [of = event->stream, after = event->after] { lorad::emulator::RunUntil(of, after); };
+  lorad::emulator::Queue(stream, std::move(wait), captures);
   return cudaSuccess;
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   ++lorad::emulator::runtime_calls.waits;
   lorad::emulator::RunUntil(event->stream, event->after);
+  lorad::emulator::NoteHostWaits(event->moment);
   return lorad::emulator::AnswerOfWait();
 }

@@ -42,6 +42,7 @@ struct CUDAGraph {
     bool joined = true;
     for (lorad::emulator::Stream* const stream : c10::cuda::StreamsOfThread()) {
       joined &= std::exchange(stream->waiting, {}).empty();
+      stream->captured = false;
     }
     launches->End();
     if (!joined) throw std::runtime_error("a stream of the capture is not joined");
