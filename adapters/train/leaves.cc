@@ -105,11 +105,20 @@ void ReadBaseOf(const CausalLm& model, LeafModule* module) {
 
 absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, const BaseShape& base,
                                                     const BaseTables& base_tables, const GoOnFn& go_on) {
+  const auto first_norms = [&go_on](AdapterLeaves* made) -> absl::Status {
+    const at::NoGradGuard frozen;
+    for (LeafModule& module : made->modules_) {
+      if (!module.magnitude.defined()) continue;
+      if (go_on) RETURN_IF_ERROR(go_on());  // each reads a whole weight
+      module.norm = NormOf(module);
+    }
+    return absl::OkStatus();
+  };
   if (config.routed.has_value()) {
     AdapterLeaves leaves;
     leaves.routed_ = config.routed;
     ASSIGN_OR_RETURN(leaves.modules_, MakeRoutedLeaves(config, base, base_tables));
-    leaves.UpdateNorms();
+    RETURN_IF_ERROR(first_norms(&leaves));
     return leaves;
   }
   using Selected = std::map<std::string, TrainedModule>;
@@ -126,7 +135,7 @@ absl::StatusOr<AdapterLeaves> AdapterLeaves::Create(const TrainConfig& config, c
     leaves.modules_.push_back(std::move(module));
   }
   leaves.TieTokens();
-  leaves.UpdateNorms();
+  RETURN_IF_ERROR(first_norms(&leaves));
   return leaves;
 }
 

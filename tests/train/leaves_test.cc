@@ -142,5 +142,14 @@ TEST(AdapterLeavesTest, WhetherToGoOnIsAskedBeforeEachDecomposition) {
   EXPECT_EQ(base.reads, 2);
 }
 
+TEST(AdapterLeavesTest, WhetherToGoOnIsAskedBeforeEachNorm) {
+  SmallBase base(/*layers=*/4);
+  base.config().adapter.use_dora = true;
+  int asked = 0;
+  const auto stopped = base.Create([&] { return ++asked == 6 ? absl::CancelledError("enough") : absl::OkStatus(); });
+  EXPECT_THAT(stopped, IsError(absl::StatusCode::kCancelled, testing::HasSubstr("enough")));
+  EXPECT_EQ(base.reads, 5);  // a magnitude of each of four layers, and the first one's norm
+}
+
 }  // namespace
 }  // namespace lorad
