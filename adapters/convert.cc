@@ -92,6 +92,10 @@ absl::StatusOr<std::vector<std::string>> ConvertAdapter(const std::string& from,
   for (const auto& [name, entry] : index.tensors) {
     const auto [place, added] = old_names.emplace(is_lora ? PeftName(name) : name, name);
     if (added) continue;
+    if (is_lora && absl::EndsWith(place->first, ".lora_magnitude_vector")) {  // PEFT reads the longer one, and so do we
+      if (name.size() > place->second.size()) place->second = name;
+      continue;
+    }
     return absl::DataLossError(absl::StrCat(index.path, ": tensors ", Printable(place->second), " and ",
                                             Printable(name), " stand for the same"));
   }
