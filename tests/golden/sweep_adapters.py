@@ -183,7 +183,7 @@ def randomise(model, drawn: Drawn) -> None:
             parameter.copy_(0.3 * drawn.strength / scale * noise(name, parameter))
         elif "lora_B" in name or "lora_embedding_B" in name:
             inputs = 1.0 if "embedding" in name else owner.lora_A["default"].weight.shape[1] ** -0.5
-            width = weight.float().std().item()
+            width = max(weight.float().std().item(), 0.05)  # PiSSA of full rank leaves nothing but rounding of it
             parameter.copy_(drawn.strength * width / (scale * rank**0.5 * inputs) * noise(name, parameter))
         elif "lora_magnitude_vector" in name:
             parameter.mul_(1 + 0.3 * drawn.strength * noise(name, parameter).clamp(-2, 2))

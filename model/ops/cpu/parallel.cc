@@ -30,9 +30,11 @@ class AlignedFloats final {
 };
 
 // The operators have no context to carry a team in, and two teams would fight for the cores. Whoever comes first says
-// how many: no threads are made that are not wanted.
-std::unique_ptr<ComputeTeam>& Team(int threads = static_cast<int>(std::thread::hardware_concurrency())) {
-  static std::unique_ptr<ComputeTeam> team = std::make_unique<ComputeTeam>(threads);
+// how many (0: as many as there are cores): no threads are made that are not wanted.
+std::unique_ptr<ComputeTeam>& Team(int threads = 0) {
+  // Asked once: the number of cores is read from a file, and this is called in each region.
+  static std::unique_ptr<ComputeTeam> team =
+      std::make_unique<ComputeTeam>(threads > 0 ? threads : static_cast<int>(std::thread::hardware_concurrency()));
   return team;
 }
 
