@@ -326,6 +326,16 @@ absl::StatusOr<HostTensor> ReadNorm(FileSource& files, const SafetensorsIndex& i
   return HostTensor{.dtype = DType::kF32, .shape = {replacement.rows, replacement.width}, .bytes = std::move(bytes)};
 }
 
+// The row behind those of [row, last) that lie together with `row` in the file.
+int64_t EndOfTogether(const Replacement& replacement, int64_t row, int64_t last) {
+  const std::vector<int64_t>& in_weight = replacement.in_weight;
+  if (in_weight.empty()) return last;
+  const int64_t begin = in_weight[static_cast<size_t>(row)], step = begin < 0 ? -1 : 1;
+  int64_t end = row + 1;
+  while (end < last && in_weight[static_cast<size_t>(end)] == begin + step * (end - row)) ++end;
+  return end;
+}
+
 // A table's rows, some of them from another tensor, which may have another type: both in f32 then.
 absl::StatusOr<HostTensor> ReadMixedRows(FileSource& files, const SafetensorsIndex& index,
                                          const Replacement& replacement) {
@@ -334,17 +344,21 @@ absl::StatusOr<HostTensor> ReadMixedRows(FileSource& files, const SafetensorsInd
   const DType dtype = table.dtype == tokens.dtype ? table.dtype : DType::kF32;
   const int64_t row_bytes = replacement.width * SizeBytes(dtype);
   auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(replacement.rows * row_bytes));
-  std::vector<std::byte> stored(static_cast<size_t>(replacement.width) * sizeof(float));
-  std::vector<float> values(static_cast<size_t>(replacement.width));
-  std::byte* to = bytes->data();
-  for (const int64_t place : replacement.in_weight) {
+  constexpr int64_t kRowsAtOnce = 256;
+  const int64_t most_values = std::min(kRowsAtOnce, replacement.rows) * replacement.width;
+  std::vector<std::byte> stored(static_cast<size_t>(most_values) * sizeof(float));
+  std::vector<float> values(static_cast<size_t>(most_values));
+  for (int64_t row = 0; row < replacement.rows;) {
+    const int64_t place = replacement.in_weight[static_cast<size_t>(row)];
+    const int64_t end = EndOfTogether(replacement, row, std::min(replacement.rows, row + kRowsAtOnce));
     const SafetensorsEntry& entry = place < 0 ? tokens : table;
-    const int64_t stored_bytes = replacement.width * SizeBytes(entry.dtype);
-    const int64_t row = place < 0 ? -1 - place : place;
-    RETURN_IF_ERROR(files.ReadAt(index.path, entry.offset_bytes + row * stored_bytes, stored_bytes, stored.data()));
-    ToF32(entry.dtype, stored.data(), replacement.width, values.data());
-    FromF32(values.data(), replacement.width, dtype, to);
-    to += row_bytes;
+    const int64_t stored_row_bytes = replacement.width * SizeBytes(entry.dtype);
+    const int64_t begin = place < 0 ? -1 - place : place, count = (end - row) * replacement.width;
+    RETURN_IF_ERROR(files.ReadAt(index.path, entry.offset_bytes + begin * stored_row_bytes,
+                                 (end - row) * stored_row_bytes, stored.data()));
+    ToF32(entry.dtype, stored.data(), count, values.data());
+    FromF32(values.data(), count, dtype, bytes->data() + row * row_bytes);
+    row = end;
   }
   return HostTensor{.dtype = dtype, .shape = {replacement.rows, replacement.width}, .bytes = std::move(bytes)};
 }
@@ -367,12 +381,9 @@ absl::StatusOr<HostTensor> ReadReplacement(FileSource& files, const SafetensorsI
   const SafetensorsEntry& entry = replacement.weight->second;
   const int64_t row_bytes = replacement.width * SizeBytes(entry.dtype);
   auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(replacement.rows * row_bytes));
-  const std::vector<int64_t>& in_weight = replacement.in_weight;
   for (int64_t row = 0; row < replacement.rows;) {
-    const int64_t begin = in_weight.empty() ? 0 : in_weight[static_cast<size_t>(row)];
-    int64_t end = row + 1;  // of rows that lie together in the file
-    if (in_weight.empty()) end = replacement.rows;
-    while (end < replacement.rows && in_weight[static_cast<size_t>(end)] == begin + (end - row)) ++end;
+    const int64_t begin = replacement.in_weight.empty() ? 0 : replacement.in_weight[static_cast<size_t>(row)];
+    const int64_t end = EndOfTogether(replacement, row, replacement.rows);
     RETURN_IF_ERROR(files.ReadAt(index.path, entry.offset_bytes + begin * row_bytes, (end - row) * row_bytes,
                                  bytes->data() + row * row_bytes));
     row = end;
